@@ -1,0 +1,101 @@
+"""
+Run pgTAP files with pg_prove, in a database of their own on the server that libpq's environment names.
+
+    python tools/pgtap.py [--load FILE]... [--verbose] TEST.sql...
+
+pgTAP lives in the schema pgtap, at the end of the database's search_path; public holds only what --load creates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from _signals import Terminated, ignored, raise_on_signals, restore, run
+from _tap import TapError, find_pgtap, find_prover
+
+PSQL = ("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1")
+
+
+def _psql(*arguments: str, dbname: str, script: str | None = None) -> None:
+    done = subprocess.run(
+        [*PSQL, "-d", dbname, *arguments],
+        input=(script or "").encode(),
+        stdout=subprocess.DEVNULL,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise TapError(f"psql {' '.join(arguments)} failed with status {done.returncode}; its message is above")
+
+
+@contextmanager
+def _database(name: str) -> Iterator[None]:
+    """Create a database, and drop it in the end whatever happens."""
+    maintenance = os.environ.get("PGDATABASE", "postgres")
+    ours = True
+    try:
+        try:
+            # template0, because what the machine's owner put into template1 is none of the tests' business.
+            _psql("-c", f"CREATE DATABASE {name} TEMPLATE template0", dbname=maintenance)
+        except TapError:
+            ours = False
+            raise
+        yield
+    finally:
+        if ours:
+            drop = f"SET client_min_messages = error;\nDROP DATABASE IF EXISTS {name} WITH (FORCE);"
+            with ignored():
+                _psql("-f", "-", dbname=maintenance, script=drop)
+
+
+def _install(script: Path, dbname: str) -> None:
+    """Install pgTAP without CREATE EXTENSION, for which it would have to lie in the server's own directories."""
+    guarded = script.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = [line for line in guarded if not line.startswith(r"\echo")]
+    settings = "CREATE SCHEMA pgtap; SET search_path = pgtap; SET client_min_messages = warning;\n"
+    _psql("-1", "-f", "-", dbname=dbname, script=settings + "".join(lines))
+    _psql("-c", f"ALTER DATABASE {dbname} SET search_path = public, pgtap", dbname=dbname)
+
+
+def _prove(load: Sequence[str], tests: Sequence[str], verbose: bool) -> int:
+    name = f"pgq_test_{os.getpid()}"
+    script, prover = find_pgtap(), find_prover(name)
+    with _database(name):
+        _install(script, name)
+        for file in load:
+            _psql("-f", file, dbname=name)
+        flags = ["--verbose"] if verbose else []
+        return run([*prover.command, *flags, *tests], os.environ | prover.env)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tests; return pg_prove's status, 2 when they cannot be run, or 128 plus a signal's number."""
+    parser = argparse.ArgumentParser(prog="pgtap.py", description="Run pgTAP files in a database of their own.")
+    parser.add_argument("--load", action="append", default=[], metavar="FILE", help="run this SQL file first")
+    parser.add_argument("--verbose", action="store_true", help="show every test")
+    parser.add_argument("tests", nargs="*", metavar="TEST.sql")
+    options = parser.parse_args(argv)
+    if not options.tests:
+        # pg_prove would call an empty list a success.
+        parser.error("no tests given")
+    if missing := [file for file in (*options.load, *options.tests) if not Path(file).is_file()]:
+        parser.error(f"no such file: {', '.join(missing)}")
+    handlers = raise_on_signals()
+    try:
+        return _prove(options.load, options.tests, options.verbose)
+    except (TapError, OSError) as error:
+        print(f"pgtap: {error}", file=sys.stderr)
+        return 2
+    except Terminated as stop:
+        return stop.status
+    finally:
+        restore(handlers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
