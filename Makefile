@@ -1,0 +1,74 @@
+# make demo        see the queue work, on a PostgreSQL that is started for it and thrown away (or on PGQ_DSN's)
+# make test        pgTAP through pg_prove, then pytest, on servers of the same kind
+# make             the two products: build/pgq.sql for psql -f, build/pgq--X.sql for CREATE EXTENSION
+
+EXTENSION := pgq
+PGQ_VERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" pgq.control)
+PARTS := $(sort $(wildcard sql/[0-9]*.sql))
+TAP := $(sort $(wildcard tests/sql/[0-9]*.sql))
+PLAIN := build/pgq.sql
+SCRIPT := build/pgq--$(PGQ_VERSION).sql
+CARRIED := python/src/pgq/pgq.sql
+LINTED := python/src tests/python tools examples
+PYTHON ?= python3
+BIN := .venv/bin
+DEVPG := $(BIN)/python tools/devpg.py run --
+PROVE := tools/pgtap.py --load $(PLAIN) --load python/src/pgq/testkit.sql
+
+.PHONY: all demo test test-sql test-python lint installcheck clean
+.DELETE_ON_ERROR:
+
+all: $(PLAIN) $(SCRIPT) $(CARRIED)
+
+$(PLAIN): sql/wrap/plain_head.sql $(PARTS) sql/wrap/plain_tail.sql
+$(SCRIPT): sql/wrap/extension_head.sql $(PARTS) sql/wrap/extension_tail.sql
+$(PLAIN) $(SCRIPT): pgq.control Makefile
+	@mkdir -p build
+	@sed 's/@VERSION@/$(PGQ_VERSION)/' $(filter %.sql,$^) > $@
+
+$(CARRIED): $(PLAIN)
+	@cp $< $@
+
+.venv/ready: python/pyproject.toml pgq.control | $(CARRIED)
+	@printf 'preparing .venv\n'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-cache-dir --editable 'python[dev]'
+	@touch $@
+
+demo: .venv/ready all
+	@if [ -n "$$PGQ_DSN" ]; then $(BIN)/python examples/demo/run.py; else $(DEVPG) $(BIN)/python examples/demo/run.py; fi
+
+test: test-sql test-python
+
+test-sql: .venv/ready all
+	@$(DEVPG) $(BIN)/python $(PROVE) $(TAP)
+
+test-python: .venv/ready all
+	@$(BIN)/pytest -c python/pyproject.toml --rootdir=. --basetemp=build/pytest tests/python
+
+# The same pgTAP files in a database of their own, on the server that PGHOST, PGPORT, PGUSER name.
+installcheck: all
+	@$(PYTHON) $(PROVE) $(TAP)
+
+lint: .venv/ready
+	@$(BIN)/ruff check --config python/pyproject.toml --no-cache $(LINTED)
+	@$(BIN)/ruff format --config python/pyproject.toml --no-cache --check $(LINTED)
+	@$(BIN)/mypy --strict --config-file python/pyproject.toml --cache-dir build/mypy $(LINTED)
+
+# The install targets are those of PGXS, which needs a PostgreSQL and has a clean of its own; nothing else does.
+ifneq ($(filter install uninstall installdirs,$(MAKECMDGOALS)),)
+DATA_built := $(SCRIPT)
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+install: refuse-foreign
+include $(PGXS)
+
+.PHONY: refuse-foreign
+refuse-foreign: control = $(DESTDIR)$(datadir)/extension/pgq.control
+refuse-foreign:
+	@if [ -e '$(control)' ] && ! cmp -s pgq.control '$(control)' && ! grep -q 'comment = .job queue: ' '$(control)'; then \
+	    printf '%s belongs to another pgq, such as that of Skytools; it is not overwritten\n' '$(control)' >&2; exit 1; fi
+else
+clean:
+	@rm -rf build .venv $(CARRIED)
+endif

@@ -1,0 +1,22 @@
+-- pgq @VERSION@: a job queue that is just PostgreSQL.
+--
+-- A job lives in exactly one of three tables, and the table is its state:
+--
+--   pgq_waiting   ripe now, or later at ripe_at
+--   pgq_running   claimed by a worker, under a token and until a lease runs out
+--   pgq_ended     dead, cancelled, or done with a result that somebody wants to read
+--
+-- It keeps its id on the way:
+--
+--   pgq_enqueue --> waiting -- pgq_claim --> running -- pgq_complete --> (gone, or ended as done)
+--                      ^                        |
+--                      +-- pgq_fail, pgq_snooze, pgq_release, expired lease
+--                      |                        +-- retries used up --> ended as dead
+--                      +-- pgq_retry <-------------------------------- ended
+--
+-- Whatever returns to waiting inserts with ON CONFLICT (signature) DO NOTHING: where a twin is waiting
+-- already, the two merge. A claim hands out a token; every verb that touches a running job wants it back,
+-- so a worker that has lost its lease changes nothing.
+--
+-- All of it goes into one schema, the first of the search path. Every function is SECURITY DEFINER or
+-- reads no table, pins that schema as its search path, and can be executed only by whom pgq_grant names.

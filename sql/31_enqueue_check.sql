@@ -1,0 +1,90 @@
+-- What may stand in the array that pgq_enqueue_many takes.
+
+CREATE FUNCTION _pgq_check_jobs(jobs jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_check_jobs$
+DECLARE
+    c_types CONSTANT jsonb := '{
+        "kind": "string", "args": "any", "queue": "string", "ripe_at": "string", "delay": "string",
+        "priority": "number", "max_retries": "number", "backoff": "string", "backoff_cap": "string",
+        "dedup": "boolean", "dedup_key": "string", "on_duplicate": "string"
+    }';
+    v_n bigint;
+    v_key text;
+    v_type text;
+BEGIN
+    IF jobs IS NULL THEN
+        RAISE EXCEPTION 'jobs is null'
+            USING ERRCODE = 'null_value_not_allowed',
+                  HINT = 'Pass a JSON array of objects, empty if there is nothing to enqueue.';
+    END IF;
+    IF jsonb_typeof(jobs) <> 'array' THEN
+        RAISE EXCEPTION 'jobs is not an array but of JSON type %', jsonb_typeof(jobs)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Pass a JSON array of objects, each with the arguments of pgq_enqueue as its keys.';
+    END IF;
+
+    SELECT j.n INTO v_n
+    FROM jsonb_array_elements(jobs) WITH ORDINALITY AS j (item, n)
+    WHERE jsonb_typeof(j.item) <> 'object'
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'job % of the array is not an object', v_n
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Each element must be an object such as {"kind": "mail", "args": {"to": "ann"}}.';
+    END IF;
+
+    SELECT j.n, e.key, c_types ->> e.key INTO v_n, v_key, v_type
+    FROM jsonb_array_elements(jobs) WITH ORDINALITY AS j (item, n)
+    CROSS JOIN LATERAL jsonb_each(j.item) AS e
+    WHERE (c_types ->> e.key IN (jsonb_typeof(e.value), 'any') OR jsonb_typeof(e.value) = 'null' AND c_types ? e.key)
+          IS NOT TRUE
+    LIMIT 1;
+    IF FOUND AND v_type IS NULL THEN
+        RAISE EXCEPTION 'job % of the array has an unknown key "%"', v_n, left(v_key, 200)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = format('Use only: %s.', (SELECT string_agg(k, ', ') FROM jsonb_object_keys(c_types) AS k));
+    ELSIF FOUND THEN
+        RAISE EXCEPTION 'job % of the array: % is not a %', v_n, v_key, v_type
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give times and intervals as strings, priority and max_retries as numbers, dedup as true or false.';
+    END IF;
+END
+$_pgq_check_jobs$;
+
+COMMENT ON FUNCTION _pgq_check_jobs(jsonb) IS
+    'Refuse (22004, 22023) what is not an array of objects with the known keys and JSON types.';
+
+
+-- Stable and without a path of its own, so that it is inlined. The JSON null is an argument like any other, but for
+-- all other keys it means the default, as if the key were absent.
+CREATE FUNCTION _pgq_parse_jobs(jobs jsonb) RETURNS TABLE (
+    n bigint,
+    kind text,
+    args jsonb,
+    queue text,
+    ripe_at timestamptz,
+    delay interval,
+    priority integer,
+    max_retries integer,
+    backoff interval,
+    backoff_cap interval,
+    dedup boolean,
+    dedup_key text,
+    on_duplicate text
+)
+    LANGUAGE sql
+    STABLE
+BEGIN ATOMIC
+    SELECT j.n, r.kind, coalesce(j.item -> 'args', '{}'), coalesce(r.queue, 'default'), r.ripe_at, r.delay,
+           coalesce(r.priority, 5), coalesce(r.max_retries, 10), coalesce(r.backoff, '1 minute'),
+           coalesce(r.backoff_cap, '1 hour'), coalesce(r.dedup, true), r.dedup_key, coalesce(r.on_duplicate, 'keep')
+    FROM jsonb_array_elements(jobs) WITH ORDINALITY AS j (item, n)
+    CROSS JOIN LATERAL jsonb_to_record(j.item) AS r (
+        kind text, queue text, ripe_at timestamptz, delay interval, priority integer, max_retries integer,
+        backoff interval, backoff_cap interval, dedup boolean, dedup_key text, on_duplicate text);
+END;
+
+COMMENT ON FUNCTION _pgq_parse_jobs(jsonb) IS
+    'The jobs of an array as rows, with the defaults of pgq_enqueue filled in; n counts from 1.';

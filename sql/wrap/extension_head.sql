@@ -1,0 +1,1 @@
+\echo Use "CREATE EXTENSION pgq" to load this file. \quit

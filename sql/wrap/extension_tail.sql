@@ -1,0 +1,7 @@
+-- pg_dump saves the members of an extension only where it is told to. One call a statement: a second call
+-- for another table in the same statement would not see the first one's change.
+SELECT pg_extension_config_dump('pgq_waiting', '');
+SELECT pg_extension_config_dump('pgq_running', '');
+SELECT pg_extension_config_dump('pgq_ended', '');
+SELECT pg_extension_config_dump('pgq_job_id', '');
+SELECT pg_extension_config_dump('pgq_token', '');

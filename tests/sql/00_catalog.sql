@@ -1,0 +1,113 @@
+-- What holds for every object of pgq, asked of the catalogue.
+BEGIN;
+SELECT plan(16);
+
+CREATE TEMP VIEW func AS
+SELECT p.oid, p.oid::regprocedure::text AS name, p.proname, p.prosecdef, p.proconfig, p.prosqlbody, p.prorettype,
+       coalesce(p.proallargtypes, p.proargtypes::oid[]) AS types, p.proacl, l.lanname
+FROM pg_proc AS p
+JOIN pg_language AS l ON l.oid = p.prolang
+WHERE p.pronamespace = quote_ident(current_schema())::regnamespace AND p.proname ~ '^_?pgq_';
+
+CREATE TEMP VIEW rel AS
+SELECT c.oid, c.relname, c.relkind
+FROM pg_class AS c
+WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname ~ '^_?pgq_' AND c.relkind IN ('r', 'v', 'S');
+
+SELECT is(
+    (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func WHERE proname !~ '^_'),
+    '{pgq_backoff,pgq_cancel,pgq_claim,pgq_complete,pgq_complete_many,pgq_enqueue,pgq_enqueue_many,pgq_extend,pgq_fail,
+      pgq_grant,pgq_hold,pgq_now,pgq_purge,pgq_release,pgq_retry,pgq_snooze,pgq_version}',
+    'these are the public functions, each with one set of arguments');
+
+SELECT is(
+    (SELECT array_agg(relname::text ORDER BY relname::text COLLATE "C") FROM rel),
+    '{pgq_ended,pgq_job,pgq_job_id,pgq_running,pgq_stats,pgq_token,pgq_waiting}',
+    'these are the tables, views and sequences');
+
+SELECT is_empty($$
+    SELECT name FROM func
+    WHERE lanname = 'plpgsql'
+      AND (proconfig IS NULL OR NOT format('search_path=%I, pg_temp', current_schema()) = ANY (proconfig))
+$$, 'every PL/pgSQL function pins the schema of pgq and pg_temp as its search path');
+
+SELECT is_empty($$
+    SELECT name FROM func WHERE lanname = 'sql' AND prosqlbody IS NULL
+$$, 'every SQL function has a body that was resolved when it was made');
+
+SELECT is_empty($$
+    SELECT name FROM func WHERE lanname NOT IN ('sql', 'plpgsql')
+$$, 'nothing is written in another language');
+
+SELECT is_empty($$
+    SELECT name FROM func
+    WHERE prosecdef <> (proname ~ '^pgq_' AND lanname = 'plpgsql' AND proname <> 'pgq_grant')
+$$, 'the public functions act with the rights of the owner, but for pgq_grant; no helper does');
+
+SELECT is_empty($$
+    SELECT name FROM func
+    WHERE array_to_string(proconfig, ' ') ~ 'enable_' AND NOT 'jit=off' = ANY (proconfig)
+$$, 'where planner methods are off, so is the compiler that their cost would call in');
+
+SELECT is_empty($$
+    SELECT name FROM func WHERE has_function_privilege('public', oid, 'EXECUTE')
+$$, 'PUBLIC may execute nothing');
+
+SELECT is_empty($$
+    SELECT relname FROM rel
+    WHERE CASE WHEN relkind = 'S' THEN has_sequence_privilege('public', oid, 'USAGE, SELECT, UPDATE')
+               ELSE has_table_privilege('public', oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
+          END
+$$, 'PUBLIC may touch no relation');
+
+SELECT is_empty($$
+    SELECT name FROM func WHERE obj_description(oid, 'pg_proc') IS NULL
+    UNION ALL
+    SELECT relname FROM rel WHERE obj_description(oid, 'pg_class') IS NULL
+$$, 'every function, table, view and sequence has a comment');
+
+SELECT is_empty($$
+    SELECT c.oid::regclass, a.attname
+    FROM pg_class AS c
+    JOIN pg_attribute AS a ON a.attrelid = c.oid
+    WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname IN ('pgq_waiting', 'pgq_running', 'pgq_ended')
+      AND a.attnum > 0 AND col_description(c.oid, a.attnum) IS NULL
+      -- The columns that all three share are described where they come in.
+      AND (c.relname = 'pgq_waiting' OR NOT EXISTS (
+          SELECT FROM pg_attribute AS w
+          WHERE w.attrelid = (SELECT oid FROM rel WHERE relname = 'pgq_waiting') AND w.attname = a.attname))
+$$, 'every column has a comment');
+
+SELECT is_empty($$
+    SELECT conname FROM pg_constraint
+    WHERE conrelid IN (SELECT oid FROM rel) AND contype <> 'n' AND conname NOT LIKE conrelid::regclass || '\_%'
+$$, 'every constraint has a name that tells its table');
+
+SELECT is_empty($$
+    SELECT name FROM func WHERE proname <> 'pgq_grant' AND pg_get_functiondef(oid) ~ '\mEXECUTE\M'
+$$, 'only pgq_grant builds SQL at run time');
+
+SELECT is_empty($$
+    SELECT name FROM func WHERE 'varchar'::regtype = ANY (types || prorettype)
+$$, 'text is text, going in and coming out');
+
+-- A RAISE has a code and a hint, or passes on the three parts that _pgq_problem answers.
+SELECT is_empty($$
+    SELECT f.name, r.statement[1]
+    FROM func AS f
+    CROSS JOIN LATERAL regexp_matches(pg_get_functiondef(f.oid), 'RAISE EXCEPTION[^;]*(?:''[^'']*''[^;]*)*;', 'g') AS r (statement)
+    WHERE r.statement[1] !~ 'ERRCODE' OR r.statement[1] !~ 'HINT'
+$$, 'every error has a SQLSTATE and a hint');
+
+-- 54000 and 2202E go by their names here, PGQ04 is in 40_dedup.sql and 12_enqueue_many.sql, PGQ01 and PGQ03 in 60_admin.sql.
+SELECT is(
+    ARRAY(SELECT DISTINCT coalesce(r.code[1], r.code[2]) COLLATE "C" AS code
+          FROM func AS f
+          CROSS JOIN LATERAL regexp_matches(pg_get_functiondef(f.oid), 'ERRCODE = ''(\w+)''|ARRAY\[''(\w{5})''', 'g') AS r (code)
+          ORDER BY code),
+    '{22004,22008,22023,54000,PGQ01,PGQ02,PGQ03,PGQ04,array_subscript_error,datetime_field_overflow,invalid_parameter_value,
+      null_value_not_allowed,program_limit_exceeded,undefined_object}'::text[],
+    'these are the errors, and the other files provoke each of them');
+
+SELECT * FROM finish();
+ROLLBACK;

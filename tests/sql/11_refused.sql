@@ -1,0 +1,122 @@
+-- Bad input is refused with a clear error, and nothing changes.
+BEGIN;
+SELECT plan(106);
+SET LOCAL pgq.now = '2030-01-01 12:00Z';
+
+SELECT pgq_enqueue('held');
+SELECT id AS id, token AS token FROM pgq_claim() \gset
+SELECT pgq_enqueue('there');
+
+CREATE TEMP TABLE before AS SELECT * FROM pgq_job;
+
+SELECT throws_ok(call, state, message, format('%s is refused', call))
+FROM (VALUES
+    ('SELECT pgq_enqueue(NULL)', '22004', 'kind is null'),
+    ('SELECT pgq_enqueue('''')', '22023', 'kind "" is not a name'),
+    ('SELECT pgq_enqueue(repeat(''k'', 201))', '22023', format('kind "%s" is not a name', repeat('k', 200))),
+    ('SELECT pgq_enqueue(E''a\x1fb'')', '22023', format('kind "%s" is not a name', E'a\x1fb')),
+    ('SELECT pgq_enqueue(''k'', queue => NULL)', '22004', 'queue is null'),
+    ('SELECT pgq_enqueue(''k'', queue => '''')', '22023', 'queue "" is not a name'),
+    ('SELECT pgq_enqueue(repeat(''ü'', 200 / octet_length(''ü'') + 1))', '22023',
+     format('kind "%s" is not a name', left(repeat('ü', 200 / octet_length('ü') + 1), 200))),
+    ('SELECT pgq_enqueue(''k'', queue => repeat(''q'', 201))', '22023', format('queue "%s" is not a name', repeat('q', 200))),
+    ('SELECT pgq_enqueue(''k'', queue => E''a\x1fb'')', '22023', format('queue "%s" is not a name', E'a\x1fb')),
+    ('SELECT pgq_enqueue(''k'', NULL)', '22004', 'args is null'),
+    ('SELECT pgq_enqueue(''k'', to_jsonb(repeat(''x'', 1048575)))', '54000', 'args take 1048577 bytes as text, more than 1048576'),
+    ('SELECT pgq_enqueue(''k'', ripe_at => now(), delay => ''0'')', '22023', 'both ripe_at and delay are given'),
+    ('SELECT pgq_enqueue(''k'', ripe_at => ''infinity'')', '22008', 'ripe_at infinity is out of range'),
+    ('SELECT pgq_enqueue(''k'', ripe_at => ''-infinity'')', '22008', 'ripe_at -infinity is out of range'),
+    ('SELECT pgq_enqueue(''k'', ripe_at => ''2130-01-02 12:00Z'')', '22008', NULL),
+    ('SELECT pgq_enqueue(''k'', ripe_at => ''1929-12-31 12:00Z'')', '22008', NULL),
+    ('SELECT pgq_enqueue(''k'', delay => ''-1 us'')', '22023', 'delay -00:00:00.000001 is out of range'),
+    ('SELECT pgq_enqueue(''k'', delay => ''-120 months 3601 days'')', '22023', 'delay -10 years +3601 days is out of range'),
+    ('SELECT pgq_enqueue(''k'', delay => ''101 years'')', '22023', 'delay 101 years is out of range'),
+    ('SELECT pgq_enqueue(''k'', delay => ''170000000 years'')', '22023', NULL),
+    ('SELECT pgq_enqueue(''k'', priority => -1)', '22023', 'priority -1 is out of range'),
+    ('SELECT pgq_enqueue(''k'', priority => 10)', '22023', 'priority 10 is out of range'),
+    ('SELECT pgq_enqueue(''k'', priority => 2147483647)', '22023', 'priority 2147483647 is out of range'),
+    ('SELECT pgq_enqueue(''k'', max_retries => -1)', '22023', 'max_retries -1 is negative'),
+    ('SELECT pgq_enqueue(''k'', backoff => ''-1 s'')', '22023', 'backoff -00:00:01 is out of range'),
+    ('SELECT pgq_enqueue(''k'', backoff => ''101 years'')', '22023', 'backoff 101 years is out of range'),
+    ('SELECT pgq_enqueue(''k'', backoff_cap => ''-1 s'')', '22023', 'backoff_cap -00:00:01 is out of range'),
+    ('SELECT pgq_enqueue(''k'', backoff_cap => ''101 years'')', '22023', 'backoff_cap 101 years is out of range'),
+    ('SELECT pgq_enqueue(''k'', dedup_key => repeat(''x'', 1001))', '22023', 'dedup_key takes 1001 bytes, more than 1000'),
+    ('SELECT pgq_enqueue(''k'', on_duplicate => ''explode'')', '22023', 'on_duplicate "explode" is unknown'),
+    ('SELECT pgq_enqueue(''there'', on_duplicate => ''error'')', 'PGQ04', NULL),
+    ('SELECT pgq_claim(NULL)', '22004', 'queues, or one of them, is null'),
+    ('SELECT pgq_claim(ARRAY[''default'', NULL])', '22004', 'queues, or one of them, is null'),
+    ('SELECT pgq_claim(''{{default,a},{b,c}}'', NULL)', '22004', 'max_jobs is null'),
+    ('SELECT pgq_claim(''{}'')', '22023', 'queues is empty'),
+    ('SELECT pgq_claim(max_jobs => -1)', '22023', 'max_jobs -1 is out of range'),
+    ('SELECT pgq_claim(max_jobs => 10001)', '22023', 'max_jobs 10001 is out of range'),
+    ('SELECT pgq_claim(lease => NULL)', '22004', 'lease is null'),
+    ('SELECT pgq_claim(lease => ''0'')', '22023', 'lease 00:00:00 is out of range'),
+    ('SELECT pgq_claim(lease => ''-1 s'')', '22023', 'lease -00:00:01 is out of range'),
+    ('SELECT pgq_claim(lease => ''2 years'')', '22023', 'lease 2 years is out of range'),
+    ('SELECT pgq_claim(worker => repeat(''w'', 201))', '22023', 'worker takes 201 bytes, more than 200'),
+    (format('SELECT pgq_extend(%s, %s, NULL)', :id, :token), '22004', 'lease is null'),
+    ('SELECT pgq_claim(lease => ''24000 months -719999 days'')', '22023', NULL),
+    (format('SELECT pgq_fail(%s, %s, NULL, ''-120 months 3601 days'')', :id, :token), '22023', NULL),
+    ('SELECT pgq_claim(lease => ''-12 months 361 days'')', '22023', 'lease -1 years +361 days is out of range'),
+    ('SELECT pgq_claim(lease => ''170000000 years'')', '22023', NULL),
+    (format('SELECT pgq_extend(%s, %s, ''170000000 years'')', :id, :token), '22023', NULL),
+    (format('SELECT pgq_extend(%s, %s, ''0'')', :id, :token), '22023', 'lease 00:00:00 is out of range'),
+    (format('SELECT pgq_fail(%s, %s, NULL, ''-1 s'')', :id, :token), '22023', 'retry_in -00:00:01 is out of range'),
+    (format('SELECT pgq_fail(%s, %s, NULL, ''101 years'')', :id, :token), '22023', 'retry_in 101 years is out of range'),
+    (format('SELECT pgq_snooze(%s, %s, NULL)', :id, :token), '22004', 'until is null'),
+    (format('SELECT pgq_snooze(%s, %s, ''infinity'')', :id, :token), '22008', 'until infinity is out of range'),
+    (format('SELECT pgq_snooze(%s, %s, ''-infinity'')', :id, :token), '22008', 'until -infinity is out of range'),
+    (format('SELECT pgq_snooze(%s, %s, ''2130-01-02 12:00Z'')', :id, :token), '22008', NULL),
+    (format('SELECT pgq_snooze(%s, %s, ''1929-12-31 12:00Z'')', :id, :token), '22008', NULL),
+    (format('SELECT pgq_complete(%s, %s, to_jsonb(repeat(''x'', 1048575)))', :id, :token), '54000', NULL),
+    (format('SELECT pgq_complete_many(ARRAY[%s], NULL)', :id), '22004', 'ids or tokens is null'),
+    (format('SELECT pgq_complete_many(NULL, ARRAY[%s])', :token), '22004', 'ids or tokens is null'),
+    (format('SELECT pgq_complete_many(ARRAY[%s, 1], ARRAY[%s])', :id, :token), '2202E', 'there are 2 ids but 1 tokens'),
+    (format('SELECT pgq_complete_many(ARRAY[%s], ARRAY[%s, 1])', :id, :token), '2202E', 'there are 1 ids but 2 tokens'),
+    ('SELECT pgq_purge(NULL)', '22004', 'older_than or max_jobs is null'),
+    ('SELECT pgq_purge(max_jobs => NULL)', '22004', 'older_than or max_jobs is null'),
+    ('SELECT pgq_purge(''101 years'')', '22023', NULL),
+    ('SELECT pgq_purge(''170000000 years'')', '22023', NULL),
+    ('SELECT pgq_purge(''-1 s'')', '22023', NULL),
+    ('SELECT pgq_purge(outcome => ''alive'')', '22023', NULL),
+    ('SELECT pgq_purge(max_jobs => -1)', '22023', NULL)
+) AS bad (call, state, message);
+
+SELECT set_eq('SELECT * FROM pgq_job', 'SELECT * FROM before', 'after all this nothing has changed');
+
+-- A day within or beyond, because a hundred years are counted in the time zone of the session.
+SELECT lives_ok(call, format('%s is just within the limits', call))
+FROM (VALUES
+    ('SELECT pgq_enqueue(repeat(''ü'', 200 / octet_length(''ü'')))'), ('SELECT pgq_enqueue(''k'', queue => repeat(''q'', 200))'),
+    ('SELECT pgq_enqueue(''k'', to_jsonb(repeat(''x'', 1048574)))'), ('SELECT pgq_enqueue(''a'', ripe_at => ''2129-12-31 12:00Z'')'),
+    ('SELECT pgq_enqueue(''b'', ripe_at => ''1930-01-02 12:00Z'')'), ('SELECT pgq_enqueue(''c'', delay => ''100 years'')'),
+    ('SELECT pgq_enqueue(''d'', priority => 9, max_retries => 2147483647, backoff => ''100 years'', backoff_cap => ''100 years'')'),
+    ('SELECT pgq_enqueue(''e'', priority => 0, max_retries => 0, delay => ''0'', backoff => ''0'', backoff_cap => ''0'')'),
+    ('SELECT pgq_enqueue(''f'', dedup_key => repeat(''x'', 1000))'),
+    ('SELECT pgq_claim(''{none}'', 10000, ''1 year'', repeat(''w'', 200))'), ('SELECT pgq_purge(''100 years'', max_jobs => 0)'),
+    (format('SELECT pgq_extend(%s, %s, ''1 year'')', :id, :token)),
+    (format('SELECT pgq_complete(%s, %s, to_jsonb(repeat(''x'', 1048574)))', :id, :token))
+) AS good (call);
+
+-- The table is the last line, should a function ever forget to look.
+PREPARE sound AS INSERT INTO pgq_waiting (queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, enqueued_at, errors)
+    VALUES ('q', 'sound', '{}', 5, now(), 0, 0, '1 s', '1 s', false, now(), '[]');
+SELECT lives_ok('sound', 'a sound row can be stored');
+SELECT pgq_enqueue('sound', queue => 'run');
+SELECT pgq_claim('{run}');
+SELECT throws_ok(
+    format('UPDATE %I SET %s', relation, change), '23514', NULL, format('the table %s refuses %s', relation, change))
+FROM (VALUES
+    ('pgq_waiting', 'queue = '''''), ('pgq_waiting', 'queue = repeat(''q'', 201)'), ('pgq_waiting', 'queue = E''a\x1fb'''),
+    ('pgq_waiting', 'kind = '''''), ('pgq_waiting', 'kind = repeat(''k'', 201)'), ('pgq_waiting', 'kind = E''a\x1fb'''),
+    ('pgq_waiting', 'args = to_jsonb(repeat(''x'', 1048576))'), ('pgq_waiting', 'priority = 10'), ('pgq_waiting', 'priority = -1'),
+    ('pgq_waiting', 'ripe_at = ''infinity'''), ('pgq_waiting', 'attempt = -1'), ('pgq_waiting', 'max_retries = -1'),
+    ('pgq_waiting', 'backoff = ''-1 s'''), ('pgq_waiting', 'backoff = ''101 years'''), ('pgq_waiting', 'backoff_cap = ''-1 s'''),
+    ('pgq_waiting', 'backoff_cap = ''101 years'''), ('pgq_waiting', 'dedup_key = repeat(''x'', 1001)'),
+    ('pgq_waiting', 'enqueued_at = ''infinity'''), ('pgq_running', 'attempt = 0'), ('pgq_running', 'lease_until = ''infinity'''),
+    ('pgq_running', 'worker = repeat(''w'', 201)'), ('pgq_ended', 'outcome = ''lost'''),
+    ('pgq_ended', 'result = to_jsonb(repeat(''x'', 1048576))')
+) AS bad (relation, change);
+
+SELECT * FROM finish();
+ROLLBACK;

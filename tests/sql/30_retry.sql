@@ -1,0 +1,112 @@
+-- Failing: back after a while, and in the end dead.
+BEGIN;
+SELECT plan(46);
+SET LOCAL pgq.now = '2030-01-01 12:00Z';
+SET LOCAL pgq.jitter = '0';
+
+SELECT is(pgq_backoff(attempt), expected, format('attempt %s waits %s', attempt, expected))
+FROM (VALUES (1, interval '1 minute'), (2, '2 minutes'), (3, '4 minutes'), (6, '32 minutes'), (7, '1 hour'), (100, '1 hour'),
+             (2147483647, '1 hour'), (0, '1 minute'), (-2147483648, '1 minute')) AS t (attempt, expected);
+SELECT is(pgq_backoff(attempt, base, cap), expected, format('attempt %s from %s to %s waits %s', attempt, base, cap, expected))
+FROM (VALUES (3, interval '15 s', interval '1 day', interval '1 minute'), (9, '15 s', '1 hour', '1 hour'), (5, '0', '1 hour', '0'),
+             (2, '1 hour', '10 min', '10 min'), (4, '1 s', '0', '0'), (2147483647, '100 years', '100 years', '876600 hours'),
+             (3, '-1 s', '1 hour', '0'), (2147483647, '1 us', '100 years', '876600 hours'), (NULL, '7 s', '1 hour', '7 s'),
+             (3, NULL, '5 min', '5 min'), (3, '1 min', NULL, '4 min'),
+             (100, '1 min', NULL, '876600 hours'), (1, '100000000 years', '100000000 years', '876600 hours')) AS t (attempt, base, cap, expected);
+
+-- Claims and fails the one job of a queue, at the time when it is ripe.
+CREATE FUNCTION pg_temp.attempt(queue text, retry_in interval DEFAULT NULL, OUT attempt integer, OUT outcome text, OUT rest interval)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    c record;
+BEGIN
+    PERFORM set_config('pgq.now', (SELECT j.ripe_at::text FROM pgq_job AS j WHERE j.queue = $1), true);
+    SELECT * INTO STRICT c FROM pgq_claim(ARRAY[queue], worker => 'w' || queue);
+    SELECT c.attempt, f.outcome, f.ripe_at - pgq_now() INTO $3, $4, $5
+    FROM pgq_fail(c.id, c.token, format('error %s', c.attempt), retry_in) AS f;
+END
+$$;
+
+SELECT pgq_enqueue('default', queue => 'default');
+SELECT results_eq(
+    'SELECT a.* FROM generate_series(1, 11) AS n CROSS JOIN LATERAL pg_temp.attempt(left(''default'', 7 + n)) AS a',
+    $$ VALUES (1, 'retry', interval '1 min'), (2, 'retry', '2 min'), (3, 'retry', '4 min'), (4, 'retry', '8 min'),
+              (5, 'retry', '16 min'), (6, 'retry', '32 min'), (7, 'retry', '1 hour'), (8, 'retry', '1 hour'),
+              (9, 'retry', '1 hour'), (10, 'retry', '1 hour'), (11, 'dead', NULL) $$,
+    'by default there are ten retries, a minute to an hour apart');
+
+SELECT results_eq(
+    $$ SELECT state, attempt, worker, ended_at = pgq_now() FROM pgq_job WHERE kind = 'default' $$,
+    $$ VALUES ('dead', 11, 'wdefault', true) $$, 'who has used up the retries is kept as dead');
+SELECT results_eq(
+    $$ SELECT e ->> 'error', (e ->> 'attempt')::integer, e ->> 'worker'
+       FROM pgq_job, jsonb_array_elements(errors) WITH ORDINALITY AS x (e, n) WHERE kind = 'default' ORDER BY n $$,
+    $$ SELECT format('error %s', n), n, 'wdefault' FROM generate_series(11, 2, -1) AS n $$,
+    'the newest ten errors are kept, the newest first');
+SELECT is((errors -> 0 ->> 'at')::timestamptz, pgq_now(), 'each error has its time') FROM pgq_job WHERE kind = 'default';
+
+SELECT pgq_enqueue('custom', queue => 'custom', max_retries => 2, backoff => '15 s', backoff_cap => '20 s');
+SELECT results_eq(
+    'SELECT a.* FROM generate_series(1, 3) AS n CROSS JOIN LATERAL pg_temp.attempt(left(''custom'', 6 + n)) AS a',
+    $$ VALUES (1, 'retry', interval '15 s'), (2, 'retry', '20 s'), (3, 'dead', NULL) $$, 'all three can be chosen');
+
+SELECT pgq_enqueue('zero', queue => 'zero', max_retries => 0);
+SELECT results_eq($$ SELECT * FROM pg_temp.attempt('zero') $$, $$ VALUES (1, 'dead', NULL::interval) $$,
+                  'no retries means one attempt');
+
+SELECT pgq_enqueue('told', queue => 'told');
+SELECT results_eq($$ SELECT * FROM pg_temp.attempt('told', '5 days') $$, $$ VALUES (1, 'retry', interval '5 days') $$,
+                  'who fails a job may say when to retry it');
+SELECT results_eq($$ SELECT * FROM pg_temp.attempt('told', '0') $$, $$ VALUES (2, 'retry', interval '0') $$, 'even at once');
+
+-- One failure, then success.
+SELECT pgq_enqueue('once', queue => 'once');
+SELECT is(outcome, 'retry', 'a job that fails once') FROM pg_temp.attempt('once');
+SELECT is_empty($$ SELECT * FROM pgq_claim('{once}') $$, 'is not ripe before its backoff is over');
+SELECT set_config('pgq.now', (SELECT ripe_at::text FROM pgq_job WHERE kind = 'once'), true);
+SELECT * FROM pgq_claim('{once}') AS c \gset c_
+SELECT is(:c_attempt, 2, 'then it is tried again');
+SELECT pgq_complete(:c_id, :c_token);
+SELECT is_empty($$ SELECT FROM pgq_job WHERE kind = 'once' $$, 'and when it succeeds nothing is left of it');
+
+-- Errors.
+SELECT pgq_enqueue('wordy', queue => 'wordy');
+SELECT * FROM pgq_claim('{wordy}') AS c \gset c_
+SELECT pgq_fail(:c_id, :c_token, repeat('x', 5000));
+SELECT is(length(errors -> 0 ->> 'error'), 4000, 'of an error 4000 characters are kept') FROM pgq_job WHERE kind = 'wordy';
+SELECT pgq_enqueue('silent', queue => 'silent');
+SELECT * FROM pgq_claim('{silent}') AS c \gset c_
+SELECT pgq_fail(:c_id, :c_token);
+SELECT is(errors, jsonb_build_array(jsonb_build_object('attempt', 1, 'at', pgq_now(), 'error', NULL, 'worker', NULL)),
+          'no error is an error without text') FROM pgq_job WHERE kind = 'silent';
+
+-- Jitter: 300 failures of the same kind, with the setting as it is, off, and garbage.
+CREATE FUNCTION pg_temp.rests(setting text) RETURNS SETOF double precision LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('pgq.jitter', setting, true);
+    PERFORM pgq_enqueue('jittery', to_jsonb(n), left(md5(setting), 8), backoff => '100 s') FROM generate_series(1, 300) AS n;
+    RETURN QUERY
+    SELECT extract(epoch FROM f.ripe_at - pgq_now())::double precision
+    FROM pgq_claim(ARRAY[left(md5(setting), 8)], 300) AS c CROSS JOIN LATERAL pgq_fail(c.id, c.token) AS f;
+END
+$$;
+SELECT ok(min(r) >= 90 AND max(r) <= 110 AND min(r) < 95 AND max(r) > 105,
+          format('with pgq.jitter %s the rests spread over 10 %% to either side', left(quote_literal(setting), 20)))
+FROM (VALUES (''), ('1'), ('garbage'), ('-0'), (repeat('9', 1000))) AS s (setting), pg_temp.rests(setting) AS r
+GROUP BY setting;
+SELECT ok(min(r) = 100 AND max(r) = 100, 'with pgq.jitter 0 each rest is the backoff') FROM pg_temp.rests('0') AS r;
+
+SELECT set_config('pgq.jitter', '', true), pgq_enqueue('exact', queue => 'exact');
+SELECT is(f.ripe_at - pgq_now(), interval '1 day', 'who says when to retry is taken at his word, without jitter')
+FROM pgq_claim('{exact}') AS c, pgq_fail(c.id, c.token, retry_in => '1 day') AS f;
+
+-- By hand.
+SELECT id AS id FROM pgq_job WHERE kind = 'custom' \gset
+SELECT is(pgq_retry(:id), 'retry', 'a dead job can be brought back');
+SELECT results_eq(
+    format('SELECT state, attempt, max_retries, ripe_at, jsonb_array_length(errors) FROM pgq_job WHERE id = %s', :id),
+    $$ VALUES ('waiting', 0, 2, pgq_now(), 3) $$, 'with all its retries before it, now, and its errors kept');
+SELECT results_eq($$ SELECT outcome FROM pg_temp.attempt('custom') $$, $$ VALUES ('retry') $$, 'and it counts from the start');
+
+SELECT * FROM finish();
+ROLLBACK;
