@@ -1,0 +1,224 @@
+"""One throw-away PostgreSQL for the session, and for each test a clean database with pgq and its test kit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from pytest_postgresql.factories import postgresql, postgresql_noproc
+
+from pgq import Handlers, Queue, Worker
+from pgq.testing import Clock, time_travel
+
+ROOT = Path(__file__).parents[2]
+
+sys.path.insert(0, str(ROOT / "tools"))
+
+from devpg import Server  # noqa: E402
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+T = TypeVar("T")
+
+
+class Connect(Protocol):
+    """Open a further connection to the database of the test."""
+
+    def __call__(self, *, autocommit: bool = True) -> Connection: ...
+
+
+class Thread:
+    """A call in a thread of its own, begun at once; ``result`` is what it returned or raised."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        self._future: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                self._future.set_result(function(*args, **kwargs))
+            except BaseException as error:
+                self._future.set_exception(error)
+
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+
+    def is_alive(self) -> bool:
+        """Whether the call still runs."""
+        return self._thread.is_alive()
+
+    def result(self, timeout: float = 60.0) -> Any:
+        """Wait for the end of the call."""
+        answer = self._future.result(timeout)
+        self._thread.join(timeout)
+        return answer
+
+
+def eventually(condition: Callable[[], T], what: str = "it happens", seconds: float = 10.0) -> T:
+    """The first true answer of a condition; without one in time the test fails."""
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.005)
+    return answer
+
+
+def one(conn: Connection, query: str, *parameters: Any) -> Any:
+    """The only column of the only row."""
+    (row,) = conn.execute(query.encode(), parameters or None).fetchall()
+    (value,) = row
+    return value
+
+
+def waits_for_lock(conn: Connection, other: Connection) -> bool:
+    """Whether the other session waits for somebody."""
+    return bool(one(conn, "SELECT cardinality(pg_blocking_pids(%s)) > 0", other.info.backend_pid))
+
+
+def expire(conn: Connection, *ids: int) -> None:
+    """Let the leases on these jobs, or all of them, have run out a second ago."""
+    conn.execute(
+        "UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 second' "
+        "WHERE id = ANY (%(ids)s) OR %(ids)s::bigint[] = '{}'",
+        {"ids": list(ids)},
+    )
+
+
+def jobs(conn: Connection) -> list[tuple[Any, ...]]:
+    """The id, state and attempt of all jobs."""
+    return conn.execute("SELECT id, state, attempt FROM pgq_job ORDER BY id").fetchall()
+
+
+def drain(worker: Worker) -> None:
+    """Take turns until nothing is ripe; the last one settles."""
+    while worker.turn():
+        pass
+
+
+@dataclass(frozen=True)
+class Place:
+    """A server as pytest-postgresql wants to know it."""
+
+    server: Server
+    host: str
+    port: int
+    user: str
+    password: str = ""
+    options: str = ""
+    maintenance_dbname: str = "postgres"
+    template_dbname: str = "template0"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment() -> Iterator[None]:
+    """What the caller has set for libpq and pgq leads to another server; only the choice of the programs is ours."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("PG") and name not in {"PGQ_BINDIR", "PGQ_PGVERSION"}:
+                patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def place(environment: None) -> Iterator[Place]:
+    """The server. A statement that hangs fails its test, soon and by itself."""
+    with Server(settings={"statement_timeout": "20s", "deadlock_timeout": "200ms"}) as server:
+        yield Place(server, server.host, server.port, server.user)
+
+
+template = postgresql_noproc(
+    depends_on="place", dbname="pgq_test", load=[ROOT / "build/pgq.sql", ROOT / "python/src/pgq/testkit.sql"]
+)
+database = postgresql("template")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A directory for the test alone; pytest's own would stay behind in /tmp."""
+    with tempfile.TemporaryDirectory(prefix="pgq-test-") as path:
+        yield Path(path)
+
+
+@pytest.fixture(scope="session")
+def psql(place: Place) -> Path:
+    """The psql of the server, or any other: some distributions of the server come without."""
+    found = shutil.which("psql", path=place.server.env["PATH"])
+    assert found is not None, "there is no psql beside the server's programs, nor on PATH"
+    return Path(found)
+
+
+@pytest.fixture
+def dsn(place: Place, database: Connection) -> str:
+    """The way to the database of this test, as its superuser."""
+    return make_conninfo(host=place.host, port=place.port, user=place.user, dbname=database.info.dbname)
+
+
+@pytest.fixture
+def conn(database: Connection) -> Connection:
+    """A connection to the database of this test, in autocommit mode."""
+    database.autocommit = True
+    return database
+
+
+@pytest.fixture
+def connect(dsn: str) -> Iterator[Connect]:
+    """Open further connections, in autocommit mode; they are closed in the end."""
+    opened: list[Connection] = []
+
+    def connect(*, autocommit: bool = True) -> Connection:
+        opened.append(psycopg.connect(dsn, autocommit=autocommit))
+        return opened[-1]
+
+    yield connect
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def pool(conn: Connection, connect: Connect) -> Iterator[ThreadPoolExecutor]:
+    """Threads. What still runs at the end of a test, because it failed, is interrupted."""
+    with ThreadPoolExecutor(max_workers=16) as threads:
+        yield threads
+        conn.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'active'"
+        )
+
+
+@pytest.fixture
+def queue(conn: Connection) -> Queue:
+    """The queue, seen through ``conn``."""
+    return Queue(conn)
+
+
+@pytest.fixture
+def clock(conn: Connection) -> Iterator[Clock]:
+    """The clock of this process and of ``conn``, stopped at noon of the first of January 2030."""
+    with time_travel(conn, to="2030-01-01 12:00") as clock:
+        yield clock
+
+
+@pytest.fixture
+def handlers() -> Handlers:
+    """A registry of the test's own."""
+    return Handlers()
+
+
+@pytest.fixture
+def worker(dsn: str, handlers: Handlers) -> Iterator[Worker]:
+    """A worker with these handlers, that never sleeps by itself in a test."""
+    worker = Worker(dsn, handlers, poll=60, name="test")
+    yield worker
+    worker.disconnect()
+    worker.bell.close()

@@ -1,0 +1,182 @@
+"""Both ways to install pgq, by an ordinary owner of a database, and what another role may then do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+from conftest import ROOT, Connection, Place, jobs, one
+from psycopg.conninfo import make_conninfo
+
+from pgq import Queue
+
+As = Callable[[str], Connection]
+
+
+@pytest.fixture
+def roles(conn: Connection) -> None:
+    """A database that belongs to an ordinary role, without pgq, and a second such role."""
+    for role in ("owner", "web"):
+        conn.execute(f"DROP ROLE IF EXISTS {role}".encode())
+        conn.execute(f"CREATE ROLE {role} LOGIN".encode())
+    conn.execute("DROP SCHEMA public CASCADE")
+    conn.execute(f"ALTER DATABASE {conn.info.dbname} OWNER TO owner".encode())
+    conn.execute("CREATE SCHEMA public AUTHORIZATION owner")
+
+
+@pytest.fixture
+def as_(dsn: str, roles: None, request: pytest.FixtureRequest) -> As:
+    """Connect as a role."""
+
+    def connect(role: str) -> Connection:
+        opened = psycopg.connect(make_conninfo(dsn, user=role), autocommit=True)
+        request.addfinalizer(opened.close)
+        return opened
+
+    return connect
+
+
+@pytest.fixture
+def extension(place: Place, conn: Connection) -> None:
+    """The files of the extension where the server of this test finds them, and no other."""
+    if conn.info.server_version < 180000:
+        pytest.skip("extension_control_path came with PostgreSQL 18")
+    share = Path(place.host) / "share"
+    target = share / "extension"
+    target.mkdir(parents=True, exist_ok=True)
+    for file in (ROOT / "pgq.control", *ROOT.glob("build/pgq--*.sql")):
+        (target / file.name).write_bytes(file.read_bytes())
+    for path in (share, *share.rglob("*")):
+        path.chmod(0o755)
+    setting = f"ALTER DATABASE {conn.info.dbname} SET extension_control_path = '$system:{share}'"
+    conn.execute(setting.encode())
+
+
+def test_an_ordinary_owner_installs_a_working_queue(as_: As) -> None:
+    """With nothing but the plain file, and no superuser."""
+    owner = as_("owner")
+    owner.execute((ROOT / "build/pgq.sql").read_bytes())
+    queue = Queue(owner)
+    answer = queue.enqueue("k")
+    (job,) = queue.claim()
+    queue.complete(job, "done")
+    assert jobs(owner) == [(answer.id, "done", 1)]
+
+
+def test_a_producer_can_enqueue_and_nothing_else(as_: As) -> None:
+    """Before the grant not even that; after it no table, no other verb, and no way to grant it on."""
+    owner, web = as_("owner"), as_("web")
+    owner.execute((ROOT / "build/pgq.sql").read_bytes())
+    owner.execute("GRANT USAGE ON SCHEMA public TO web")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        Queue(web).enqueue("k")
+    owner.execute("SELECT pgq_grant('web', 'producer')")
+    answer = Queue(web).enqueue("k")
+    assert answer.created
+    assert [more.created for more in Queue(web).enqueue_many([{"kind": "k"}, {"kind": "l"}])] == [False, True]
+
+    functions = [
+        row[0]
+        for row in web.execute(
+            "SELECT proname FROM pg_proc WHERE proname ~ '^_?pgq_' "
+            "AND has_function_privilege(oid, 'EXECUTE') ORDER BY 1"
+        )
+    ]
+    assert functions == ["pgq_backoff", "pgq_enqueue", "pgq_enqueue_many", "pgq_version"]
+    for statement in (
+        "SELECT * FROM pgq_claim()",
+        "SELECT pgq_cancel(1)",
+        "SELECT pgq_grant('web', 'admin')",
+        *(
+            f"SELECT * FROM {relation}"
+            for relation in ("pgq_waiting", "pgq_running", "pgq_ended", "pgq_job", "pgq_stats")
+        ),
+        "DELETE FROM pgq_waiting",
+        "SELECT nextval('pgq_job_id')",
+        "CREATE OR REPLACE FUNCTION pgq_now() RETURNS timestamptz LANGUAGE sql RETURN now()",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            web.execute(statement.encode())
+
+
+def test_a_failed_installation_leaves_nothing(as_: As, psql: Path, dsn: str) -> None:
+    """The script is one transaction, even for a psql that goes on after an error."""
+    owner = as_("owner")
+    owner.execute("CREATE TABLE pgq_ended ()")
+    command = [str(psql), "-X", "-q", "-f", str(ROOT / "build/pgq.sql"), make_conninfo(dsn, user="owner")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 'relation "pgq_ended" already exists' in run.stderr
+    assert one(owner, "SELECT count(*) FROM pg_proc WHERE proname ~ '^_?pgq_'") == 0
+    assert one(owner, "SELECT count(*) FROM pg_class WHERE relname ~ '^pgq_'") == 1
+
+
+def test_an_installation_without_a_schema_is_refused(as_: As) -> None:
+    """When none of the search path exists."""
+    owner = as_("owner")
+    owner.execute("SET search_path = nowhere")
+    with pytest.raises(psycopg.errors.InvalidSchemaName):
+        owner.execute((ROOT / "build/pgq.sql").read_bytes())
+
+
+def test_an_ordinary_owner_creates_and_drops_the_extension(as_: As, extension: None) -> None:
+    """In a schema of its own; afterwards there is nothing left of it."""
+    owner = as_("owner")
+    owner.execute("CREATE SCHEMA jobs")
+    owner.execute("CREATE EXTENSION pgq SCHEMA jobs")
+    queue = Queue(owner, schema="jobs")
+    queue.enqueue("k")
+    (job,) = queue.claim()
+    with owner.transaction():
+        queue.hold(job)
+        queue.complete(job)
+    owner.execute("SELECT jobs.pgq_grant('web', 'producer')")
+    web = as_("web")
+    assert Queue(web, schema="jobs").enqueue("l").created
+    web.close()
+
+    owner.execute("DROP EXTENSION pgq")
+    for catalog, column in (("pg_proc", "proname"), ("pg_class", "relname"), ("pg_type", "typname")):
+        left = owner.execute(f"SELECT {column} FROM {catalog} WHERE {column} ~ '^_*pgq_'".encode()).fetchall()
+        assert left == [], catalog
+
+
+def test_a_dump_of_the_extension_has_its_jobs(as_: As, extension: None, place: Place, dsn: str) -> None:
+    """The rows of all three tables and the state of both sequences; restored, the queue goes on where it was."""
+    pg_dump = place.server.bindir / "pg_dump"
+    if not pg_dump.exists() or shutil.which(pg_dump) is None:
+        pytest.skip("this PostgreSQL comes without pg_dump")
+    owner = as_("owner")
+    owner.execute("CREATE EXTENSION pgq")
+    queue = Queue(owner)
+    ids = {state: queue.enqueue(state).id for state in ("ended", "running", "waiting")}
+    ended, running = queue.claim(max_jobs=2)
+    queue.complete(ended, "kept")
+    before = jobs(owner)
+    dump = subprocess.run(
+        [pg_dump, "--inserts", make_conninfo(dsn, user="owner")],
+        capture_output=True, text=True, check=True, env=os.environ,
+    ).stdout  # fmt: skip
+    owner.execute("DROP EXTENSION pgq")
+    wanted = [
+        line
+        for line in dump.splitlines()
+        if line.startswith(("CREATE EXTENSION", "INSERT", "SELECT pg_catalog.setval"))
+    ]
+    owner.execute("\n".join(wanted).encode())
+    owner.execute("SET search_path = public")
+    assert jobs(owner) == before
+    queue.complete(running)
+    (waiting,) = queue.claim()
+    assert waiting.id == ids["waiting"]
+    assert waiting.token > running.token
+    assert queue.enqueue("new").id > max(ids.values())
+
+
+def test_the_script_is_ascii() -> None:
+    """So that it can be read under every client encoding, into a database of every other."""
+    assert (ROOT / "build/pgq.sql").read_bytes().isascii()

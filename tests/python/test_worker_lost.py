@@ -1,0 +1,197 @@
+"""A worker that loses its connection carries on, and runs no job twice by itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from conftest import Connection, Thread, eventually, expire, jobs, one
+
+from pgq import Handlers, Job, Queue, Worker
+
+IDLE = "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgq lost' AND state = 'idle'"
+
+
+@pytest.fixture
+def worker(dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    """A worker that connects again at once."""
+    monkeypatch.setattr("pgq.worker.FIRST_PAUSE", 0.01)
+    worker = Worker(dsn, handlers, poll=0.02, name="lost")
+    yield worker
+    worker.disconnect()
+    worker.bell.close()
+
+
+def cut(conn: Connection) -> None:
+    """End the session of the worker, and wait until it is gone."""
+    conn.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'pgq lost'"
+    ).fetchall()
+
+
+def run_until_empty(conn: Connection, worker: Worker) -> None:
+    """Run the worker until no job is left."""
+    thread = Thread(worker.run)
+    eventually(lambda: jobs(conn) == [] or not thread.is_alive())
+    worker.stop()
+    thread.result(10)
+    assert jobs(conn) == []
+
+
+def test_an_outcome_survives_a_connection_that_is_lost_before_it_is_settled(
+    queue: Queue, worker: Worker, handlers: Handlers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The handler has run, and does not run again: the outcome is settled through the next connection."""
+    ran: list[int] = []
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        ran.append(job.args)
+        if job.args == 1:
+            cut(queue.conn)
+
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(3))
+    with caplog.at_level(logging.WARNING, "pgq"):
+        run_until_empty(queue.conn, worker)
+    assert sorted(ran) == [0, 1, 2]
+    assert "connection lost" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["cut", "close"])
+def test_a_transactional_job_whose_connection_is_lost_is_left_to_its_lease(
+    queue: Queue, worker: Worker, handlers: Handlers, how: str
+) -> None:
+    """Whether by the server or by its own handler. The unstarted ones run, uncounted, through the next connection."""
+    conn = queue.conn
+    conn.execute("CREATE TABLE effect (job bigint)")
+    attempts: list[int] = []
+    neighbours: list[tuple[int, int]] = []
+
+    @handlers.handler("k", transaction=True)
+    def work(job: Job, inside: Connection) -> None:
+        attempts.append(job.attempt)
+        inside.execute("INSERT INTO effect VALUES (%s)", [job.id])
+        if job.attempt == 1:
+            if how == "cut":
+                cut(conn)
+            else:
+                inside.close()
+            inside.execute("SELECT 1")
+
+    handlers.handler("neighbour")(lambda job: neighbours.append((job.args, job.attempt)))
+    answer = queue.enqueue("k")
+    queue.enqueue_many({"kind": "neighbour", "args": n} for n in range(3))
+    thread = Thread(worker.run)
+    eventually(lambda: jobs(conn) == [(answer.id, "running", 1)])
+    assert (attempts, neighbours) == ([1], [(0, 1), (1, 1), (2, 1)])
+    assert one(conn, "SELECT count(*) FROM effect") == 0
+    expire(conn)
+    eventually(lambda: jobs(conn) == [])
+    worker.stop()
+    thread.result(10)
+    assert attempts == [1, 2]
+    assert one(conn, "SELECT job FROM effect") == answer.id
+
+
+def test_a_handler_that_swallows_the_loss_of_its_connection_is_not_done(
+    queue: Queue, worker: Worker, handlers: Handlers
+) -> None:
+    """It returns as if nothing had happened; the job is left to its lease all the same."""
+
+    @handlers.handler("k", transaction=True)
+    def work(_: Job, inside: Connection) -> None:
+        inside.close()
+
+    answer = queue.enqueue("k")
+    with pytest.raises(psycopg.OperationalError, match="left to its lease"):
+        worker.turn()
+    assert jobs(queue.conn) == [(answer.id, "running", 1)]
+
+
+def test_an_idle_worker_whose_connection_is_cut_connects_again(
+    queue: Queue, worker: Worker, handlers: Handlers
+) -> None:
+    """Between two polls, again and again."""
+    ran: list[int] = []
+    handlers.handler("k")(lambda job: ran.append(job.args))
+    thread = Thread(worker.run)
+    for n in range(3):
+        old = eventually(lambda: queue.conn.execute(IDLE).fetchall())
+        cut(queue.conn)
+        eventually(lambda before=old: queue.conn.execute(IDLE).fetchall() not in ([], before))  # type: ignore[misc]
+        queue.enqueue("k", n)
+        eventually(lambda: jobs(queue.conn) == [])
+    worker.stop()
+    thread.result(10)
+    assert ran == [0, 1, 2]
+
+
+def test_a_claim_that_is_cut_before_it_commits_takes_nothing(queue: Queue, worker: Worker, handlers: Handlers) -> None:
+    """The jobs are ripe at once, their attempt not counted, and run once."""
+    conn = queue.conn
+    ran: list[tuple[int, int]] = []
+    handlers.handler("k")(lambda job: ran.append((job.args, job.attempt)))
+    conn.execute("CREATE SEQUENCE cuts")
+    conn.execute(
+        "CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
+        "IF nextval('public.cuts') <= 2 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; RETURN NULL; END$$"
+    )
+    conn.execute("CREATE TRIGGER cut AFTER INSERT ON pgq_running FOR EACH STATEMENT EXECUTE FUNCTION cut()")
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(5))
+    run_until_empty(conn, worker)
+    assert ran == [(n, 1) for n in range(5)]
+
+
+def test_a_worker_that_never_had_a_connection_says_so(dsn: str, handlers: Handlers) -> None:
+    """The first failure is raised: it is a wrong DSN rather than a restart."""
+    worker = Worker(dsn.replace("pgq_test", "pgq_nowhere"), handlers)
+    with pytest.raises(psycopg.OperationalError, match="pgq_nowhere"):
+        worker.run()
+
+
+def test_an_error_that_a_new_connection_would_not_mend_ends_the_worker(
+    conn: Connection, worker: Worker, handlers: Handlers
+) -> None:
+    """Such as a database without pgq."""
+    conn.execute("DROP FUNCTION pgq_claim CASCADE")
+    with pytest.raises(Exception, match="pgq_claim"):
+        worker.run()
+
+
+def test_a_worker_waits_while_the_database_is_read_only(
+    conn: Connection, queue: Queue, worker: Worker, handlers: Handlers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a failover: it connects again until it finds one that takes writes."""
+    handlers.handler("k")(lambda job: None)
+    queue.enqueue("k")
+    name = conn.info.dbname
+    conn.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
+    with caplog.at_level(logging.WARNING, "pgq"):
+        thread = Thread(worker.run)
+        eventually(lambda: "read-only" in caplog.text, "the worker meets the read-only database")
+        conn.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only".encode())
+        eventually(lambda: jobs(conn) == [], "the job is done")
+    worker.stop()
+    thread.result(10)
+
+
+def test_a_job_that_was_not_begun_is_not_left_to_its_lease(
+    queue: Queue, worker: Worker, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the connection is lost before the handler is entered, the attempt does not count."""
+    attempts: list[int] = []
+    handlers.handler("k", transaction=True)(lambda job, conn: attempts.append(job.attempt))
+    queue.enqueue("k", max_retries=0)
+    hold, cuts = Queue.hold, [1]
+
+    def cut_before(self: Queue, job: Job) -> None:
+        if cuts:
+            cuts.pop()
+            cut(queue.conn)
+        hold(self, job)
+
+    monkeypatch.setattr(Queue, "hold", cut_before)
+    run_until_empty(queue.conn, worker)
+    assert attempts == [1]
