@@ -15,6 +15,32 @@ COMMENT ON FUNCTION _pgq_lease_lost(bigint, bigint) IS
     'Raise PGQ02: the caller does not hold the job.';
 
 
+-- The one way out of pgq_running for who holds the job.
+CREATE FUNCTION _pgq_take(id bigint, token bigint) RETURNS pgq_running
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+AS $_pgq_take$
+DECLARE
+    v_job pgq_running;
+BEGIN
+    DELETE FROM pgq_running AS r
+    WHERE r.id = _pgq_take.id
+      AND r.token = _pgq_take.token
+    RETURNING r.* INTO v_job;
+
+    IF NOT FOUND THEN
+        PERFORM _pgq_lease_lost(id, token);
+    END IF;
+    RETURN v_job;
+END
+$_pgq_take$;
+
+COMMENT ON FUNCTION _pgq_take(bigint, bigint) IS
+    'Remove a job from pgq_running and answer it; raises PGQ02 when it is not held under this token.';
+
+
 CREATE FUNCTION pgq_hold(id bigint, token bigint) RETURNS void
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -44,8 +70,6 @@ CREATE FUNCTION pgq_complete(id bigint, token bigint, result jsonb DEFAULT NULL)
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path FROM CURRENT
-    SET enable_seqscan = off
-    SET jit = off
 AS $pgq_complete$
 DECLARE
     v_job pgq_running;
@@ -56,14 +80,7 @@ BEGIN
                   HINT = 'Store large data in a table of your own and return a reference to it.';
     END IF;
 
-    DELETE FROM pgq_running AS r
-    WHERE r.id = pgq_complete.id
-      AND r.token = pgq_complete.token
-    RETURNING r.* INTO v_job;
-
-    IF NOT FOUND THEN
-        PERFORM _pgq_lease_lost(id, token);
-    END IF;
+    v_job := _pgq_take(id, token);
     IF result IS NOT NULL THEN
         PERFORM _pgq_end(v_job, 'done', pgq_now(), v_job.errors, result);
     END IF;

@@ -90,8 +90,6 @@ CREATE FUNCTION pgq_fail(
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path FROM CURRENT
-    SET enable_seqscan = off
-    SET jit = off
 AS $pgq_fail$
 DECLARE
     v_now timestamptz := pgq_now();
@@ -104,14 +102,7 @@ BEGIN
                   HINT = 'Give an interval from 0 to 100 years, or NULL for the backoff of the job.';
     END IF;
 
-    DELETE FROM pgq_running AS r
-    WHERE r.id = pgq_fail.id
-      AND r.token = pgq_fail.token
-    RETURNING r.* INTO v_job;
-
-    IF NOT FOUND THEN
-        PERFORM _pgq_lease_lost(id, token);
-    END IF;
+    v_job := _pgq_take(id, token);
 
     ripe_at := v_now + coalesce(
         retry_in,

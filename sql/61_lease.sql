@@ -47,8 +47,6 @@ CREATE FUNCTION pgq_snooze(id bigint, token bigint, until timestamptz) RETURNS t
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path FROM CURRENT
-    SET enable_seqscan = off
-    SET jit = off
 AS $pgq_snooze$
 DECLARE
     v_now timestamptz := pgq_now();
@@ -65,14 +63,7 @@ BEGIN
                   HINT = 'Give a time within a hundred years of now.';
     END IF;
 
-    DELETE FROM pgq_running AS r
-    WHERE r.id = pgq_snooze.id
-      AND r.token = pgq_snooze.token
-    RETURNING r.* INTO v_job;
-
-    IF NOT FOUND THEN
-        PERFORM _pgq_lease_lost(id, token);
-    END IF;
+    v_job := _pgq_take(id, token);
     RETURN CASE WHEN _pgq_put_back(v_job, until, v_job.attempt - 1, v_job.errors) THEN 'snoozed' ELSE 'merged' END;
 END
 $pgq_snooze$;
@@ -86,20 +77,11 @@ CREATE FUNCTION pgq_release(id bigint, token bigint) RETURNS text
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path FROM CURRENT
-    SET enable_seqscan = off
-    SET jit = off
 AS $pgq_release$
 DECLARE
     v_job pgq_running;
 BEGIN
-    DELETE FROM pgq_running AS r
-    WHERE r.id = pgq_release.id
-      AND r.token = pgq_release.token
-    RETURNING r.* INTO v_job;
-
-    IF NOT FOUND THEN
-        PERFORM _pgq_lease_lost(id, token);
-    END IF;
+    v_job := _pgq_take(id, token);
     RETURN CASE WHEN _pgq_put_back(v_job, v_job.ripe_at, v_job.attempt - 1, v_job.errors) THEN 'released' ELSE 'merged' END;
 END
 $pgq_release$;

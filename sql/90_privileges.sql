@@ -7,7 +7,7 @@ REVOKE ALL ON FUNCTION
     pgq_now, pgq_version, _pgq_signature,
     _pgq_problem, pgq_enqueue, _pgq_check_jobs, _pgq_parse_jobs, _pgq_change_twins, pgq_enqueue_many,
     _pgq_lease_end, _pgq_check_claim, pgq_claim, _pgq_expire,
-    _pgq_lease_lost, pgq_hold, pgq_complete, pgq_complete_many,
+    _pgq_lease_lost, _pgq_take, pgq_hold, pgq_complete, pgq_complete_many,
     pgq_backoff, _pgq_end, _pgq_put_back, _pgq_retry_or_bury, pgq_fail,
     pgq_extend, pgq_snooze, pgq_release,
     _pgq_state, pgq_cancel, pgq_retry, pgq_purge,
