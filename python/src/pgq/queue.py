@@ -49,12 +49,12 @@ def interval(value: Interval | None) -> str | None:
         return value
     # In two parts, because PostgreSQL 14 takes no number of more than 32 bits.
     minutes, rest = divmod(value, timedelta(minutes=1))
-    return f"{minutes} minutes {rest.microseconds + rest.seconds * 1_000_000} microseconds"
+    return f"{minutes} minutes {rest // timedelta(microseconds=1)} microseconds"
 
 
-def check_aware(name: str, at: datetime | None) -> None:
+def check_aware(name: str, at: datetime) -> None:
     """Raise ValueError for a datetime without a time zone: which moment it means would depend on the server."""
-    if at is not None and at.utcoffset() is None:
+    if at.utcoffset() is None:
         raise ValueError(f"{name} {at} has no time zone")
 
 
@@ -89,22 +89,21 @@ class Queue:
         on_duplicate: OnDuplicate | None = None,
     ) -> Enqueued:
         """Enqueue a job. None means the default of pgq_enqueue; as ``args`` it is the JSON null."""
-        check_aware("ripe_at", ripe_at)
-        given = {
+        job = {
             "kind": kind,
-            "args": dumps(args),
+            "args": args,
             "queue": queue,
             "ripe_at": ripe_at,
-            "delay": interval(delay),
+            "delay": delay,
             "priority": priority,
             "max_retries": max_retries,
-            "backoff": interval(backoff),
-            "backoff_cap": interval(backoff_cap),
+            "backoff": backoff,
+            "backoff_cap": backoff_cap,
             "dedup": dedup,
             "dedup_key": dedup_key,
             "on_duplicate": on_duplicate,
         }
-        given = {name: value for name, value in given.items() if value is not None}
+        given = _plain(job) | {"args": dumps(args)}
         named = ", ".join(f"{name} => %({name})s::{TYPES[name]}" for name in given)
         return Enqueued(*self._row(f"SELECT id, created FROM {self._at}pgq_enqueue({named})", given))
 
@@ -273,7 +272,7 @@ class Queue:
 
 
 def _plain(job: Mapping[str, Any]) -> dict[str, Any]:
-    """A job for enqueue_many with its times and intervals as text; the arguments are left as they are."""
+    """A job without what is None, its times and intervals as text; the arguments are left as they are."""
     plain: dict[str, Any] = {}
     for name, value in job.items():
         if name != "args" and value is None:
