@@ -22,9 +22,7 @@ CREATE TABLE pgq_running (
 
     CONSTRAINT pgq_running_pkey PRIMARY KEY (id),
 
-    CONSTRAINT pgq_running_attempt_check CHECK (attempt >= 1),
-    CONSTRAINT pgq_running_lease_until_check CHECK (isfinite(lease_until)),
-    CONSTRAINT pgq_running_worker_check CHECK (octet_length(worker) <= 200)
+    CONSTRAINT pgq_running_check CHECK (isfinite(lease_until))
 )
 -- Rows live for one attempt: vacuum as early as for pgq_waiting.
 WITH (

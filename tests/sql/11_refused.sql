@@ -1,6 +1,6 @@
 -- Bad input is refused with a clear error, and nothing changes.
 BEGIN;
-SELECT plan(106);
+SELECT plan(89);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('held');
@@ -98,7 +98,7 @@ FROM (VALUES
     (format('SELECT pgq_complete(%s, %s, to_jsonb(repeat(''x'', 1048574)))', :id, :token))
 ) AS good (call);
 
--- The table is the last line, should a function ever forget to look.
+-- A row that would break a claim, or never be claimed, cannot be stored by anybody.
 PREPARE sound AS INSERT INTO pgq_waiting (queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, enqueued_at, errors)
     VALUES ('q', 'sound', '{}', 5, now(), 0, 0, '1 s', '1 s', false, now(), '[]');
 SELECT lives_ok('sound', 'a sound row can be stored');
@@ -107,14 +107,8 @@ SELECT pgq_claim('{run}');
 SELECT throws_ok(
     format('UPDATE %I SET %s', relation, change), '23514', NULL, format('the table %s refuses %s', relation, change))
 FROM (VALUES
-    ('pgq_waiting', 'queue = '''''), ('pgq_waiting', 'queue = repeat(''q'', 201)'), ('pgq_waiting', 'queue = E''a\x1fb'''),
-    ('pgq_waiting', 'kind = '''''), ('pgq_waiting', 'kind = repeat(''k'', 201)'), ('pgq_waiting', 'kind = E''a\x1fb'''),
-    ('pgq_waiting', 'args = to_jsonb(repeat(''x'', 1048576))'), ('pgq_waiting', 'priority = 10'), ('pgq_waiting', 'priority = -1'),
-    ('pgq_waiting', 'ripe_at = ''infinity'''), ('pgq_waiting', 'attempt = -1'), ('pgq_waiting', 'max_retries = -1'),
-    ('pgq_waiting', 'backoff = ''-1 s'''), ('pgq_waiting', 'backoff = ''101 years'''), ('pgq_waiting', 'backoff_cap = ''-1 s'''),
-    ('pgq_waiting', 'backoff_cap = ''101 years'''), ('pgq_waiting', 'dedup_key = repeat(''x'', 1001)'),
-    ('pgq_waiting', 'enqueued_at = ''infinity'''), ('pgq_running', 'attempt = 0'), ('pgq_running', 'lease_until = ''infinity'''),
-    ('pgq_running', 'worker = repeat(''w'', 201)'), ('pgq_ended', 'outcome = ''lost'''),
+    ('pgq_waiting', 'priority = 10'), ('pgq_waiting', 'priority = -1'), ('pgq_waiting', 'ripe_at = ''infinity'''),
+    ('pgq_running', 'lease_until = ''infinity'''), ('pgq_ended', 'outcome = ''lost'''),
     ('pgq_ended', 'result = to_jsonb(repeat(''x'', 1048576))')
 ) AS bad (relation, change);
 
