@@ -78,6 +78,7 @@ CREATE FUNCTION pgq_enqueue(
     SET search_path FROM CURRENT
     SET enable_seqscan = off
     SET jit = off
+    SET plan_cache_mode = force_generic_plan
 AS $pgq_enqueue$
 DECLARE
     v_now timestamptz := pgq_now();
@@ -85,6 +86,7 @@ DECLARE
     v_ripe_at timestamptz;
     v_priority integer := coalesce(priority, 5);
     v_signature uuid;
+    v_awake boolean;
     v_problem text[] := _pgq_problem(
         kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup_key, on_duplicate, v_now);
 BEGIN
@@ -108,6 +110,8 @@ BEGIN
         IF FOUND THEN
             pgq_enqueue.id := v_id;
             created := true;
+            -- Assigned, because PERFORM would cost a statement.
+            v_awake := v_ripe_at > v_now OR NOT _pgq_wake(queue);
             RETURN;
         END IF;
 
@@ -136,6 +140,7 @@ BEGIN
                           HINT = 'Leave on_duplicate at keep to be answered with the id of that job instead.';
             END IF;
             created := false;
+            v_awake := v_ripe_at > v_now OR on_duplicate = 'keep' OR NOT _pgq_wake(queue);
             RETURN;
         END IF;
     END LOOP;

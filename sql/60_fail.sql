@@ -50,7 +50,13 @@ BEGIN
         job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, errors
     )
     ON CONFLICT (signature) DO NOTHING;
-    RETURN FOUND;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF ripe_at <= pgq_now() THEN
+        PERFORM _pgq_wake(job.queue);
+    END IF;
+    RETURN true;
 END
 $_pgq_put_back$;
 

@@ -99,7 +99,11 @@ BEGIN
         v_job.backoff_cap, v_job.dedup, v_job.dedup_key, v_job.enqueued_at, v_job.errors
     )
     ON CONFLICT (signature) DO NOTHING;
-    RETURN CASE WHEN FOUND THEN 'retry' ELSE 'merged' END;
+    IF NOT FOUND THEN
+        RETURN 'merged';
+    END IF;
+    PERFORM _pgq_wake(v_job.queue);
+    RETURN 'retry';
 END
 $pgq_retry$;
 
