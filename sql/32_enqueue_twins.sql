@@ -1,12 +1,16 @@
 -- What the duplicates in an array do to the jobs that wait already.
+--
+-- Twins are changed and locked in the order of their signatures: two calls wait for each other, but never in a circle. A
+-- subquery that locks is never turned into a join, so each twin is looked up in the index of the signature, whatever the
+-- statistics say about a table that is empty one minute and full the next.
 
--- Several duplicates of one job fold into one change: the last "replace" counts, and each "soonest" after it. Changed in
--- the order of signatures, and found by them: no other index begins with the signature, so no statistics can mislead.
+-- Several duplicates of one job fold into one change: the last "replace" counts, and each "soonest" after it.
 CREATE FUNCTION _pgq_change_twins(jobs pgq_waiting[], policies text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
     SET enable_seqscan = off
     SET jit = off
+    SET plan_cache_mode = force_generic_plan
 AS $_pgq_change_twins$
 DECLARE
     v_change record;
@@ -40,3 +44,55 @@ $_pgq_change_twins$;
 
 COMMENT ON FUNCTION _pgq_change_twins(pgq_waiting[], text[]) IS
     'Apply the duplicates that replace their twin, or want it sooner, to the jobs that are waiting.';
+
+
+CREATE FUNCTION _pgq_meet_twins(jobs pgq_waiting[], policies text[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_meet_twins$
+DECLARE
+    v_ids bigint[];
+    v_complete boolean;
+BEGIN
+    LOOP
+        IF policies && '{replace,soonest}' THEN
+            PERFORM _pgq_change_twins(jobs, policies);
+        END IF;
+
+        -- As in pgq_enqueue: the lock keeps each twin from starting before this transaction has committed.
+        SELECT array_agg(coalesce(twin.id, j.id) ORDER BY j.ordinality),
+               bool_and(twin.id IS NOT NULL OR NOT j.dedup)
+        INTO v_ids, v_complete
+        FROM (
+            SELECT d.id, d.dedup, d.signature, d.ordinality
+            FROM unnest(jobs) WITH ORDINALITY AS d
+            ORDER BY d.signature
+        ) AS j
+        LEFT JOIN LATERAL (
+            SELECT w.id FROM pgq_waiting AS w WHERE w.signature = j.signature FOR KEY SHARE
+        ) AS twin ON true;
+        IF v_complete THEN
+            RETURN v_ids;
+        END IF;
+
+        -- A twin was claimed before it could be locked: then its duplicate is a job of its own.
+        INSERT INTO pgq_waiting (
+            id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
+            enqueued_at, errors
+        )
+        SELECT j.id, j.queue, j.kind, j.args, j.priority, j.ripe_at, j.attempt, j.max_retries, j.backoff, j.backoff_cap,
+               j.dedup, j.dedup_key, j.enqueued_at, j.errors
+        FROM unnest(jobs) AS j
+        WHERE j.dedup
+        ORDER BY j.signature, j.id
+        ON CONFLICT (signature) DO NOTHING;
+    END LOOP;
+END
+$_pgq_meet_twins$;
+
+COMMENT ON FUNCTION _pgq_meet_twins(pgq_waiting[], text[]) IS
+    'The ids of the jobs that now wait for these: their own where they were inserted, otherwise those of their twins, '
+    'changed as their policies say and locked until the end of the transaction.';

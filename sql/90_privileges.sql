@@ -5,7 +5,7 @@ REVOKE ALL ON TABLE pgq_waiting, pgq_running, pgq_ended, pgq_job, pgq_stats FROM
 REVOKE ALL ON SEQUENCE pgq_job_id, pgq_token FROM PUBLIC;
 REVOKE ALL ON FUNCTION
     pgq_now, pgq_version, _pgq_signature, _pgq_channel, _pgq_wake, pgq_idle,
-    _pgq_problem, pgq_enqueue, _pgq_check_jobs, _pgq_parse_jobs, _pgq_change_twins, pgq_enqueue_many,
+    _pgq_problem, pgq_enqueue, _pgq_check_jobs, _pgq_parse_jobs, _pgq_change_twins, _pgq_meet_twins, pgq_enqueue_many,
     _pgq_lease_end, _pgq_check_claim, pgq_claim, _pgq_expire,
     _pgq_lease_lost, _pgq_take, pgq_hold, pgq_complete, pgq_complete_many,
     pgq_backoff, _pgq_end, _pgq_put_back, _pgq_retry_or_bury, pgq_fail,

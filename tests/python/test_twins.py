@@ -189,3 +189,20 @@ def test_bulk_enqueues_that_overlap_never_deadlock(
 
     futures = [pool.submit(enqueue, producer, step) for producer, step in zip(producers, (1, -1), strict=True)]
     assert sum(future.result(60) for future in futures) == 15 * (50 if waiting else 100)
+
+
+def test_bulk_enqueues_in_different_orders_do_not_deadlock(
+    connect: Connect, queue: Queue, pool: ThreadPoolExecutor
+) -> None:
+    """Not even where the arguments are equal for jsonb, and no twins, because their text differs."""
+    third, first, second = connect(autocommit=False), connect(), connect()
+    call = "SELECT count(*) FROM pgq_enqueue_many((SELECT jsonb_agg(jsonb_build_object('kind', 'k', 'args', a)) {}))"
+    values = "FROM unnest(%s::jsonb[]) AS a"
+    third.execute("SELECT pgq_enqueue('k', '1.00')")
+    futures = [
+        pool.submit(conn.execute, call.format(values).encode(), [list(order)])
+        for conn, order in ((first, ("1", "1.00", "1.0")), (second, ("1.0", "1.00", "1")))
+    ]
+    eventually(lambda: waits_for_lock(queue.conn, first) and waits_for_lock(queue.conn, second))
+    third.rollback()
+    assert [future.result(10).fetchone() for future in futures] == [(3,), (3,)]
