@@ -36,8 +36,9 @@ WITH (
 
 CREATE INDEX pgq_running_lease ON pgq_running (lease_until);
 
--- A sequence, because nothing else about a claim is unique: a retry by hand starts the attempts again, and two
--- workers may share a name.
+-- A token is the time of the claim in microseconds, and ten bits of this sequence. Nothing else about a claim is unique: a
+-- retry by hand starts the attempts again, and two workers may share a name. Nor is the sequence by itself: a crash sets
+-- it back, when the claims that did not wait for the disk are lost.
 CREATE SEQUENCE pgq_token AS bigint;
 
 COMMENT ON TABLE pgq_running IS 'Jobs that a worker has claimed. Columns as in pgq_waiting, and the claim''s own.';
@@ -45,7 +46,7 @@ COMMENT ON COLUMN pgq_running.token IS 'Names this one claim; whoever acts on th
 COMMENT ON COLUMN pgq_running.lease_until IS 'When the worker loses the job, unless it is done with it or extends the lease.';
 COMMENT ON COLUMN pgq_running.worker IS 'What the worker called itself at the claim; NULL: nothing.';
 COMMENT ON COLUMN pgq_running.claimed_at IS 'When the job was claimed.';
-COMMENT ON SEQUENCE pgq_token IS 'Numbers the claims.';
+COMMENT ON SEQUENCE pgq_token IS 'Tells the claims of one moment apart.';
 
 -- As in pgq_waiting.
 ALTER TABLE pgq_running ALTER COLUMN args SET STORAGE EXTERNAL;

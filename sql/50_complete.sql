@@ -21,6 +21,7 @@ CREATE FUNCTION _pgq_take(id bigint, token bigint) RETURNS pgq_running
     SET search_path FROM CURRENT
     SET enable_seqscan = off
     SET jit = off
+    SET plan_cache_mode = force_generic_plan
 AS $_pgq_take$
 DECLARE
     v_job pgq_running;
@@ -47,6 +48,7 @@ CREATE FUNCTION pgq_hold(id bigint, token bigint) RETURNS void
     SET search_path FROM CURRENT
     SET enable_seqscan = off
     SET jit = off
+    SET plan_cache_mode = force_generic_plan
 AS $pgq_hold$
 BEGIN
     PERFORM
@@ -99,6 +101,7 @@ CREATE FUNCTION pgq_complete_many(ids bigint[], tokens bigint[]) RETURNS SETOF b
     SET search_path FROM CURRENT
     SET enable_seqscan = off
     SET jit = off
+    SET plan_cache_mode = force_generic_plan
 AS $pgq_complete_many$
 DECLARE
     v_rows tid[];

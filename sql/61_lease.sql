@@ -6,6 +6,7 @@ CREATE FUNCTION pgq_extend(id bigint, token bigint, lease interval DEFAULT '5 mi
     SET search_path FROM CURRENT
     SET enable_seqscan = off
     SET jit = off
+    SET plan_cache_mode = force_generic_plan
 AS $pgq_extend$
 DECLARE
     v_until timestamptz := _pgq_lease_end(pgq_now(), lease);

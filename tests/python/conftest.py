@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from pytest_postgresql.factories import postgresql, postgresql_noproc
 
@@ -79,6 +80,27 @@ def one(conn: Connection, query: str, *parameters: Any) -> Any:
     (row,) = conn.execute(query.encode(), parameters or None).fetchall()
     (value,) = row
     return value
+
+
+def read(index: str, *sessions: Connection) -> int:
+    """How many entries of the index were read so far; the sessions are all that have read any lately."""
+    for conn in sessions:
+        # PostgreSQL 14 has no such function; there the numbers arrive with a delay of up to half a second.
+        if conn.info.server_version >= 150000:
+            conn.execute("SELECT pg_stat_force_next_flush()")
+        else:
+            time.sleep(1)
+    return int(one(sessions[0], "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = %s", index))
+
+
+def ration(conn: Connection, pause: str) -> None:
+    """Let a long scan be made again after this time, and not at once, as with the test kit."""
+    conn.execute(
+        sql.SQL(
+            "CREATE OR REPLACE FUNCTION _pgq_pause(cost interval) RETURNS interval "
+            "LANGUAGE sql IMMUTABLE RETURN interval {}"
+        ).format(pause)
+    )
 
 
 def waits_for_lock(conn: Connection, other: Connection) -> bool:
@@ -220,5 +242,4 @@ def worker(dsn: str, handlers: Handlers) -> Iterator[Worker]:
     """A worker with these handlers, that never sleeps by itself in a test."""
     worker = Worker(dsn, handlers, poll=60, name="test")
     yield worker
-    worker.disconnect()
-    worker.bell.close()
+    worker.close()

@@ -63,6 +63,18 @@ def test_a_job_that_somebody_else_completes_cannot_be_held(conn: Connection, con
         Queue(connect()).hold(job)
 
 
+def test_a_token_is_not_given_out_again_after_a_crash(conn: Connection, connect: Connect, queue: Queue) -> None:
+    """A crash may set the sequence back to before claims that did not wait for the disk."""
+    queue.enqueue("k", backoff="0 seconds")
+    tokens = set()
+    for _ in range(3):
+        conn.execute("SELECT setval('pgq_token', 1)")
+        (job,) = queue.claim()
+        tokens.add(job.token)
+        queue.release(job)
+    assert len(tokens) == 3
+
+
 def test_extending_a_lease_does_not_wait_for_a_hold(conn: Connection, connect: Connect, queue: Queue) -> None:
     """A heartbeat beside a handler in a transaction answers at once; the lease stays as it is."""
     queue.enqueue("k")

@@ -22,7 +22,7 @@ SELECT is(
 
 SELECT is(
     (SELECT array_agg(relname::text ORDER BY relname::text COLLATE "C") FROM rel),
-    '{pgq_ended,pgq_job,pgq_job_id,pgq_running,pgq_stats,pgq_token,pgq_waiting}',
+    '{pgq_ended,pgq_head,pgq_job,pgq_job_id,pgq_running,pgq_stats,pgq_token,pgq_waiting}',
     'these are the tables, views and sequences');
 
 SELECT is_empty($$
@@ -70,7 +70,7 @@ SELECT is_empty($$
     SELECT c.oid::regclass, a.attname
     FROM pg_class AS c
     JOIN pg_attribute AS a ON a.attrelid = c.oid
-    WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname IN ('pgq_waiting', 'pgq_running', 'pgq_ended')
+    WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname IN ('pgq_waiting', 'pgq_running', 'pgq_ended', 'pgq_head')
       AND a.attnum > 0 AND col_description(c.oid, a.attnum) IS NULL
       -- The columns that all three share are described where they come in.
       AND (c.relname = 'pgq_waiting' OR NOT EXISTS (
