@@ -29,7 +29,8 @@ def slow(job):
 """
 Start = Callable[..., "subprocess.Popen[str]"]
 IDLE = (
-    "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgq %%' AND state = 'idle' AND query = 'COMMIT'"
+    "SELECT count(*) FROM pg_stat_activity "
+    "WHERE application_name LIKE 'pgq %%' AND state = 'idle' AND query ~ 'pgq_claim'"
 )
 
 

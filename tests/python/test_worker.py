@@ -59,7 +59,7 @@ def test_a_transactional_handler_whose_lease_is_lost_leaves_no_write(
         drain(worker)
     assert begun == []
     assert [state for _, state, _ in jobs(queue.conn)] == ["cancelled"]
-    assert actions(caplog) == [("second", "lost"), ("first", "done")]
+    assert actions(caplog) == [("first", "done"), ("second", "lost")]
 
 
 def test_a_completion_that_finds_its_lease_lost_rolls_the_writes_back(
@@ -99,7 +99,7 @@ def test_a_batch_costs_one_commit(queue: Queue, worker: Worker, handlers: Handle
     )
     conn.execute("CREATE TRIGGER see AFTER INSERT OR DELETE ON pgq_running FOR EACH ROW EXECUTE FUNCTION see()")
     handlers.handler("k")(lambda job: None)
-    worker.batch = 3
+    worker.pace.limit = 3
     queue.enqueue_many({"kind": "k", "args": n} for n in range(6))
     drain(worker)
     rows = conn.execute("SELECT xid, array_agg(what ORDER BY what) FROM seen GROUP BY xid ORDER BY xid::bigint")

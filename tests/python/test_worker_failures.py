@@ -221,6 +221,5 @@ def test_a_database_in_another_encoding_keeps_what_it_can_of_an_error(
             assert jobs(encoded) == [(bad.id, "waiting", 1)]
             assert kept in error_of(encoded, bad.id)
     finally:
-        worker.disconnect()
-        worker.bell.close()
+        worker.close()
         conn.execute("DROP DATABASE pgq_encoded WITH (FORCE)")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 import pytest
-from conftest import Connection, Thread, eventually, expire, jobs, one
+from conftest import Connection, Thread, drain, eventually, expire, jobs, one
 
 from pgq import Handlers, Job, Queue, Worker
 
@@ -20,8 +22,7 @@ def worker(dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setattr("pgq.worker.FIRST_PAUSE", 0.01)
     worker = Worker(dsn, handlers, poll=0.02, name="lost")
     yield worker
-    worker.disconnect()
-    worker.bell.close()
+    worker.close()
 
 
 def cut(conn: Connection) -> None:
@@ -56,7 +57,7 @@ def test_an_outcome_survives_a_connection_that_is_lost_before_it_is_settled(
     with caplog.at_level(logging.WARNING, "pgq"):
         run_until_empty(queue.conn, worker)
     assert sorted(ran) == [0, 1, 2]
-    assert "connection lost" in caplog.text
+    assert "terminating connection" in caplog.text
 
 
 @pytest.mark.parametrize("how", ["cut", "close"])
@@ -195,3 +196,91 @@ def test_a_job_that_was_not_begun_is_not_left_to_its_lease(
     monkeypatch.setattr(Queue, "hold", cut_before)
     run_until_empty(queue.conn, worker)
     assert attempts == [1]
+
+
+def test_a_job_whose_turn_comes_when_the_connection_is_gone_is_not_left_to_its_lease(
+    queue: Queue, worker: Worker, handlers: Handlers
+) -> None:
+    """The outcomes before it were to be settled first, and could not be."""
+    attempts: list[int] = []
+    handlers.handler("plain")(lambda job: cut(queue.conn))
+    handlers.handler("transactional", transaction=True)(lambda job, conn: attempts.append(job.attempt))
+    queue.enqueue_many([{"kind": "plain"}, {"kind": "transactional", "max_retries": 0}])
+    run_until_empty(queue.conn, worker)
+    assert attempts == [1]
+
+
+def test_a_slow_handler_outlasts_a_server_that_is_gone(
+    queue: Queue, worker: Worker, handlers: Handlers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Meanwhile its worker tries once to settle what came before, and then waits for the handler."""
+    tried: list[int] = []
+    connect = psycopg.connect
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        tried.append(1)
+        raise psycopg.OperationalError("nobody there")
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        if job.args == 1:
+            monkeypatch.setattr(psycopg, "connect", refuse)
+            worker.session.queue().conn.close()
+            eventually(lambda: tried)
+            time.sleep(0.3)
+            monkeypatch.setattr(psycopg, "connect", connect)
+
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(3))
+    with caplog.at_level(logging.WARNING, "pgq"):
+        run_until_empty(queue.conn, worker)
+    assert tried == [1]
+    assert caplog.text.count("nobody there") == 1
+
+
+def test_whatever_happens_in_it_the_thread_of_the_worker_lives(
+    queue: Queue, worker: Worker, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error there is logged, and met again by the worker itself if it lasts."""
+    settle, errors = Worker.settle, [RuntimeError("once")]
+
+    def fail_once(self: Worker) -> None:
+        if errors:
+            raise errors.pop()
+        settle(self)
+
+    monkeypatch.setattr(Worker, "settle", fail_once)
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        if job.args == 1:
+            eventually(lambda: not errors)
+        if job.args == 3:
+            eventually(lambda: len(jobs(queue.conn)) == 1)
+
+    for n in range(4):
+        queue.enqueue("k", n)
+        if n % 2:
+            worker.turn()
+    drain(worker)
+    assert jobs(queue.conn) == []
+
+
+def test_a_worker_claims_in_read_committed_whatever_the_default_is(
+    conn: Connection, queue: Queue, worker: Worker, handlers: Handlers
+) -> None:
+    """Also by a statement on its own, to which psycopg adds no BEGIN."""
+    conn.execute("CREATE TABLE seen (level text)")
+    conn.execute(
+        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN INSERT INTO public.seen VALUES (current_setting('transaction_isolation')); RETURN NULL; END$$"
+    )
+    conn.execute("CREATE TRIGGER see AFTER INSERT OR DELETE ON pgq_running FOR EACH STATEMENT EXECUTE FUNCTION see()")
+    conn.execute(f"ALTER DATABASE {conn.info.dbname} SET default_transaction_isolation = serializable".encode())
+    handlers.handler("plain")(lambda job: None)
+    handlers.handler("kept")(lambda job: "result")
+    handlers.handler("transactional", transaction=True)(lambda job, conn: None)
+    for kind in ("plain", "kept", "transactional"):
+        queue.enqueue(kind)
+        worker.turn()
+    drain(worker)
+    assert conn.execute("SELECT DISTINCT level FROM seen").fetchall() == [("read committed",)]

@@ -25,9 +25,9 @@ class Bell:
         with contextlib.suppress(OSError):
             self._clapper.send(b"\0")
 
-    def sleep(self, seconds: float) -> None:
-        """Sleep, but no longer than to the next ring."""
-        select.select([self._ear], [], [], seconds)
+    def sleep(self, seconds: float, *files: int) -> None:
+        """Sleep, but no longer than to the next ring, or until there is something to read from one of the files."""
+        select.select([self._ear.fileno(), *files], [], [], seconds)
         with contextlib.suppress(BlockingIOError):
             while self._ear.recv(4096):
                 pass

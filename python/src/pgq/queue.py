@@ -9,7 +9,8 @@ from typing import Any, Final, Literal
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import class_row, tuple_row
+from psycopg.pq import TransactionStatus
+from psycopg.rows import args_row, tuple_row
 
 from pgq.errors import LeaseLost, translated
 from pgq.job import Completed, Enqueued, Failed, Failure, Job, Outcome, Settled
@@ -32,6 +33,11 @@ TYPES: Final = {
     "on_duplicate": "text",
 }
 NO_ARGS: Final[dict[str, Any]] = {}
+
+# The fields of a Job, in their order. The arguments as text: what Python cannot decode must not cost the whole batch.
+JOB: Final = (
+    "id, token, queue, kind, args::text AS payload, attempt, max_retries, priority, ripe_at, enqueued_at, lease_until"
+)
 
 # A worker that meets a producer's open transaction leaves the job to its lease. Shorter than deadlock_timeout, so that
 # it is never the producer who gives way.
@@ -69,6 +75,7 @@ class Queue:
     def __init__(self, conn: psycopg.Connection[Any], *, schema: str | None = None) -> None:
         self.conn = conn
         self._at = f"{sql.Identifier(schema).as_string(conn)}." if schema else ""
+        self._claim = f"{self._at}pgq_claim(%s::text[], %s::integer, %s::interval, %s::text)"
 
     # For producers.
 
@@ -129,15 +136,44 @@ class Queue:
         worker: str | None = None,
     ) -> list[Job]:
         """Take ripe jobs, the first of the list to be done first; the list is empty when nothing is ripe."""
-        with translated(), self.conn.cursor(row_factory=class_row(Job)) as cursor:
-            # As text: a payload that Python cannot decode must not cost the whole batch.
-            cursor.execute(
-                "SELECT id, token, queue, kind, args::text AS payload, attempt, max_retries, priority, ripe_at, "
-                "enqueued_at, lease_until "
-                f"FROM {self._at}pgq_claim(%s::text[], %s::integer, %s::interval, %s::text)",
-                [list(queues), max_jobs, interval(lease), worker],
-            )
-            return cursor.fetchall()
+        return self._jobs(f"SELECT {JOB} FROM {self._claim}", [list(queues), max_jobs, interval(lease), worker])
+
+    def claim_only(self, queues: Sequence[str], max_jobs: int, lease: Interval, worker: str | None) -> list[Job]:
+        """
+        Claim in a transaction that does nothing else, and whose commit need not be on disk.
+
+        A crash of the server may forget the claim: then the job is ripe again, and its attempt not counted. Raises
+        RuntimeError inside a transaction.
+        """
+        if self.conn.info.transaction_status != TransactionStatus.IDLE or not self.conn.autocommit:
+            raise RuntimeError("a claim on its own takes a connection in autocommit mode, outside a transaction")
+        return self._jobs(
+            f"SELECT {JOB} FROM set_config('synchronous_commit', 'off', true) CROSS JOIN LATERAL {self._claim}",
+            [list(queues), max_jobs, interval(lease), worker],
+        )
+
+    def complete_and_claim(
+        self, jobs: Sequence[Job], queues: Sequence[str], max_jobs: int, lease: Interval, worker: str | None
+    ) -> tuple[set[int], list[Job]]:
+        """
+        ``complete_many`` and ``claim`` in one statement: one way to the server and back, and one commit.
+
+        The answer is the ids of the jobs that were not held any more, and the jobs that were claimed.
+        """
+        ids, tokens = _held(jobs)
+        rows = self._rows(
+            "SELECT ended.lost, job.* FROM (SELECT ARRAY(SELECT unnest(%s::bigint[]) "
+            f"EXCEPT SELECT {self._at}pgq_complete_many(%s::bigint[], %s::bigint[])) AS lost) AS ended "
+            f"LEFT JOIN LATERAL (SELECT {JOB} FROM {self._claim}) AS job ON true",
+            [ids, ids, tokens, list(queues), max_jobs, interval(lease), worker],
+        )
+        return set(rows[0][0]), [Job(*row[1:]) for row in rows if row[1] is not None]
+
+    def idle(self, queues: Sequence[str] = ("default",), idle: bool = True) -> list[str]:
+        """Say that this session is about to sleep, or awake again; the answer is the channels to LISTEN to."""
+        return [
+            row[0] for row in self._rows(f"SELECT {self._at}pgq_idle(%s::text[], %s::boolean)", [list(queues), idle])
+        ]
 
     def hold(self, job: Job) -> None:
         """Lock the job until the end of the transaction; raises LeaseLost."""
@@ -153,10 +189,7 @@ class Queue:
 
     def complete_many(self, jobs: Sequence[Job]) -> set[int]:
         """End the jobs; the answer is the ids of those that were still held. The others are not done."""
-        ended = self._rows(
-            f"SELECT {self._at}pgq_complete_many(%s::bigint[], %s::bigint[])",
-            [[job.id for job in jobs], [job.token for job in jobs]],
-        )
+        ended = self._rows(f"SELECT {self._at}pgq_complete_many(%s::bigint[], %s::bigint[])", _held(jobs))
         return {row[0] for row in ended}
 
     def fail(self, job: Job, error: str | None = None, retry_in: Interval | None = None) -> Failure:
@@ -266,9 +299,23 @@ class Queue:
             cursor.execute(query, params)
             return cursor.fetchall()
 
+    def _jobs(self, query: str, params: Sequence[Any]) -> list[Job]:
+        with translated(), self.conn.cursor(row_factory=args_row(Job)) as cursor:
+            cursor.execute(query, params)
+            return cursor.fetchall()
+
     def _row(self, query: str, params: Sequence[Any] | Mapping[str, Any]) -> tuple[Any, ...]:
         (row,) = self._rows(query, params)
         return row
+
+
+def _held(jobs: Iterable[Job]) -> tuple[str, str]:
+    """The ids and the tokens as arrays: written out, because psycopg takes its time with each element of a list."""
+    ids, tokens = [], []
+    for job in jobs:
+        ids.append(str(job.id))
+        tokens.append(str(job.token))
+    return f"{{{','.join(ids)}}}", f"{{{','.join(tokens)}}}"
 
 
 def _plain(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,8 +39,15 @@ def describe(error: BaseException) -> str:
     return text.replace("\0", "").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def worth_a_line(action: str) -> bool:
+    """Whether anybody listens to what is said about it."""
+    return logger.isEnabledFor(LEVELS[action])
+
+
 def log_settled(settled: Settled) -> None:
     """One line for what became of a job."""
+    if not worth_a_line(settled.state):
+        return
     at = f" at {settled.ripe_at:%Y-%m-%d %H:%M:%S%z}" if settled.ripe_at else ""
     after = f" after {settled.cause}" if settled.cause else ""
     log_job(settled.job, settled.state, f"{settled.state}{at}{after}")

@@ -16,11 +16,16 @@ from pgq import handlers as registry
 from pgq.bell import Bell
 from pgq.errors import Error, LeaseLost, TransactionEnded
 from pgq.job import Completed, Failed, Job, Outcome, Released, Settled
-from pgq.queue import Queue, dumps
-from pgq.report import describe, log_job, log_settled, logger
+from pgq.pace import Pace
+from pgq.queue import dumps
+from pgq.report import describe, log_job, log_settled, logger, worth_a_line
+from pgq.session import Session
+from pgq.ticker import Ticker
 
-# Outcomes wait for the next claim, but never this long while the worker is between two jobs.
-SETTLE_AFTER = 0.1
+# Outcomes wait for the next claim, but not for longer than this and a tick.
+SETTLE_AFTER, TICK = 0.07, 0.025
+# When a plain handler takes longer, what was claimed along with its job is given back.
+KEEP_UNSTARTED = 1.0
 # The part of a lease in which jobs are begun. The others are given back, so that each has nearly a whole lease.
 BEGIN_WITHIN = 0.1
 # What another connection may mend: a server that is gone, or one that a failover has left read-only.
@@ -32,7 +37,9 @@ class Worker:
     """
     Run the jobs of some queues, one after the other, until stopped by SIGTERM, SIGINT or ``stop()``.
 
-    ``batch`` jobs are claimed at a time, for ``lease``; ``poll`` is how many seconds to sleep when nothing is ripe.
+    At most ``batch`` jobs are claimed at a time, for ``lease``: fewer when they take long. When nothing is ripe the
+    worker sleeps until it is notified of a job, at most ``poll`` seconds.
+
     The worker has a connection of its own. When that is lost it connects again, and never runs a job twice by itself:
     whether the last commit took effect is for the database to know, and what did not is left to its lease.
     """
@@ -43,29 +50,32 @@ class Worker:
         handlers: registry.Handlers = registry.default,
         *,
         queues: Sequence[str] = ("default",),
-        batch: int = 10,
+        batch: int = 100,
         lease: timedelta = timedelta(minutes=5),
         poll: float = 1.0,
         name: str | None = None,
         schema: str | None = None,
     ) -> None:
-        self.conninfo = conninfo
         self.handlers = handlers
         self.queues = queues
-        self.batch = batch
         self.lease = lease
         self.poll = poll
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
-        self.schema = schema
         self.stopping = False
         self.bell = Bell()
+        self.pace = Pace(batch)
         self.outcomes: list[Outcome] = []
         self.unstarted: deque[Job] = deque()
-        self._queue: Queue | None = None
+        # Used by this thread, and by that of the ticker while a plain handler runs.
+        self.session = Session(conninfo, self.name, queues, schema, self.bell.ring)
+        self.ticker = Ticker(self.look_after, TICK)
+        self._roused = False
         self._handling = False
         self._begun = False
         self._claimed_at = 0.0
         self._settled_at = 0.0
+        self._called_at = 0.0
+        self._pid = 0
 
     def run(self) -> None:
         """
@@ -76,24 +86,23 @@ class Worker:
         pause = FIRST_PAUSE
         with self.bell.on_signals(self.stop):
             try:
-                self.connect()
+                self.session.queue()
                 logger.info(
                     "worker %s serves %s: %s", self.name, ", ".join(self.queues), ", ".join(self.handlers.kinds)
                 )
                 while not self.stopping:
                     try:
                         if self.turn() == 0:
-                            self.bell.sleep(self.poll)
+                            self.rest()
                         pause = FIRST_PAUSE
                     except LOST as error:
                         logger.warning("connection lost, next try in %.1f s: %s", pause, str(error).strip())
-                        self.disconnect()
+                        self.session.close()
                         self.bell.sleep(pause)
                         pause = min(2 * pause, LONGEST_PAUSE)
                 self.finish()
             finally:
-                self.disconnect()
-                self.bell.close()
+                self.close()
         logger.info("worker %s stopped", self.name)
 
     def stop(self) -> None:
@@ -103,55 +112,112 @@ class Worker:
 
     def turn(self) -> int:
         """Settle the last batch and claim the next one, and run it; the answer is how many jobs there were."""
-        jobs = self.settle_and_claim()
+        with self.session.lock:
+            jobs = self.settle_and_claim()
+        if not jobs:
+            self._roused = False
+            return 0
         self.unstarted.extend(jobs)
+        self.wake()
+        self._pid = os.getpid()
         begin_until = self._claimed_at + BEGIN_WITHIN * self.lease.total_seconds()
-        while self.unstarted and not self.stopping:
-            queue = self.connect()
-            self.dispatch(queue, self.unstarted.popleft())
-            if monotonic() > begin_until:
+        begun_at, begun = monotonic(), 0
+        while not self.stopping and (job := self.next_job()) is not None:
+            self.dispatch(job)
+            begun += 1
+            now = monotonic()
+            if now > begin_until:
                 break
-            if self.outcomes and monotonic() - self._settled_at > SETTLE_AFTER:
+            if self.outcomes and now - self._settled_at > SETTLE_AFTER:
                 self.settle()
+        if begun:
+            self.pace.note(begun, monotonic() - begun_at)
         return len(jobs)
 
     def settle_and_claim(self) -> list[Job]:
-        """One transaction, so that a batch costs one commit."""
+        """One transaction, so that a batch costs one commit; one statement, where all outcomes are plain ones."""
         self.release_unstarted()
-        queue = self.connect()
+        queue = self.session.queue()
+        outcomes = self.outcomes.copy()
+        claim = (self.queues, self.pace.size(), self.lease, self.name)
         claimed_at = monotonic()
-        with queue.conn.transaction():
-            settled = queue.settle(self.outcomes)
-            jobs = queue.claim(self.queues, self.batch, self.lease, self.name)
+        if not outcomes:
+            settled: list[Settled] = []
+            jobs = queue.claim_only(*claim)
+        elif all(isinstance(outcome, Completed) and outcome.result is None for outcome in outcomes):
+            done = [outcome.job for outcome in outcomes]
+            lost, jobs = queue.complete_and_claim(done, *claim)
+            settled = [
+                Settled(job, "lost" if job.id in lost else "done") for job in done if lost or worth_a_line("done")
+            ]
+        else:
+            with queue.conn.transaction():
+                settled = queue.settle(outcomes)
+                jobs = queue.claim(*claim)
         self._claimed_at = claimed_at
-        self.note(settled)
+        self.note(len(outcomes), settled)
         return jobs
 
     def settle(self) -> None:
         """Put on record what is done, without claiming."""
-        queue = self.connect()
-        with queue.conn.transaction():
-            settled = queue.settle(self.outcomes)
-        self.note(settled)
+        with self.session.lock:
+            queue = self.session.queue()
+            outcomes = self.outcomes.copy()
+            with queue.conn.transaction():
+                settled = queue.settle(outcomes)
+            self.note(len(outcomes), settled)
 
-    def note(self, settled: list[Settled]) -> None:
-        """The outcomes are committed: forget and log them."""
-        self.outcomes.clear()
+    def note(self, count: int, settled: list[Settled]) -> None:
+        """The first ``count`` outcomes are committed: forget them, and log what became of them."""
+        del self.outcomes[:count]
         self._settled_at = monotonic()
         for one in settled:
             log_settled(one)
 
-    def dispatch(self, queue: Queue, job: Job) -> None:
-        """Run one job; whatever its handler raises is the job's failure and never the worker's."""
-        conn = queue.conn
-        self._handling = self._begun = False
+    def look_after(self) -> None:
+        """In the thread of the ticker: do not let a slow handler keep outcomes from the record, or jobs from others."""
+        if not self._handling or not self.session.lock.acquire(blocking=False):
+            return
         try:
-            handler = self.handlers.get(job.kind)
+            if monotonic() - self._called_at > KEEP_UNSTARTED:
+                self.release_unstarted()
+                self.session.stay_awake()
+            if self.outcomes and monotonic() - self._settled_at > SETTLE_AFTER:
+                self.settle()
+        except Exception as error:
+            # The worker's own thread will meet it, and knows what to do. Until then there is no use in trying again.
+            self.ticker.pause()
+            logger.warning("cannot settle while a handler runs: %s", str(error).strip())
+        finally:
+            self.session.lock.release()
+
+    def dispatch(self, job: Job) -> None:
+        """Run one job; whatever its handler raises is the job's failure and never the worker's."""
+        self._handling = self._begun = False
+        handler = self.handlers.get(job.kind)
+        if handler is not None and handler.transaction:
+            try:
+                if self.outcomes:
+                    # They would have to wait for as long as the handler needs the connection.
+                    self.settle()
+            except BaseException:
+                self.unstarted.appendleft(job)
+                raise
+            with self.session.lock:
+                self.attempt(job, handler)
+        else:
+            self.attempt(job, handler)
+
+    def attempt(self, job: Job, handler: registry.Handler | None) -> None:
+        """Call the handler, and note the outcome."""
+        try:
             if handler is None:
                 raise Error(f'this worker has no handler for kind "{job.kind}"')
             job.args  # noqa: B018 - a payload that cannot be decoded fails here, before its handler runs
             if handler.transaction:
                 completed = False
+                queue = self.session.queue()
+                conn = queue.conn
                 with conn.transaction():
                     queue.hold(job)
                     transaction = queue.transaction_id()
@@ -168,32 +234,63 @@ class Worker:
                 result = self.call(handler.function, job)
                 self.outcomes.append(Completed(job, None if result is None else dumps(result)))
         except BaseException as error:
-            if not self._begun and (conn.closed or isinstance(error, LOST)):
+            # A plain handler does without the connection, and its outcome can go through another one.
+            closed = handler is not None and handler.transaction and self.session.closed
+            if not self._begun and (closed or isinstance(error, LOST)):
                 self.unstarted.appendleft(job)
                 raise
-            if conn.closed:
+            if closed:
                 raise psycopg.OperationalError(f"during job {job.id}, which is left to its lease") from error
             if isinstance(error, LeaseLost) and not self._handling:
                 log_job(job, "lost", "lost before it was done")
             else:
                 self.outcomes.append(Failed(job, describe(error), type(error).__name__))
+        finally:
+            self._handling = False
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a handler; a child process that it forked ends here, and does not go on as a second worker."""
-        pid = os.getpid()
+        self._called_at = monotonic()
         self._handling = self._begun = True
         try:
             result = function(*arguments)
         finally:
-            if os.getpid() != pid:
+            if os.getpid() != self._pid:
                 os._exit(1)
         self._handling = False
         return result
 
     def release_unstarted(self) -> None:
         """What was claimed and not begun goes back with the next settlement."""
-        self.outcomes.extend(Released(job) for job in self.unstarted)
-        self.unstarted.clear()
+        while (job := self.next_job()) is not None:
+            self.outcomes.append(Released(job))
+
+    def next_job(self) -> Job | None:
+        """The next job of the batch; the ticker's thread may take them, too."""
+        try:
+            return self.unstarted.popleft()
+        except IndexError:
+            return None
+
+    def rest(self) -> None:
+        """Sleep until there may be something to do. The first time only say so, for jobs that came just before."""
+        self.ticker.pause()
+        with self.session.lock:
+            if not self.session.asleep:
+                self.session.fall_asleep()
+                return
+            if self.session.heard():
+                return
+            socket_ = self.session.queue().conn.fileno()
+        self.bell.sleep(self.poll, socket_)
+
+    def wake(self) -> None:
+        """There are jobs. Who is woken for one job at a time need not say so each time, only once there are more."""
+        self.ticker.resume()
+        if self._roused:
+            with self.session.lock:
+                self.session.stay_awake()
+        self._roused = True
 
     def finish(self) -> None:
         """Settle and release; if that fails, the leases do it."""
@@ -204,19 +301,8 @@ class Worker:
             except LOST as error:
                 logger.warning("%d jobs are left to their leases: %s", len(self.outcomes), str(error).strip())
 
-    def connect(self) -> Queue:
-        """The queue, through a connection that is open as far as one can tell without asking the server."""
-        if self._queue is None or self._queue.conn.closed:
-            conn = psycopg.connect(
-                self.conninfo, autocommit=True, application_name=f"pgq {self.name}"[:63], client_encoding="utf8"
-            )
-            # Whatever the default of the server is: SKIP LOCKED and SERIALIZABLE do not mix.
-            conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-            self._queue = Queue(conn, schema=self.schema)
-        return self._queue
-
-    def disconnect(self) -> None:
-        """Close the connection, if there is one."""
-        if self._queue is not None:
-            self._queue.conn.close()
-            self._queue = None
+    def close(self) -> None:
+        """Give everything back."""
+        self.ticker.close()
+        self.session.close()
+        self.bell.close()

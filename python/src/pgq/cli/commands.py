@@ -104,7 +104,9 @@ def enqueue(
 @main.command()
 @click.argument("modules", metavar="MODULE...", nargs=-1, required=True)
 @click.option("--queue", "queues", multiple=True, default=("default",), help="Queue to serve; may be repeated.")
-@click.option("--batch", type=click.IntRange(1, 10_000), default=10, help="Jobs claimed at a time.")
+@click.option(
+    "--batch", type=click.IntRange(1, 10_000), default=100, help="Jobs claimed at a time; fewer when they take long."
+)
 @click.option(
     "--lease",
     type=duration,
