@@ -1,5 +1,6 @@
 # make demo        see the queue work, on a PostgreSQL that is started for it and thrown away (or on PGQ_DSN's)
 # make test        pgTAP through pg_prove, then pytest, on servers of the same kind
+# make bench       the benchmarks, half an hour on a durable server of the same kind; QUICK=1: two minutes
 # make             the two products: build/pgq.sql for psql -f, build/pgq--X.sql for CREATE EXTENSION
 
 EXTENSION := pgq
@@ -9,13 +10,14 @@ TAP := $(sort $(wildcard tests/sql/[0-9]*.sql))
 PLAIN := build/pgq.sql
 SCRIPT := build/pgq--$(PGQ_VERSION).sql
 CARRIED := python/src/pgq/pgq.sql
-LINTED := python/src tests/python tools examples
+LINTED := python/src tests/python tools examples bench
 PYTHON ?= python3
 BIN := .venv/bin
 DEVPG := $(BIN)/python tools/devpg.py run --
+BENCH := build/venv-bench
 PROVE := tools/pgtap.py --load $(PLAIN) --load python/src/pgq/testkit.sql
 
-.PHONY: all demo test test-sql test-python lint installcheck clean
+.PHONY: all demo test test-sql test-python lint bench installcheck clean
 .DELETE_ON_ERROR:
 
 all: $(PLAIN) $(SCRIPT) $(CARRIED)
@@ -53,7 +55,17 @@ installcheck: all
 lint: .venv/ready
 	@$(BIN)/ruff check --config python/pyproject.toml --no-cache $(LINTED)
 	@$(BIN)/ruff format --config python/pyproject.toml --no-cache --check $(LINTED)
-	@$(BIN)/mypy --strict --config-file python/pyproject.toml --cache-dir build/mypy $(LINTED)
+	@$(BIN)/mypy --strict --config-file python/pyproject.toml --cache-dir build/mypy $(filter-out bench,$(LINTED))
+	@$(BIN)/mypy --strict --config-file python/pyproject.toml --cache-dir build/mypy bench
+
+$(BENCH)/ready: python/pyproject.toml pgq.control | $(CARRIED)
+	@printf 'preparing $(BENCH)\n'
+	@$(PYTHON) -m venv $(BENCH)
+	@$(BENCH)/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --editable 'python[bench]'
+	@touch $@
+
+bench: $(BENCH)/ready all
+	@$(BENCH)/bin/python tools/devpg.py run --durable -- $(BENCH)/bin/python bench/run.py $(if $(QUICK),--quick)
 
 # The install targets are those of PGXS, which needs a PostgreSQL and has a clean of its own; nothing else does.
 ifneq ($(filter install uninstall installdirs,$(MAKECMDGOALS)),)

@@ -1,0 +1,47 @@
+"""On what the numbers were measured."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+from pathlib import Path
+
+from databases import connect, value
+
+LIBRARIES = ("psycopg", "psycopg-binary", "pgqueuer", "asyncpg", "uvloop", "procrastinate")
+SETTINGS = ("fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "max_wal_size", "autovacuum")
+
+
+def environment() -> dict[str, str]:
+    """Date, hardware, versions, and the settings of the server that decide what a commit costs."""
+    memory = int(found(r"MemTotal:\s*(\d+)", "/proc/meminfo") or 0) / 1024**2
+    with connect() as conn:
+        server = {name: str(value(conn, "SELECT current_setting(%s)", [name])) for name in SETTINGS}
+        version = str(value(conn, "SHOW server_version"))
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "cpu": found(r"model name\s*: (.*)", "/proc/cpuinfo") or platform.processor(),
+        "cores": str(os.cpu_count()),
+        "memory": f"{memory:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "PostgreSQL": version,
+        "Python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        **server,
+    }
+
+
+def markdown(environment: dict[str, str]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {what} |" for name, what in environment.items())]) + "\n"
+
+
+def found(pattern: str, file: str) -> str:
+    """The first group of a pattern in a file, or the empty string."""
+    try:
+        match = re.search(pattern, Path(file).read_text(encoding="utf-8"))
+    except OSError:
+        return ""
+    return match[1] if match else ""

@@ -1,0 +1,77 @@
+"""The two pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Series = dict[str, list[tuple[float, float]]]
+
+STYLES: dict[str, dict[str, Any]] = {
+    "pgq": {"color": "#1f6fb4", "linewidth": 2.5, "marker": "o"},
+    "floor": {"color": "#d1782b", "linewidth": 1.6, "marker": "s"},
+    "pgqueuer": {"color": "#5a9a50", "linewidth": 1.6, "marker": "^"},
+    "procrastinate": {"color": "#8b63a8", "linewidth": 1.6, "marker": "v"},
+}
+OTHER: dict[str, Any] = {"color": "#777777", "linewidth": 1.2, "linestyle": "--"}
+LABELS = {"floor": "plain SKIP LOCKED (floor)"}
+
+
+def draw(series: dict[str, Series], directory: Path) -> list[Path]:
+    """Draw what there are numbers for; the answer is the files."""
+    mpl.use("agg")
+    drawn = []
+    for name, picture in PICTURES.items():
+        if name in series:
+            path = directory / f"{name}.png"
+            directory.mkdir(parents=True, exist_ok=True)
+            _save(path, series[name], picture)
+            drawn.append(path)
+    return drawn
+
+
+def _save(path: Path, series: Series, picture: Callable[[Axes, Series], None]) -> None:
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    picture(axes, series)
+    axes.grid(visible=True, color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def _lines(axes: Axes, series: Series) -> None:
+    for name, points in series.items():
+        xs, ys = zip(*points, strict=True)
+        axes.plot(xs, ys, label=LABELS.get(name, name), markersize=4, **STYLES.get(name, OTHER))
+
+
+def _held_snapshot(axes: Axes, series: Series) -> None:
+    _lines(axes, series)
+    axes.set_title("Produce and drain while a snapshot is held")
+    axes.set_xlabel("seconds since the start")
+    axes.set_ylabel("jobs handled per second")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+
+
+def _dead_rows(axes: Axes, series: Series) -> None:
+    _lines(axes, series)
+    axes.set_title("Claim of 10 jobs, by dead rows that vacuum cannot remove")
+    axes.set_xlabel("dead rows in the table")
+    axes.set_ylabel("milliseconds per claim (median)")
+    # Linear between 0 and the first level, which a logarithm cannot show.
+    axes.set_xscale("symlog", linthresh=10_000)
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter("{x:,g}")
+    axes.set_xlim(left=0)
+
+
+PICTURES = {"held_snapshot": _held_snapshot, "dead_rows": _dead_rows}
