@@ -187,11 +187,11 @@ def test_a_job_that_was_not_begun_is_not_left_to_its_lease(
     queue.enqueue("k", max_retries=0)
     hold, cuts = Queue.hold, [1]
 
-    def cut_before(self: Queue, job: Job) -> None:
+    def cut_before(self: Queue, job: Job) -> str:
         if cuts:
             cuts.pop()
             cut(queue.conn)
-        hold(self, job)
+        return hold(self, job)
 
     monkeypatch.setattr(Queue, "hold", cut_before)
     run_until_empty(queue.conn, worker)

@@ -175,17 +175,23 @@ class Queue:
             row[0] for row in self._rows(f"SELECT {self._at}pgq_idle(%s::text[], %s::boolean)", [list(queues), idle])
         ]
 
-    def hold(self, job: Job) -> None:
-        """Lock the job until the end of the transaction; raises LeaseLost."""
-        self._row(f"SELECT {self._at}pgq_hold(%s::bigint, %s::bigint)", [job.id, job.token])
-
-    def transaction_id(self) -> str:
-        """The id of the transaction that the connection is in."""
-        return str(self._row("SELECT pg_current_xact_id()::text", [])[0])
+    def hold(self, job: Job) -> str:
+        """Lock the job until the end of the transaction; the answer is the id of that. Raises LeaseLost."""
+        held = f"SELECT pg_current_xact_id()::text, {self._at}pgq_hold(%s::bigint, %s::bigint)"
+        return str(self._row(held, [job.id, job.token])[0])
 
     def complete(self, job: Job, result: Any = None) -> None:
         """End the job; a result, unless None, is kept. Raises LeaseLost."""
         self._complete(job, None if result is None else dumps(result))
+
+    def complete_within(self, transaction: str, job: Job, result: Any = None) -> bool:
+        """Do the same, but only in the transaction with this id; the answer is whether this is the one."""
+        ended = self._row(
+            "SELECT CASE WHEN pg_current_xact_id()::text = %s "
+            f"THEN {self._at}pgq_complete(%s::bigint, %s::bigint, %s::jsonb) END",
+            [transaction, job.id, job.token, None if result is None else dumps(result)],
+        )
+        return ended[0] is not None
 
     def complete_many(self, jobs: Sequence[Job]) -> set[int]:
         """End the jobs; the answer is the ids of those that were still held. The others are not done."""

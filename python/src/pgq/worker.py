@@ -219,12 +219,10 @@ class Worker:
                 queue = self.session.queue()
                 conn = queue.conn
                 with conn.transaction():
-                    queue.hold(job)
-                    transaction = queue.transaction_id()
+                    transaction = queue.hold(job)
                     result = self.call(handler.function, job, conn)
-                    if queue.transaction_id() != transaction:
+                    if not queue.complete_within(transaction, job, result):
                         raise TransactionEnded(f"the handler of {job.kind} ended its transaction")
-                    queue.complete(job, result)
                     completed = True
                 # psycopg.Rollback ends the block without an error.
                 if not completed:
