@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -12,11 +11,11 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import args_row, tuple_row
 
+from pgq.convert import Interval, check_aware, dumps, held, interval, plain_job
 from pgq.errors import LeaseLost, translated
 from pgq.job import Completed, Enqueued, Failed, Failure, Job, Outcome, Settled
 
 OnDuplicate = Literal["keep", "replace", "soonest", "error"]
-Interval = timedelta | str
 
 TYPES: Final = {
     "kind": "text",
@@ -42,26 +41,6 @@ JOB: Final = (
 # A worker that meets a producer's open transaction leaves the job to its lease. Shorter than deadlock_timeout, so that
 # it is never the producer who gives way.
 SETTLE_LOCK_TIMEOUT: Final = "300ms"
-
-
-def dumps(value: Any) -> str:
-    """JSON as PostgreSQL takes it; raises TypeError or ValueError for what JSON cannot say, NaN included."""
-    return json.dumps(value, allow_nan=False, separators=(",", ":"))
-
-
-def interval(value: Interval | None) -> str | None:
-    """An interval as text: a day of Python's has 24 hours, while PostgreSQL's follows the clock of its time zone."""
-    if not isinstance(value, timedelta):
-        return value
-    # In two parts, because PostgreSQL 14 takes no number of more than 32 bits.
-    minutes, rest = divmod(value, timedelta(minutes=1))
-    return f"{minutes} minutes {rest // timedelta(microseconds=1)} microseconds"
-
-
-def check_aware(name: str, at: datetime) -> None:
-    """Raise ValueError for a datetime without a time zone: which moment it means would depend on the server."""
-    if at.utcoffset() is None:
-        raise ValueError(f"{name} {at} has no time zone")
 
 
 class Queue:
@@ -110,7 +89,7 @@ class Queue:
             "dedup_key": dedup_key,
             "on_duplicate": on_duplicate,
         }
-        given = _plain(job) | {"args": dumps(args)}
+        given = plain_job(job) | {"args": dumps(args)}
         named = ", ".join(f"{name} => %({name})s::{TYPES[name]}" for name in given)
         return Enqueued(*self._row(f"SELECT id, created FROM {self._at}pgq_enqueue({named})", given))
 
@@ -122,7 +101,7 @@ class Queue:
         """
         answers = self._rows(
             f"SELECT id, created FROM {self._at}pgq_enqueue_many(%s::jsonb) ORDER BY n",
-            [dumps([_plain(job) for job in jobs])],
+            [dumps([plain_job(job) for job in jobs])],
         )
         return [Enqueued(*answer) for answer in answers]
 
@@ -160,7 +139,7 @@ class Queue:
 
         The answer is the ids of the jobs that were not held any more, and the jobs that were claimed.
         """
-        ids, tokens = _held(jobs)
+        ids, tokens = held(jobs)
         rows = self._rows(
             "SELECT ended.lost, job.* FROM (SELECT ARRAY(SELECT unnest(%s::bigint[]) "
             f"EXCEPT SELECT {self._at}pgq_complete_many(%s::bigint[], %s::bigint[])) AS lost) AS ended "
@@ -195,7 +174,7 @@ class Queue:
 
     def complete_many(self, jobs: Sequence[Job]) -> set[int]:
         """End the jobs; the answer is the ids of those that were still held. The others are not done."""
-        ended = self._rows(f"SELECT {self._at}pgq_complete_many(%s::bigint[], %s::bigint[])", _held(jobs))
+        ended = self._rows(f"SELECT {self._at}pgq_complete_many(%s::bigint[], %s::bigint[])", held(jobs))
         return {row[0] for row in ended}
 
     def fail(self, job: Job, error: str | None = None, retry_in: Interval | None = None) -> Failure:
@@ -313,31 +292,6 @@ class Queue:
     def _row(self, query: str, params: Sequence[Any] | Mapping[str, Any]) -> tuple[Any, ...]:
         (row,) = self._rows(query, params)
         return row
-
-
-def _held(jobs: Iterable[Job]) -> tuple[str, str]:
-    """The ids and the tokens as arrays: written out, because psycopg takes its time with each element of a list."""
-    ids, tokens = [], []
-    for job in jobs:
-        ids.append(str(job.id))
-        tokens.append(str(job.token))
-    return f"{{{','.join(ids)}}}", f"{{{','.join(tokens)}}}"
-
-
-def _plain(job: Mapping[str, Any]) -> dict[str, Any]:
-    """A job without what is None, its times and intervals as text; the arguments are left as they are."""
-    plain: dict[str, Any] = {}
-    for name, value in job.items():
-        if name != "args" and value is None:
-            continue
-        if name == "ripe_at" and isinstance(value, datetime):
-            check_aware(name, value)
-            plain[name] = value.isoformat()
-        elif isinstance(value, timedelta) and name != "args":
-            plain[name] = interval(value)
-        else:
-            plain[name] = value
-    return plain
 
 
 def _storable(outcome: Outcome, error: Exception) -> Failed | None:

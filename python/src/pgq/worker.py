@@ -14,10 +14,10 @@ import psycopg
 
 from pgq import handlers as registry
 from pgq.bell import Bell
+from pgq.convert import dumps
 from pgq.errors import Error, LeaseLost, TransactionEnded
 from pgq.job import Completed, Failed, Job, Outcome, Released, Settled
 from pgq.pace import Pace
-from pgq.queue import dumps
 from pgq.report import describe, log_job, log_settled, logger, worth_a_line
 from pgq.session import Session
 from pgq.ticker import Ticker

@@ -1,0 +1,57 @@
+"""Values of Python's as PostgreSQL takes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from pgq.job import Job
+
+Interval = timedelta | str
+
+
+def dumps(value: Any) -> str:
+    """JSON as PostgreSQL takes it; raises TypeError or ValueError for what JSON cannot say, NaN included."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def interval(value: Interval | None) -> str | None:
+    """An interval as text: a day of Python's has 24 hours, while PostgreSQL's follows the clock of its time zone."""
+    if not isinstance(value, timedelta):
+        return value
+    # In two parts, because PostgreSQL 14 takes no number of more than 32 bits.
+    minutes, rest = divmod(value, timedelta(minutes=1))
+    return f"{minutes} minutes {rest // timedelta(microseconds=1)} microseconds"
+
+
+def check_aware(name: str, at: datetime) -> None:
+    """Raise ValueError for a datetime without a time zone: which moment it means would depend on the server."""
+    if at.utcoffset() is None:
+        raise ValueError(f"{name} {at} has no time zone")
+
+
+def held(jobs: Iterable[Job]) -> tuple[str, str]:
+    """The ids and the tokens as arrays: written out, because psycopg takes its time with each element of a list."""
+    ids, tokens = [], []
+    for job in jobs:
+        ids.append(str(job.id))
+        tokens.append(str(job.token))
+    return f"{{{','.join(ids)}}}", f"{{{','.join(tokens)}}}"
+
+
+def plain_job(job: Mapping[str, Any]) -> dict[str, Any]:
+    """A job without what is None, its times and intervals as text; the arguments are left as they are."""
+    plain: dict[str, Any] = {}
+    for name, value in job.items():
+        if name != "args" and value is None:
+            continue
+        if name == "ripe_at" and isinstance(value, datetime):
+            check_aware(name, value)
+            plain[name] = value.isoformat()
+        elif isinstance(value, timedelta) and name != "args":
+            plain[name] = interval(value)
+        else:
+            plain[name] = value
+    return plain
