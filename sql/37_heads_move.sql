@@ -77,8 +77,8 @@ END
 $_pgq_share_head$;
 
 COMMENT ON FUNCTION _pgq_share_head(pgq_head) IS
-    'Tell other sessions where the live jobs of a queue begin; where the scan took a millisecond or more; at '
-    'most once a second, and without waiting for anybody.';
+    'Tell other sessions where the live jobs of a queue begin, if the scan took a millisecond or more; at most once a '
+    'second, and without waiting for anybody.';
 
 
 CREATE FUNCTION _pgq_move_heads(
