@@ -113,8 +113,12 @@ BEGIN
             FOR v_i IN 1..19 BY 2 LOOP
                 v_at := v_reached[v_i:v_i + 1];
                 CONTINUE WHEN v_at[1] IS NULL;
-                v_head.here[v_i:v_i + 1] := least(
-                    v_at, CASE WHEN v_from_start THEN v_head.here[v_i:v_i + 1] ELSE v_head.next[v_i:v_i + 1] END);
+                -- Far behind, because others have claimed meanwhile, one step must do.
+                v_head.here[v_i:v_i + 1] := least(v_at, CASE
+                    WHEN v_from_start THEN v_head.here[v_i:v_i + 1]
+                    WHEN steps > 2000 THEN v_at
+                    ELSE v_head.next[v_i:v_i + 1]
+                END);
                 v_head.next[v_i:v_i + 1] := v_at;
             END LOOP;
             IF v_from_start THEN

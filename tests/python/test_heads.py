@@ -65,7 +65,7 @@ def test_a_head_keeps_up_with_what_the_session_claims(conn: Connection, queue: Q
 
 
 def test_a_head_keeps_up_with_what_others_claim(conn: Connection, connect: Connect, queue: Queue, past: None) -> None:
-    """Who gets nothing for a while does not walk over all that the others got."""
+    """Who gets nothing for a while walks over what the others got, but not twice."""
     other = Queue(connect())
     queue.claim()
     other.claim()
@@ -74,8 +74,7 @@ def test_a_head_keeps_up_with_what_others_claim(conn: Connection, connect: Conne
         pass
     # An end that was found is taken for one of a tenth of a second ago.
     conn.execute("SELECT pg_sleep(0.15)")
-    for _ in range(3):
-        queue.claim()
+    assert queue.claim() == []
     before = read("pgq_waiting_claim", conn, other.conn)
     assert queue.claim() == []
     assert read("pgq_waiting_claim", conn, other.conn) - before < 200

@@ -56,12 +56,14 @@ def test_no_statistics_flip_a_plan(queue: Queue, history: str, plan_cache_mode: 
     if history == "analyzed when full":
         conn.execute("ANALYZE pgq_waiting, pgq_running")
     ration(conn, "5 minutes")
-    queue.complete_many(queue.claim())
+    for _ in range(2):
+        queue.complete_many(queue.claim())
 
     effort(conn)
     before = effort(conn)
     for n in range(20):
-        queue.complete_many(queue.claim(max_jobs=10))
+        # So many that the head moves every other time.
+        queue.complete_many(queue.claim(max_jobs=60))
         queue.complete(running[n])
         queue.fail(running[100 + n])
         queue.extend(running[200 + n])
