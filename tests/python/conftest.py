@@ -90,6 +90,8 @@ def read(index: str, *sessions: Connection) -> int:
             conn.execute("SELECT pg_stat_force_next_flush()")
         else:
             time.sleep(1)
+            conn.execute("SELECT 1")
+            time.sleep(1)
     return int(one(sessions[0], "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = %s", index))
 
 
