@@ -82,16 +82,21 @@ def one(conn: Connection, query: str, *parameters: Any) -> Any:
     return value
 
 
+def flush(conn: Connection) -> None:
+    """Let the statistics of the session be known to all."""
+    if conn.info.server_version >= 150000:
+        conn.execute("SELECT pg_stat_force_next_flush()")
+        return
+    # PostgreSQL 14 has no such function: what is sent half a second after the last time arrives half a second later.
+    time.sleep(1)
+    conn.execute("SELECT 1")
+    time.sleep(1)
+
+
 def read(index: str, *sessions: Connection) -> int:
     """How many entries of the index were read so far; the sessions are all that have read any lately."""
     for conn in sessions:
-        # PostgreSQL 14 has no such function; there the numbers arrive with a delay of up to half a second.
-        if conn.info.server_version >= 150000:
-            conn.execute("SELECT pg_stat_force_next_flush()")
-        else:
-            time.sleep(1)
-            conn.execute("SELECT 1")
-            time.sleep(1)
+        flush(conn)
     return int(one(sessions[0], "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = %s", index))
 
 

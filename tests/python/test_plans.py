@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
-from conftest import Connection, eventually, ration
+from conftest import Connection, eventually, flush, ration
 
 from pgq import LeaseLost, Queue
 
@@ -14,13 +12,7 @@ BACKLOG = 20_000
 
 def effort(conn: Connection) -> int:
     """How many rows were read in scans of whole tables, and entries in all indexes, so far."""
-    # PostgreSQL 14 has no such function; there the numbers arrive with a delay of up to half a second.
-    if conn.info.server_version >= 150000:
-        conn.execute("SELECT pg_stat_force_next_flush()")
-    else:
-        time.sleep(1)
-        conn.execute("SELECT 1")
-        time.sleep(1)
+    flush(conn)
     row = conn.execute(
         "SELECT sum(seq_tup_read)::bigint + ("
         "    SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes WHERE relname ~ '^pgq_') "
