@@ -78,6 +78,31 @@ COMMENT ON FUNCTION _pgq_keep_head(pgq_head) IS
     'Remember the heads of a queue in this session.';
 
 
+-- One from the future is the work of a clock that was set back since.
+CREATE FUNCTION _pgq_shared_head(queue text, at timestamptz) RETURNS pgq_head
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_shared_head$
+DECLARE
+    v_head pgq_head;
+BEGIN
+    SELECT h.* INTO v_head
+    FROM pgq_head AS h
+    WHERE h.queue = _pgq_shared_head.queue
+      AND h.due < at + interval '10 minutes'
+    ORDER BY h.due DESC
+    LIMIT 1;
+    RETURN v_head;
+END
+$_pgq_shared_head$;
+
+COMMENT ON FUNCTION _pgq_shared_head(text, timestamptz) IS
+    'What some session has told others about a queue, the newest of it; NULLs where there is nothing.';
+
+
 -- Where nothing is known, "here" is empty, and the queue is to be scanned from the left end; also once it is due.
 CREATE FUNCTION _pgq_recall_head(queue text, at timestamptz) RETURNS pgq_head
     LANGUAGE plpgsql
@@ -103,14 +128,8 @@ BEGIN
         END IF;
     END IF;
 
-    -- One from the future is the work of a clock that was set back since.
-    SELECT h.* INTO v_shared
-    FROM pgq_head AS h
-    WHERE h.queue = _pgq_recall_head.queue
-      AND h.due < at + interval '10 minutes'
-    ORDER BY h.due DESC
-    LIMIT 1;
-    IF FOUND THEN
+    v_shared := _pgq_shared_head(queue, at);
+    IF v_shared.due IS NOT NULL THEN
         IF v_head.here = '{}' THEN
             v_head.here := v_shared.here;
             v_head.next := v_shared.next;

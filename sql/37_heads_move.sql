@@ -56,12 +56,7 @@ BEGIN
     IF head.pause < interval '20 milliseconds' OR current_setting('transaction_isolation') <> 'read committed' THEN
         RETURN;
     END IF;
-    SELECT h.* INTO v_old
-    FROM pgq_head AS h
-    WHERE h.queue = head.queue
-      AND h.due < head.due + interval '10 minutes'
-    ORDER BY h.due DESC
-    LIMIT 1;
+    v_old := _pgq_shared_head(head.queue, head.due);
     IF head.due - head.pause < v_old.due - v_old.pause + interval '1 second' THEN
         RETURN;
     END IF;

@@ -6,8 +6,8 @@ REVOKE ALL ON SEQUENCE pgq_job_id, pgq_token FROM PUBLIC;
 REVOKE ALL ON FUNCTION
     pgq_now, pgq_version, _pgq_signature, _pgq_channel, _pgq_wake, pgq_idle,
     _pgq_problem, pgq_enqueue, _pgq_check_jobs, _pgq_parse_jobs, _pgq_change_twins, _pgq_meet_twins, pgq_enqueue_many,
-    _pgq_is_long, _pgq_pause, _pgq_steps, _pgq_microseconds, _pgq_head_setting, _pgq_keep_head, _pgq_recall_head,
-    _pgq_reached, _pgq_share_head, _pgq_move_heads,
+    _pgq_is_long, _pgq_pause, _pgq_steps, _pgq_microseconds, _pgq_head_setting, _pgq_keep_head, _pgq_shared_head,
+    _pgq_recall_head, _pgq_reached, _pgq_share_head, _pgq_move_heads,
     _pgq_lease_end, _pgq_check_claim, pgq_claim, _pgq_expire, _pgq_expire_sometimes,
     _pgq_lease_lost, _pgq_take, pgq_hold, pgq_complete, pgq_complete_many,
     pgq_backoff, _pgq_end, _pgq_put_back, _pgq_retry_or_bury, pgq_fail,
