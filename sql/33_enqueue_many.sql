@@ -15,7 +15,7 @@ AS $pgq_enqueue_many$
 DECLARE
     v_now timestamptz := pgq_now();
     v_n bigint;
-    v_problem text[];
+    v_problems text[];
     v_queue text;
     v_queues text[];
     v_ids bigint[];
@@ -45,20 +45,18 @@ BEGIN
         RETURNING 1
     )
     SELECT min(j.n) FILTER (WHERE j.problem IS NOT NULL),
+           array_agg(j.problem ORDER BY j.n) FILTER (WHERE j.problem IS NOT NULL),
            array_agg(j.id ORDER BY j.n),
            (SELECT count(*) FROM inserted),
            array_agg(DISTINCT j.queue) FILTER (WHERE (j.ripe_at > v_now OR j.delay > '0') IS NOT TRUE)
-    INTO v_n, v_ids, v_inserted, v_queues
+    INTO v_n, v_problems, v_ids, v_inserted, v_queues
     FROM job AS j;
 
     IF v_n IS NOT NULL THEN
-        SELECT _pgq_problem(j.kind, j.args, j.queue, j.ripe_at, j.delay, j.priority, j.max_retries, j.backoff,
-                            j.backoff_cap, j.dedup_key, j.on_duplicate, v_now)
-        INTO v_problem
-        FROM _pgq_parse_jobs(jobs) AS j
-        WHERE j.n = v_n;
         RAISE EXCEPTION USING
-            ERRCODE = v_problem[1], MESSAGE = format('job %s of the array: %s', v_n, v_problem[2]), HINT = v_problem[3];
+            ERRCODE = v_problems[1][1],
+            MESSAGE = format('job %s of the array: %s', v_n, v_problems[1][2]),
+            HINT = v_problems[1][3];
     END IF;
     FOREACH v_queue IN ARRAY coalesce(v_queues, '{}') LOOP
         PERFORM _pgq_wake(v_queue);
