@@ -118,6 +118,11 @@ class Released:
 Outcome = Completed | Failed | Released
 
 
+def is_plain(outcome: Outcome) -> bool:
+    """Whether it is a completion without a result: those are settled all at once."""
+    return isinstance(outcome, Completed) and outcome.result is None
+
+
 @dataclass(frozen=True)
 class Settled:
     """

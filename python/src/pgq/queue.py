@@ -13,7 +13,7 @@ from psycopg.rows import args_row, tuple_row
 
 from pgq.convert import Interval, check_aware, dumps, held, interval, plain_job
 from pgq.errors import LeaseLost, translated
-from pgq.job import Completed, Enqueued, Failed, Failure, Job, Outcome, Settled
+from pgq.job import Completed, Enqueued, Failed, Failure, Job, Outcome, Settled, is_plain
 
 OnDuplicate = Literal["keep", "replace", "soonest", "error"]
 
@@ -156,8 +156,11 @@ class Queue:
 
     def hold(self, job: Job) -> str:
         """Lock the job until the end of the transaction; the answer is the id of that. Raises LeaseLost."""
-        held = f"SELECT pg_current_xact_id()::text, {self._at}pgq_hold(%s::bigint, %s::bigint)"
-        return str(self._row(held, [job.id, job.token])[0])
+        return str(
+            self._row(
+                f"SELECT pg_current_xact_id()::text, {self._at}pgq_hold(%s::bigint, %s::bigint)", [job.id, job.token]
+            )[0]
+        )
 
     def complete(self, job: Job, result: Any = None) -> None:
         """End the job; a result, unless None, is kept. Raises LeaseLost."""
@@ -213,8 +216,8 @@ class Queue:
         One that cannot be recorded, because its lease is lost or a producer's open transaction is in the way, does not
         keep the others from it: each but the plain completions has a savepoint of its own.
         """
-        plain = [outcome.job for outcome in outcomes if isinstance(outcome, Completed) and outcome.result is None]
-        others = [outcome for outcome in outcomes if not (isinstance(outcome, Completed) and outcome.result is None)]
+        plain = [outcome.job for outcome in outcomes if is_plain(outcome)]
+        others = [outcome for outcome in outcomes if not is_plain(outcome)]
         done = self.complete_many(plain) if plain else set()
         settled = [Settled(job, "done" if job.id in done else "lost") for job in plain]
         if others:

@@ -18,12 +18,9 @@ class Session:
     ``ring`` is called when a notification of a ripe job has arrived.
     """
 
-    def __init__(
-        self, conninfo: str, name: str, queues: Sequence[str], schema: str | None, ring: Callable[[], None]
-    ) -> None:
+    def __init__(self, conninfo: str, name: str, schema: str | None, ring: Callable[[], None]) -> None:
         self.conninfo = conninfo
         self.name = name
-        self.queues = queues
         self.schema = schema
         self.ring = ring
         self.lock = threading.RLock()
@@ -48,18 +45,18 @@ class Session:
             self._queue = Queue(conn, schema=self.schema)
         return self._queue
 
-    def fall_asleep(self) -> None:
+    def fall_asleep(self, queues: Sequence[str]) -> None:
         """Count as sleeping, and listen for notifications. Jobs that came just before are found by one more claim."""
         queue = self.queue()
-        for channel in queue.idle(self.queues):
+        for channel in queue.idle(queues):
             queue.conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
         self.asleep = True
 
-    def stay_awake(self) -> None:
+    def stay_awake(self, queues: Sequence[str]) -> None:
         """Count as sleeping no more, and do not let notifications that nobody waits for pile up on the server."""
         queue = self.queue()
         if self.asleep:
-            queue.idle(self.queues, False)
+            queue.idle(queues, False)
             self.asleep = False
         queue.conn.pgconn.consume_input()
         while self.heard():

@@ -16,7 +16,7 @@ from pgq import handlers as registry
 from pgq.bell import Bell
 from pgq.convert import dumps
 from pgq.errors import Error, LeaseLost, TransactionEnded
-from pgq.job import Completed, Failed, Job, Outcome, Released, Settled
+from pgq.job import Completed, Failed, Job, Outcome, Released, Settled, is_plain
 from pgq.pace import Pace
 from pgq.report import describe, log_job, log_settled, logger, worth_a_line
 from pgq.session import Session
@@ -67,7 +67,7 @@ class Worker:
         self.outcomes: list[Outcome] = []
         self.unstarted: deque[Job] = deque()
         # Used by this thread, and by that of the ticker while a plain handler runs.
-        self.session = Session(conninfo, self.name, queues, schema, self.bell.ring)
+        self.session = Session(conninfo, self.name, schema, self.bell.ring)
         self.ticker = Ticker(self.look_after, TICK)
         self._roused = False
         self._handling = False
@@ -144,7 +144,7 @@ class Worker:
         if not outcomes:
             settled: list[Settled] = []
             jobs = queue.claim_only(*claim)
-        elif all(isinstance(outcome, Completed) and outcome.result is None for outcome in outcomes):
+        elif all(is_plain(outcome) for outcome in outcomes):
             done = [outcome.job for outcome in outcomes]
             lost, jobs = queue.complete_and_claim(done, *claim)
             settled = [
@@ -181,7 +181,7 @@ class Worker:
         try:
             if monotonic() - self._called_at > KEEP_UNSTARTED:
                 self.release_unstarted()
-                self.session.stay_awake()
+                self.session.stay_awake(self.queues)
             if self.outcomes and monotonic() - self._settled_at > SETTLE_AFTER:
                 self.settle()
         except Exception as error:
@@ -275,7 +275,7 @@ class Worker:
         self.ticker.pause()
         with self.session.lock:
             if not self.session.asleep:
-                self.session.fall_asleep()
+                self.session.fall_asleep(self.queues)
                 return
             if self.session.heard():
                 return
@@ -287,7 +287,7 @@ class Worker:
         self.ticker.resume()
         if self._roused:
             with self.session.lock:
-                self.session.stay_awake()
+                self.session.stay_awake(self.queues)
         self._roused = True
 
     def finish(self) -> None:
