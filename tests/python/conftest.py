@@ -110,6 +110,23 @@ def ration(conn: Connection, pause: str) -> None:
     )
 
 
+def record(conn: Connection, table: str, events: str, *values: str) -> None:
+    """Keep these expressions, as they are in a statement that changes the table, in a table called seen."""
+    columns = ", ".join(f"value{n} text" for n, _ in enumerate(values))
+    casts = ", ".join(f"({value})::text" for value in values)
+    conn.execute(f"CREATE TABLE seen ({columns})".encode())
+    conn.execute(
+        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$BEGIN INSERT INTO public.seen VALUES ({casts}); RETURN NULL; END$$".encode()
+    )
+    conn.execute(f"CREATE TRIGGER see AFTER {events} ON {table} FOR EACH STATEMENT EXECUTE FUNCTION see()".encode())
+
+
+def seen(conn: Connection) -> list[tuple[Any, ...]]:
+    """What was kept, in the order of events."""
+    return conn.execute("SELECT * FROM seen").fetchall()
+
+
 def waits_for_lock(conn: Connection, other: Connection) -> bool:
     """Whether the other session waits for somebody."""
     return bool(one(conn, "SELECT cardinality(pg_blocking_pids(%s)) > 0", other.info.backend_pid))
@@ -223,6 +240,16 @@ def pool(conn: Connection, connect: Connect) -> Iterator[ThreadPoolExecutor]:
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'active'"
         )
+
+
+@pytest.fixture
+def snapshot(connect: Connect) -> Iterator[None]:
+    """A snapshot that is held elsewhere all the time: no row that dies can be removed."""
+    holder = connect(autocommit=False)
+    holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    holder.execute("SELECT 1")
+    yield
+    holder.rollback()
 
 
 @pytest.fixture

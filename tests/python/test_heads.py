@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import psycopg
 import pytest
-from conftest import Connect, Connection, eventually, one, ration, read
+from conftest import Connect, Connection, eventually, one, ration, read, record, seen
 
 from pgq import Queue
 from pgq.install import install
@@ -22,11 +22,8 @@ def rationed(conn: Connection) -> None:
 
 
 @pytest.fixture
-def past(conn: Connection, connect: Connect) -> Iterator[None]:
-    """Many jobs are done, and a snapshot that is held elsewhere keeps the entries of all of them."""
-    holder = connect(autocommit=False)
-    holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-    holder.execute("SELECT 1")
+def past(conn: Connection, connect: Connect, snapshot: None) -> None:
+    """Many jobs are done, and a snapshot keeps the entries of all of them."""
     queue = Queue(connect())
     queue.enqueue_many({"kind": "past", "args": n} for n in range(PAST))
     while jobs := queue.claim(max_jobs=1000):
@@ -35,8 +32,6 @@ def past(conn: Connection, connect: Connect) -> Iterator[None]:
     read("pgq_waiting_claim", queue.conn)
     # The end of a lane counts as a tenth of a second ago: let the past be over by then.
     conn.execute("SELECT pg_sleep(0.15)")
-    yield
-    holder.rollback()
 
 
 def setting(conn: Connection, queue: str = "default") -> str:
@@ -268,10 +263,7 @@ def test_another_installation_has_heads_of_its_own(
     """In the same session, and for a queue of the same name."""
     queue.claim()
     move_on(queue, MANY)
-    conn.execute("CREATE SCHEMA other")
-    with conn.transaction():
-        conn.execute("SET LOCAL search_path = other")
-        install(conn)
+    install(conn, schema="other")
     conn.execute("SELECT other.pgq_enqueue('there', ripe_at => now() - interval '1 day')")
     assert [job.kind for job in Queue(conn, schema="other").claim()] == ["there"]
 
@@ -387,15 +379,11 @@ def test_the_settings_of_a_session_do_not_break_its_heads(
 def test_others_are_told_at_most_once_a_second(conn: Connection, queue: Queue, past: None) -> None:
     """However many scans are made."""
     ration(conn, "20 milliseconds")
-    conn.execute("CREATE TABLE told (at timestamptz)")
-    conn.execute(
-        "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$BEGIN INSERT INTO public.told VALUES (clock_timestamp()); RETURN NULL; END$$"
-    )
-    conn.execute("CREATE TRIGGER tell AFTER INSERT ON pgq_head FOR EACH ROW EXECUTE FUNCTION tell()")
+    record(conn, "pgq_head", "INSERT", "clock_timestamp()")
     conn.execute("DO $$BEGIN FOR i IN 1..30 LOOP PERFORM pgq_claim(); PERFORM pg_sleep(0.05); END LOOP; END$$")
-    assert one(conn, "SELECT count(*) FROM told") > 0
-    closest = "SELECT min(at - before) FROM (SELECT at, lag(at) OVER (ORDER BY at) AS before FROM told) AS t"
+    assert seen(conn)
+    told = "SELECT value0::timestamptz AS at, lag(value0::timestamptz) OVER (ORDER BY value0::timestamptz) AS before"
+    closest = f"SELECT min(at - before) FROM ({told} FROM seen) AS t"
     assert one(conn, f"SELECT coalesce(({closest}), '1 hour') > interval '0.9 s'")
 
 
@@ -417,11 +405,10 @@ def test_expired_leases_are_looked_for_once_a_second(conn: Connection, queue: Qu
     assert [job.attempt for job in eventually(queue.claim, "the lease is settled", 3)] == [2]
 
 
-def test_a_long_search_for_leases_is_made_by_one_session(conn: Connection, connect: Connect, queue: Queue) -> None:
+def test_a_long_search_for_leases_is_made_by_one_session(
+    conn: Connection, connect: Connect, queue: Queue, snapshot: None
+) -> None:
     """Where the index of the leases is full of the dead, too."""
-    holder = connect(autocommit=False)
-    holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-    holder.execute("SELECT 1")
     queue.enqueue_many({"kind": "k", "args": n} for n in range(PAST))
     jobs = queue.claim(max_jobs=PAST)
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 hour'")
@@ -436,12 +423,9 @@ def test_a_long_search_for_leases_is_made_by_one_session(conn: Connection, conne
 
 
 def test_a_long_search_that_finds_its_fill_is_made_again_at_once(
-    conn: Connection, connect: Connect, queue: Queue
+    conn: Connection, connect: Connect, queue: Queue, snapshot: None
 ) -> None:
     """When a host with many workers has died, their jobs are not handed out by fifties with long pauses between."""
-    holder = connect(autocommit=False)
-    holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-    holder.execute("SELECT 1")
     queue.enqueue_many({"kind": "k", "args": n} for n in range(620))
     jobs = queue.claim(max_jobs=620)
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 hour'")

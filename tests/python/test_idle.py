@@ -172,10 +172,7 @@ def test_another_installation_sleeps_by_itself(
     conn: Connection, queue: Queue, connect: Connect, ear: Connection
 ) -> None:
     """The same queue in another schema has another lock and another channel."""
-    conn.execute("CREATE SCHEMA other")
-    with conn.transaction():
-        conn.execute("SET LOCAL search_path = other")
-        install(conn)
+    install(conn, schema="other")
     other = Queue(connect(), schema="other")
     (channel,) = other.idle()
     listen(other.conn, channel)

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from conftest import Connect, Connection, Thread, drain, eventually, jobs, one
+from conftest import Connect, Connection, Thread, drain, eventually, jobs, one, record, seen
 
 from pgq import Handlers, Job, Queue, Worker
 from pgq.pace import Pace
@@ -123,12 +123,7 @@ def test_what_is_done_is_on_record_before_a_transactional_handler_begins(
 def test_only_a_claim_by_itself_need_not_reach_the_disk(queue: Queue, worker: Worker, handlers: Handlers) -> None:
     """What completes a job, or carries the writes of a handler, is as durable as the server."""
     conn = queue.conn
-    conn.execute("CREATE TABLE seen (what text, commit text)")
-    conn.execute(
-        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$BEGIN INSERT INTO public.seen VALUES (TG_OP, current_setting('synchronous_commit')); RETURN NULL; END$$"
-    )
-    conn.execute("CREATE TRIGGER see AFTER INSERT OR DELETE ON pgq_running FOR EACH STATEMENT EXECUTE FUNCTION see()")
+    record(conn, "pgq_running", "INSERT OR DELETE", "TG_OP", "current_setting('synchronous_commit')")
     conn.execute(f"ALTER DATABASE {conn.info.dbname} SET synchronous_commit = on".encode())
     handlers.handler("plain")(lambda job: None)
     handlers.handler("kept")(lambda job: "result")
@@ -137,11 +132,11 @@ def test_only_a_claim_by_itself_need_not_reach_the_disk(queue: Queue, worker: Wo
     for kind in ("plain", "plain", "kept", "plain", "transactional", "plain"):
         queue.enqueue(kind, dedup=False)
     drain(worker)
-    seen = conn.execute("SELECT what, commit FROM seen").fetchall()
+    committed = seen(conn)
     # The first claim, and the one after the transactional handler, settle nothing.
-    assert [row for row in seen if row[1] == "off"] == [("INSERT", "off"), ("INSERT", "off")]
-    assert seen[0] == ("INSERT", "off")
-    assert [what for what, _ in seen].count("INSERT") == 6
+    assert [row for row in committed if row[1] == "off"] == [("INSERT", "off"), ("INSERT", "off")]
+    assert committed[0] == ("INSERT", "off")
+    assert [what for what, _ in committed].count("INSERT") == 6
 
 
 def test_a_claim_by_itself_is_refused_within_a_transaction(queue: Queue, connect: Connect) -> None:

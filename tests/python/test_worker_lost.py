@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import Connection, Thread, drain, eventually, expire, jobs, one
+from conftest import Connection, Thread, drain, eventually, expire, jobs, one, record, seen
 
 from pgq import Handlers, Job, Queue, Worker
 
@@ -269,12 +269,7 @@ def test_a_worker_claims_in_read_committed_whatever_the_default_is(
     conn: Connection, queue: Queue, worker: Worker, handlers: Handlers
 ) -> None:
     """Also by a statement on its own, to which psycopg adds no BEGIN."""
-    conn.execute("CREATE TABLE seen (level text)")
-    conn.execute(
-        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$BEGIN INSERT INTO public.seen VALUES (current_setting('transaction_isolation')); RETURN NULL; END$$"
-    )
-    conn.execute("CREATE TRIGGER see AFTER INSERT OR DELETE ON pgq_running FOR EACH STATEMENT EXECUTE FUNCTION see()")
+    record(conn, "pgq_running", "INSERT OR DELETE", "current_setting('transaction_isolation')")
     conn.execute(f"ALTER DATABASE {conn.info.dbname} SET default_transaction_isolation = serializable".encode())
     handlers.handler("plain")(lambda job: None)
     handlers.handler("kept")(lambda job: "result")
@@ -283,4 +278,4 @@ def test_a_worker_claims_in_read_committed_whatever_the_default_is(
         queue.enqueue(kind)
         worker.turn()
     drain(worker)
-    assert conn.execute("SELECT DISTINCT level FROM seen").fetchall() == [("read committed",)]
+    assert set(seen(conn)) == {("read committed",)}
