@@ -29,7 +29,7 @@ CREATE TABLE pgq_ended (
 CREATE INDEX pgq_ended_ended_at ON pgq_ended (ended_at);
 
 COMMENT ON TABLE pgq_ended IS 'Jobs that are over, until pgq_purge removes them. Columns as in pgq_waiting, and the end''s own.';
-COMMENT ON COLUMN pgq_ended.outcome IS 'dead (retries used up), cancelled, or done (completed with a result).';
+COMMENT ON COLUMN pgq_ended.outcome IS 'dead (retries used up, or not worth one), cancelled (by an operator or a worker), or done (completed with a result).';
 COMMENT ON COLUMN pgq_ended.result IS 'What pgq_complete was given; NULL unless done.';
 COMMENT ON COLUMN pgq_ended.worker IS 'The worker of the last attempt; NULL: none, or one without a name.';
 COMMENT ON COLUMN pgq_ended.ended_at IS 'When the job ended.';

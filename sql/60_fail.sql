@@ -64,16 +64,27 @@ COMMENT ON FUNCTION _pgq_put_back(pgq_running, timestamptz, integer, jsonb) IS
     'Put a job that was just removed from pgq_running into pgq_waiting; false if it merged into its twin there.';
 
 
+CREATE FUNCTION _pgq_errors(job pgq_running, at timestamptz, error text) RETURNS jsonb
+    LANGUAGE sql
+    STABLE
+    RETURN (
+        jsonb_build_array(jsonb_build_object(
+            'attempt', job.attempt, 'at', at, 'worker', job.worker, 'error', left(error, 4000)))
+        || job.errors
+    ) - 10;
+
+COMMENT ON FUNCTION _pgq_errors(pgq_running, timestamptz, text) IS
+    'The errors of a job and this one before them, the newest ten.';
+
+
 CREATE FUNCTION _pgq_retry_or_bury(job pgq_running, at timestamptz, error text, ripe_at timestamptz) RETURNS text
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_retry_or_bury$
 DECLARE
-    v_newest jsonb := jsonb_build_object(
-        'attempt', job.attempt, 'at', at, 'worker', job.worker, 'error', left(error, 4000));
-    v_errors jsonb := (jsonb_build_array(v_newest) || job.errors) - 10;
+    v_errors jsonb := _pgq_errors(job, at, error);
 BEGIN
-    IF job.attempt > job.max_retries THEN
+    IF job.attempt > job.max_retries OR ripe_at IS NULL THEN
         PERFORM _pgq_end(job, 'dead', at, v_errors, NULL);
         RETURN 'dead';
     END IF;
@@ -82,7 +93,8 @@ END
 $_pgq_retry_or_bury$;
 
 COMMENT ON FUNCTION _pgq_retry_or_bury(pgq_running, timestamptz, text, timestamptz) IS
-    'Note the error of an attempt that is over, and put the job back, or bury it when its retries are used up.';
+    'Note the error of an attempt that is over, and put the job back, or bury it when its retries are used up or ripe_at '
+    'is NULL.';
 
 
 CREATE FUNCTION pgq_fail(
@@ -90,6 +102,7 @@ CREATE FUNCTION pgq_fail(
     token bigint,
     error text DEFAULT NULL,
     retry_in interval DEFAULT NULL,
+    retry boolean DEFAULT true,
     OUT outcome text,
     OUT ripe_at timestamptz
 )
@@ -110,10 +123,12 @@ BEGIN
 
     v_job := _pgq_take(id, token);
 
-    ripe_at := v_now + coalesce(
-        retry_in,
-        pgq_backoff(v_job.attempt, v_job.backoff, v_job.backoff_cap) * (1 + v_jitter * (2 * random() - 1))
-    );
+    IF retry IS NOT false THEN
+        ripe_at := v_now + coalesce(
+            retry_in,
+            pgq_backoff(v_job.attempt, v_job.backoff, v_job.backoff_cap) * (1 + v_jitter * (2 * random() - 1))
+        );
+    END IF;
     outcome := _pgq_retry_or_bury(v_job, v_now, error, ripe_at);
     IF outcome <> 'retry' THEN
         ripe_at := NULL;
@@ -121,8 +136,29 @@ BEGIN
 END
 $pgq_fail$;
 
-COMMENT ON FUNCTION pgq_fail(bigint, bigint, text, interval) IS
+COMMENT ON FUNCTION pgq_fail(bigint, bigint, text, interval, boolean) IS
     'End an attempt that failed. Answers outcome retry and the time of the next attempt, after retry_in or (NULL) after '
     'the backoff of the job, give or take 10 % unless the setting pgq.jitter is 0; or dead, when the retries are used '
-    'up; or merged, when a twin is waiting already. The first 4000 characters of error are kept (NULL: none). Raises '
-    'PGQ02 when the lease is lost, and for a NULL id or token; 22023 for a bad retry_in.';
+    'up, or at once where retry is false (NULL: true); or merged, when a twin is waiting already. The first 4000 '
+    'characters of error are kept (NULL: none). Raises PGQ02 when the lease is lost, and for a NULL id or token; 22023 '
+    'for a bad retry_in.';
+
+
+CREATE FUNCTION pgq_discard(id bigint, token bigint, reason text DEFAULT NULL) RETURNS void
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+AS $pgq_discard$
+DECLARE
+    v_now timestamptz := pgq_now();
+    v_job pgq_running;
+BEGIN
+    v_job := _pgq_take(id, token);
+    PERFORM _pgq_end(v_job, 'cancelled', v_now, _pgq_errors(v_job, v_now, reason), NULL);
+END
+$pgq_discard$;
+
+COMMENT ON FUNCTION pgq_discard(bigint, bigint, text) IS
+    'End a running job that its worker finds not worth doing: it is kept in pgq_ended as cancelled, with the first 4000 '
+    'characters of reason (NULL: none) as its newest error. Raises PGQ02 when the lease is lost, and for a NULL id or '
+    'token.';

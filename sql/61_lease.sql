@@ -44,34 +44,48 @@ COMMENT ON FUNCTION pgq_extend(bigint, bigint, interval) IS
     'token; 22004 or 22023 for a bad lease.';
 
 
-CREATE FUNCTION pgq_snooze(id bigint, token bigint, until timestamptz) RETURNS text
+CREATE FUNCTION pgq_snooze(
+    id bigint,
+    token bigint,
+    until timestamptz DEFAULT NULL,
+    delay interval DEFAULT NULL
+) RETURNS text
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path FROM CURRENT
 AS $pgq_snooze$
 DECLARE
     v_now timestamptz := pgq_now();
+    v_until timestamptz;
     v_job pgq_running;
 BEGIN
-    IF until IS NULL THEN
-        RAISE EXCEPTION 'until is null'
-            USING ERRCODE = 'null_value_not_allowed',
-                  HINT = 'Give the time of the next attempt, or use pgq_release to have it at once.';
+    IF (until IS NULL) = (delay IS NULL) THEN
+        RAISE EXCEPTION '% given', CASE WHEN until IS NULL THEN 'neither until nor delay is' ELSE 'both until and delay are' END
+            USING ERRCODE = CASE WHEN until IS NULL THEN '22004' ELSE '22023' END,
+                  HINT = 'Give the time of the next attempt or how long to wait for it, or use pgq_release to have it at once.';
+    END IF;
+    -- Months and days of opposite signs can make an interval that is positive when compared and negative when added.
+    IF delay NOT BETWEEN interval '0' AND interval '100 years' OR v_now + delay < v_now THEN
+        RAISE EXCEPTION 'delay % is out of range', delay
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give an interval from 0 to 100 years.';
     END IF;
     IF until NOT BETWEEN v_now - interval '100 years' AND v_now + interval '100 years' THEN
         RAISE EXCEPTION 'until % is out of range', until
             USING ERRCODE = 'datetime_field_overflow',
                   HINT = 'Give a time within a hundred years of now.';
     END IF;
+    v_until := coalesce(until, v_now + delay);
 
     v_job := _pgq_take(id, token);
-    RETURN CASE WHEN _pgq_put_back(v_job, until, v_job.attempt - 1, v_job.errors) THEN 'snoozed' ELSE 'merged' END;
+    RETURN CASE WHEN _pgq_put_back(v_job, v_until, v_job.attempt - 1, v_job.errors) THEN 'snoozed' ELSE 'merged' END;
 END
 $pgq_snooze$;
 
-COMMENT ON FUNCTION pgq_snooze(bigint, bigint, timestamptz) IS
-    'Put a running job back until a later time; the attempt does not count. Answers snoozed, or merged when a twin is '
-    'waiting already. Raises PGQ02 when the lease is lost, and for a NULL id or token; 22004 or 22008 for a bad time.';
+COMMENT ON FUNCTION pgq_snooze(bigint, bigint, timestamptz, interval) IS
+    'Put a running job back until a later time, or for so long; the attempt does not count. Answers snoozed, or merged '
+    'when a twin is waiting already. Raises PGQ02 when the lease is lost, and for a NULL id or token; 22004, 22008 or '
+    '22023 for a bad time or delay, and unless exactly one of the two is given.';
 
 
 CREATE FUNCTION pgq_release(id bigint, token bigint) RETURNS text

@@ -9,7 +9,7 @@ DECLARE
     v_functions text[] := CASE what
         WHEN 'producer' THEN ARRAY['pgq_enqueue', 'pgq_enqueue_many']
         WHEN 'worker' THEN ARRAY['pgq_claim', 'pgq_idle', 'pgq_hold', 'pgq_complete', 'pgq_complete_many', 'pgq_fail',
-                                 'pgq_extend', 'pgq_snooze', 'pgq_release']
+                                 'pgq_discard', 'pgq_extend', 'pgq_snooze', 'pgq_release']
         WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_now']
         WHEN 'reader' THEN ARRAY['pgq_now']
     END;

@@ -10,7 +10,7 @@ REVOKE ALL ON FUNCTION
     _pgq_recall_head, _pgq_reached, _pgq_share_head, _pgq_move_heads,
     _pgq_lease_end, _pgq_check_claim, pgq_claim, _pgq_expire, _pgq_expire_sometimes,
     _pgq_lease_lost, _pgq_take, pgq_hold, pgq_complete, pgq_complete_many,
-    pgq_backoff, _pgq_end, _pgq_put_back, _pgq_retry_or_bury, pgq_fail,
+    pgq_backoff, _pgq_end, _pgq_put_back, _pgq_errors, _pgq_retry_or_bury, pgq_fail, pgq_discard,
     pgq_extend, pgq_snooze, pgq_release,
     _pgq_state, pgq_cancel, pgq_retry, pgq_purge,
     pgq_grant

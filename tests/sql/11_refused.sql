@@ -1,6 +1,6 @@
 -- Bad input is refused with a clear error, and nothing changes.
 BEGIN;
-SELECT plan(89);
+SELECT plan(93);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('held');
@@ -63,7 +63,11 @@ FROM (VALUES
     (format('SELECT pgq_extend(%s, %s, ''0'')', :id, :token), '22023', 'lease 00:00:00 is out of range'),
     (format('SELECT pgq_fail(%s, %s, NULL, ''-1 s'')', :id, :token), '22023', 'retry_in -00:00:01 is out of range'),
     (format('SELECT pgq_fail(%s, %s, NULL, ''101 years'')', :id, :token), '22023', 'retry_in 101 years is out of range'),
-    (format('SELECT pgq_snooze(%s, %s, NULL)', :id, :token), '22004', 'until is null'),
+    (format('SELECT pgq_snooze(%s, %s)', :id, :token), '22004', 'neither until nor delay is given'),
+    (format('SELECT pgq_snooze(%s, %s, now(), ''1 s'')', :id, :token), '22023', 'both until and delay are given'),
+    (format('SELECT pgq_snooze(%s, %s, delay => ''-1 s'')', :id, :token), '22023', 'delay -00:00:01 is out of range'),
+    (format('SELECT pgq_snooze(%s, %s, delay => ''101 years'')', :id, :token), '22023', 'delay 101 years is out of range'),
+    (format('SELECT pgq_snooze(%s, %s, delay => ''-120 months 3601 days'')', :id, :token), '22023', NULL),
     (format('SELECT pgq_snooze(%s, %s, ''infinity'')', :id, :token), '22008', 'until infinity is out of range'),
     (format('SELECT pgq_snooze(%s, %s, ''-infinity'')', :id, :token), '22008', 'until -infinity is out of range'),
     (format('SELECT pgq_snooze(%s, %s, ''2130-01-02 12:00Z'')', :id, :token), '22008', NULL),

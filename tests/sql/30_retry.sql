@@ -1,6 +1,6 @@
 -- Failing: back after a while, and in the end dead.
 BEGIN;
-SELECT plan(46);
+SELECT plan(51);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -107,6 +107,24 @@ SELECT results_eq(
     format('SELECT state, attempt, max_retries, ripe_at, jsonb_array_length(errors) FROM pgq_job WHERE id = %s', :id),
     $$ VALUES ('waiting', 0, 2, pgq_now(), 3) $$, 'with all its retries before it, now, and its errors kept');
 SELECT results_eq($$ SELECT outcome FROM pg_temp.attempt('custom') $$, $$ VALUES ('retry') $$, 'and it counts from the start');
+
+-- Not worth another attempt.
+SELECT pgq_enqueue('hopeless', queue => 'hopeless');
+SELECT * FROM pgq_claim('{hopeless}') AS c \gset c_
+SELECT results_eq(format($$ SELECT outcome, ripe_at FROM pgq_fail(%s, %s, 'no use', '1 hour', false) $$, :c_id, :c_token),
+                  $$ VALUES ('dead', NULL::timestamptz) $$, 'a job that is not to be retried is buried at its first failure');
+SELECT is(errors #>> '{0,error}', 'no use', 'with its error') FROM pgq_ended WHERE id = :c_id;
+SELECT pgq_enqueue('null', queue => 'hopeless');
+SELECT is((SELECT outcome FROM pgq_fail(c.id, c.token, retry => NULL)), 'retry', 'NULL means that it is to be retried')
+FROM pgq_claim('{hopeless}') AS c;
+
+SELECT pgq_enqueue('pointless', '{"n": 1}', queue => 'pointless');
+SELECT * FROM pgq_claim('{pointless}', worker => 'w') AS c \gset c_
+SELECT lives_ok(format('SELECT pgq_discard(%s, %s, %L)', :c_id, :c_token, repeat('x', 5000)), 'a worker can discard its job');
+SELECT results_eq(
+    format($$ SELECT outcome, args, worker, ended_at, errors #>> '{0,error}', (errors #>> '{0,attempt}')::integer, result FROM pgq_ended WHERE id = %s $$, :c_id),
+    $$ VALUES ('cancelled', '{"n": 1}'::jsonb, 'w', pgq_now(), repeat('x', 4000), 1, NULL::jsonb) $$,
+    'which is kept as cancelled, with the reason as its error');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -1,6 +1,6 @@
 -- Fencing: who does not hold the job changes nothing.
 BEGIN;
-SELECT plan(42);
+SELECT plan(46);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('fenced', '{"x": 1}');
@@ -14,7 +14,7 @@ CREATE TEMP TABLE before AS SELECT * FROM pgq_running;
 SELECT throws_ok(
     format('SELECT %s(%s, %s%s)', verb, coalesce(id::text, 'NULL'), coalesce(token::text, 'NULL'), more), 'PGQ02', NULL,
     format('%s with %s is refused', verb, what))
-FROM (VALUES ('pgq_hold', ''), ('pgq_complete', ''), ('pgq_complete', ', ''1'''), ('pgq_fail', ''), ('pgq_extend', ''),
+FROM (VALUES ('pgq_hold', ''), ('pgq_complete', ''), ('pgq_complete', ', ''1'''), ('pgq_fail', ''), ('pgq_discard', ''), ('pgq_extend', ''),
              ('pgq_snooze', ', pgq_now()'), ('pgq_release', '')) AS verb (verb, more)
 CROSS JOIN (VALUES (:id::bigint, :lost::bigint, 'the token of an earlier claim'), (:id, 0, 'no such token'),
                    (:id + 1, :token, 'the id of another job'), (:id, NULL, 'NULL')) AS given (id, token, what);

@@ -1,6 +1,6 @@
 -- Leases: run out, extended, given back.
 BEGIN;
-SELECT plan(30);
+SELECT plan(32);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('crash', max_retries => 3, backoff => '10 min', backoff_cap => '15 min');
@@ -79,6 +79,10 @@ SET LOCAL pgq.now = '2030-01-01 14:00Z';
 SELECT * FROM pgq_claim('{long}') AS c \gset c_
 SELECT is(:c_attempt, 1, 'at its time it is back, at its first attempt');
 SET LOCAL pgq.now = '2030-01-01 14:03Z';
+SELECT is(pgq_snooze(:c_id, :c_token, delay => '2 minutes'), 'snoozed', 'a job can be put off for some time');
+SELECT is(ripe_at, timestamptz '2030-01-01 14:05Z', 'from now') FROM pgq_job WHERE id = :c_id;
+UPDATE pgq_waiting SET ripe_at = '2030-01-01 14:00Z' WHERE id = :c_id;
+SELECT * FROM pgq_claim('{long}') AS c \gset c_
 SELECT is(pgq_release(:c_id, :c_token), 'released', 'a job can be given back');
 SELECT results_eq(format('SELECT attempt, ripe_at, priority FROM pgq_job WHERE id = %s', :c_id),
                   $$ VALUES (0, timestamptz '2030-01-01 14:00Z', 2) $$, 'at its old place, and the attempt does not count');
