@@ -19,6 +19,7 @@ CREATE TABLE pgq_waiting (
     dedup_key   text,
     enqueued_at timestamptz NOT NULL,
     errors      jsonb       NOT NULL,
+    context     jsonb,
     signature   uuid        GENERATED ALWAYS AS (CASE WHEN dedup THEN _pgq_signature(queue, kind, args, dedup_key) END) STORED,
 
     CONSTRAINT pgq_waiting_pkey PRIMARY KEY (id),
@@ -55,6 +56,7 @@ COMMENT ON COLUMN pgq_waiting.dedup IS 'Whether the job has a signature, so that
 COMMENT ON COLUMN pgq_waiting.dedup_key IS 'What decides about twins instead of the arguments; NULL: the arguments do.';
 COMMENT ON COLUMN pgq_waiting.enqueued_at IS 'When the job was enqueued.';
 COMMENT ON COLUMN pgq_waiting.errors IS 'The newest ten failures, newest first: attempt, at, worker, error.';
+COMMENT ON COLUMN pgq_waiting.context IS 'What travels with the job without being part of it, such as a trace; NULL: nothing.';
 COMMENT ON COLUMN pgq_waiting.signature IS 'MD5 over queue, kind, and dedup_key or args; NULL without dedup.';
 COMMENT ON SEQUENCE pgq_job_id IS 'Numbers the jobs.';
 

@@ -15,6 +15,7 @@ CREATE TABLE pgq_running (
     dedup_key   text,
     enqueued_at timestamptz NOT NULL,
     errors      jsonb       NOT NULL,
+    context     jsonb,
     token       bigint      NOT NULL,
     lease_until timestamptz NOT NULL,
     worker      text,

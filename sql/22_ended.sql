@@ -15,6 +15,7 @@ CREATE TABLE pgq_ended (
     dedup_key   text,
     enqueued_at timestamptz NOT NULL,
     errors      jsonb       NOT NULL,
+    context     jsonb,
     outcome     text        NOT NULL,
     result      jsonb,
     worker      text,

@@ -14,6 +14,7 @@ CREATE FUNCTION _pgq_problem(
     backoff_cap interval,
     dedup_key text,
     on_duplicate text,
+    context jsonb,
     at timestamptz
 ) RETURNS text[]
     LANGUAGE sql
@@ -51,9 +52,11 @@ CREATE FUNCTION _pgq_problem(
             ARRAY['22023', format('dedup_key takes %s bytes, more than 1000', octet_length(dedup_key)), 'Use a digest of it instead.']
         WHEN on_duplicate NOT IN ('keep', 'replace', 'soonest', 'error') THEN
             ARRAY['22023', format('on_duplicate "%s" is unknown', left(on_duplicate, 200)), 'Use keep, replace, soonest or error.']
+        WHEN jsonb_typeof(context) <> 'object' OR octet_length(context::text) > 8192 THEN
+            ARRAY['22023', 'context is not an object of at most 8192 bytes', 'Pass what is needed to continue a trace, or NULL.']
     END;
 
-COMMENT ON FUNCTION _pgq_problem(text, jsonb, text, timestamptz, interval, integer, integer, interval, interval, text, text, timestamptz) IS
+COMMENT ON FUNCTION _pgq_problem(text, jsonb, text, timestamptz, interval, integer, integer, interval, interval, text, text, jsonb, timestamptz) IS
     'What is wrong with a job to be enqueued: SQLSTATE, message and hint, or NULL.';
 
 
@@ -70,6 +73,7 @@ CREATE FUNCTION pgq_enqueue(
     dedup boolean DEFAULT true,
     dedup_key text DEFAULT NULL,
     on_duplicate text DEFAULT 'keep',
+    context jsonb DEFAULT NULL,
     OUT id bigint,
     OUT created boolean
 )
@@ -88,7 +92,7 @@ DECLARE
     v_signature uuid;
     v_awake boolean;
     v_problem text[] := _pgq_problem(
-        kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup_key, on_duplicate, v_now);
+        kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup_key, on_duplicate, context, v_now);
 BEGIN
     IF v_problem IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = v_problem[1], MESSAGE = v_problem[2], HINT = v_problem[3];
@@ -99,11 +103,11 @@ BEGIN
     LOOP
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, errors
+            enqueued_at, errors, context
         )
         VALUES (
             v_id, queue, kind, args, v_priority, v_ripe_at, 0, coalesce(max_retries, 10), coalesce(backoff, '1 minute'),
-            coalesce(backoff_cap, '1 hour'), coalesce(dedup, true), dedup_key, v_now, '[]'
+            coalesce(backoff_cap, '1 hour'), coalesce(dedup, true), dedup_key, v_now, '[]', context
         )
         ON CONFLICT (signature) DO NOTHING;
 
@@ -147,9 +151,10 @@ BEGIN
 END
 $pgq_enqueue$;
 
-COMMENT ON FUNCTION pgq_enqueue(text, jsonb, text, timestamptz, interval, integer, integer, interval, interval, boolean, text, text) IS
+COMMENT ON FUNCTION pgq_enqueue(text, jsonb, text, timestamptz, interval, integer, integer, interval, interval, boolean, text, text, jsonb) IS
     'Enqueue a job as part of your transaction; answers with its id and created = true. Where a job with the same '
     'queue, kind and dedup_key (or args, without a key) waits already, no second one is made: the answer is its id '
     'and created = false, and on_duplicate decides: keep it, replace its args, ripe_at and priority, give it the '
-    'soonest ripe_at of the two, or raise error PGQ04. NULL for ripe_at and delay means now, NULL for kind, args or '
-    'queue is refused (22004), any other NULL means the default. Bad values raise 22023, 22008 or 54000.';
+    'soonest ripe_at of the two, or raise error PGQ04. context is an object that its worker is handed beside args, such '
+    'as a trace to continue; it has no part in what makes twins. NULL for ripe_at and delay means now, NULL for kind, '
+    'args or queue is refused (22004), any other NULL means the default. Bad values raise 22023, 22008 or 54000.';

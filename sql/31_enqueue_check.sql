@@ -8,7 +8,7 @@ DECLARE
     c_types CONSTANT jsonb := '{
         "kind": "string", "args": "any", "queue": "string", "ripe_at": "string", "delay": "string",
         "priority": "number", "max_retries": "number", "backoff": "string", "backoff_cap": "string",
-        "dedup": "boolean", "dedup_key": "string", "on_duplicate": "string"
+        "dedup": "boolean", "dedup_key": "string", "on_duplicate": "string", "context": "object"
     }';
     v_n bigint;
     v_key text;
@@ -46,7 +46,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = format('Use only: %s.', (SELECT string_agg(k, ', ') FROM jsonb_object_keys(c_types) AS k));
     ELSIF FOUND THEN
-        RAISE EXCEPTION 'job % of the array: % is not a %', v_n, v_key, v_type
+        RAISE EXCEPTION 'job % of the array: % is no %', v_n, v_key, v_type
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Give times and intervals as strings, priority and max_retries as numbers, dedup as true or false.';
     END IF;
@@ -72,18 +72,20 @@ CREATE FUNCTION _pgq_parse_jobs(jobs jsonb) RETURNS TABLE (
     backoff_cap interval,
     dedup boolean,
     dedup_key text,
-    on_duplicate text
+    on_duplicate text,
+    context jsonb
 )
     LANGUAGE sql
     STABLE
 BEGIN ATOMIC
     SELECT j.n, r.kind, coalesce(j.item -> 'args', '{}'), coalesce(r.queue, 'default'), r.ripe_at, r.delay,
            coalesce(r.priority, 5), coalesce(r.max_retries, 10), coalesce(r.backoff, '1 minute'),
-           coalesce(r.backoff_cap, '1 hour'), coalesce(r.dedup, true), r.dedup_key, coalesce(r.on_duplicate, 'keep')
+           coalesce(r.backoff_cap, '1 hour'), coalesce(r.dedup, true), r.dedup_key, coalesce(r.on_duplicate, 'keep'),
+           r.context
     FROM jsonb_array_elements(jobs) WITH ORDINALITY AS j (item, n)
     CROSS JOIN LATERAL jsonb_to_record(j.item) AS r (
         kind text, queue text, ripe_at timestamptz, delay interval, priority integer, max_retries integer,
-        backoff interval, backoff_cap interval, dedup boolean, dedup_key text, on_duplicate text);
+        backoff interval, backoff_cap interval, dedup boolean, dedup_key text, on_duplicate text, context jsonb);
 END;
 
 COMMENT ON FUNCTION _pgq_parse_jobs(jsonb) IS

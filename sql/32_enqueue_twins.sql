@@ -81,10 +81,10 @@ BEGIN
         -- A twin was claimed before it could be locked: then its duplicate is a job of its own.
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, errors
+            enqueued_at, errors, context
         )
         SELECT j.id, j.queue, j.kind, j.args, j.priority, j.ripe_at, j.attempt, j.max_retries, j.backoff, j.backoff_cap,
-               j.dedup, j.dedup_key, j.enqueued_at, j.errors
+               j.dedup, j.dedup_key, j.enqueued_at, j.errors, j.context
         FROM unnest(jobs) AS j
         WHERE j.dedup
         ORDER BY j.signature, j.id

@@ -29,15 +29,15 @@ BEGIN
     WITH job AS MATERIALIZED (
         SELECT nextval('pgq_job_id') AS id, j.*,
                _pgq_problem(j.kind, j.args, j.queue, j.ripe_at, j.delay, j.priority, j.max_retries, j.backoff,
-                            j.backoff_cap, j.dedup_key, j.on_duplicate, v_now) AS problem
+                            j.backoff_cap, j.dedup_key, j.on_duplicate, j.context, v_now) AS problem
         FROM _pgq_parse_jobs(jobs) AS j
     ), inserted AS (
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, errors
+            enqueued_at, errors, context
         )
         SELECT j.id, j.queue, j.kind, j.args, j.priority, coalesce(j.ripe_at, v_now + j.delay, v_now), 0, j.max_retries,
-               j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, '[]'
+               j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, '[]', j.context
         FROM job AS j
         WHERE NOT EXISTS (SELECT FROM job AS other WHERE other.problem IS NOT NULL)
         ORDER BY hashtextextended(coalesce(j.dedup_key, j.args::text), 0), j.kind, j.queue, j.id
@@ -68,7 +68,7 @@ BEGIN
 
     SELECT array_agg(ROW(
                v_ids[j.n], j.queue, j.kind, j.args, j.priority, coalesce(j.ripe_at, v_now + j.delay, v_now), 0,
-               j.max_retries, j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, '[]',
+               j.max_retries, j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, '[]', j.context,
                CASE WHEN j.dedup THEN _pgq_signature(j.queue, j.kind, j.args, j.dedup_key) END
            )::pgq_waiting ORDER BY j.n),
            array_agg(j.on_duplicate ORDER BY j.n)

@@ -16,7 +16,8 @@ CREATE FUNCTION pgq_claim(
     priority integer,
     ripe_at timestamptz,
     enqueued_at timestamptz,
-    lease_until timestamptz
+    lease_until timestamptz,
+    context jsonb
 )
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -98,15 +99,15 @@ BEGIN
     )
     INSERT INTO pgq_running AS r (
         id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-        enqueued_at, errors, token, lease_until, worker, claimed_at
+        enqueued_at, errors, context, token, lease_until, worker, claimed_at
     )
     SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, t.max_retries, t.backoff, t.backoff_cap,
-           t.dedup, t.dedup_key, t.enqueued_at, t.errors, v_token + nextval('pgq_token') % 1024, v_lease_until, pgq_claim.worker,
-           v_now
+           t.dedup, t.dedup_key, t.enqueued_at, t.errors, t.context, v_token + nextval('pgq_token') % 1024, v_lease_until,
+           pgq_claim.worker, v_now
     FROM taken AS t
     ORDER BY t.priority, t.ripe_at, t.id
     RETURNING r.id, r.token, r.queue, r.kind, r.args, r.attempt, r.max_retries, r.priority::integer, r.ripe_at,
-              r.enqueued_at, r.lease_until;
+              r.enqueued_at, r.lease_until, r.context;
 END
 $pgq_claim$;
 

@@ -22,11 +22,12 @@ AS $_pgq_end$
 BEGIN
     INSERT INTO pgq_ended (
         id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-        enqueued_at, errors, outcome, result, worker, ended_at
+        enqueued_at, errors, context, outcome, result, worker, ended_at
     )
     VALUES (
         job.id, job.queue, job.kind, job.args, job.priority, job.ripe_at, job.attempt, job.max_retries, job.backoff,
-        job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, errors, outcome, result, job.worker, at
+        job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, errors, job.context, outcome, result,
+        job.worker, at
     );
 END
 $_pgq_end$;
@@ -43,11 +44,11 @@ AS $_pgq_put_back$
 BEGIN
     INSERT INTO pgq_waiting (
         id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-        enqueued_at, errors
+        enqueued_at, errors, context
     )
     VALUES (
         job.id, job.queue, job.kind, job.args, job.priority, ripe_at, attempt, job.max_retries, job.backoff,
-        job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, errors
+        job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, errors, job.context
     )
     ON CONFLICT (signature) DO NOTHING;
     IF NOT FOUND THEN

@@ -4,17 +4,17 @@ CREATE VIEW pgq_job AS
 SELECT id, 'waiting'::text AS state, queue, kind, args, priority::integer AS priority, ripe_at, attempt, max_retries,
        backoff, backoff_cap, dedup, dedup_key, enqueued_at, errors, NULL::text AS worker,
        NULL::timestamptz AS claimed_at, NULL::timestamptz AS lease_until, NULL::timestamptz AS ended_at,
-       NULL::jsonb AS result
+       NULL::jsonb AS result, context
 FROM pgq_waiting
 UNION ALL
 SELECT id, 'running', queue, kind, args, priority, ripe_at, attempt, max_retries,
        backoff, backoff_cap, dedup, dedup_key, enqueued_at, errors, worker,
-       claimed_at, lease_until, NULL, NULL
+       claimed_at, lease_until, NULL, NULL, context
 FROM pgq_running
 UNION ALL
 SELECT id, outcome, queue, kind, args, priority, ripe_at, attempt, max_retries,
        backoff, backoff_cap, dedup, dedup_key, enqueued_at, errors, worker,
-       NULL, NULL, ended_at, result
+       NULL, NULL, ended_at, result, context
 FROM pgq_ended;
 
 COMMENT ON VIEW pgq_job IS

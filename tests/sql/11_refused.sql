@@ -1,6 +1,6 @@
 -- Bad input is refused with a clear error, and nothing changes.
 BEGIN;
-SELECT plan(93);
+SELECT plan(96);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('held');
@@ -43,6 +43,9 @@ FROM (VALUES
     ('SELECT pgq_enqueue(''k'', dedup_key => repeat(''x'', 1001))', '22023', 'dedup_key takes 1001 bytes, more than 1000'),
     ('SELECT pgq_enqueue(''k'', on_duplicate => ''explode'')', '22023', 'on_duplicate "explode" is unknown'),
     ('SELECT pgq_enqueue(''there'', on_duplicate => ''error'')', 'PGQ04', NULL),
+    ('SELECT pgq_enqueue(''k'', context => ''[]'')', '22023', 'context is not an object of at most 8192 bytes'),
+    ('SELECT pgq_enqueue(''k'', context => ''null'')', '22023', NULL),
+    ('SELECT pgq_enqueue(''k'', context => jsonb_build_object(''a'', repeat(''x'', 8184)))', '22023', NULL),
     ('SELECT pgq_claim(NULL)', '22004', 'queues, or one of them, is null'),
     ('SELECT pgq_claim(ARRAY[''default'', NULL])', '22004', 'queues, or one of them, is null'),
     ('SELECT pgq_claim(''{{default,a},{b,c}}'', NULL)', '22004', 'max_jobs is null'),

@@ -1,6 +1,6 @@
 -- Many jobs in one call, as if pgq_enqueue were called for each in turn.
 BEGIN;
-SELECT plan(43);
+SELECT plan(44);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 CREATE TEMP TABLE answer AS
@@ -22,15 +22,15 @@ TRUNCATE answer;
 INSERT INTO answer
 SELECT * FROM pgq_enqueue_many('[{"kind": "all", "args": {"x": 1}, "queue": "q", "priority": 1, "max_retries": 2,
                                 "backoff": "3 s", "backoff_cap": "4 s", "dedup": false, "dedup_key": "d", "on_duplicate": "error",
-                                "ripe_at": "2031-01-01T00:00Z"},
+                                "ripe_at": "2031-01-01T00:00Z", "context": {"t": 1}},
                                {"kind": "nulls", "queue": null, "ripe_at": null, "delay": null, "priority": null,
                                 "max_retries": null, "backoff": null, "backoff_cap": null, "dedup": null, "dedup_key": null,
-                                "on_duplicate": null}]');
+                                "on_duplicate": null, "context": null}]');
 SELECT results_eq(
-    $$ SELECT j.queue, j.kind, j.args, j.priority, j.max_retries, j.backoff, j.backoff_cap, j.dedup, j.dedup_key, j.ripe_at
+    $$ SELECT j.queue, j.kind, j.args, j.priority, j.max_retries, j.backoff, j.backoff_cap, j.dedup, j.dedup_key, j.ripe_at, j.context
        FROM answer AS a JOIN pgq_job AS j USING (id) ORDER BY a.n $$,
-    $$ VALUES ('q', 'all', '{"x": 1}'::jsonb, 1, 2, interval '3 s', interval '4 s', false, 'd', timestamptz '2031-01-01 00:00Z'),
-              ('default', 'nulls', '{}', 5, 10, '1 min', '1 hour', true, NULL, pgq_now()) $$,
+    $$ VALUES ('q', 'all', '{"x": 1}'::jsonb, 1, 2, interval '3 s', interval '4 s', false, 'd', timestamptz '2031-01-01 00:00Z', '{"t": 1}'::jsonb),
+              ('default', 'nulls', '{}', 5, 10, '1 min', '1 hour', true, NULL, pgq_now(), NULL) $$,
     'every key is honoured, and null is the default');
 
 SELECT throws_ok(format('SELECT pgq_enqueue_many(%L)', jobs), state, message, coalesce(message, 'refused: ' || jobs))
@@ -40,18 +40,19 @@ FROM (VALUES
     ('[{"kind": "a"}, 7]', '22023', 'job 2 of the array is not an object'),
     ('[[{"kind": "a"}]]', '22023', 'job 1 of the array is not an object'),
     ('[{"kind": "a"}, {"kind": "b", "when": 1}]', '22023', 'job 2 of the array has an unknown key "when"'),
-    ('[{"kind": 7}]', '22023', 'job 1 of the array: kind is not a string'),
-    ('[{"kind": "a", "priority": "5"}]', '22023', 'job 1 of the array: priority is not a number'),
-    ('[{"kind": "a", "dedup": "no"}]', '22023', 'job 1 of the array: dedup is not a boolean'),
-    ('[{"kind": "a", "delay": 5}]', '22023', 'job 1 of the array: delay is not a string'),
+    ('[{"kind": 7}]', '22023', 'job 1 of the array: kind is no string'),
+    ('[{"kind": "a", "priority": "5"}]', '22023', 'job 1 of the array: priority is no number'),
+    ('[{"kind": "a", "dedup": "no"}]', '22023', 'job 1 of the array: dedup is no boolean'),
+    ('[{"kind": "a", "delay": 5}]', '22023', 'job 1 of the array: delay is no string'),
     ('[{"kind": "a", "when": null}]', '22023', 'job 1 of the array has an unknown key "when"'),
-    ('[{"kind": "a", "queue": 1}]', '22023', 'job 1 of the array: queue is not a string'),
-    ('[{"kind": "a", "ripe_at": 1}]', '22023', 'job 1 of the array: ripe_at is not a string'),
-    ('[{"kind": "a", "max_retries": "1"}]', '22023', 'job 1 of the array: max_retries is not a number'),
-    ('[{"kind": "a", "backoff": 1}]', '22023', 'job 1 of the array: backoff is not a string'),
-    ('[{"kind": "a", "backoff_cap": 1}]', '22023', 'job 1 of the array: backoff_cap is not a string'),
-    ('[{"kind": "a", "dedup_key": 1}]', '22023', 'job 1 of the array: dedup_key is not a string'),
-    ('[{"kind": "a", "on_duplicate": true}]', '22023', 'job 1 of the array: on_duplicate is not a string'),
+    ('[{"kind": "a", "queue": 1}]', '22023', 'job 1 of the array: queue is no string'),
+    ('[{"kind": "a", "ripe_at": 1}]', '22023', 'job 1 of the array: ripe_at is no string'),
+    ('[{"kind": "a", "max_retries": "1"}]', '22023', 'job 1 of the array: max_retries is no number'),
+    ('[{"kind": "a", "backoff": 1}]', '22023', 'job 1 of the array: backoff is no string'),
+    ('[{"kind": "a", "backoff_cap": 1}]', '22023', 'job 1 of the array: backoff_cap is no string'),
+    ('[{"kind": "a", "dedup_key": 1}]', '22023', 'job 1 of the array: dedup_key is no string'),
+    ('[{"kind": "a", "on_duplicate": true}]', '22023', 'job 1 of the array: on_duplicate is no string'),
+    ('[{"kind": "a", "context": []}]', '22023', 'job 1 of the array: context is no object'),
     ('[{"kind": "a", "priority": 10000000000}]', '22003', NULL),
     ('[{"kind": "a", "ripe_at": "infinity"}]', '22008', 'job 1 of the array: ripe_at infinity is out of range'),
     ('[{"kind": "a", "delay": "soon"}]', '22007', NULL),

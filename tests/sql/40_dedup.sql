@@ -1,6 +1,6 @@
 -- Dedup: one waiting job for each signature.
 BEGIN;
-SELECT plan(34);
+SELECT plan(37);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 -- A case: enqueue, then enqueue again with something else. The second one is created or it is not.
@@ -85,6 +85,11 @@ FROM (VALUES
 ) AS t (what, policy, delay, expected_args, expected_priority, expected_delay)
 CROSS JOIN LATERAL pg_temp.policy(policy, '"new"', delay, 1) AS p;
 SELECT throws_ok($$ SELECT pg_temp.policy('error', '"new"', '1 s', 1) $$, 'PGQ04', NULL, 'error raises');
+
+SELECT pgq_enqueue('traced', context => '{"t": 1}');
+SELECT is(created, false, 'the context has no part in what makes twins') FROM pgq_enqueue('traced', context => '{"t": 2}');
+SELECT is(context, '{"t": 1}', 'and the first one stays') FROM pgq_job WHERE kind = 'traced';
+SELECT is(context, '{"t": 1}', 'which the claim hands out') FROM pgq_claim(max_jobs => 1000) WHERE kind = 'traced';
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -14,7 +14,7 @@ BEGIN
     DELETE FROM pgq_ended;
     PERFORM set_config('pgq.now', '2030-01-01 12:00Z', true);
     v_id := (SELECT e.id FROM pgq_enqueue('odd', '[1]', 'road', delay => '1 hour', priority => 2, backoff => '3 min', backoff_cap => '4 min',
-                                          max_retries => CASE way WHEN 'dies' THEN 1 ELSE 6 END, dedup => dedup, dedup_key => 'key') AS e);
+                                          max_retries => CASE way WHEN 'dies' THEN 1 ELSE 6 END, dedup => dedup, dedup_key => 'key', context => '{"t": 1}') AS e);
     PERFORM set_config('pgq.now', '2030-01-01 13:00Z', true);
     PERFORM pgq_fail(x.id, x.token, 'once', '30 min') FROM pgq_claim('{road}', worker => 'before') AS x;
     PERFORM set_config('pgq.now', '2030-01-01 14:00Z', true);
@@ -46,10 +46,10 @@ $$;
 
 SELECT is(
     (j.state, j.ripe_at, j.attempt, j.errors #>> '{0,error}', j.errors #>> '{1,error}', j.worker, j.ended_at,
-     j.queue, j.kind, j.args, j.priority, j.max_retries, j.backoff, j.backoff_cap, j.dedup, j.dedup_key, j.enqueued_at)::text,
+     j.queue, j.kind, j.args, j.priority, j.max_retries, j.backoff, j.backoff_cap, j.dedup, j.dedup_key, j.enqueued_at, j.context)::text,
     (t.state, t.ripe_at, t.attempt, coalesce(t.error, 'once'), CASE WHEN t.error IS NOT NULL THEN 'once' END, t.worker, t.ended_at,
      'road', 'odd', '[1]'::jsonb, 2, CASE way WHEN 'dies' THEN 1 ELSE 6 END, interval '3 min', interval '4 min', with_dedup, 'key',
-     timestamptz '2030-01-01 12:00Z')::text,
+     timestamptz '2030-01-01 12:00Z', '{"t": 1}'::jsonb)::text,
     format('a job that %s %s dedup keeps the rest', way, CASE WHEN with_dedup THEN 'with' ELSE 'without' END))
 FROM (VALUES
     ('waits', 'waiting', timestamptz '2030-01-01 13:30Z', 1, NULL, NULL, NULL::timestamptz),

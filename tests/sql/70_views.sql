@@ -40,7 +40,7 @@ SELECT is(
     (SELECT string_agg(column_name::text, ',' ORDER BY ordinal_position) FROM information_schema.columns
      WHERE table_name = 'pgq_job' AND table_schema = current_schema()),
     'id,state,queue,kind,args,priority,ripe_at,attempt,max_retries,backoff,backoff_cap,dedup,dedup_key,enqueued_at,errors,'
-    'worker,claimed_at,lease_until,ended_at,result', 'the view has these columns, and no tokens');
+    'worker,claimed_at,lease_until,ended_at,result,context', 'the view has these columns, and no tokens');
 
 SELECT * FROM finish();
 ROLLBACK;
