@@ -30,7 +30,7 @@ BEGIN
             PERFORM _pgq_retry_or_bury(
                 v_job,
                 at,
-                'the lease ran out',
+                CASE WHEN v_job.lease_until > v_job.claimed_at THEN 'the lease ran out' ELSE 'the worker is gone' END,
                 CASE WHEN v_job.attempt = 1 THEN at
                      ELSE at + pgq_backoff(v_job.attempt - 1, v_job.backoff, v_job.backoff_cap)
                 END
@@ -57,6 +57,7 @@ CREATE FUNCTION _pgq_expire_sometimes(at timestamptz) RETURNS void
     SET search_path FROM CURRENT
 AS $_pgq_expire_sometimes$
 DECLARE
+    v_is_new boolean := coalesce(current_setting(_pgq_head_setting(''), true), '') = '';
     v_head pgq_head := _pgq_recall_head('', at);
     v_begun_at timestamptz;
     v_steps bigint;
@@ -68,6 +69,10 @@ BEGIN
 
     v_begun_at := clock_timestamp();
     v_steps := _pgq_steps('pgq_running_lease');
+    -- After a failover all workers look gone to the first session that comes, until they come, too.
+    IF NOT v_is_new THEN
+        PERFORM _pgq_sweep(at);
+    END IF;
     v_count := _pgq_expire(at);
     v_head.pause := _pgq_pause(greatest(clock_timestamp() - v_begun_at, interval '50 milliseconds'));
     v_head.due := at + v_head.pause;
@@ -82,4 +87,4 @@ END
 $_pgq_expire_sometimes$;
 
 COMMENT ON FUNCTION _pgq_expire_sometimes(timestamptz) IS
-    'Call _pgq_expire if that is due in this session.';
+    'Call _pgq_expire if that is due in this session, and unless it is for the first time, _pgq_sweep before it.';

@@ -22,6 +22,22 @@ COMMENT ON VIEW pgq_job IS
     'without a result is gone.';
 
 
+CREATE VIEW pgq_workers AS
+SELECT coalesce(w.name, r.worker) AS name, w.host, w.pid, w.queues, w.registered_at,
+       w.number IN (SELECT number FROM _pgq_presence) AS present, coalesce(r.running, 0) AS running, r.kinds, r.oldest_claimed_at
+FROM pgq_worker AS w
+FULL JOIN (
+    SELECT worker, count(*) AS running, array_agg(DISTINCT kind ORDER BY kind) AS kinds, min(claimed_at) AS oldest_claimed_at
+    FROM pgq_running
+    WHERE worker IS NOT NULL
+    GROUP BY worker
+) AS r ON r.worker = w.name;
+
+COMMENT ON VIEW pgq_workers IS
+    'Workers that have registered or hold jobs: where they run and since when, whether they are present (NULL: never '
+    'registered), how many jobs they hold, of which kinds, and since when the oldest of them.';
+
+
 CREATE VIEW pgq_stats AS
 SELECT j.queue, j.kind,
        count(*) FILTER (WHERE j.state = 'waiting') AS waiting,

@@ -18,7 +18,7 @@ SELECT is(
 FROM (VALUES
     ('tap_nobody', '{}'),
     ('tap_producer', '{pgq_backoff,pgq_enqueue,pgq_enqueue_many,pgq_version}'),
-    ('tap_worker', '{pgq_backoff,pgq_claim,pgq_complete,pgq_complete_many,pgq_discard,pgq_extend,pgq_fail,pgq_hold,pgq_idle,pgq_release,pgq_snooze,pgq_version}'),
+    ('tap_worker', '{pgq_backoff,pgq_claim,pgq_complete,pgq_complete_many,pgq_discard,pgq_extend,pgq_fail,pgq_hold,pgq_idle,pgq_pending,pgq_register,pgq_release,pgq_snooze,pgq_unregister,pgq_version}'),
     ('tap_admin', '{pgq_backoff,pgq_cancel,pgq_now,pgq_purge,pgq_retry,pgq_version}'),
     ('tap_Reader', '{pgq_backoff,pgq_now,pgq_version}')
 ) AS t (role, functions);
@@ -26,7 +26,7 @@ SELECT is(
     ARRAY(SELECT c.relname || '.' || a.attname  -- for the administrator, those that are not as they should be
           FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
           WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname ~ '^_?pgq_' AND c.relkind IN ('r', 'v')
-            AND (has_column_privilege(role, c.oid, a.attnum, 'SELECT, INSERT, UPDATE, REFERENCES')) <> (role = 'tap_admin' AND c.relkind = 'v')
+            AND (has_column_privilege(role, c.oid, a.attnum, 'SELECT, INSERT, UPDATE, REFERENCES')) <> (role = 'tap_admin' AND c.relkind = 'v' AND c.relname !~ '^_')
           ORDER BY (c.relname || '.' || a.attname) COLLATE "C"),
     columns::text[], what)
 FROM (VALUES
@@ -36,7 +36,9 @@ FROM (VALUES
                      pgq_job.enqueued_at,pgq_job.id,pgq_job.kind,pgq_job.lease_until,pgq_job.max_retries,pgq_job.priority,
                      pgq_job.queue,pgq_job.ripe_at,pgq_job.state,pgq_job.worker,
                      pgq_stats.cancelled,pgq_stats.dead,pgq_stats.done,pgq_stats.kind,pgq_stats.oldest_ripe_age,pgq_stats.queue,
-                     pgq_stats.ripe,pgq_stats.running,pgq_stats.waiting}', 'a reader sees neither arguments nor errors nor results')
+                     pgq_stats.ripe,pgq_stats.running,pgq_stats.waiting,
+                     pgq_workers.host,pgq_workers.kinds,pgq_workers.name,pgq_workers.oldest_claimed_at,pgq_workers.pid,
+                     pgq_workers.present,pgq_workers.queues,pgq_workers.registered_at,pgq_workers.running}', 'a reader sees neither arguments nor errors nor results')
 ) AS t (role, columns, what);
 
 SELECT is_empty(

@@ -1,0 +1,97 @@
+-- A worker's presence: what makes the jobs of a killed one ripe at once, and not only when their leases end.
+
+CREATE VIEW _pgq_presence AS
+SELECT l.objid::integer AS number, l.pid
+FROM pg_locks AS l
+WHERE l.locktype = 'advisory'
+  AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+  AND l.classid = 'pgq_worker'::regclass
+  AND l.objsubid = 2
+  AND l.mode = 'ExclusiveLock'
+  AND l.granted;
+
+COMMENT ON VIEW _pgq_presence IS
+    'The numbers of the workers that are there, each with the process of the server that its session has.';
+
+
+CREATE FUNCTION pgq_register(
+    name text,
+    queues text[] DEFAULT '{default}',
+    host text DEFAULT NULL,
+    pid integer DEFAULT NULL
+) RETURNS void
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+AS $pgq_register$
+DECLARE
+    c_class CONSTANT integer := 'pgq_worker'::regclass::oid::integer;
+    v_number integer;
+    v_mine boolean;
+BEGIN
+    IF name IS NULL THEN
+        RAISE EXCEPTION 'name is null'
+            USING ERRCODE = 'null_value_not_allowed',
+                  HINT = 'Give a name that no other process has or will have, and claim under it.';
+    END IF;
+    IF octet_length(name) NOT BETWEEN 1 AND 200 OR octet_length(host) > 200 THEN
+        RAISE EXCEPTION 'name or host takes no byte, or more than 200'
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Use 1 to 200 bytes, such as the host, the process id and something random.';
+    END IF;
+    PERFORM _pgq_check_claim(queues, 0, NULL);
+
+    INSERT INTO pgq_worker AS w (name, queues, host, pid, registered_at)
+    VALUES (name, queues, host, pid, pgq_now())
+    ON CONFLICT ON CONSTRAINT pgq_worker_pkey DO UPDATE
+    SET queues = excluded.queues, host = excluded.host, pid = excluded.pid, gone_at = NULL
+    RETURNING w.number INTO v_number;
+
+    -- Session locks are counted; a second one would outlive pgq_unregister.
+    v_mine := EXISTS (SELECT FROM _pgq_presence AS p WHERE p.number = v_number AND p.pid = pg_backend_pid());
+    -- Who looks after the workers has it for a moment.
+    FOR v_try IN 1..20 LOOP
+        EXIT WHEN v_mine;
+        v_mine := pg_try_advisory_lock(c_class, v_number);
+        IF NOT v_mine THEN
+            PERFORM pg_sleep(0.005);
+        END IF;
+    END LOOP;
+    IF NOT v_mine THEN
+        RAISE EXCEPTION 'worker "%" is registered by another session', name
+            USING ERRCODE = 'PGQ03',
+                  HINT = 'Use a name of your own; after a lost connection try again when the server has noticed it, too.';
+    END IF;
+END
+$pgq_register$;
+
+COMMENT ON FUNCTION pgq_register(text, text[], text, integer) IS
+    'Say that a worker is there for as long as this session, which should do nothing that takes long. When the session '
+    'ends without pgq_unregister, leases on jobs that were claimed under name (the argument worker of pgq_claim) end '
+    'within two seconds or so, as soon as anybody claims. The name must be of this process alone: who registers it again '
+    'in a new session has come back, and keeps its jobs. host and pid are shown in pgq_workers. Raises PGQ03 while '
+    'another session has the name; NULL for name or queues is refused (22004), bad values raise 22023.';
+
+
+CREATE FUNCTION pgq_unregister(name text) RETURNS boolean
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+AS $pgq_unregister$
+DECLARE
+    v_number integer;
+BEGIN
+    DELETE FROM pgq_worker AS w
+    WHERE w.name = pgq_unregister.name
+      AND EXISTS (SELECT FROM _pgq_presence AS p WHERE p.number = w.number AND p.pid = pg_backend_pid())
+    RETURNING w.number INTO v_number;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    RETURN pg_advisory_unlock('pgq_worker'::regclass::oid::integer, v_number);
+END
+$pgq_unregister$;
+
+COMMENT ON FUNCTION pgq_unregister(text) IS
+    'Say that a worker leaves; jobs that it still has are left to their leases. Answers whether this session had '
+    'registered it; false for NULL.';

@@ -1,0 +1,82 @@
+-- Workers that are there, and the jobs of those that are not.
+BEGIN;
+SELECT plan(33);
+SET LOCAL pgq.now = '2030-01-01 12:00Z';
+-- The server of this test may be younger than five seconds, in which nobody counts as gone.
+CREATE FUNCTION pg_temp.claim() RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_sleep(greatest(0, extract(epoch FROM pg_postmaster_start_time() + interval '5.1 seconds' - clock_timestamp())));
+    PERFORM pgq_claim('{nothing}');
+    RETURN (SELECT count(*) FROM pgq_claim('{nothing}'));
+END
+$$;
+
+SELECT lives_ok($$ SELECT pgq_register('me', '{a,b}', 'here', 7) $$, 'a worker registers');
+SELECT results_eq(
+    'SELECT name, host, pid, queues, registered_at, present, running, kinds, oldest_claimed_at FROM pgq_workers',
+    $$ VALUES ('me', 'here', 7, '{a,b}'::text[], pgq_now(), true, 0::bigint, NULL::text[], NULL::timestamptz) $$, 'and is seen');
+
+SELECT pgq_enqueue(kind, queue => 'a') FROM unnest('{x,y}'::text[]) AS kind;
+SELECT count(*) FROM pgq_claim('{a}', 2, worker => 'me');
+SELECT results_eq('SELECT running, kinds, oldest_claimed_at FROM pgq_workers', $$ VALUES (2::bigint, '{x,y}'::text[], pgq_now()) $$,
+                  'with what it runs');
+SELECT pgq_enqueue('z', queue => 'b');
+SELECT count(*) FROM pgq_claim('{b}', worker => 'stranger');
+SELECT results_eq($$ SELECT host, queues, present, running FROM pgq_workers WHERE name = 'stranger' $$,
+                  $$ VALUES (NULL::text, NULL::text[], NULL::boolean, 1::bigint) $$, 'also one that never registered');
+SELECT pgq_enqueue('z', queue => 'nameless');
+SELECT count(*) FROM pgq_claim('{nameless}');
+SELECT is(count(*), 2::bigint, 'but no nameless one') FROM pgq_workers;
+
+SET LOCAL pgq.now = '2030-01-01 12:01Z';
+SELECT is(pg_temp.claim(), 0::bigint, 'whoever claims looks after the workers');
+SELECT is(count(*), 4::bigint, 'one that is there keeps its jobs, even where its own session does that') FROM pgq_running;
+SELECT is(pgq_register('me', '{c}', NULL, NULL)::text, '', 'who registers again is the same worker');
+SELECT results_eq($$ SELECT host, queues, registered_at FROM pgq_workers WHERE name = 'me' $$,
+                  $$ VALUES (NULL::text, '{c}'::text[], timestamptz '2030-01-01 12:00Z') $$, 'with its new particulars');
+
+-- As if its session had ended.
+SELECT is(pg_advisory_unlock('pgq_worker'::regclass::oid::integer, number), true, 'one lock is all there was') FROM pgq_worker;
+SELECT is(present, false, 'a worker whose session is gone is not there') FROM pgq_workers WHERE name = 'me';
+SELECT is(pgq_unregister('me'), false, 'nor can it leave');
+SELECT pg_temp.claim();
+SELECT results_eq('SELECT kind, state, attempt FROM pgq_job ORDER BY id',
+                  $$ VALUES ('x', 'waiting', 1), ('y', 'waiting', 1), ('z', 'running', 1), ('z', 'running', 1) $$, 'its jobs are ripe, and no other ones');
+SELECT is(ripe_at, pgq_now(), 'at once') FROM pgq_waiting;
+SELECT is(errors #>> '{0,error}', 'the worker is gone', 'with the reason') FROM pgq_waiting;
+SELECT is(gone_at, pgq_now(), 'it is noted when that was seen') FROM pgq_worker;
+-- A claim of its that commits only now.
+SELECT count(*) FROM pgq_claim('{a}', 1, worker => 'me');
+SET LOCAL pgq.now = '2030-01-01 12:01:09Z';
+SELECT pg_temp.claim();
+SELECT is(count(*), 2::bigint, 'what it claims while it dies is not its own for long') FROM pgq_waiting;
+SELECT is(count(*), 1::bigint, 'so it is kept for a while') FROM pgq_worker;
+SET LOCAL pgq.now = '2030-01-01 12:01:11Z';
+SELECT pg_temp.claim();
+SELECT is_empty('SELECT FROM pgq_worker', 'and then forgotten');
+
+SELECT pgq_register('back');
+SELECT pgq_enqueue('b', queue => 'back');
+SELECT c.id, c.token FROM pgq_claim('{back}', worker => 'back') AS c \gset
+SELECT pg_advisory_unlock('pgq_worker'::regclass::oid::integer, number) FROM pgq_worker;
+SELECT pgq_register('back');
+SELECT pg_temp.claim();
+SELECT lives_ok(format('SELECT pgq_complete(%s, %s)', :id, :token), 'who comes back in time keeps its jobs');
+SELECT is(pgq_unregister('back'), true, 'a worker leaves');
+SELECT is_empty('SELECT FROM pgq_worker', 'and is not there any more');
+SELECT is_empty('SELECT FROM _pgq_presence', 'nor is its lock');
+SELECT is(pgq_unregister(NULL), false, 'nobody has no name');
+
+SELECT throws_ok(call, state, message, message)
+FROM (VALUES
+    ('SELECT pgq_register(NULL)', '22004', 'name is null'),
+    ('SELECT pgq_register('''')', '22023', 'name or host takes no byte, or more than 200'),
+    ('SELECT pgq_register(repeat(''x'', 201))', '22023', 'name or host takes no byte, or more than 200'),
+    ('SELECT pgq_register(''x'', ''{a}'', repeat(''x'', 201))', '22023', 'name or host takes no byte, or more than 200'),
+    ('SELECT pgq_register(''x'', ''{}'')', '22023', 'queues is empty'),
+    ('SELECT pgq_register(''x'', NULL)', '22004', 'queues, or one of them, is null')
+) AS t (call, state, message);
+SELECT is_empty('SELECT FROM pgq_worker', 'who is refused is not there');
+
+SELECT * FROM finish();
+ROLLBACK;
