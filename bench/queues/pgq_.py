@@ -64,7 +64,7 @@ class Pgq:
         conninfo = psycopg.conninfo.make_conninfo(dbname=task.database, host=task.host)
         options: dict[str, Any] = {} if task.batch is None else {"batch": task.batch}
         worker = pgq.Worker(conninfo, handlers, **options)
-        worker.session.queue()
+        worker.loops[0].session.queue()
         duty.ready(worker.stop)
         worker.run()
 

@@ -21,6 +21,7 @@ from psycopg.conninfo import make_conninfo
 from pytest_postgresql.factories import postgresql, postgresql_noproc
 
 from pgq import Handlers, Queue, Worker
+from pgq.loop import Loop
 from pgq.testing import Clock, time_travel
 
 ROOT = Path(__file__).parents[2]
@@ -146,9 +147,9 @@ def jobs(conn: Connection) -> list[tuple[Any, ...]]:
     return conn.execute("SELECT id, state, attempt FROM pgq_job ORDER BY id").fetchall()
 
 
-def drain(worker: Worker) -> None:
+def drain(loop: Loop) -> None:
     """Take turns until nothing is ripe; the last one settles."""
-    while worker.turn():
+    while loop.turn():
         pass
 
 
@@ -274,6 +275,12 @@ def handlers() -> Handlers:
 @pytest.fixture
 def worker(dsn: str, handlers: Handlers) -> Iterator[Worker]:
     """A worker with these handlers, that never sleeps by itself in a test."""
-    worker = Worker(dsn, handlers, poll=60, name="test")
+    worker = Worker(dsn, handlers, poll=60, name="test", presence=False)
     yield worker
     worker.close()
+
+
+@pytest.fixture
+def loop(worker: Worker) -> Loop:
+    """Its only loop, for tests that take its turns themselves."""
+    return worker.loops[0]

@@ -12,6 +12,7 @@ from psycopg import sql
 
 from pgq import Handlers, Job, Queue, Worker
 from pgq.install import install
+from pgq.loop import Loop
 
 
 def listen(conn: Connection, channel: str) -> None:
@@ -205,20 +206,22 @@ def test_a_stranger_that_holds_the_lock_keeps_nobody_waiting(queue: Queue, conne
     assert queue.idle(idle=False)
 
 
-def test_an_idle_worker_begins_at_once(queue: Queue, worker: Worker, handlers: Handlers) -> None:
+def test_an_idle_worker_begins_at_once(queue: Queue, worker: Worker, loop: Loop, handlers: Handlers) -> None:
     """Its poll is a minute."""
     done = threading.Semaphore(0)
     handlers.handler("k")(lambda job: done.release())
     thread = Thread(worker.run)
     for n in range(3):
-        eventually(lambda: worker.session.asleep)
+        eventually(lambda: loop.session.asleep)
         queue.enqueue("k", n)
         assert done.acquire(timeout=5)
     worker.stop()
     thread.result(10)
 
 
-def test_a_busy_worker_is_not_notified(conn: Connection, queue: Queue, worker: Worker, handlers: Handlers) -> None:
+def test_a_busy_worker_is_not_notified(
+    conn: Connection, queue: Queue, worker: Worker, loop: Loop, handlers: Handlers
+) -> None:
     """From its second batch on it counts as awake, and when there is nothing left it sleeps again."""
     asleep: list[int] = []
 
@@ -226,9 +229,9 @@ def test_a_busy_worker_is_not_notified(conn: Connection, queue: Queue, worker: W
     def look(job: Job) -> None:
         asleep.append(int(one(conn, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")))
 
-    worker.pace.limit = 1
+    loop.pace.limit = 1
     thread = Thread(worker.run)
-    eventually(lambda: worker.session.asleep)
+    eventually(lambda: loop.session.asleep)
     queue.enqueue_many({"kind": "k", "args": n} for n in range(4))
     eventually(lambda: jobs(conn) == [])
     eventually(lambda: one(conn, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 1)
@@ -237,22 +240,22 @@ def test_a_busy_worker_is_not_notified(conn: Connection, queue: Queue, worker: W
     assert asleep == [1, 0, 0, 0]
 
 
-def test_a_notification_that_libpq_has_read_is_not_slept_over(queue: Queue, worker: Worker) -> None:
+def test_a_notification_that_libpq_has_read_is_not_slept_over(queue: Queue, loop: Loop) -> None:
     """It came along with an answer, and the socket has nothing more to tell."""
-    worker.turn()
-    worker.rest()
-    worker.turn()
+    loop.turn()
+    loop.rest()
+    loop.turn()
     queue.enqueue("k")
     # By way of libpq alone: psycopg would have seen it.
-    worker.session.queue().conn.pgconn.exec_(b"SELECT pg_sleep(0.1)")
-    Thread(worker.rest).result(5)
+    loop.session.queue().conn.pgconn.exec_(b"SELECT pg_sleep(0.1)")
+    Thread(loop.rest).result(5)
 
 
 def test_a_worker_with_a_slow_handler_does_not_count_as_asleep(
-    conn: Connection, queue: Queue, worker: Worker, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+    conn: Connection, queue: Queue, worker: Worker, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Although it was woken for this one job, enqueues need not notify it for as long as the job takes."""
-    monkeypatch.setattr("pgq.worker.KEEP_UNSTARTED", 0.1)
+    monkeypatch.setattr("pgq.loop.KEEP_UNSTARTED", 0.1)
     go = threading.Event()
 
     @handlers.handler("k")
@@ -260,23 +263,25 @@ def test_a_worker_with_a_slow_handler_does_not_count_as_asleep(
         assert go.wait(10)
 
     thread = Thread(worker.run)
-    eventually(lambda: worker.session.asleep)
+    eventually(lambda: loop.session.asleep)
     queue.enqueue("k")
     eventually(lambda: one(conn, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0)
     go.set()
-    eventually(lambda: worker.session.asleep)
+    eventually(lambda: loop.session.asleep)
     worker.stop()
     thread.result(10)
 
 
-def test_a_worker_that_sleeps_leaves_its_thread_alone(queue: Queue, worker: Worker, handlers: Handlers) -> None:
+def test_a_worker_that_sleeps_leaves_its_thread_alone(
+    queue: Queue, worker: Worker, loop: Loop, handlers: Handlers
+) -> None:
     """Also when it was woken for one job and counts as asleep all the time."""
     handlers.handler("k")(lambda job: None)
     thread = Thread(worker.run)
     for _ in range(2):
-        eventually(lambda: worker.session.asleep)
+        eventually(lambda: loop.session.asleep)
         queue.enqueue("k")
         eventually(lambda: jobs(queue.conn) == [])
-        eventually(lambda: not worker.ticker._going.is_set())
+        eventually(lambda: not loop.ticker._going.is_set())
     worker.stop()
     thread.result(10)

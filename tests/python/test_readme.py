@@ -61,11 +61,11 @@ def test_the_python_does_what_the_readme_says(
         monkeypatch.setenv({"dbname": "PGDATABASE"}.get(name, f"PG{name.upper()}"), str(value))
     exec(compile(producer, "README.md", "exec"), {})
 
-    assert pgq.Worker(dsn, registry).turn() == 1
+    assert pgq.Worker(dsn, registry).loops[0].turn() == 1
     assert conn.execute("SELECT balance FROM account").fetchone() == (70,)
 
     pgq.Queue(conn).enqueue("mail", {"to": "cleo"}, on_duplicate="soonest")
-    assert pgq.Worker(dsn, registry).turn() == 1
+    assert pgq.Worker(dsn, registry).loops[0].turn() == 1
     assert capsys.readouterr().out == "to cleo, attempt 1\n"
 
 

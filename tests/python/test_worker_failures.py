@@ -12,6 +12,7 @@ from conftest import Connection, Place, drain, jobs, one
 
 from pgq import Handlers, Job, LeaseLost, Queue, Worker
 from pgq.install import install
+from pgq.loop import Loop
 from pgq.views import Views
 
 
@@ -27,7 +28,7 @@ def error_of(conn: Connection, job_id: int) -> str:
     return str(Views(conn).job(job_id)["errors"][0]["error"])
 
 
-def test_what_one_job_cannot_do_is_its_own_failure(queue: Queue, worker: Worker, handlers: Handlers) -> None:
+def test_what_one_job_cannot_do_is_its_own_failure(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """An unknown kind and a payload that Python cannot decode fail; their neighbours in the batch are done."""
     done: list[str] = []
     handlers.handler("k")(lambda job: done.append(job.args))
@@ -36,7 +37,7 @@ def test_what_one_job_cannot_do_is_its_own_failure(queue: Queue, worker: Worker,
     unknown = queue.enqueue("unheard of")
     deep = one(queue.conn, "SELECT id FROM pgq_enqueue('deep', '1e131071')")
     queue.enqueue("k", "last")
-    drain(worker)
+    drain(loop)
     assert done == ["first", "last"]
     assert jobs(queue.conn) == [(unknown.id, "waiting", 1), (deep, "waiting", 1)]
     assert "unheard of" in error_of(queue.conn, unknown.id)
@@ -48,13 +49,13 @@ def test_what_one_job_cannot_do_is_its_own_failure(queue: Queue, worker: Worker,
     "result", [object(), float("nan"), "a\0b", "x" * 1_100_000], ids=["object", "NaN", "NUL", "too long"]
 )
 def test_a_result_that_cannot_be_kept_fails_the_job(
-    queue: Queue, worker: Worker, handlers: Handlers, result: Any, transaction: bool
+    queue: Queue, loop: Loop, handlers: Handlers, result: Any, transaction: bool
 ) -> None:
     """Whether it is Python or PostgreSQL that refuses it; the others in the batch are settled."""
     handlers.handler("bad", transaction=transaction)(lambda *_: result)
     handlers.handler("good")(lambda job: None)
     bad, _ = queue.enqueue_many([{"kind": "bad"}, {"kind": "good"}])
-    drain(worker)
+    drain(loop)
     assert jobs(queue.conn) == [(bad.id, "waiting", 1)]
 
 
@@ -72,7 +73,7 @@ def test_a_result_that_cannot_be_kept_fails_the_job(
     ids=["SystemExit", "KeyboardInterrupt", "GeneratorExit", "10 MB", "NUL and surrogate", "no text"],
 )
 def test_whatever_a_handler_raises_is_the_failure_of_its_job(
-    queue: Queue, worker: Worker, handlers: Handlers, error: BaseException, kept: str, transaction: bool
+    queue: Queue, loop: Loop, handlers: Handlers, error: BaseException, kept: str, transaction: bool
 ) -> None:
     """The worker survives it, keeps a text that PostgreSQL can store, and goes on to the next job."""
 
@@ -83,7 +84,7 @@ def test_whatever_a_handler_raises_is_the_failure_of_its_job(
     handlers.handler("bad", transaction=transaction)(fail)
     handlers.handler("good")(done.append)
     bad, _ = queue.enqueue_many([{"kind": "bad"}, {"kind": "good"}])
-    drain(worker)
+    drain(loop)
     assert len(done) == 1
     assert jobs(queue.conn) == [(bad.id, "waiting", 1)]
     text = error_of(queue.conn, bad.id)
@@ -94,28 +95,28 @@ def test_whatever_a_handler_raises_is_the_failure_of_its_job(
 
 @pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK", "COMMIT; BEGIN", "ROLLBACK; BEGIN"])
 def test_a_handler_that_ends_its_transaction_fails(
-    queue: Queue, worker: Worker, handlers: Handlers, statement: str
+    queue: Queue, loop: Loop, handlers: Handlers, statement: str
 ) -> None:
     """Its writes and the completion would not be one: the job is not done."""
     handlers.handler("k", transaction=True)(lambda _, conn: conn.execute(statement) and None)
     answer = queue.enqueue("k")
-    drain(worker)
+    drain(loop)
     assert jobs(queue.conn) == [(answer.id, "waiting", 1)]
     assert "TransactionEnded" in error_of(queue.conn, answer.id)
 
 
 @pytest.mark.parametrize("method", ["commit", "rollback"])
 def test_a_handler_cannot_commit_through_its_connection(
-    queue: Queue, worker: Worker, handlers: Handlers, method: str
+    queue: Queue, loop: Loop, handlers: Handlers, method: str
 ) -> None:
     """psycopg refuses it, and the job has failed."""
     handlers.handler("k", transaction=True)(lambda _, conn: getattr(conn, method)())
     answer = queue.enqueue("k")
-    drain(worker)
+    drain(loop)
     assert jobs(queue.conn) == [(answer.id, "waiting", 1)]
 
 
-def test_a_transactional_handler_that_raises_leaves_no_write(queue: Queue, worker: Worker, handlers: Handlers) -> None:
+def test_a_transactional_handler_that_raises_leaves_no_write(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """The job is retried, with the error kept."""
     queue.conn.execute("CREATE TABLE effect (job bigint)")
 
@@ -125,13 +126,13 @@ def test_a_transactional_handler_that_raises_leaves_no_write(queue: Queue, worke
         raise ValueError("no such address")
 
     answer = queue.enqueue("k")
-    drain(worker)
+    drain(loop)
     assert one(queue.conn, "SELECT count(*) FROM effect") == 0
     assert jobs(queue.conn) == [(answer.id, "waiting", 1)]
     assert error_of(queue.conn, answer.id).startswith("ValueError: no such address")
 
 
-def test_a_handler_that_rolls_back_has_failed(queue: Queue, worker: Worker, handlers: Handlers) -> None:
+def test_a_handler_that_rolls_back_has_failed(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """psycopg.Rollback ends its transaction without an error, but the job is not done."""
 
     @handlers.handler("k", transaction=True)
@@ -139,14 +140,14 @@ def test_a_handler_that_rolls_back_has_failed(queue: Queue, worker: Worker, hand
         raise psycopg.Rollback
 
     answer = queue.enqueue("k")
-    drain(worker)
+    drain(loop)
     assert jobs(queue.conn) == [(answer.id, "waiting", 1)]
     assert "TransactionEnded" in error_of(queue.conn, answer.id)
 
 
 @pytest.mark.parametrize("transaction", [False, True])
 def test_a_lease_that_is_lost_on_another_job_is_a_failure_of_this_one(
-    queue: Queue, worker: Worker, handlers: Handlers, transaction: bool
+    queue: Queue, loop: Loop, handlers: Handlers, transaction: bool
 ) -> None:
     """Only the worker's own calls tell whether its job is lost."""
 
@@ -155,14 +156,14 @@ def test_a_lease_that_is_lost_on_another_job_is_a_failure_of_this_one(
         raise LeaseLost("of some other job")
 
     answer = queue.enqueue("k")
-    drain(worker)
+    drain(loop)
     assert jobs(queue.conn) == [(answer.id, "waiting", 1)]
     assert "some other job" in error_of(queue.conn, answer.id)
 
 
 @pytest.mark.parametrize("ending", ["return", "sys.exit"])
 def test_a_child_of_a_handler_does_not_become_a_worker(
-    queue: Queue, worker: Worker, handlers: Handlers, ending: str
+    queue: Queue, loop: Loop, handlers: Handlers, ending: str
 ) -> None:
     """A fork that comes out of the handler ends there; its parent goes on."""
     children: list[int] = []
@@ -175,13 +176,13 @@ def test_a_child_of_a_handler_does_not_become_a_worker(
         children.append(child)
 
     queue.enqueue("k")
-    drain(worker)
+    drain(loop)
     (child,) = children
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
     assert jobs(queue.conn) == []
 
 
-def test_an_exception_that_cannot_be_described_is_named(queue: Queue, worker: Worker, handlers: Handlers) -> None:
+def test_an_exception_that_cannot_be_described_is_named(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """Whatever its description raises."""
 
     class Opaque(Exception):
@@ -194,7 +195,7 @@ def test_an_exception_that_cannot_be_described_is_named(queue: Queue, worker: Wo
 
     handlers.handler("k")(fail)
     answer = queue.enqueue("k")
-    drain(worker)
+    drain(loop)
     assert error_of(queue.conn, answer.id).startswith("Opaque")
 
 
@@ -217,7 +218,7 @@ def test_a_database_in_another_encoding_keeps_what_it_can_of_an_error(
             handlers.handler("bad")(fail)
             handlers.handler("good")(lambda job: None)
             bad, _ = Queue(encoded).enqueue_many([{"kind": "bad"}, {"kind": "good"}])
-            drain(worker)
+            drain(worker.loops[0])
             assert jobs(encoded) == [(bad.id, "waiting", 1)]
             assert kept in error_of(encoded, bad.id)
     finally:

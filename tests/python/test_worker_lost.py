@@ -9,18 +9,19 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import Connection, Thread, drain, eventually, expire, jobs, one, record, seen
+from conftest import Connection, Thread, drain, eventually, jobs, record, seen
 
 from pgq import Handlers, Job, Queue, Worker
+from pgq.loop import Loop
 
-IDLE = "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgq lost' AND state = 'idle'"
+IDLE = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'pgq lost:%%' AND state = 'idle'"
 
 
 @pytest.fixture
 def worker(dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     """A worker that connects again at once."""
-    monkeypatch.setattr("pgq.worker.FIRST_PAUSE", 0.01)
-    worker = Worker(dsn, handlers, poll=0.02, name="lost")
+    monkeypatch.setattr("pgq.loop.FIRST_PAUSE", 0.01)
+    worker = Worker(dsn, handlers, poll=0.02, name="lost", presence=False)
     yield worker
     worker.close()
 
@@ -28,7 +29,7 @@ def worker(dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> Ite
 def cut(conn: Connection) -> None:
     """End the session of the worker, and wait until it is gone."""
     conn.execute(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'pgq lost'"
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE 'pgq lost:%%'"
     ).fetchall()
 
 
@@ -60,55 +61,37 @@ def test_an_outcome_survives_a_connection_that_is_lost_before_it_is_settled(
     assert "terminating connection" in caplog.text
 
 
-@pytest.mark.parametrize("how", ["cut", "close"])
-def test_a_transactional_job_whose_connection_is_lost_is_left_to_its_lease(
-    queue: Queue, worker: Worker, handlers: Handlers, how: str
+@pytest.mark.parametrize("how", ["cut", "close", "close and return"])
+def test_a_transactional_job_whose_connection_is_lost_has_failed(
+    queue: Queue, loop: Loop, handlers: Handlers, how: str
 ) -> None:
-    """Whether by the server or by its own handler. The unstarted ones run, uncounted, through the next connection."""
+    """
+    Whether by the server or by its own handler, and whether or not that notices. Its writes are gone, the attempt is on
+    record through the worker's other connection, and the neighbours do not suffer.
+    """
     conn = queue.conn
     conn.execute("CREATE TABLE effect (job bigint)")
-    attempts: list[int] = []
     neighbours: list[tuple[int, int]] = []
 
     @handlers.handler("k", transaction=True)
     def work(job: Job, inside: Connection) -> None:
-        attempts.append(job.attempt)
         inside.execute("INSERT INTO effect VALUES (%s)", [job.id])
-        if job.attempt == 1:
-            if how == "cut":
-                cut(conn)
-            else:
-                inside.close()
+        if job.attempt > 1:
+            return
+        if how == "cut":
+            conn.execute("SELECT pg_terminate_backend(%s, 5000)", [inside.info.backend_pid])
+        else:
+            inside.close()
+        if how != "close and return":
             inside.execute("SELECT 1")
 
     handlers.handler("neighbour")(lambda job: neighbours.append((job.args, job.attempt)))
-    answer = queue.enqueue("k")
+    answer = queue.enqueue("k", backoff="0")
     queue.enqueue_many({"kind": "neighbour", "args": n} for n in range(3))
-    thread = Thread(worker.run)
-    eventually(lambda: jobs(conn) == [(answer.id, "running", 1)])
-    assert (attempts, neighbours) == ([1], [(0, 1), (1, 1), (2, 1)])
-    assert one(conn, "SELECT count(*) FROM effect") == 0
-    expire(conn)
-    eventually(lambda: jobs(conn) == [])
-    worker.stop()
-    thread.result(10)
-    assert attempts == [1, 2]
-    assert one(conn, "SELECT job FROM effect") == answer.id
-
-
-def test_a_handler_that_swallows_the_loss_of_its_connection_is_not_done(
-    queue: Queue, worker: Worker, handlers: Handlers
-) -> None:
-    """It returns as if nothing had happened; the job is left to its lease all the same."""
-
-    @handlers.handler("k", transaction=True)
-    def work(_: Job, inside: Connection) -> None:
-        inside.close()
-
-    answer = queue.enqueue("k")
-    with pytest.raises(psycopg.OperationalError, match="left to its lease"):
-        worker.turn()
-    assert jobs(queue.conn) == [(answer.id, "running", 1)]
+    drain(loop)
+    assert jobs(conn) == []
+    assert neighbours == [(0, 1), (1, 1), (2, 1)]
+    assert conn.execute("SELECT job FROM effect").fetchall() == [(answer.id,)]
 
 
 def test_an_idle_worker_whose_connection_is_cut_connects_again(
@@ -211,7 +194,12 @@ def test_a_job_whose_turn_comes_when_the_connection_is_gone_is_not_left_to_its_l
 
 
 def test_a_slow_handler_outlasts_a_server_that_is_gone(
-    queue: Queue, worker: Worker, handlers: Handlers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    queue: Queue,
+    worker: Worker,
+    loop: Loop,
+    handlers: Handlers,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Meanwhile its worker tries once to settle what came before, and then waits for the handler."""
     tried: list[int] = []
@@ -225,7 +213,7 @@ def test_a_slow_handler_outlasts_a_server_that_is_gone(
     def work(job: Job) -> None:
         if job.args == 1:
             monkeypatch.setattr(psycopg, "connect", refuse)
-            worker.session.queue().conn.close()
+            loop.session.queue().conn.close()
             eventually(lambda: tried)
             time.sleep(0.3)
             monkeypatch.setattr(psycopg, "connect", connect)
@@ -238,17 +226,17 @@ def test_a_slow_handler_outlasts_a_server_that_is_gone(
 
 
 def test_whatever_happens_in_it_the_thread_of_the_worker_lives(
-    queue: Queue, worker: Worker, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error there is logged, and met again by the worker itself if it lasts."""
-    settle, errors = Worker.settle, [RuntimeError("once")]
+    settle, errors = Loop.settle, [RuntimeError("once")]
 
-    def fail_once(self: Worker) -> None:
+    def fail_once(self: Loop) -> None:
         if errors:
             raise errors.pop()
         settle(self)
 
-    monkeypatch.setattr(Worker, "settle", fail_once)
+    monkeypatch.setattr(Loop, "settle", fail_once)
 
     @handlers.handler("k")
     def work(job: Job) -> None:
@@ -260,13 +248,13 @@ def test_whatever_happens_in_it_the_thread_of_the_worker_lives(
     for n in range(4):
         queue.enqueue("k", n)
         if n % 2:
-            worker.turn()
-    drain(worker)
+            loop.turn()
+    drain(loop)
     assert jobs(queue.conn) == []
 
 
 def test_a_worker_claims_in_read_committed_whatever_the_default_is(
-    conn: Connection, queue: Queue, worker: Worker, handlers: Handlers
+    conn: Connection, queue: Queue, loop: Loop, handlers: Handlers
 ) -> None:
     """Also by a statement on its own, to which psycopg adds no BEGIN."""
     record(conn, "pgq_running", "INSERT OR DELETE", "current_setting('transaction_isolation')")
@@ -276,6 +264,6 @@ def test_a_worker_claims_in_read_committed_whatever_the_default_is(
     handlers.handler("transactional", transaction=True)(lambda job, conn: None)
     for kind in ("plain", "kept", "transactional"):
         queue.enqueue(kind)
-        worker.turn()
-    drain(worker)
+        loop.turn()
+    drain(loop)
     assert set(seen(conn)) == {("read committed",)}

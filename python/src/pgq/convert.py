@@ -41,16 +41,19 @@ def held(jobs: Iterable[Job]) -> tuple[str, str]:
     return f"{{{','.join(ids)}}}", f"{{{','.join(tokens)}}}"
 
 
+def given(job: Mapping[str, Any]) -> dict[str, Any]:
+    """A job without what is None; as the arguments, None is the JSON null."""
+    return {name: value for name, value in job.items() if value is not None or name == "args"}
+
+
 def plain_job(job: Mapping[str, Any]) -> dict[str, Any]:
-    """A job without what is None, its times and intervals as text; the arguments are left as they are."""
+    """A job with its times and intervals as text; what is JSON is left as it is."""
     plain: dict[str, Any] = {}
     for name, value in job.items():
-        if name != "args" and value is None:
-            continue
         if name == "ripe_at" and isinstance(value, datetime):
             check_aware(name, value)
             plain[name] = value.isoformat()
-        elif isinstance(value, timedelta) and name != "args":
+        elif isinstance(value, timedelta) and name not in {"args", "context"}:
             plain[name] = interval(value)
         else:
             plain[name] = value

@@ -8,7 +8,10 @@ Error
 ├── DuplicateJob      PGQ04
 ├── NotInstalled      42883, 42P01, 3F000
 ├── PayloadError
+├── ArgumentsMismatch
 └── TransactionEnded
+
+TimedOut, which interrupts a handler, is no Error but a KeyboardInterrupt.
 
 Bad arguments stay what psycopg makes of them, mostly a psycopg.DataError with a hint.
 """
@@ -54,8 +57,24 @@ class PayloadError(Error):
     """The arguments of a job are valid JSON for PostgreSQL but cannot be decoded by Python."""
 
 
+class ArgumentsMismatch(Error):
+    """The arguments of a job are not those that its handler takes by keyword."""
+
+
 class TransactionEnded(Error):
     """A handler ended the transaction that it shares with the completion of its job."""
+
+
+class TimedOut(KeyboardInterrupt):
+    """
+    A handler has taken longer than its timeout.
+
+    A KeyboardInterrupt, so that a handler that catches every Exception is interrupted all the same, and that psycopg
+    cancels the statement it is waiting for.
+    """
+
+    def __str__(self) -> str:
+        return "the handler took longer than its timeout"
 
 
 BY_SQLSTATE: dict[str, type[Error]] = {

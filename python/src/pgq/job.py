@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
+
+import psycopg
 
 from pgq.errors import PayloadError
 
 decode = json.JSONDecoder().decode
+
+
+class Bench(Protocol):
+    """What a worker lends to a job while its handler runs."""
+
+    lease: timedelta
+
+    def extend(self, job: Job, lease: timedelta | None) -> datetime: ...
+
+    def complete(self, job: Job, conn: psycopg.Connection[Any], result: Any) -> None: ...
 
 
 @dataclass(frozen=True, init=False)
@@ -32,6 +44,7 @@ class Job:
     ripe_at: datetime
     enqueued_at: datetime
     lease_until: datetime
+    context: str | None = field(repr=False)
 
     def __init__(
         self,
@@ -46,6 +59,7 @@ class Job:
         ripe_at: datetime,
         enqueued_at: datetime,
         lease_until: datetime,
+        context: str | None = None,
     ) -> None:
         # All at once: that a dataclass is frozen makes eleven slow assignments of what takes as long as a handler.
         self.__dict__.update(
@@ -60,6 +74,7 @@ class Job:
             ripe_at=ripe_at,
             enqueued_at=enqueued_at,
             lease_until=lease_until,
+            context=context,
         )
 
     @cached_property
@@ -73,6 +88,39 @@ class Job:
             return decode(self.payload)
         except (ValueError, RecursionError) as error:
             raise PayloadError(f"cannot decode the arguments of job {self.id}: {type(error).__name__}") from error
+
+    @property
+    def waited(self) -> timedelta | None:
+        """How long the job was ripe before it was claimed, by the database's clock; None outside a worker."""
+        bench: Bench | None = self.__dict__.get("bench")
+        return None if bench is None else self.lease_until - bench.lease - self.ripe_at
+
+    def extend(self, lease: timedelta | None = None) -> datetime:
+        """
+        Let the lease end no sooner than ``lease`` from now, by default as long as at the claim; the answer is its end.
+
+        A worker does it by itself, on a connection of its own, as long as the handler runs and is within its timeout.
+        Raises LeaseLost, and RuntimeError outside a worker.
+        """
+        return self._bench.extend(self, lease)
+
+    def complete(self, conn: psycopg.Connection[Any], result: Any = None) -> None:
+        """
+        Complete the job within a transaction of the handler's own: then its writes there take effect exactly once.
+
+        The worker leaves alone what a handler has completed before it returned. When the handler raises, or when that
+        transaction is never committed, the job is not done. Raises LeaseLost, and RuntimeError outside a worker and
+        in a handler with ``transaction=True``.
+        """
+        self._bench.complete(self, conn, result)
+        self.__dict__["completed"] = True
+
+    @property
+    def _bench(self) -> Bench:
+        bench: Bench | None = self.__dict__.get("bench")
+        if bench is None:
+            raise RuntimeError("only while its handler runs in a worker")
+        return bench
 
 
 @dataclass(frozen=True)
@@ -92,45 +140,8 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Completed:
-    """A handler returned; ``result`` is JSON text to be kept, or None."""
+class Pending:
+    """What is left to do: how long until the next waiting job is ripe (None: none waits), and whether jobs run."""
 
-    job: Job
-    result: str | None = None
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A handler raised; ``error`` is what to remember of it, ``cause`` the name of the exception."""
-
-    job: Job
-    error: str
-    cause: str
-
-
-@dataclass(frozen=True)
-class Released:
-    """A claimed job was not begun."""
-
-    job: Job
-
-
-Outcome = Completed | Failed | Released
-
-
-def is_plain(outcome: Outcome) -> bool:
-    """Whether it is a completion without a result: those are settled all at once."""
-    return isinstance(outcome, Completed) and outcome.result is None
-
-
-@dataclass(frozen=True)
-class Settled:
-    """
-    What became of an outcome: done, retry, dead, merged, released; lost (with the lease), or left (to the lease,
-    because a producer's open transaction stood in the way).
-    """
-
-    job: Job
-    state: str
-    ripe_at: datetime | None = None
-    cause: str | None = None
+    ripe_in: timedelta | None
+    running: bool

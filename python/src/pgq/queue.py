@@ -11,9 +11,11 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import args_row, tuple_row
 
-from pgq.convert import Interval, check_aware, dumps, held, interval, plain_job
-from pgq.errors import LeaseLost, translated
-from pgq.job import Completed, Enqueued, Failed, Failure, Job, Outcome, Settled, is_plain
+from pgq import handlers, tracing
+from pgq.convert import Interval, check_aware, dumps, given, held, interval, plain_job
+from pgq.errors import translated
+from pgq.handlers import Handlers
+from pgq.job import Enqueued, Failure, Job, Pending
 
 OnDuplicate = Literal["keep", "replace", "soonest", "error"]
 
@@ -30,17 +32,15 @@ TYPES: Final = {
     "dedup": "boolean",
     "dedup_key": "text",
     "on_duplicate": "text",
+    "context": "jsonb",
 }
 NO_ARGS: Final[dict[str, Any]] = {}
 
 # The fields of a Job, in their order. The arguments as text: what Python cannot decode must not cost the whole batch.
 JOB: Final = (
-    "id, token, queue, kind, args::text AS payload, attempt, max_retries, priority, ripe_at, enqueued_at, lease_until"
+    "id, token, queue, kind, args::text AS payload, attempt, max_retries, priority, ripe_at, enqueued_at, lease_until, "
+    "context::text"
 )
-
-# A worker that meets a producer's open transaction leaves the job to its lease. Shorter than deadlock_timeout, so that
-# it is never the producer who gives way.
-SETTLE_LOCK_TIMEOUT: Final = "300ms"
 
 
 class Queue:
@@ -48,11 +48,15 @@ class Queue:
     The queue, seen through a connection of the caller's: each method is one call, in whatever transaction the
     connection is in. Nothing here commits.
 
-    Without ``schema`` the functions are found by the search path. Raises the classes of pgq.errors.
+    Without ``schema`` the functions are found by the search path. ``handlers`` are asked for what need not be said when
+    a job is enqueued. Raises the classes of pgq.errors.
     """
 
-    def __init__(self, conn: psycopg.Connection[Any], *, schema: str | None = None) -> None:
+    def __init__(
+        self, conn: psycopg.Connection[Any], *, schema: str | None = None, handlers: Handlers = handlers.default
+    ) -> None:
         self.conn = conn
+        self.handlers = handlers
         self._at = f"{sql.Identifier(schema).as_string(conn)}." if schema else ""
         self._claim = f"{self._at}pgq_claim(%s::text[], %s::integer, %s::interval, %s::text)"
 
@@ -73,8 +77,12 @@ class Queue:
         dedup: bool | None = None,
         dedup_key: str | None = None,
         on_duplicate: OnDuplicate | None = None,
+        context: Mapping[str, Any] | None = None,
     ) -> Enqueued:
-        """Enqueue a job. None means the default of pgq_enqueue; as ``args`` it is the JSON null."""
+        """
+        Enqueue a job. None means the default of its handler, if that is registered in this process, or of pgq_enqueue;
+        as ``args`` it is the JSON null. Where OpenTelemetry is installed, the trace goes along as the ``context``.
+        """
         job = {
             "kind": kind,
             "args": args,
@@ -88,10 +96,14 @@ class Queue:
             "dedup": dedup,
             "dedup_key": dedup_key,
             "on_duplicate": on_duplicate,
+            "context": context,
         }
-        given = plain_job(job) | {"args": dumps(args)}
-        named = ", ".join(f"{name} => %({name})s::{TYPES[name]}" for name in given)
-        return Enqueued(*self._row(f"SELECT id, created FROM {self._at}pgq_enqueue({named})", given))
+        plain = self._plain(job)
+        for name in ("args", "context"):
+            if name in plain:
+                plain[name] = dumps(plain[name])
+        named = ", ".join(f"{name} => %({name})s::{TYPES[name]}" for name in plain)
+        return Enqueued(*self._row(f"SELECT id, created FROM {self._at}pgq_enqueue({named})", plain))
 
     def enqueue_many(self, jobs: Iterable[Mapping[str, Any]]) -> list[Enqueued]:
         """
@@ -101,9 +113,16 @@ class Queue:
         """
         answers = self._rows(
             f"SELECT id, created FROM {self._at}pgq_enqueue_many(%s::jsonb) ORDER BY n",
-            [dumps([plain_job(job) for job in jobs])],
+            [dumps([self._plain(job) for job in jobs])],
         )
         return [Enqueued(*answer) for answer in answers]
+
+    def _plain(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """What is given of a job, and the defaults for the rest that are known here."""
+        plain = plain_job({**self.handlers.defaults(job.get("kind")), **given(job)})
+        if tracing.AVAILABLE and "context" not in plain and (context := tracing.current()):
+            plain["context"] = context
+        return plain
 
     # For workers.
 
@@ -154,6 +173,27 @@ class Queue:
             row[0] for row in self._rows(f"SELECT {self._at}pgq_idle(%s::text[], %s::boolean)", [list(queues), idle])
         ]
 
+    def pending(self, queues: Sequence[str] = ("default",)) -> Pending:
+        """What is left to do in these queues."""
+        return Pending(*self._row(f"SELECT ripe_in, running FROM {self._at}pgq_pending(%s::text[])", [list(queues)]))
+
+    def register(
+        self, name: str, queues: Sequence[str] = ("default",), host: str | None = None, pid: int | None = None
+    ) -> None:
+        """
+        Be there, under the name of one's claims, for as long as this connection is open.
+
+        Raises WrongState while another session has the name.
+        """
+        self._row(
+            f"SELECT {self._at}pgq_register(%s::text, %s::text[], %s::text, %s::integer)",
+            [name, list(queues), host, pid],
+        )
+
+    def unregister(self, name: str) -> bool:
+        """Leave; the answer is whether this connection had registered the name."""
+        return bool(self._row(f"SELECT {self._at}pgq_unregister(%s::text)", [name])[0])
+
     def hold(self, job: Job) -> str:
         """Lock the job until the end of the transaction; the answer is the id of that. Raises LeaseLost."""
         return str(
@@ -164,7 +204,11 @@ class Queue:
 
     def complete(self, job: Job, result: Any = None) -> None:
         """End the job; a result, unless None, is kept. Raises LeaseLost."""
-        self._complete(job, None if result is None else dumps(result))
+        self.complete_with(job, None if result is None else dumps(result))
+
+    def complete_with(self, job: Job, result: str | None) -> None:
+        """Do the same with a result that is JSON text already."""
+        self._row(f"SELECT {self._at}pgq_complete(%s::bigint, %s::bigint, %s::jsonb)", [job.id, job.token, result])
 
     def complete_within(self, transaction: str, job: Job, result: Any = None) -> bool:
         """Do the same, but only in the transaction with this id; the answer is whether this is the one."""
@@ -180,14 +224,21 @@ class Queue:
         ended = self._rows(f"SELECT {self._at}pgq_complete_many(%s::bigint[], %s::bigint[])", held(jobs))
         return {row[0] for row in ended}
 
-    def fail(self, job: Job, error: str | None = None, retry_in: Interval | None = None) -> Failure:
-        """End the attempt as failed; raises LeaseLost."""
+    def fail(
+        self, job: Job, error: str | None = None, retry_in: Interval | None = None, *, retry: bool = True
+    ) -> Failure:
+        """End the attempt as failed, with ``retry=False`` as the last one; raises LeaseLost."""
         return Failure(
             *self._row(
-                f"SELECT outcome, ripe_at FROM {self._at}pgq_fail(%s::bigint, %s::bigint, %s::text, %s::interval)",
-                [job.id, job.token, error, interval(retry_in)],
+                f"SELECT outcome, ripe_at FROM {self._at}pgq_fail(%s::bigint, %s::bigint, %s::text, %s::interval, "
+                "%s::boolean)",
+                [job.id, job.token, error, interval(retry_in), retry],
             )
         )
+
+    def discard(self, job: Job, reason: str | None = None) -> None:
+        """End the job as not worth doing; it is kept as cancelled. Raises LeaseLost."""
+        self._row(f"SELECT {self._at}pgq_discard(%s::bigint, %s::bigint, %s::text)", [job.id, job.token, reason])
 
     def extend(self, job: Job, lease: Interval = timedelta(minutes=5)) -> datetime:
         """Let the lease end no sooner than ``lease`` from now; the answer is its end. Raises LeaseLost."""
@@ -196,57 +247,20 @@ class Queue:
         )[0]
         return until
 
-    def snooze(self, job: Job, until: datetime) -> str:
-        """Put the job back until later, the attempt not counted: snoozed or merged. Raises LeaseLost."""
-        check_aware("until", until)
+    def snooze(self, job: Job, until: datetime | None = None, delay: Interval | None = None) -> str:
+        """Put the job back until or for later, the attempt not counted: snoozed or merged. Raises LeaseLost."""
+        if until is not None:
+            check_aware("until", until)
         return str(
             self._row(
-                f"SELECT {self._at}pgq_snooze(%s::bigint, %s::bigint, %s::timestamptz)", [job.id, job.token, until]
+                f"SELECT {self._at}pgq_snooze(%s::bigint, %s::bigint, %s::timestamptz, %s::interval)",
+                [job.id, job.token, until, interval(delay)],
             )[0]
         )
 
     def release(self, job: Job) -> str:
         """Put the job back at its old place, the attempt not counted: released or merged. Raises LeaseLost."""
         return str(self._row(f"SELECT {self._at}pgq_release(%s::bigint, %s::bigint)", [job.id, job.token])[0])
-
-    def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
-        """
-        Put the outcomes of a batch on record; call it inside a transaction.
-
-        One that cannot be recorded, because its lease is lost or a producer's open transaction is in the way, does not
-        keep the others from it: each but the plain completions has a savepoint of its own.
-        """
-        plain = [outcome.job for outcome in outcomes if is_plain(outcome)]
-        others = [outcome for outcome in outcomes if not is_plain(outcome)]
-        done = self.complete_many(plain) if plain else set()
-        settled = [Settled(job, "done" if job.id in done else "lost") for job in plain]
-        if others:
-            self._row("SELECT set_config('lock_timeout', %s, true)", [SETTLE_LOCK_TIMEOUT])
-        return settled + [self._settle_one(outcome) for outcome in others]
-
-    def _settle_one(self, outcome: Outcome) -> Settled:
-        try:
-            with self.conn.transaction():
-                return self._record(outcome)
-        except LeaseLost:
-            return Settled(outcome.job, "lost")
-        except psycopg.errors.LockNotAvailable:
-            return Settled(outcome.job, "left")
-        except (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, UnicodeError) as error:
-            storable = _storable(outcome, error)
-            if storable is None:
-                raise
-            return self._settle_one(storable)
-
-    def _record(self, outcome: Outcome) -> Settled:
-        job = outcome.job
-        if isinstance(outcome, Completed):
-            self._complete(job, outcome.result)
-            return Settled(job, "done")
-        if isinstance(outcome, Failed):
-            failure = self.fail(job, outcome.error)
-            return Settled(job, failure.outcome, failure.ripe_at, outcome.cause)
-        return Settled(job, self.release(job))
 
     # For operators.
 
@@ -279,9 +293,6 @@ class Queue:
 
     # Everything above goes through these.
 
-    def _complete(self, job: Job, result: str | None) -> None:
-        self._row(f"SELECT {self._at}pgq_complete(%s::bigint, %s::bigint, %s::jsonb)", [job.id, job.token, result])
-
     def _rows(self, query: str, params: Sequence[Any] | Mapping[str, Any]) -> list[tuple[Any, ...]]:
         with translated(), self.conn.cursor(row_factory=tuple_row) as cursor:
             cursor.execute(query, params)
@@ -295,13 +306,3 @@ class Queue:
     def _row(self, query: str, params: Sequence[Any] | Mapping[str, Any]) -> tuple[Any, ...]:
         (row,) = self._rows(query, params)
         return row
-
-
-def _storable(outcome: Outcome, error: Exception) -> Failed | None:
-    """What to record instead of an outcome whose text the database refused; None when there is nothing else."""
-    if isinstance(outcome, Completed):
-        return Failed(outcome.job, "the database refused the result", type(error).__name__)
-    # A database in another encoding than UTF-8 cannot hold every text.
-    if isinstance(outcome, Failed) and not outcome.error.isascii():
-        return Failed(outcome.job, outcome.error.encode("ascii", "backslashreplace").decode("ascii"), outcome.cause)
-    return None

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import traceback
 
-from pgq.job import Job, Settled
+import psycopg
+
+from pgq.job import Job
+from pgq.outcomes import Settled
 
 logger = logging.getLogger("pgq")
 
@@ -16,6 +19,8 @@ MAX_MESSAGE = 2000
 LEVELS = {
     "done": logging.INFO,
     "released": logging.INFO,
+    "snoozed": logging.INFO,
+    "discarded": logging.WARNING,
     "retry": logging.WARNING,
     "merged": logging.WARNING,
     "lost": logging.WARNING,
@@ -25,17 +30,23 @@ LEVELS = {
 
 
 def describe(error: BaseException) -> str:
-    """The exception as text that PostgreSQL can store: type and message, then the traceback."""
+    """The exception as text that PostgreSQL can store: type, message and SQLSTATE if it has one, then the traceback."""
     try:
         trace = traceback.TracebackException.from_exception(error)
         last = list(trace.format_exception_only())
-        message = f"{''.join(last).strip()[:MAX_MESSAGE]}\n\n"
+        sqlstate = f" (SQLSTATE {error.sqlstate})" if isinstance(error, psycopg.Error) and error.sqlstate else ""
+        message = f"{''.join(last).strip()[:MAX_MESSAGE]}{sqlstate}\n\n"
         # Without the message, with which it ends; the last frame is where it happened.
         frames = "".join(list(trace.format())[: -len(last)])
         text = message + frames[-(MAX_ERROR - len(message)) :]
     except Exception:
         # Not even its description can be had without an exception.
         text = type(error).__name__
+    return clean(text)
+
+
+def clean(text: str) -> str:
+    """Text as PostgreSQL can store it."""
     return text.replace("\0", "").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -50,17 +61,29 @@ def log_settled(settled: Settled) -> None:
         return
     at = f" at {settled.ripe_at:%Y-%m-%d %H:%M:%S%z}" if settled.ripe_at else ""
     after = f" after {settled.cause}" if settled.cause else ""
-    log_job(settled.job, settled.state, f"{settled.state}{at}{after}")
+    log_job(settled.job, settled.state, f"{settled.state}{at}{after}", settled.seconds)
 
 
-def log_job(job: Job, action: str, text: str) -> None:
-    """One line about a job, with its coordinates as extras."""
+def log_job(job: Job, action: str, text: str, seconds: float | None = None) -> None:
+    """
+    One line about a job, with its coordinates as extras, and how many seconds it waited once it was ripe and its
+    handler took.
+    """
+    waited = job.waited
     logger.log(
         LEVELS[action],
         "job %d %s attempt %d: %s",
         job.id,
         job.kind,
         job.attempt,
-        text,
-        extra={"action": action, "job_id": job.id, "kind": job.kind, "queue": job.queue, "attempt": job.attempt},
+        text if seconds is None else f"{text} in {seconds:.3f} s",
+        extra={
+            "action": action,
+            "job_id": job.id,
+            "kind": job.kind,
+            "queue": job.queue,
+            "attempt": job.attempt,
+            "duration": seconds,
+            "wait": waited.total_seconds() if waited is not None else None,
+        },
     )

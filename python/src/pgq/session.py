@@ -1,31 +1,85 @@
-"""The connection of a worker: one that is open, and whether it counts as asleep."""
+"""A connection of a worker's: one that is open, and clean."""
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
 from pgq.queue import Queue
+
+# How soon this side notices that the other one is unreachable, unless the DSN says otherwise.
+REACHABLE: Final = {
+    "connect_timeout": "10",
+    "keepalives_idle": "3",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "9000",
+}
+# The same for the server, whose own defaults are in hours: until then it would keep what the worker had locked. And
+# READ COMMITTED whatever its default is: SKIP LOCKED and SERIALIZABLE do not mix.
+SETTINGS: Final = (
+    "SET default_transaction_isolation = 'read committed'; SET tcp_keepalives_idle = 3; "
+    "SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 9000"
+)
+# Not to be had where the server's platform cannot watch a socket while it computes.
+WATCH: Final = "SET client_connection_check_interval = '2s'"
+# All that a handler may have left behind, except what ends with its transaction.
+CLEAN: Final = (
+    "RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; SELECT pg_advisory_unlock_all(); DISCARD TEMP; "
+    f"DISCARD SEQUENCES; DEALLOCATE ALL; {SETTINGS}"
+)
+HERE: Final = (
+    "SELECT n.nspname FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace "
+    "WHERE p.oid = pg_catalog.to_regproc('pgq_claim')"
+)
+
+
+def connect(conninfo: str, name: str) -> psycopg.Connection[Any]:
+    """A connection in autocommit mode that notices within some ten seconds that its server is unreachable."""
+    unsaid = {key: value for key, value in REACHABLE.items() if key not in conninfo_to_dict(conninfo)}
+    return psycopg.connect(
+        make_conninfo(conninfo, **unsaid),
+        autocommit=True,
+        application_name=f"pgq {name}"[:63],
+        client_encoding="utf8",
+    )
 
 
 class Session:
     """
     A connection that is replaced when it is lost. Whoever uses it holds ``lock``, for as long as nobody else may.
 
-    ``ring`` is called when a notification of a ripe job has arrived.
+    ``ring`` is called when a notification of a ripe job has arrived. Behind a pooler in transaction mode (``pooled``)
+    nothing is set or kept in the session.
     """
 
-    def __init__(self, conninfo: str, name: str, schema: str | None, ring: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        name: str,
+        schema: str | None,
+        *,
+        pooled: bool = False,
+        ring: Callable[[], None] | None = None,
+    ) -> None:
         self.conninfo = conninfo
         self.name = name
         self.schema = schema
+        self.pooled = pooled
         self.ring = ring
         self.lock = threading.RLock()
         self.asleep = False
         self._queue: Queue | None = None
+        self._watched = True
 
     @property
     def closed(self) -> bool:
@@ -35,15 +89,44 @@ class Session:
     def queue(self) -> Queue:
         """The queue, through the connection; connects if it is closed."""
         if self._queue is None or self._queue.conn.closed:
-            conn = psycopg.connect(
-                self.conninfo, autocommit=True, application_name=f"pgq {self.name}"[:63], client_encoding="utf8"
-            )
-            # Whatever the default of the server is: SKIP LOCKED and SERIALIZABLE do not mix.
-            conn.execute("SET default_transaction_isolation = 'read committed'")
-            conn.add_notify_handler(lambda _: self.ring())
+            conn = connect(self.conninfo, self.name)
+            conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED if self.pooled else None
+            if self.pooled:
+                conn.prepare_threshold = None
+            else:
+                conn.execute(SETTINGS)
+                self._watch(conn)
+            if self.ring is not None:
+                ring = self.ring
+                conn.add_notify_handler(lambda _: ring())
             self.asleep = False
-            self._queue = Queue(conn, schema=self.schema)
+            self._queue = Queue(conn, schema=self.schema or self._find_schema(conn))
         return self._queue
+
+    def clean(self) -> None:
+        """
+        Leave nothing of a handler's in the session. One that cannot be cleaned is closed.
+
+        What a handler has changed in the connection object is set back too, adapters aside.
+        """
+        if self._queue is None or self._queue.conn.closed:
+            return
+        conn = self._queue.conn
+        if conn.info.transaction_status != TransactionStatus.IDLE:
+            self.close()
+            return
+        conn.isolation_level = conn.read_only = conn.deferrable = None
+        conn.row_factory = tuple_row
+        conn.cursor_factory, conn.server_cursor_factory = psycopg.Cursor, psycopg.ServerCursor
+        # Statements that psycopg has prepared are gone, and it would not know.
+        conn.prepare_threshold = None
+        if self.pooled:
+            conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+            return
+        try:
+            conn.execute(f"{CLEAN}; {WATCH}" if self._watched else CLEAN)
+        except psycopg.Error:
+            self.close()
 
     def fall_asleep(self, queues: Sequence[str]) -> None:
         """Count as sleeping, and listen for notifications. Jobs that came just before are found by one more claim."""
@@ -66,9 +149,34 @@ class Session:
         """Whether libpq has read a notification along with an answer, and nobody has looked at it since."""
         return self.queue().conn.pgconn.notifies() is not None
 
+    def shut(self) -> None:
+        """Let the server end the session, while another thread may be waiting for an answer."""
+        queue = self._queue
+        if queue is None or queue.conn.closed:
+            return
+        try:
+            queue.conn.cancel_safe(timeout=1.0)
+            # The descriptor is libpq's; a copy of it can be shut down without its noticing before the next read.
+            with socket.socket(fileno=os.dup(queue.conn.fileno())) as copy:
+                copy.shutdown(socket.SHUT_RDWR)
+        except (psycopg.Error, OSError):
+            return
+
     def close(self) -> None:
         """Close the connection, if there is one."""
         with self.lock:
             if self._queue is not None:
                 self._queue.conn.close()
                 self._queue = None
+
+    def _watch(self, conn: psycopg.Connection[Any]) -> None:
+        if self._watched:
+            try:
+                conn.execute(WATCH)
+            except psycopg.errors.InvalidParameterValue:
+                self._watched = False
+
+    def _find_schema(self, conn: psycopg.Connection[Any]) -> str | None:
+        """Where the search path leads now: a handler may change that."""
+        row = conn.execute(HERE).fetchone()
+        return row[0] if row else None

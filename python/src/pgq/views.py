@@ -50,6 +50,10 @@ class Views:
         """Numbers of jobs by queue and kind."""
         return self._rows(f"SELECT * FROM {self._at}pgq_stats ORDER BY queue, kind", {})
 
+    def workers(self) -> list[dict[str, Any]]:
+        """Workers that have registered or hold jobs."""
+        return self._rows(f"SELECT * FROM {self._at}pgq_workers ORDER BY name", {})
+
     def _rows(self, query: str, params: dict[str, Any]) -> list[dict[str, Any]]:
         with translated(), self.conn.cursor(row_factory=dict_row) as cursor:
             cursor.execute(query, params)

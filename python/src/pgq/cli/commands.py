@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-import logging
-import os
-import sys
 from datetime import datetime, timedelta
 from importlib.metadata import version as distribution_version
 from typing import Any
 
 import click
 
-from pgq import handlers
 from pgq import install as installation
-from pgq.cli.support import Mistake, Target, duration, from_json, mistakes, moment, print_json, print_table, shown
+from pgq.cli.support import Target, duration, from_json, moment, print_json, print_table, shown
+from pgq.cli.worker import worker
 from pgq.queue import NO_ARGS, OnDuplicate
-from pgq.worker import Worker
 
 target = click.make_pass_decorator(Target)
 as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 STATES = click.Choice(["waiting", "running", "dead", "cancelled", "done"])
 LIST = ("id", "state", "queue", "kind", "priority", "attempt", "ripe_at", "worker")
+WORKERS = ("name", "host", "pid", "queues", "registered_at", "present", "running", "kinds", "oldest_claimed_at")
 STATS = ("queue", "kind", "waiting", "ripe", "running", "dead", "cancelled", "done", "oldest_ripe_age")
 
 
@@ -101,54 +97,7 @@ def enqueue(
         click.echo(f"{answer.id}" if answer.created else f"{answer.id} (waiting already)")
 
 
-@main.command()
-@click.argument("modules", metavar="MODULE...", nargs=-1, required=True)
-@click.option("--queue", "queues", multiple=True, default=("default",), help="Queue to serve; may be repeated.")
-@click.option(
-    "--batch", type=click.IntRange(1, 10_000), default=100, help="Jobs claimed at a time; fewer when they take long."
-)
-@click.option(
-    "--lease",
-    type=duration,
-    metavar="DURATION",
-    default="5m",
-    help="After this long without a word, others take the jobs.",
-)
-@click.option("--poll", type=duration, metavar="DURATION", default="1s", help="Pause when nothing is ripe.")
-@click.option("--name", help="Name of the worker.  [default: HOST:PID]")
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", help="Least to log."
-)
-@target
-def worker(
-    at: Target,
-    modules: tuple[str, ...],
-    queues: tuple[str, ...],
-    batch: int,
-    lease: timedelta,
-    poll: timedelta,
-    name: str | None,
-    log_level: str,
-) -> None:
-    """
-    Run jobs with the handlers that MODULE registers.
-
-    Modules are looked for in the current directory, too. SIGTERM or Ctrl-C stops the worker: the running job is
-    finished, claimed ones that were not begun go back, and the exit code is 0.
-    """
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(message)s")
-    sys.path.insert(0, os.getcwd())
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except Exception as error:
-            raise Mistake(f"cannot import {module}: {type(error).__name__}: {error}") from error
-    if not handlers.default.kinds:
-        raise Mistake(f"{', '.join(modules)} registers no handler", "Decorate a function with @pgq.handler(KIND).")
-    with mistakes():
-        Worker(
-            at.dsn, queues=queues, batch=batch, lease=lease, poll=poll.total_seconds(), name=name, schema=at.schema
-        ).run()
+main.add_command(worker)
 
 
 @main.command("list")
@@ -199,6 +148,19 @@ def stats(at: Target, json_: bool) -> None:
         print_json(rows)
     else:
         print_table(rows, STATS)
+
+
+@main.command()
+@as_json
+@target
+def workers(at: Target, json_: bool) -> None:
+    """Show who works, where, and on what."""
+    with at.views() as views:
+        rows = views.workers()
+    if json_:
+        print_json(rows)
+    else:
+        print_table(rows, WORKERS)
 
 
 @main.command()

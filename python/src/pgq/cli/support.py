@@ -128,6 +128,10 @@ def shown(value: Any) -> str:
         return f"{value.astimezone():%Y-%m-%d %H:%M:%S}"
     if isinstance(value, timedelta):
         return str(timedelta(seconds=round(value.total_seconds())))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return str(value)
 
 

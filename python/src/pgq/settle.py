@@ -1,0 +1,87 @@
+"""Putting the outcomes of a batch on record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import psycopg
+
+from pgq.errors import LeaseLost
+from pgq.outcomes import Completed, Discarded, Failed, Outcome, Settled, Snoozed, is_plain
+from pgq.queue import Queue
+
+# A worker that meets a producer's open transaction leaves the job to its lease. Shorter than deadlock_timeout, so that
+# it is never the producer who gives way.
+LOCK_TIMEOUT: Final = "300ms"
+
+
+def settle(queue: Queue, outcomes: Sequence[Outcome]) -> list[Settled]:
+    """
+    Put the outcomes on record; call it inside a transaction.
+
+    One that cannot be recorded, because its lease is lost or a producer's open transaction is in the way, does not
+    keep the others from it: each but the plain completions has a savepoint of its own.
+    """
+    plain = [outcome for outcome in outcomes if is_plain(outcome)]
+    others = [outcome for outcome in outcomes if not is_plain(outcome)]
+    done = queue.complete_many([outcome.job for outcome in plain]) if plain else set()
+    settled = [
+        Settled(outcome.job, "done" if outcome.job.id in done else "lost", seconds=outcome.seconds) for outcome in plain
+    ]
+    if others:
+        queue.conn.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
+    return settled + [_settle_one(queue, outcome) for outcome in others]
+
+
+def _settle_one(queue: Queue, outcome: Outcome) -> Settled:
+    try:
+        with queue.conn.transaction():
+            return _record(queue, outcome)
+    except LeaseLost:
+        return Settled(outcome.job, "lost", seconds=outcome.seconds)
+    except psycopg.errors.LockNotAvailable:
+        return Settled(outcome.job, "left", seconds=outcome.seconds)
+    except (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, UnicodeError) as error:
+        storable = _storable(outcome, error)
+        if storable is None:
+            raise
+        return _settle_one(queue, storable)
+
+
+def _record(queue: Queue, outcome: Outcome) -> Settled:
+    job, seconds = outcome.job, outcome.seconds
+    if isinstance(outcome, Completed):
+        queue.complete_with(job, outcome.result)
+        return Settled(job, "done", seconds=seconds)
+    if isinstance(outcome, Failed):
+        failure = queue.fail(job, outcome.error, outcome.retry_in, retry=outcome.retry)
+        return Settled(job, failure.outcome, failure.ripe_at, outcome.cause, seconds)
+    if isinstance(outcome, Snoozed):
+        return Settled(job, queue.snooze(job, outcome.until, outcome.delay), outcome.until, seconds=seconds)
+    if isinstance(outcome, Discarded):
+        queue.discard(job, outcome.reason)
+        return Settled(job, "discarded", cause=outcome.cause, seconds=seconds)
+    return Settled(job, queue.release(job))
+
+
+def _storable(outcome: Outcome, error: Exception) -> Outcome | None:
+    """What to record instead of an outcome that the database refused; None when there is nothing else."""
+    cause = type(error).__name__
+    if isinstance(outcome, Completed):
+        return Failed(outcome.job, "the database refused the result", cause, outcome.seconds)
+    if isinstance(outcome, Snoozed):
+        return Failed(outcome.job, "the database refused the time to snooze until", cause, outcome.seconds)
+    if isinstance(outcome, Failed) and outcome.retry_in is not None:
+        return replace(outcome, error=f"{outcome.error}\n\nthe database refused {outcome.retry_in}", retry_in=None)
+    # A database in another encoding than UTF-8 cannot hold every text.
+    if isinstance(outcome, Failed) and not outcome.error.isascii():
+        return replace(outcome, error=_escaped(outcome.error))
+    if isinstance(outcome, Discarded) and not outcome.reason.isascii():
+        return replace(outcome, reason=_escaped(outcome.reason))
+    return None
+
+
+def _escaped(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode("ascii")
