@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import nullcontext
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -27,9 +26,6 @@ from pgq.verdicts import Discard, Retry, Snooze
 
 if TYPE_CHECKING:
     from pgq.presence import Presence
-
-
-NO_SPAN = nullcontext()
 
 
 class NotBegun(Exception):
@@ -225,7 +221,10 @@ class Bench:
         try:
             if handler.timeout is not None:
                 self.deadline.arm(handler.timeout)
-            with tracing.span(handler.kind, jobs) if tracing.AVAILABLE else NO_SPAN:
+            if tracing.is_on():
+                with tracing.span(handler.kind, jobs):
+                    result = self.handlers.execute(handler, job, *connection)
+            else:
                 result = self.handlers.execute(handler, job, *connection)
         finally:
             self.deadline.disarm()

@@ -120,7 +120,7 @@ class Queue:
     def _plain(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """What is given of a job, and the defaults for the rest that are known here."""
         plain = plain_job({**self.handlers.defaults(job.get("kind")), **given(job)})
-        if tracing.AVAILABLE and "context" not in plain and (context := tracing.current()):
+        if tracing.is_on() and "context" not in plain and (context := tracing.current()):
             plain["context"] = context
         return plain
 

@@ -32,11 +32,14 @@ SETTINGS: Final = (
 )
 # Not to be had where the server's platform cannot watch a socket while it computes.
 WATCH: Final = "SET client_connection_check_interval = '2s'"
-# All that a handler may have left behind, except what ends with its transaction.
+# What a handler may have left behind, beyond what ends with its transaction. Prepared statements stay: to prepare those
+# of pgq again for each job would cost as much as all of this.
 CLEAN: Final = (
-    "RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; SELECT pg_advisory_unlock_all(); DISCARD TEMP; "
-    f"DISCARD SEQUENCES; DEALLOCATE ALL; {SETTINGS}"
+    "RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(); "
+    f"DISCARD TEMP; DISCARD SEQUENCES; {SETTINGS}"
 )
+# psycopg's own.
+PREPARE_THRESHOLD: Final = 5
 HERE: Final = (
     "SELECT n.nspname FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace "
     "WHERE p.oid = pg_catalog.to_regproc('pgq_claim')"
@@ -90,10 +93,8 @@ class Session:
         """The queue, through the connection; connects if it is closed."""
         if self._queue is None or self._queue.conn.closed:
             conn = connect(self.conninfo, self.name)
-            conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED if self.pooled else None
-            if self.pooled:
-                conn.prepare_threshold = None
-            else:
+            self._defaults(conn)
+            if not self.pooled:
                 conn.execute(SETTINGS)
                 self._watch(conn)
             if self.ring is not None:
@@ -105,9 +106,8 @@ class Session:
 
     def clean(self) -> None:
         """
-        Leave nothing of a handler's in the session. One that cannot be cleaned is closed.
-
-        What a handler has changed in the connection object is set back too, adapters aside.
+        Leave nothing of a handler's in the session, statements that it has prepared by PREPARE aside, nor in the
+        connection object, adapters aside. A session that cannot be cleaned is closed.
         """
         if self._queue is None or self._queue.conn.closed:
             return
@@ -115,13 +115,8 @@ class Session:
         if conn.info.transaction_status != TransactionStatus.IDLE:
             self.close()
             return
-        conn.isolation_level = conn.read_only = conn.deferrable = None
-        conn.row_factory = tuple_row
-        conn.cursor_factory, conn.server_cursor_factory = psycopg.Cursor, psycopg.ServerCursor
-        # Statements that psycopg has prepared are gone, and it would not know.
-        conn.prepare_threshold = None
+        self._defaults(conn)
         if self.pooled:
-            conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
             return
         try:
             conn.execute(f"{CLEAN}; {WATCH}" if self._watched else CLEAN)
@@ -168,6 +163,14 @@ class Session:
             if self._queue is not None:
                 self._queue.conn.close()
                 self._queue = None
+
+    def _defaults(self, conn: psycopg.Connection[Any]) -> None:
+        """The attributes of the connection object. A pooler hands out another session, so nothing is prepared there."""
+        conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED if self.pooled else None
+        conn.prepare_threshold = None if self.pooled else PREPARE_THRESHOLD
+        conn.read_only = conn.deferrable = None
+        conn.row_factory = tuple_row
+        conn.cursor_factory, conn.server_cursor_factory = psycopg.Cursor, psycopg.ServerCursor
 
     def _watch(self, conn: psycopg.Connection[Any]) -> None:
         if self._watched:

@@ -17,10 +17,13 @@ else:
     AVAILABLE = True
 
 
+def is_on() -> bool:
+    """Whether somebody in this process has set up tracing."""
+    return AVAILABLE and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
 def current() -> dict[str, str] | None:
     """What a job carries of the trace that it is enqueued in; None when there is no trace."""
-    if not AVAILABLE:
-        return None
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     return carrier or None
