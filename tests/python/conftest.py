@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
 from devpg import Server  # noqa: E402
+from processes import start  # noqa: E402, F401 - a fixture for all tests
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 T = TypeVar("T")

@@ -3,58 +3,20 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Connection, eventually, expire, jobs, one
+from processes import Start
 
 from pgq import Queue
 from pgq.views import Views
 
-TASKS = """
-import pathlib, time
-import pgq
-
-@pgq.handler("slow")
-def slow(job):
-    # Begun, and done as soon as the test says so.
-    pathlib.Path(f"begun-{job.args}-{job.attempt}").touch()
-    deadline = time.monotonic() + 20
-    while not pathlib.Path(f"go-{job.args}").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-"""
-Start = Callable[..., "subprocess.Popen[str]"]
 IDLE = (
     "SELECT count(*) FROM pg_stat_activity "
     "WHERE application_name LIKE 'pgq %%' AND state = 'idle' AND query ~ 'pgq_claim'"
 )
-
-
-@pytest.fixture
-def start(dsn: str, tmp_path: Path) -> Iterator[Start]:
-    """Start ``pgq worker`` on the tasks above; what still runs in the end is killed."""
-    (tmp_path / "tasks.py").write_text(TASKS)
-    running: list[subprocess.Popen[str]] = []
-
-    def start(*options: str) -> subprocess.Popen[str]:
-        running.append(
-            subprocess.Popen(
-                [Path(sys.executable).with_name("pgq"), "--dsn", dsn, "worker", "tasks", *options],
-                cwd=tmp_path,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-        return running[-1]
-
-    yield start
-    for process in running:
-        process.kill()
-        process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -40,14 +40,18 @@ def _settle_one(queue: Queue, outcome: Outcome) -> Settled:
         with queue.conn.transaction():
             return _record(queue, outcome)
     except LeaseLost:
-        return Settled(outcome.job, "lost", seconds=outcome.seconds)
+        return Settled(outcome.job, "lost", cause=_cause(outcome), seconds=outcome.seconds)
     except psycopg.errors.LockNotAvailable:
-        return Settled(outcome.job, "left", seconds=outcome.seconds)
+        return Settled(outcome.job, "left", cause=_cause(outcome), seconds=outcome.seconds)
     except (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, UnicodeError) as error:
         storable = _storable(outcome, error)
         if storable is None:
             raise
         return _settle_one(queue, storable)
+
+
+def _cause(outcome: Outcome) -> str | None:
+    return outcome.cause if isinstance(outcome, Failed | Discarded) else None
 
 
 def _record(queue: Queue, outcome: Outcome) -> Settled:
