@@ -11,6 +11,7 @@ from types import ModuleType
 
 import psycopg
 import pytest
+from conftest import Connection, drain, jobs
 
 import pgq
 
@@ -48,14 +49,16 @@ def test_the_sql_prints_what_the_readme_shows(dsn: str, psql: Path) -> None:
 
 
 def test_the_python_does_what_the_readme_says(
-    dsn: str, conn: psycopg.Connection[object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    dsn: str, conn: Connection, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The handlers of the README run the jobs that its other block enqueues."""
-    handlers, producer = blocks("python")
+    handlers, producer, more = blocks("python")
     registry = pgq.Handlers()
     tasks = ModuleType("tasks")
     monkeypatch.setattr(pgq, "handler", registry.handler)
-    exec(compile(handlers, "README.md", "exec"), tasks.__dict__)
+    monkeypatch.setattr(pgq, "around", registry.around)
+    for block in (handlers, more):
+        exec(compile(block, "README.md", "exec"), tasks.__dict__)
     conn.execute("CREATE TABLE account (id integer PRIMARY KEY, balance integer)")
     for name, value in psycopg.conninfo.conninfo_to_dict(dsn).items():
         monkeypatch.setenv({"dbname": "PGDATABASE"}.get(name, f"PG{name.upper()}"), str(value))
@@ -65,8 +68,16 @@ def test_the_python_does_what_the_readme_says(
     assert conn.execute("SELECT balance FROM account").fetchone() == (70,)
 
     pgq.Queue(conn).enqueue("mail", {"to": "cleo"}, on_duplicate="soonest")
-    assert pgq.Worker(dsn, registry).loops[0].turn() == 1
+    drain(pgq.Worker(dsn, registry).loops[0])
     assert capsys.readouterr().out == "to cleo, attempt 1\n"
+
+    queue = pgq.Queue(conn, handlers=registry)
+    snoozed = queue.enqueue("remind", {"text": "tea"})
+    _, failed = queue.enqueue_many([{"kind": "index", "args": "text"}, {"kind": "index", "args": ""}])
+    queue.enqueue("move", {"account": 7, "amount": 5})
+    drain(pgq.Worker(dsn, registry).loops[0])
+    assert conn.execute("SELECT balance FROM account").fetchone() == (75,)
+    assert jobs(conn) == [(snoozed.id, "waiting", 0), (failed.id, "waiting", 1)]
 
 
 def test_the_commands_are_those_of_the_program() -> None:
