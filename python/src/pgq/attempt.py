@@ -164,7 +164,7 @@ class Bench:
                     except BaseException as error:
                         if isinstance(error, TransactionEnded) or not _is_in_transaction(queue):
                             raise
-                        failed += self._undone(handler, [job], [], error)
+                        failed += self._verdict(handler, job, error)
                 settled += settle(queue, failed)
                 done = True
             if not done:
@@ -204,11 +204,15 @@ class Bench:
         """
         if not self._begun and (self.inside.closed or isinstance(error, psycopg.OperationalError)):
             raise NotBegun(jobs + left) from error
+        verdicts = [outcome for job in jobs for outcome in self._verdict(handler, job, error)]
+        return [*verdicts, *(Released(job) for job in left)]
+
+    def _verdict(self, handler: Handler, job: Job, error: BaseException) -> list[Outcome]:
+        """The outcome of a job that was not completed; none when it is not the worker's any more."""
         if isinstance(error, LeaseLost) and not self._calling:
-            for job in jobs:
-                log_settled(Settled(job, "lost"))
-            return [Released(job) for job in left]
-        return [*(self._judge(handler, job, error) for job in jobs), *(Released(job) for job in left)]
+            log_settled(Settled(job, "lost"))
+            return []
+        return [self._judge(handler, job, error)]
 
     def _call(self, handler: Handler, job: Job | list[Job], *connection: Any) -> Any:
         """Call a handler; a child process that it forked ends here, and does not go on as a second worker."""

@@ -129,7 +129,11 @@ class Supervisor:
         if place.lifeline is None:
             return
         with contextlib.suppress(BlockingIOError, ConnectionError):
-            place.said += place.lifeline.recv(64)
+            said = place.lifeline.recv(64)
+            place.said += said
+            if not said:
+                place.lifeline.close()
+                place.lifeline = None
         if not self._were_ready and all(one.is_ready for one in self.places):
             self._were_ready = True
             service.notify("READY=1")
@@ -137,9 +141,9 @@ class Supervisor:
     def bury(self, place: Place, status: int) -> int | None:
         """A child has ended: replace it, at once or later. An exit code, if none of them could ever work."""
         assert place.process is not None
-        assert place.lifeline is not None
         pid = place.process.pid
-        place.lifeline.close()
+        if place.lifeline is not None:
+            place.lifeline.close()
         place.process = place.lifeline = None
         if self.stopped_by or place.is_drained:
             return None
@@ -172,7 +176,7 @@ class Supervisor:
 
     def wait(self, ear: socket.socket) -> None:
         """Sleep until a signal comes, a child says something, or it is time for something."""
-        lifelines = [place.lifeline for place in self.places if place.lifeline is not None and not place.is_drained]
+        lifelines = [place.lifeline for place in self.places if place.lifeline is not None]
         select.select([ear, *lifelines], [], [], LOOK_EVERY)
         with contextlib.suppress(BlockingIOError):
             for number in ear.recv(4096):
