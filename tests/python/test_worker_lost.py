@@ -14,7 +14,11 @@ from conftest import Connection, Thread, drain, eventually, jobs, record, seen
 from pgq import Handlers, Job, Queue, Worker
 from pgq.loop import Loop
 
-IDLE = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'pgq lost:%%' AND state = 'idle'"
+# Past its first statements: what fails before is no lost connection but none to begin with.
+IDLE = (
+    "SELECT pid FROM pg_stat_activity "
+    "WHERE application_name LIKE 'pgq lost:%%' AND state = 'idle' AND query LIKE '%%pgq\\_%%'"
+)
 
 
 @pytest.fixture

@@ -93,15 +93,13 @@ class Session:
         """The queue, through the connection; connects if it is closed."""
         if self._queue is None or self._queue.conn.closed:
             conn = connect(self.conninfo, self.name)
-            self._defaults(conn)
-            if not self.pooled:
-                conn.execute(SETTINGS)
-                self._watch(conn)
-            if self.ring is not None:
-                ring = self.ring
-                conn.add_notify_handler(lambda _: ring())
+            try:
+                self._prepare(conn)
+                self._queue = Queue(conn, schema=self.schema or self._find_schema(conn))
+            except BaseException:
+                conn.close()
+                raise
             self.asleep = False
-            self._queue = Queue(conn, schema=self.schema or self._find_schema(conn))
         return self._queue
 
     def clean(self) -> None:
@@ -163,6 +161,16 @@ class Session:
             if self._queue is not None:
                 self._queue.conn.close()
                 self._queue = None
+
+    def _prepare(self, conn: psycopg.Connection[Any]) -> None:
+        """What a new connection needs."""
+        self._defaults(conn)
+        if not self.pooled:
+            conn.execute(SETTINGS)
+            self._watch(conn)
+        if self.ring is not None:
+            ring = self.ring
+            conn.add_notify_handler(lambda _: ring())
 
     def _defaults(self, conn: psycopg.Connection[Any]) -> None:
         """The attributes of the connection object. A pooler hands out another session, so nothing is prepared there."""
