@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from random import uniform
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,8 @@ KEEP_UNSTARTED = 1.0
 BEGIN_WITHIN = 0.1
 # What time may mend, or another connection: a server that is gone, out of space, or read-only after a failover.
 UNAVAILABLE = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+# Short enough that work goes on soon after a restart; all workers of a server do not come in the same moment.
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 3.0
 
 
 class Loop:
@@ -73,9 +75,12 @@ class Loop:
                         break
                     pause = FIRST_PAUSE
                 except UNAVAILABLE as error:
-                    logger.warning("the database is not available, next try in %.1f s: %s", pause, str(error).strip())
+                    jittered = pause * uniform(0.75, 1.25)
+                    logger.warning(
+                        "the database is not available, next try in %.1f s: %s", jittered, _first_line(error)
+                    )
                     self.session.close()
-                    self.bell.sleep(pause)
+                    self.bell.sleep(jittered)
                     pause = min(2 * pause, LONGEST_PAUSE)
             self.finish()
         finally:
@@ -170,7 +175,7 @@ class Loop:
         except Exception as error:
             # The loop's own thread will meet it, and knows what to do. Until then there is no use in trying again.
             self._in_vain = True
-            logger.warning("cannot settle while a handler runs: %s", str(error).strip())
+            logger.warning("cannot settle while a handler runs: %s", _first_line(error))
         finally:
             self.session.lock.release()
 
@@ -250,7 +255,7 @@ class Loop:
             try:
                 self.settle()
             except UNAVAILABLE as error:
-                logger.warning("%d jobs are left to their leases: %s", len(self.outcomes), str(error).strip())
+                logger.warning("%d jobs are left to their leases: %s", len(self.outcomes), _first_line(error))
 
     def close(self) -> None:
         """Give everything back."""
@@ -258,3 +263,7 @@ class Loop:
         self.session.close()
         self.inside.close()
         self.bell.close()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
