@@ -95,3 +95,51 @@ $pgq_unregister$;
 COMMENT ON FUNCTION pgq_unregister(text) IS
     'Say that a worker leaves; jobs that it still has are left to their leases. Answers whether this session had '
     'registered it; false for NULL.';
+
+
+-- The order of the ids is that of most claims; whoever waits for a twin that is not committed gives up where the others
+-- do, by the lock_timeout of his session.
+CREATE FUNCTION pgq_disown(name text, tokens bigint[]) RETURNS bigint
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+AS $pgq_disown$
+DECLARE
+    v_job pgq_running;
+    v_count bigint := 0;
+BEGIN
+    IF tokens IS NULL THEN
+        RAISE EXCEPTION 'tokens is null'
+            USING ERRCODE = 'null_value_not_allowed',
+                  HINT = 'Pass the tokens of all the jobs that the worker knows of, an empty array if there are none.';
+    END IF;
+    IF NOT EXISTS (
+        SELECT FROM pgq_worker AS w JOIN _pgq_presence AS p USING (number)
+        WHERE w.name = pgq_disown.name AND p.pid = pg_backend_pid()
+    ) THEN
+        RAISE EXCEPTION 'worker "%" is not registered by this session', name
+            USING ERRCODE = 'PGQ03',
+                  HINT = 'Call pgq_register first, in the same session.';
+    END IF;
+
+    FOR v_job IN
+        SELECT r.*
+        FROM pgq_running AS r
+        WHERE r.worker = pgq_disown.name
+          AND r.token <> ALL (tokens)
+        ORDER BY r.id
+        FOR UPDATE SKIP LOCKED
+    LOOP
+        DELETE FROM pgq_running AS r WHERE r.id = v_job.id;
+        PERFORM _pgq_put_back(v_job, v_job.ripe_at, v_job.attempt - 1, v_job.errors);
+        v_count := v_count + 1;
+    END LOOP;
+    RETURN v_count;
+END
+$pgq_disown$;
+
+COMMENT ON FUNCTION pgq_disown(text, bigint[]) IS
+    'Give back the jobs that were claimed under a name and have none of these tokens, as pgq_release does; answers how '
+    'many. For a worker whose connection was lost before the answer to a claim, and only while no claim under the name is '
+    'under way. Raises PGQ03 unless this session has registered the name, also for NULL; NULL for tokens is refused '
+    '(22004).';

@@ -8,7 +8,7 @@ DECLARE
     c_schema CONSTANT text := current_schema();
     v_functions text[] := CASE what
         WHEN 'producer' THEN ARRAY['pgq_enqueue', 'pgq_enqueue_many']
-        WHEN 'worker' THEN ARRAY['pgq_register', 'pgq_unregister', 'pgq_claim', 'pgq_pending', 'pgq_idle', 'pgq_hold', 'pgq_complete', 'pgq_complete_many', 'pgq_fail',
+        WHEN 'worker' THEN ARRAY['pgq_register', 'pgq_unregister', 'pgq_disown', 'pgq_claim', 'pgq_pending', 'pgq_idle', 'pgq_hold', 'pgq_complete', 'pgq_complete_many', 'pgq_fail',
                                  'pgq_discard', 'pgq_extend', 'pgq_snooze', 'pgq_release']
         WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_now']
         WHEN 'reader' THEN ARRAY['pgq_now']

@@ -9,7 +9,7 @@ REVOKE ALL ON FUNCTION
     _pgq_is_long, _pgq_pause, _pgq_steps, _pgq_microseconds, _pgq_head_setting, _pgq_keep_head, _pgq_shared_head,
     _pgq_recall_head, _pgq_reached, _pgq_share_head, _pgq_move_heads,
     _pgq_lease_end, _pgq_check_claim, pgq_claim, _pgq_expire, _pgq_expire_sometimes,
-    pgq_register, pgq_unregister, _pgq_sweep, pgq_pending,
+    pgq_register, pgq_unregister, pgq_disown, _pgq_sweep, pgq_pending,
     _pgq_lease_lost, _pgq_take, pgq_hold, pgq_complete, pgq_complete_many,
     pgq_backoff, _pgq_end, _pgq_put_back, _pgq_errors, _pgq_retry_or_bury, pgq_fail, pgq_discard,
     pgq_extend, pgq_snooze, pgq_release,

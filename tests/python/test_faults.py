@@ -16,6 +16,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgq import Handlers, Job, Queue, Worker
 from pgq.install import install
+from pgq.loop import Loop
 from pgq.views import Views
 
 
@@ -71,6 +72,42 @@ def test_each_of_its_connections_can_be_ended_in_the_middle_of_a_plain_handler(
         Run(conn, worker).finish()
     assert ran == [1, 1, 1]
     assert "the database is not available" in caplog.text
+
+
+def test_jobs_that_were_claimed_without_an_answer_go_back(
+    conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and uncounted, when the worker has a connection again; what it does know of stays its own."""
+    ran: list[tuple[int, int]] = []
+    go = threading.Event()
+    worker.concurrency = 2
+    worker.loops.append(Loop(worker))
+
+    @handlers.handler("long")
+    def long(job: Job) -> None:
+        ran.append((job.args, job.attempt))
+        assert go.wait(20)
+
+    handlers.handler("k")(lambda job: ran.append((job.args, job.attempt)))
+    queue.enqueue("long", -1)
+    run = Run(conn, worker)
+    eventually(lambda: ran == [(-1, 1)])
+    claim, losses = Queue.claim_only, [1]
+
+    def lose_the_answer(self: Queue, *args: Any) -> list[Job]:
+        claimed = claim(self, *args)
+        if claimed and losses:
+            losses.pop()
+            raise psycopg.OperationalError("the answer is lost")
+        return claimed
+
+    monkeypatch.setattr(Queue, "claim_only", lose_the_answer)
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(3))
+    eventually(lambda: len(ran) == 4)
+    assert losses == []
+    go.set()
+    run.finish()
+    assert sorted(ran) == [(-1, 1), (0, 1), (1, 1), (2, 1)]
 
 
 @pytest.mark.parametrize("step", ["before hold", "in the handler", "before complete", "in the completion"])

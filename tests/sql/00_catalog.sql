@@ -16,7 +16,7 @@ WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname
 
 SELECT is(
     (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func WHERE proname !~ '^_'),
-    '{pgq_backoff,pgq_cancel,pgq_claim,pgq_complete,pgq_complete_many,pgq_discard,pgq_enqueue,pgq_enqueue_many,pgq_extend,pgq_fail,
+    '{pgq_backoff,pgq_cancel,pgq_claim,pgq_complete,pgq_complete_many,pgq_discard,pgq_disown,pgq_enqueue,pgq_enqueue_many,pgq_extend,pgq_fail,
       pgq_grant,pgq_hold,pgq_idle,pgq_now,pgq_pending,pgq_purge,pgq_register,pgq_release,pgq_retry,pgq_snooze,pgq_unregister,
       pgq_version}',
     'these are the public functions, each with one set of arguments');

@@ -1,6 +1,6 @@
 -- Workers that are there, and the jobs of those that are not.
 BEGIN;
-SELECT plan(33);
+SELECT plan(38);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 -- The server of this test may be younger than five seconds, in which nobody counts as gone.
 CREATE FUNCTION pg_temp.claim() RETURNS bigint LANGUAGE plpgsql AS $$
@@ -62,6 +62,17 @@ SELECT pg_advisory_unlock('pgq_worker'::regclass::oid::integer, number) FROM pgq
 SELECT pgq_register('back');
 SELECT pg_temp.claim();
 SELECT lives_ok(format('SELECT pgq_complete(%s, %s)', :id, :token), 'who comes back in time keeps its jobs');
+SELECT pgq_enqueue(kind, queue => 'own', priority => 1) FROM unnest('{known,unknown}'::text[]) AS kind;
+SELECT pgq_enqueue('another', queue => 'other');
+SELECT count(*) FROM pgq_claim('{own}', 2, worker => 'back');
+SELECT count(*) FROM pgq_claim('{other}', worker => 'front');
+SELECT is(pgq_disown('back', ARRAY(SELECT token FROM pgq_running WHERE kind = 'known')), 1::bigint, 'a worker disowns what it does not know of');
+SELECT results_eq($$ SELECT kind, state, attempt, ripe_at, jsonb_array_length(errors) FROM pgq_job WHERE queue IN ('own', 'other') ORDER BY kind $$,
+                  $$ VALUES ('another', 'running', 1, pgq_now(), 0), ('known', 'running', 1, pgq_now(), 0), ('unknown', 'waiting', 0, pgq_now(), 0) $$,
+                  'which is as if it had not been claimed; what it knows, and what others have, stays');
+SELECT throws_ok($$ SELECT pgq_disown('back', NULL) $$, '22004', 'tokens is null', 'but not by a slip');
+SELECT throws_ok($$ SELECT pgq_disown('front', '{}') $$, 'PGQ03', 'worker "front" is not registered by this session', 'nor for others');
+SELECT throws_ok($$ SELECT pgq_disown(NULL, '{}') $$, 'PGQ03', NULL, 'nor for nobody');
 SELECT is(pgq_unregister('back'), true, 'a worker leaves');
 SELECT is_empty('SELECT FROM pgq_worker', 'and is not there any more');
 SELECT is_empty('SELECT FROM _pgq_presence', 'nor is its lock');

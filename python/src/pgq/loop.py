@@ -49,6 +49,7 @@ class Loop:
         self.pace = Pace(worker.batch)
         self.outcomes: list[Outcome] = []
         self.unstarted: deque[Job] = deque()
+        self._batch: list[Job] = []
         # Used by this thread, and by that of the ticker while a handler runs.
         self.session = Session(
             worker.conninfo, worker.full_name, worker.schema, pooled=not worker.listen, ring=self.bell.ring
@@ -75,6 +76,7 @@ class Loop:
                         break
                     pause = FIRST_PAUSE
                 except UNAVAILABLE as error:
+                    self.worker.keeper.unsure = True
                     jittered = pause * uniform(0.75, 1.25)
                     logger.warning(
                         "the database is not available, next try in %.1f s: %s", jittered, _first_line(error)
@@ -138,6 +140,7 @@ class Loop:
         finally:
             worker.allowance.give_back(size - len(jobs))
         self.claimed_at = claimed_at
+        self._batch = jobs
         self.note(len(outcomes), settled)
         return jobs
 
@@ -193,6 +196,10 @@ class Loop:
         if self.worker.allowance.begin(len(jobs)):
             self.worker.stop()
         return len(jobs)
+
+    def known(self) -> list[Job]:
+        """All jobs that this loop has, and perhaps some that it has had; to be asked while ``session.lock`` is held."""
+        return [*self._batch, *(outcome.job for outcome in self.outcomes)]
 
     def release_unstarted(self) -> None:
         """What was claimed and not begun goes back with the next settlement."""

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from pgq.errors import LeaseLost, WrongState
 from pgq.job import Job
 from pgq.report import log_job, logger
 from pgq.session import Session
+from pgq.settle import LOCK_TIMEOUT
 
 if TYPE_CHECKING:
     from pgq.loop import Loop
@@ -52,6 +54,8 @@ class Presence:
         self.registered = registered
         self.loops: Sequence[Loop] = ()
         self.session = Session(conninfo, f"{name} presence", schema, pooled=not registered)
+        # Whether the answer to a claim may have been lost: then the database has more jobs of this worker than it knows.
+        self.unsure = False
         self._there = False
         self._warned = False
         self._extended: dict[int, float] = {}
@@ -91,6 +95,8 @@ class Presence:
         """Be there, and extend the leases that are due."""
         if self.registered and (self.session.closed or not self._there):
             self._register()
+        if self.unsure and self._there:
+            self._disown()
         held = list(self._held())
         self._extended = {job.token: self._extended[job.token] for job, _, _ in held if job.token in self._extended}
         for job, since, lease in held:
@@ -118,6 +124,26 @@ class Presence:
             # Once: the handler goes on, and will be told when it is done.
             self._extended[job.token] = float("inf")
             log_job(job, "lost", "lost while its handler runs")
+
+    def _disown(self) -> None:
+        """Give back what was claimed and did not arrive; later, if a loop is just claiming."""
+        with ExitStack() as stack:
+            for loop in self.loops:
+                if not loop.session.lock.acquire(blocking=False):
+                    return
+                stack.callback(loop.session.lock.release)
+            known = [job for loop in self.loops for job in loop.known()]
+            stack.enter_context(self.session.lock)
+            queue = self.session.queue()
+            try:
+                with queue.conn.transaction():
+                    queue.conn.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
+                    count = queue.disown(self.name, known)
+            except psycopg.errors.LockNotAvailable:
+                return
+        self.unsure = False
+        if count:
+            logger.warning("%d jobs were claimed without an answer, and go back", count)
 
     def _register(self) -> None:
         with self.session.lock:

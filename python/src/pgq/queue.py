@@ -194,6 +194,13 @@ class Queue:
         """Leave; the answer is whether this connection had registered the name."""
         return bool(self._row(f"SELECT {self._at}pgq_unregister(%s::text)", [name])[0])
 
+    def disown(self, name: str, jobs: Iterable[Job]) -> int:
+        """
+        Give back what was claimed under a name that this connection has registered, but these jobs; answers how many.
+        """
+        tokens = [job.token for job in jobs]
+        return int(self._row(f"SELECT {self._at}pgq_disown(%s::text, %s::bigint[])", [name, tokens])[0])
+
     def hold(self, job: Job) -> str:
         """Lock the job until the end of the transaction; the answer is the id of that. Raises LeaseLost."""
         return str(
