@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Outcomes wait for the next claim, but not for longer than this and a tick.
 SETTLE_AFTER, TICK = 0.07, 0.025
+# And where that fails, for so long again.
+TRY_AGAIN = 1.0
 # When a handler takes longer, what was claimed along with its job is given back.
 KEEP_UNSTARTED = 1.0
 # The part of a lease in which jobs are begun. The others are given back, so that each has nearly a whole lease.
@@ -60,7 +62,7 @@ class Loop:
         self.claimed_at = 0.0
         self._settled_at = 0.0
         self._roused = False
-        self._in_vain = False
+        self._again_at = 0.0
 
     def run(self) -> None:
         """
@@ -96,7 +98,6 @@ class Loop:
         if not jobs:
             self._roused = False
             return 0
-        self._in_vain = False
         self.unstarted.extend(jobs)
         self.wake()
         begin_until = self.claimed_at + BEGIN_WITHIN * self.worker.lease.total_seconds()
@@ -166,7 +167,7 @@ class Loop:
     def look_after(self) -> None:
         """In the thread of the ticker: do not let a slow handler keep outcomes from the record, or jobs from others."""
         self.bench.deadline.look()
-        if self._in_vain or not self.bench.running or not self.session.lock.acquire(blocking=False):
+        if not self.bench.running or monotonic() < self._again_at or not self.session.lock.acquire(blocking=False):
             return
         try:
             if monotonic() - self.bench.called_at > KEEP_UNSTARTED:
@@ -176,8 +177,8 @@ class Loop:
             if self.outcomes and monotonic() - self._settled_at > SETTLE_AFTER:
                 self.settle()
         except Exception as error:
-            # The loop's own thread will meet it, and knows what to do. Until then there is no use in trying again.
-            self._in_vain = True
+            # The loop's own thread will meet it, too, and knows what to do; but its handler may take for ever.
+            self._again_at = monotonic() + TRY_AGAIN
             logger.warning("cannot settle while a handler runs: %s", _first_line(error))
         finally:
             self.session.lock.release()

@@ -54,7 +54,7 @@ class Presence:
         self.registered = registered
         self.loops: Sequence[Loop] = ()
         self.session = Session(conninfo, f"{name} presence", schema, pooled=not registered)
-        # Whether the answer to a claim may have been lost: then the database has more jobs of this worker than it knows.
+        # Whether the answer to a claim may be lost: then the database has more jobs of this worker than it knows.
         self.unsure = False
         self._there = False
         self._warned = False
