@@ -52,11 +52,12 @@ test-python: .venv/ready all
 installcheck: all
 	@$(PYTHON) $(PROVE) $(TAP)
 
-lint: .venv/ready
+lint: .venv/ready all
 	@$(BIN)/ruff check --config python/pyproject.toml --no-cache $(LINTED)
 	@$(BIN)/ruff format --config python/pyproject.toml --no-cache --check $(LINTED)
 	@$(BIN)/mypy --strict --config-file python/pyproject.toml --cache-dir build/mypy $(filter-out bench,$(LINTED))
 	@$(BIN)/mypy --strict --config-file python/pyproject.toml --cache-dir build/mypy bench
+	@$(BIN)/python tools/check_sql.py $(PLAIN)
 
 $(BENCH)/ready: python/pyproject.toml pgq.control | $(CARRIED)
 	@printf 'preparing $(BENCH)\n'

@@ -119,7 +119,7 @@ def test_an_installation_without_a_schema_is_refused(as_: As) -> None:
     """When none of the search path exists."""
     owner = as_("owner")
     owner.execute("SET search_path = nowhere")
-    with pytest.raises(psycopg.errors.InvalidSchemaName):
+    with pytest.raises(psycopg.errors.InvalidSchemaName, match="no schema of the search path"):
         owner.execute((ROOT / "build/pgq.sql").read_bytes())
 
 

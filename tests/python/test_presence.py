@@ -157,7 +157,7 @@ def test_a_name_belongs_to_one_session(conn: Connection, connect: Connect) -> No
     """Another one cannot have it, as long as the first lasts; then it can."""
     first, second = connect(), connect()
     Queue(first).register("me")
-    with pytest.raises(WrongState):
+    with pytest.raises(WrongState, match="is registered by another session"):
         Queue(second).register("me")
     first.close()
     eventually(lambda: one(conn, "SELECT count(*) FROM _pgq_presence") == 0)

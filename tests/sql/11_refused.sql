@@ -1,6 +1,6 @@
 -- Bad input is refused with a clear error, and nothing changes.
 BEGIN;
-SELECT plan(96);
+SELECT plan(97);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('held');
@@ -82,7 +82,8 @@ FROM (VALUES
     (format('SELECT pgq_complete_many(ARRAY[%s], ARRAY[%s, 1])', :id, :token), '2202E', 'there are 1 ids but 2 tokens'),
     ('SELECT pgq_purge(NULL)', '22004', 'older_than or max_jobs is null'),
     ('SELECT pgq_purge(max_jobs => NULL)', '22004', 'older_than or max_jobs is null'),
-    ('SELECT pgq_purge(''101 years'')', '22023', NULL),
+    ('SELECT pgq_idle(idle => NULL)', '22004', 'idle is null'),
+    ('SELECT pgq_purge(''101 years'')', '22023', 'cannot purge 10000 jobs older than 101 years with outcome "<NULL>"'),
     ('SELECT pgq_purge(''170000000 years'')', '22023', NULL),
     ('SELECT pgq_purge(''-1 s'')', '22023', NULL),
     ('SELECT pgq_purge(outcome => ''alive'')', '22023', NULL),

@@ -1,6 +1,6 @@
 -- Dedup: one waiting job for each signature.
 BEGIN;
-SELECT plan(37);
+SELECT plan(39);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 -- A case: enqueue, then enqueue again with something else. The second one is created or it is not.
@@ -86,6 +86,10 @@ FROM (VALUES
 CROSS JOIN LATERAL pg_temp.policy(policy, '"new"', delay, 1) AS p;
 SELECT throws_ok($$ SELECT pg_temp.policy('error', '"new"', '1 s', 1) $$, 'PGQ04', NULL, 'error raises');
 
+SELECT pgq_enqueue('told');
+SELECT throws_like($$ SELECT pgq_enqueue('told', on_duplicate => 'error') $$, 'job % is waiting already with this signature', 'the error tells which job');
+SELECT throws_like($$ SELECT pgq_enqueue_many('[{"kind": "other"}, {"kind": "told", "on_duplicate": "error"}]') $$,
+                   'job 2 of the array: job % is waiting already with this signature', 'and which of the array');
 SELECT pgq_enqueue('traced', context => '{"t": 1}');
 SELECT is(created, false, 'the context has no part in what makes twins') FROM pgq_enqueue('traced', context => '{"t": 2}');
 SELECT is(context, '{"t": 1}', 'and the first one stays') FROM pgq_job WHERE kind = 'traced';

@@ -112,10 +112,12 @@ SET LOCAL ROLE "tap_Reader";
 SELECT throws_ok('SELECT args FROM pgq_job', '42501', NULL, 'for a reader, arguments are denied');
 RESET ROLE;
 
-SELECT throws_ok(call, state, NULL, format('%s is refused', call))
-FROM (VALUES ('SELECT pgq_grant(NULL, ''worker'')', '22004'), ('SELECT pgq_grant(''tap_nobody'', NULL)', '22004'),
-             ('SELECT pgq_grant(''tap_nobody'', ''god'')', '22023'), ('SELECT pgq_grant(''tap_noone'', ''worker'')', '42704'),
-             ('SELECT pgq_grant(''public'', ''worker'')', '42704')) AS t (call, state);
+SELECT throws_ok(call, state, message, format('%s is refused', call))
+FROM (VALUES ('SELECT pgq_grant(NULL, ''worker'')', '22004', 'role or what is null'),
+             ('SELECT pgq_grant(''tap_nobody'', NULL)', '22004', 'role or what is null'),
+             ('SELECT pgq_grant(''tap_nobody'', ''god'')', '22023', 'what "god" is unknown'),
+             ('SELECT pgq_grant(''tap_noone'', ''worker'')', '42704', 'there is no role "tap_noone"'),
+             ('SELECT pgq_grant(''public'', ''worker'')', '42704', 'there is no role "public"')) AS t (call, state, message);
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -1,0 +1,120 @@
+"""
+Check the SQL beyond what PostgreSQL checks when it loads it.
+
+    python tools/check_sql.py build/pgq.sql
+
+Every message of an error is provoked by a test, plpgsql_check finds nothing in any function, and squawk finds nothing
+in an upgrade script. plpgsql_check comes out of Debian's packages, unpacked privately; where they cannot be had, that
+is said, and the rest is checked.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psycopg
+from _binaries import Account, DevpgError, check_programs
+from _debian import unpacked
+from devpg import Server
+
+ROOT = Path(__file__).resolve().parent.parent
+# A message, whole or the first string of a format() or an array of three; what follows it tells which it is.
+RAISED = re.compile(r"RAISE EXCEPTION\s+'((?:[^']|'')*)'|ARRAY\['\w{5}',\s*(?:format\()?'((?:[^']|'')*)'")
+# What plpgsql_check reports of functions that are as they should be, each with the reason why it may.
+ACCEPTED = {
+    # A literal whose type is not written out has the type "unknown" before it has that of its variable.
+    "target type is different type than source type",
+    # A LOOP without a condition ends by RETURN alone.
+    "control reached end of function without RETURN",
+    # Assigned in place of a PERFORM, which would cost a statement.
+    'never read variable "v_awake"',
+}
+CHECK = """
+SELECT f.oid::regprocedure::text, c.lineno, c.level, c.message
+FROM pg_proc AS f
+JOIN pg_language AS l ON l.oid = f.prolang AND l.lanname = 'plpgsql'
+CROSS JOIN LATERAL plpgsql_check_function_tb(
+    f.oid, fatal_errors => false, extra_warnings => true, security_warnings => true, compatibility_warnings => true
+) AS c
+WHERE f.pronamespace = 'jobs'::regnamespace
+ORDER BY 1, 2
+"""
+
+
+def untested_messages() -> Iterator[str]:
+    """The messages of errors that no test names, not even in part."""
+    tests = "\n".join(
+        path.read_text(encoding="utf-8")
+        for pattern in ("sql/*.sql", "python/*.py")
+        for path in sorted((ROOT / "tests").glob(pattern))
+    )
+    for path in sorted((ROOT / "sql").glob("**/*.sql")):
+        if "released" in path.parts:
+            continue
+        for match in RAISED.finditer(path.read_text(encoding="utf-8")):
+            message = (match[1] or match[2] or "").replace("''", "'")
+            # Between the places of its values: the longest piece must occur.
+            piece = max(re.split(r"%s?(?!\w)", message), key=len).strip(' "')
+            if piece and piece not in tests:
+                yield f"{path.relative_to(ROOT)}: no test provokes: {message}"
+
+
+def findings(script: Path) -> Iterator[str]:
+    """What plpgsql_check finds. Raises DevpgError when it cannot be had."""
+    tree = unpacked("plpgsql_check", re.compile(r"postgresql-\d+"), re.compile(r"postgresql-\d+-plpgsql-check"))
+    if tree is None:
+        raise DevpgError("Debian's package cannot be fetched")
+    account = Account()
+    with tempfile.TemporaryDirectory(prefix="pgq-check-", dir=account.temporary_base("pgq-check-12345678")) as name:
+        if not account.can_run(next(tree.glob("usr/lib/postgresql/*/bin"))):
+            Path(name).chmod(0o755)
+            tree = Path(shutil.copytree(tree, Path(name) / "tree", symlinks=True))
+        bindir = next(tree.glob("usr/lib/postgresql/*/bin"))
+        check_programs(bindir)
+        with (
+            Server(bindir=bindir) as server,
+            psycopg.connect(
+                host=server.host, port=server.port, user=server.user, dbname=server.dbname, autocommit=True
+            ) as conn,
+        ):
+            conn.execute("CREATE EXTENSION plpgsql_check SCHEMA public")
+            conn.execute("CREATE SCHEMA jobs; SET search_path = jobs, public")
+            conn.execute(script.read_bytes())
+            for function, line, level, message in conn.execute(CHECK).fetchall():
+                if message not in ACCEPTED:
+                    yield f"{function}, line {line}: {level}: {message}"
+
+
+def squawked(scripts: Sequence[Path]) -> Iterator[str]:
+    """What squawk finds in upgrade scripts."""
+    if scripts:
+        squawk = Path(sys.executable).with_name("squawk")
+        done = subprocess.run(
+            [squawk, "--config", ROOT / "tools" / "squawk.toml", *scripts], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            yield (done.stdout + done.stderr).strip()
+
+
+def main(script: Path) -> int:
+    """Print what is wrong; the answer is the exit status."""
+    problems = [*untested_messages(), *squawked(sorted((ROOT / "sql" / "upgrade").glob("*.sql")))]
+    checked = "plpgsql_check"
+    try:
+        problems += findings(script)
+    except DevpgError as reason:
+        checked = f"no plpgsql_check: {reason}"
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"check_sql: {len(problems)} problems ({checked})")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
