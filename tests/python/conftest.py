@@ -135,9 +135,11 @@ def waits_for_lock(conn: Connection, other: Connection) -> bool:
 
 
 def expire(conn: Connection, *ids: int) -> None:
-    """Let the leases on these jobs, or all of them, have run out a second ago."""
+    """Let the leases on these jobs, or all of them, have run out a second ago, and be taken a minute earlier."""
+    # A lease that is over before it began is that of a worker whose session is gone.
     conn.execute(
-        "UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 second' "
+        "UPDATE pgq_running SET claimed_at = claimed_at - interval '1 minute', "
+        "lease_until = clock_timestamp() - interval '1 second' "
         "WHERE id = ANY (%(ids)s) OR %(ids)s::bigint[] = '{}'",
         {"ids": list(ids)},
     )

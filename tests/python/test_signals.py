@@ -98,4 +98,4 @@ def test_a_job_that_kills_every_worker_is_buried(conn: Connection, queue: Queue,
     job = Views(conn).job(answer.id)
     assert (job["state"], job["attempt"]) == ("dead", 3)
     assert [error["worker"].split(":")[0] for error in job["errors"]] == ["victim 3", "victim 2", "victim 1"]
-    assert {error["error"] for error in job["errors"]} == {"the worker is gone"}
+    assert {error["error"] for error in job["errors"]} == {"the lease ran out"}
