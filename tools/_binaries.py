@@ -107,10 +107,11 @@ def copy_programs(bindir: Path, into: Path) -> Path:
     package = bindir.parent.parent
     libs = package.with_name(f"{package.name}.libs")
     copy = into / package.name / bindir.parent.name
-    shutil.copytree(bindir.parent, copy, ignore_dangling_symlinks=True)
+    shutil.copytree(bindir.parent, copy, symlinks=True)
     if libs.is_dir():
-        shutil.copytree(libs, into / libs.name)
+        shutil.copytree(libs, into / libs.name, symlinks=True)
     for path in [into, *into.rglob("*")]:
-        mode = path.stat().st_mode
-        path.chmod(mode | (0o055 if mode & 0o100 else 0o044))
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(mode | (0o055 if mode & 0o100 else 0o044))
     return copy / bindir.name
