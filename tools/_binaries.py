@@ -101,6 +101,11 @@ class Account:
         return base if fits and self.succeeds("/bin/sh", "-c", 'cd "$0"', base) else "/tmp"
 
 
+def is_by_itself(bindir: Path) -> bool:
+    """Tell whether PostgreSQL has a directory for itself: what is installed around /usr/bin is not copied lightly."""
+    return len(list(bindir.iterdir())) < 100
+
+
 def copy_programs(bindir: Path, into: Path) -> Path:
     """Copy a PostgreSQL installation so that every account can run it; return the copy's directory of programs."""
     # The programs find their libraries by a path relative to the package: its sibling must stay a sibling.

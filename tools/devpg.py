@@ -22,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Literal
 
-from _binaries import Account, DevpgError, check_programs, copy_programs, find_bindir
+from _binaries import Account, DevpgError, check_programs, copy_programs, find_bindir, is_by_itself
 from _signals import GRACE, Handlers, Terminated, ignored, in_child, masked, raise_on_signals, restore, run
 
 __all__ = ["DevpgError", "Server", "Terminated", "bare_environ", "main"]
@@ -47,7 +47,8 @@ class Server:
     Enter, start and restart it from a thread that outlives it: on Linux the server dies with the thread that forked
     it, so that a killed program leaves none behind. Entered in the main thread, it turns SIGTERM, SIGINT and SIGHUP
     into the exception Terminated, unless the program handles them itself. Only a `durable` server, which keeps fsync
-    and synchronous_commit on, has every committed transaction after a crash.
+    and synchronous_commit on, has every committed transaction after a crash. One with `own_programs` runs a copy of
+    the installation, where that has a directory for itself: an extension can be added to it that nobody else sees.
     """
 
     host: str
@@ -63,8 +64,10 @@ class Server:
         bindir: Path | None = None,
         durable: bool = False,
         settings: Mapping[str, str] = MappingProxyType({}),
+        own_programs: bool = False,
     ) -> None:
         self._wanted_bindir = bindir
+        self._own_programs = own_programs
         self._initdb_options = [] if durable else ["--no-sync"]
         self._settings = ({} if durable else THROWAWAY) | dict(settings)
         self._tmp: Path | None = None
@@ -147,7 +150,9 @@ class Server:
         self._account.own(tmp)
         self.host, self.datadir, self.logfile = str(tmp), tmp / "data", tmp / "log"
 
-        self.bindir = bindir if self._account.can_run(bindir) else copy_programs(bindir, tmp / "copy")
+        wants_copy = self._own_programs and is_by_itself(bindir)
+        as_it_is = self._account.can_run(bindir) and not wants_copy
+        self.bindir = bindir if as_it_is else copy_programs(bindir, tmp / "copy")
         if not self._account.can_run(self.bindir):
             raise DevpgError(f"cannot run a copy of {bindir} in {base}; set TMPDIR to another place")
 

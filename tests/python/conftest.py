@@ -183,7 +183,7 @@ def environment() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def place(environment: None) -> Iterator[Place]:
     """The server. A statement that hangs fails its test, soon and by itself."""
-    with Server(settings={"statement_timeout": "20s", "deadlock_timeout": "200ms"}) as server:
+    with Server(settings={"statement_timeout": "20s", "deadlock_timeout": "200ms"}, own_programs=True) as server:
         yield Place(server, server.host, server.port, server.user)
 
 
@@ -200,12 +200,23 @@ def tmp_path() -> Iterator[Path]:
         yield Path(path)
 
 
+def client(place: Place, program: str) -> Path:
+    """A client program of the server, or any other: some distributions of the server come without."""
+    found = shutil.which(program, path=place.server.env["PATH"])
+    assert found is not None, f"there is no {program} beside the server's programs, nor on PATH"
+    return Path(found)
+
+
 @pytest.fixture(scope="session")
 def psql(place: Place) -> Path:
-    """The psql of the server, or any other: some distributions of the server come without."""
-    found = shutil.which("psql", path=place.server.env["PATH"])
-    assert found is not None, "there is no psql beside the server's programs, nor on PATH"
-    return Path(found)
+    """The server's psql."""
+    return client(place, "psql")
+
+
+@pytest.fixture(scope="session")
+def pg_dump(place: Place) -> Path:
+    """The server's pg_dump."""
+    return client(place, "pg_dump")
 
 
 @pytest.fixture
