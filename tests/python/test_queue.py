@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -89,7 +90,28 @@ def test_a_time_without_a_zone_is_refused(queue: Queue) -> None:
         queue.snooze(job, naive)
 
 
-@pytest.mark.parametrize("payload", ["1e131071", "[" * 5000 + "]" * 5000], ids=["huge number", "deep"])
+def can_decode(payload: str) -> bool:
+    """Whether this Python can."""
+    try:
+        json.loads(payload)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+# PostgreSQL holds some 15,000 levels; what Python decodes grows from version to version, to 10,000 in 3.13.
+DEEP = "[" * 12_000 + "]" * 12_000
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param("1e131071", id="huge number"),
+        pytest.param(
+            DEEP, id="deep", marks=pytest.mark.skipif(can_decode(DEEP), reason="this Python decodes 12,000 levels")
+        ),
+    ],
+)
 def test_a_payload_that_python_cannot_decode_costs_nobody_else(queue: Queue, payload: str) -> None:
     """It is claimed with its neighbours, and only the access to its own arguments raises."""
     queue.enqueue("before")
