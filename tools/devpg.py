@@ -94,6 +94,7 @@ class Server:
         atexit.register(self._close)
         try:
             self._prepare()
+            self._create()
             self.start()
         except BaseException:
             self._close()
@@ -156,23 +157,31 @@ class Server:
         if not self._account.can_run(self.bindir):
             raise DevpgError(f"cannot run a copy of {bindir} in {base}; set TMPDIR to another place")
 
+    def _create(self) -> None:
         options = ["-A", "trust", "-U", self.user, "--encoding=UTF8", "--locale=C", *self._initdb_options]
-        if status := self._spawn("initdb", "-D", str(self.datadir), *options).wait():
-            raise self._failure(f"initdb exited with status {status}")
-        settings = {
-            "listen_addresses": "",
-            "port": str(self.port),
-            "unix_socket_directories": f'"{self.host}"',
-            "unix_socket_permissions": "0700",
-            "max_connections": "100",
-            "shared_buffers": "128MB",
-            "timezone": "UTC",
-            "log_timezone": "UTC",
-            **self._settings,
-        }
+        self._finish("initdb", "-D", str(self.datadir), *options)
+        self._configure(
+            {
+                "listen_addresses": "",
+                "port": str(self.port),
+                "unix_socket_directories": f'"{self.host}"',
+                "unix_socket_permissions": "0700",
+                "max_connections": "100",
+                "shared_buffers": "128MB",
+                "timezone": "UTC",
+                "log_timezone": "UTC",
+                **self._settings,
+            }
+        )
+
+    def _configure(self, settings: Mapping[str, str]) -> None:
         # In the file, not on the command line, where ALTER SYSTEM could not override them.
         with (self.datadir / "postgresql.conf").open("a", encoding="utf-8") as conf:
             conf.writelines("{} = '{}'\n".format(name, value.replace("'", "''")) for name, value in settings.items())
+
+    def _finish(self, program: str, *arguments: str) -> None:
+        if status := self._spawn(program, *arguments).wait():
+            raise self._failure(f"{program} exited with status {status}")
 
     def _spawn(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         with self.logfile.open("ab") as log, masked():
