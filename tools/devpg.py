@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Literal
+from typing import Literal, Self
 
 from _binaries import Account, DevpgError, check_programs, copy_programs, find_bindir, is_by_itself
 from _signals import GRACE, Handlers, Terminated, ignored, in_child, masked, raise_on_signals, restore, run
@@ -86,7 +86,7 @@ class Server:
             "PATH": f"{self.bindir}{os.pathsep}{path}",
         }
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         """Create the cluster and start it. Raises DevpgError, with the end of the server's log, when that fails."""
         self._owner = os.getpid()
         self._handlers = raise_on_signals()
