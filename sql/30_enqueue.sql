@@ -37,8 +37,9 @@ CREATE FUNCTION _pgq_problem(
             ARRAY['22023', 'both ripe_at and delay are given', 'Give one of the two, or neither for a job that is ripe now.']
         WHEN ripe_at NOT BETWEEN at - interval '100 years' AND at + interval '100 years' THEN
             ARRAY['22008', format('ripe_at %s is out of range', ripe_at), 'Give a time within a hundred years of now.']
-        -- Months and days of opposite signs can make an interval that is positive when compared and negative when added.
-        WHEN delay NOT BETWEEN interval '0' AND interval '100 years' OR at + delay < at THEN
+        -- Months and days of opposite signs can make what is small when compared, but large or negative when added.
+        WHEN delay NOT BETWEEN interval '0' AND interval '100 years'
+             OR at + delay NOT BETWEEN at AND at + interval '100 years' THEN
             ARRAY['22023', format('delay %s is out of range', delay), 'Give an interval from 0 to 100 years.']
         WHEN priority NOT BETWEEN 0 AND 9 THEN
             ARRAY['22023', format('priority %s is out of range', priority), 'Give a number from 0 (first) to 9 (last).']

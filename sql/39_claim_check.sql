@@ -10,7 +10,7 @@ BEGIN
             USING ERRCODE = 'null_value_not_allowed',
                   HINT = 'Give the interval after which the job is taken from a worker that does not answer.';
     END IF;
-    -- Months and days of opposite signs can make an interval that is positive when compared and negative when added.
+    -- Months and days of opposite signs can make what is small when compared, but large or negative when added.
     IF lease NOT BETWEEN interval '0' AND interval '1 year' OR at + lease <= at OR at + lease > at + interval '1 year' THEN
         RAISE EXCEPTION 'lease % is out of range', lease
             USING ERRCODE = 'invalid_parameter_value',

@@ -116,7 +116,8 @@ DECLARE
     v_job pgq_running;
     v_jitter double precision := CASE WHEN current_setting('pgq.jitter', true) = '0' THEN 0 ELSE 0.1 END;
 BEGIN
-    IF retry_in NOT BETWEEN interval '0' AND interval '100 years' OR v_now + retry_in < v_now THEN
+    IF retry_in NOT BETWEEN interval '0' AND interval '100 years'
+       OR v_now + retry_in NOT BETWEEN v_now AND v_now + interval '100 years' THEN
         RAISE EXCEPTION 'retry_in % is out of range', retry_in
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Give an interval from 0 to 100 years, or NULL for the backoff of the job.';

@@ -64,8 +64,9 @@ BEGIN
             USING ERRCODE = CASE WHEN until IS NULL THEN '22004' ELSE '22023' END,
                   HINT = 'Give the time of the next attempt or how long to wait for it, or use pgq_release to have it at once.';
     END IF;
-    -- Months and days of opposite signs can make an interval that is positive when compared and negative when added.
-    IF delay NOT BETWEEN interval '0' AND interval '100 years' OR v_now + delay < v_now THEN
+    -- Months and days of opposite signs can make what is small when compared, but large or negative when added.
+    IF delay NOT BETWEEN interval '0' AND interval '100 years'
+       OR v_now + delay NOT BETWEEN v_now AND v_now + interval '100 years' THEN
         RAISE EXCEPTION 'delay % is out of range', delay
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Give an interval from 0 to 100 years.';

@@ -1,6 +1,6 @@
 -- Bad input is refused with a clear error, and nothing changes.
 BEGIN;
-SELECT plan(97);
+SELECT plan(100);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('held');
@@ -30,6 +30,7 @@ FROM (VALUES
     ('SELECT pgq_enqueue(''k'', ripe_at => ''1929-12-31 12:00Z'')', '22008', NULL),
     ('SELECT pgq_enqueue(''k'', delay => ''-1 us'')', '22023', 'delay -00:00:00.000001 is out of range'),
     ('SELECT pgq_enqueue(''k'', delay => ''-120 months 3601 days'')', '22023', 'delay -10 years +3601 days is out of range'),
+    ('SELECT pgq_enqueue(''k'', delay => ''120000 months -3599999 days'')', '22023', 'delay 10000 years -3599999 days is out of range'),
     ('SELECT pgq_enqueue(''k'', delay => ''101 years'')', '22023', 'delay 101 years is out of range'),
     ('SELECT pgq_enqueue(''k'', delay => ''170000000 years'')', '22023', NULL),
     ('SELECT pgq_enqueue(''k'', priority => -1)', '22023', 'priority -1 is out of range'),
@@ -60,6 +61,7 @@ FROM (VALUES
     (format('SELECT pgq_extend(%s, %s, NULL)', :id, :token), '22004', 'lease is null'),
     ('SELECT pgq_claim(lease => ''24000 months -719999 days'')', '22023', NULL),
     (format('SELECT pgq_fail(%s, %s, NULL, ''-120 months 3601 days'')', :id, :token), '22023', NULL),
+    (format('SELECT pgq_fail(%s, %s, NULL, ''120000 months -3599999 days'')', :id, :token), '22023', NULL),
     ('SELECT pgq_claim(lease => ''-12 months 361 days'')', '22023', 'lease -1 years +361 days is out of range'),
     ('SELECT pgq_claim(lease => ''170000000 years'')', '22023', NULL),
     (format('SELECT pgq_extend(%s, %s, ''170000000 years'')', :id, :token), '22023', NULL),
@@ -71,6 +73,7 @@ FROM (VALUES
     (format('SELECT pgq_snooze(%s, %s, delay => ''-1 s'')', :id, :token), '22023', 'delay -00:00:01 is out of range'),
     (format('SELECT pgq_snooze(%s, %s, delay => ''101 years'')', :id, :token), '22023', 'delay 101 years is out of range'),
     (format('SELECT pgq_snooze(%s, %s, delay => ''-120 months 3601 days'')', :id, :token), '22023', NULL),
+    (format('SELECT pgq_snooze(%s, %s, delay => ''120000 months -3599999 days'')', :id, :token), '22023', NULL),
     (format('SELECT pgq_snooze(%s, %s, ''infinity'')', :id, :token), '22008', 'until infinity is out of range'),
     (format('SELECT pgq_snooze(%s, %s, ''-infinity'')', :id, :token), '22008', 'until -infinity is out of range'),
     (format('SELECT pgq_snooze(%s, %s, ''2130-01-02 12:00Z'')', :id, :token), '22008', NULL),
