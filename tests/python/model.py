@@ -1,0 +1,227 @@
+"""What pgq promises, as a few lines of Python: the jobs, and what each verb makes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+Answer = tuple[Any, ...]
+
+
+class Refused(Exception):
+    """The verb raises an error with this SQLSTATE, and changes nothing."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job in whatever state; what only some states have is None in the others."""
+
+    id: int
+    kind: str
+    args: Any
+    queue: str
+    priority: int
+    ripe_at: datetime
+    max_retries: int
+    backoff: timedelta
+    dedup: bool
+    dedup_key: str | None
+    enqueued_at: datetime
+    state: str = "waiting"
+    attempt: int = 0
+    errors: list[str | None] = field(default_factory=list)
+    token: int | None = None
+    lease_until: datetime | None = None
+    result: Any = None
+    ended_at: datetime | None = None
+
+    @property
+    def signature(self) -> tuple[Any, ...] | None:
+        """Two jobs with the same one are twins; None has no twin."""
+        if not self.dedup:
+            return None
+        what = ("args", json.dumps(self.args, sort_keys=True)) if self.dedup_key is None else ("key", self.dedup_key)
+        return (self.queue, self.kind, *what)
+
+    @property
+    def place(self) -> tuple[int, datetime, int]:
+        """Its turn within a queue."""
+        return (self.priority, self.ripe_at, self.id)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a job is enqueued with."""
+
+    kind: str
+    args: Any
+    queue: str
+    ripe_in: timedelta | None
+    priority: int
+    max_retries: int
+    backoff: timedelta
+    dedup: bool
+    dedup_key: str | None
+    on_duplicate: str
+
+
+class Model:
+    """All jobs by id, and the time."""
+
+    CAP = timedelta(hours=1)
+
+    def __init__(self, now: datetime, jobs: Iterable[Job] = ()) -> None:
+        self.now = now
+        self.jobs = {job.id: job for job in jobs}
+
+    def copy(self) -> Model:
+        """The same again, to be changed."""
+        return Model(self.now, self.jobs.values())
+
+    def _set(self, job: Job, **changes: Any) -> Job:
+        self.jobs[job.id] = replace(job, **changes)
+        return self.jobs[job.id]
+
+    def twin(self, job: Job) -> Job | None:
+        """The waiting job that this one would be a duplicate of."""
+        waiting = [other for other in self.jobs.values() if other.state == "waiting" and other.id != job.id]
+        return next((other for other in waiting if job.signature and other.signature == job.signature), None)
+
+    # Producers.
+
+    def enqueue(self, order: Order, new_id: int) -> tuple[int, bool]:
+        """The id of the job that now waits, and whether it is ``new_id``."""
+        ripe_at = self.now + (order.ripe_in or timedelta(0))
+        job = Job(
+            new_id, order.kind, order.args, order.queue, order.priority, ripe_at, order.max_retries, order.backoff,
+            order.dedup, order.dedup_key, self.now,
+        )  # fmt: skip
+        twin = self.twin(job)
+        if twin is None:
+            self.jobs[new_id] = job
+            return new_id, True
+        if order.on_duplicate == "error":
+            raise Refused("PGQ04")
+        if order.on_duplicate == "replace":
+            self._set(twin, args=job.args, ripe_at=ripe_at, priority=job.priority)
+        elif order.on_duplicate == "soonest":
+            self._set(twin, ripe_at=min(twin.ripe_at, ripe_at))
+        return twin.id, False
+
+    # Workers.
+
+    def claim(self, queues: list[str], max_jobs: int, lease: timedelta, locked: int | None = None) -> list[Job]:
+        """The jobs that are handed out, without their tokens; a running job that is locked keeps its lease."""
+        self._expire(locked)
+        queues = list(dict.fromkeys(queues))
+        ripe = [
+            job
+            for job in self.jobs.values()
+            if job.state == "waiting" and job.ripe_at <= self.now and job.queue in queues
+        ]
+        ripe.sort(key=lambda job: (job.priority, queues.index(job.queue), job.place))
+        taken = sorted(ripe[:max_jobs], key=lambda job: job.place)
+        return [self._set(job, state="running", attempt=job.attempt + 1, lease_until=self.now + lease) for job in taken]
+
+    def _expire(self, locked: int | None) -> None:
+        lost = [(job.lease_until, job) for job in self.jobs.values() if job.lease_until and job.id != locked]
+        for until, job in sorted(lost, key=lambda pair: pair[0]):
+            if until >= self.now:
+                break
+            delay = timedelta(0) if job.attempt == 1 else self.backoff(job, job.attempt - 1)
+            self._retry_or_bury(job, "the lease ran out", self.now + delay)
+
+    def held(self, job_id: int | None, token: int | None) -> Job:
+        """The running job with this token."""
+        job = self.jobs.get(job_id or 0)
+        if job is None or job.token is None or job.token != token:
+            raise Refused("PGQ02")
+        return job
+
+    def complete(self, job: Job, result: Any) -> None:
+        """It is gone, or kept with its result."""
+        if result is None:
+            del self.jobs[job.id]
+        else:
+            self._end(job, "done", job.errors, result=result)
+
+    def fail(self, job: Job, error: str | None, retry_in: timedelta | None, retry: bool) -> Answer:
+        """The outcome, and when it is tried again."""
+        delay = self.backoff(job, job.attempt) if retry_in is None else retry_in
+        outcome = self._retry_or_bury(job, error, self.now + delay if retry else None)
+        return outcome, self.now + delay if outcome == "retry" else None
+
+    def discard(self, job: Job, reason: str | None) -> None:
+        """It is kept as cancelled, with the reason."""
+        self._end(job, "cancelled", [reason, *job.errors][:10])
+
+    def extend(self, job: Job, lease: timedelta) -> datetime:
+        """When the lease ends now."""
+        until = max(job.lease_until or self.now, self.now + lease)
+        self._set(job, lease_until=until)
+        return until
+
+    def put_back(self, job: Job, ripe_at: datetime, word: str) -> str:
+        """What snooze and release do: the attempt does not count."""
+        return word if self._wait(job, ripe_at=ripe_at, attempt=job.attempt - 1) else "merged"
+
+    # Operators.
+
+    def cancel(self, job_id: int) -> None:
+        """It is kept as cancelled, wherever it was."""
+        job = self._known(job_id)
+        if job.state not in {"waiting", "running"}:
+            raise Refused("PGQ03")
+        self._end(job, "cancelled", job.errors)
+
+    def retry(self, job_id: int) -> str:
+        """It is ripe, with all its retries before it."""
+        job = self._known(job_id)
+        if job.state not in {"dead", "cancelled"}:
+            raise Refused("PGQ03")
+        return "retry" if self._wait(job, ripe_at=self.now, attempt=0) else "merged"
+
+    def purge(self, older_than: timedelta, outcome: str | None, queue: str | None) -> int:
+        """How many ended jobs are removed."""
+        old = [
+            job.id
+            for job in self.jobs.values()
+            if job.ended_at is not None
+            and job.ended_at <= self.now - older_than
+            and outcome in {None, job.state}
+            and queue in {None, job.queue}
+        ]
+        for job_id in old:
+            del self.jobs[job_id]
+        return len(old)
+
+    # What the verbs have in common.
+
+    def backoff(self, job: Job, attempt: int) -> timedelta:
+        """The delay after so many attempts."""
+        return min(self.CAP, job.backoff * (1 << min(attempt - 1, 20)))
+
+    def _known(self, job_id: int) -> Job:
+        if job_id not in self.jobs:
+            raise Refused("PGQ01")
+        return self.jobs[job_id]
+
+    def _retry_or_bury(self, job: Job, error: str | None, ripe_at: datetime | None) -> str:
+        errors = [error, *job.errors][:10]
+        if ripe_at is None or job.attempt > job.max_retries:
+            self._end(job, "dead", errors)
+            return "dead"
+        return "retry" if self._wait(job, ripe_at=ripe_at, errors=errors) else "merged"
+
+    def _wait(self, job: Job, **changes: Any) -> bool:
+        if self.twin(job) is not None:
+            del self.jobs[job.id]
+            return False
+        self._set(job, state="waiting", token=None, lease_until=None, ended_at=None, **changes)
+        return True
+
+    def _end(self, job: Job, state: str, errors: list[str | None], result: Any = None) -> None:
+        self._set(job, state=state, errors=errors, result=result, token=None, lease_until=None, ended_at=self.now)
