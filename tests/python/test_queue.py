@@ -90,6 +90,19 @@ def test_a_time_without_a_zone_is_refused(queue: Queue) -> None:
         queue.snooze(job, naive)
 
 
+@pytest.mark.parametrize("style", ["SQL, DMY", "Postgres", "German"])
+def test_how_the_server_writes_times_does_not_matter(queue: Queue, style: str) -> None:
+    """A claim, and what people look at, come out under any DateStyle and IntervalStyle."""
+    queue.enqueue_many([{"kind": "k", "args": n} for n in range(2)])
+    queue.conn.execute(
+        "SELECT set_config('DateStyle', %s, false), set_config('IntervalStyle', 'iso_8601', false)", [style]
+    )
+    (job,) = queue.claim()
+    assert queue.extend(job, timedelta(hours=1)) > job.lease_until > job.ripe_at
+    assert Views(queue.conn).stats()[0]["oldest_ripe_age"] > timedelta(0)
+    assert Views(queue.conn).job(job.id)["ripe_at"] == job.ripe_at
+
+
 def can_decode(payload: str) -> bool:
     """Whether this Python can."""
     try:

@@ -298,15 +298,15 @@ class Queue:
         """The version of the SQL."""
         return str(self._row(f"SELECT {self._at}pgq_version()", [])[0])
 
-    # Everything above goes through these.
+    # Everything above goes through these. Answers are binary, because how times look as text is up to DateStyle.
 
     def _rows(self, query: str, params: Sequence[Any] | Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        with translated(), self.conn.cursor(row_factory=tuple_row) as cursor:
+        with translated(), self.conn.cursor(binary=True, row_factory=tuple_row) as cursor:
             cursor.execute(query, params)
             return cursor.fetchall()
 
     def _jobs(self, query: str, params: Sequence[Any]) -> list[Job]:
-        with translated(), self.conn.cursor(row_factory=args_row(Job)) as cursor:
+        with translated(), self.conn.cursor(binary=True, row_factory=args_row(Job)) as cursor:
             cursor.execute(query, params)
             return cursor.fetchall()
 

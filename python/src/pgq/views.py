@@ -55,6 +55,7 @@ class Views:
         return self._rows(f"SELECT * FROM {self._at}pgq_workers ORDER BY name", {})
 
     def _rows(self, query: str, params: dict[str, Any]) -> list[dict[str, Any]]:
-        with translated(), self.conn.cursor(row_factory=dict_row) as cursor:
+        # Binary, because how times look as text is up to DateStyle and IntervalStyle.
+        with translated(), self.conn.cursor(binary=True, row_factory=dict_row) as cursor:
             cursor.execute(query, params)
             return cursor.fetchall()
