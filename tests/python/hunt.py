@@ -35,12 +35,12 @@ def bounds(examples: int, steps: int = 50) -> settings:
 
 def clean(*connections: Connection) -> None:
     """Leave no job, no worker, and nothing that these sessions remember."""
-    tables = one(
+    delete = one(
         connections[0],
-        "SELECT string_agg(c.oid::regclass::text, ', ') FROM pg_class AS c "
+        "SELECT string_agg('DELETE FROM ' || c.oid::regclass::text, '; ') FROM pg_class AS c "
         "WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' AND c.relname ~ '^pgq_'",
     )
-    connections[0].execute(f"TRUNCATE {tables}".encode())
+    connections[0].execute(delete.encode())
     for conn in connections:
         conn.execute("SELECT pg_advisory_unlock_all()")
         conn.execute("RESET ALL")

@@ -24,30 +24,34 @@ SEE = (
 )
 
 # Few of each, so that twins meet.
-kinds = st.sampled_from(["k", "l"])
-queues = st.sampled_from(["default", "a"])
+kinds = st.sampled_from(["k", "k", "k", "l"])
+queues = st.sampled_from(["default", "default", "a"])
 spans = st.sampled_from(
     [timedelta(0), timedelta(seconds=1), timedelta(minutes=1), timedelta(minutes=5), timedelta(days=1)]
 )
 orders = st.builds(
     Order,
     kind=kinds,
-    args=st.sampled_from([None, {"n": 1}, {"n": 2}]),
+    args=st.sampled_from([{"n": 1}, {"n": 1}, None]),
     queue=queues,
     ripe_in=st.none() | spans,
     priority=st.sampled_from([0, 5, 9]),
-    max_retries=st.integers(0, 2),
-    backoff=spans,
+    max_retries=st.sampled_from([0, 1, 3, 3]),
+    backoff=st.sampled_from([timedelta(minutes=1), timedelta(seconds=1), timedelta(0)]),
     dedup=st.sampled_from([True, True, True, False]),
     dedup_key=st.sampled_from([None, None, "x"]),
     on_duplicate=st.sampled_from(["keep", "replace", "soonest", "error"]),
 )
 # On which of the two connections, and whether the transaction commits.
 wheres = st.tuples(st.integers(0, 1), st.sampled_from([True, True, True, False]))
-# Counted from the newest.
+# Which job, counted from the newest. Which claim, and how far from it the one whose token is shown instead of its own.
 picks = st.integers(0, 7)
+claims = st.tuples(picks, st.sampled_from([0, 0, 0, 0, 1]))
 texts = st.sampled_from([None, "broken", 'a\\b"é'])
 results = st.sampled_from([None, 0, {"a": [1]}])
+
+# Time passes in these, and leases end in between.
+TICK = timedelta(milliseconds=1)
 
 Where = tuple[int, bool]
 Rows = list[tuple[Any, ...]] | None
@@ -97,9 +101,12 @@ class Lives(RuleBasedStateMachine):
         ids = [0, *sorted(self.model.jobs)]
         return ids[-1 - pick % len(ids)]
 
-    def claimed(self, pick: int) -> tuple[int, int]:
-        """The id and token of a claim, perhaps one that is over."""
-        return self.claims[-1 - pick % len(self.claims)]
+    def claimed(self, claim: tuple[int, int]) -> tuple[int, int]:
+        """The id and token of a claim that is not over, or of one of the last that are, or of two claims."""
+        pick, off = claim
+        held = {job.token for job in self.model.jobs.values()}
+        known = [one for one in self.claims if one[1] not in held][-2:] + [one for one in self.claims if one[1] in held]
+        return known[-1 - pick % len(known)][0], known[-1 - (pick + off) % len(known)][1]
 
     def lease(self, span: timedelta) -> timedelta:
         """A lease that ends when no other does, so that there is one order in which they run out."""
@@ -117,12 +124,16 @@ class Lives(RuleBasedStateMachine):
         for conn in self.connections:
             conn.execute("SELECT set_config('pgq.now', %s, false)", [self.model.now.isoformat()])
 
-    @rule(pick=picks, late=st.booleans())
-    def travel_to_a_job(self, pick: int, late: bool) -> None:
-        """Time passes, until a job is just ripe, or until just before that."""
-        later = sorted(job.ripe_at for job in self.model.jobs.values() if job.ripe_at > self.model.now)
+    @rule(pick=picks, ticks=st.integers(-1, 1))
+    def travel_to_a_job(self, pick: int, ticks: int) -> None:
+        """Time passes, until a job is ripe or its lease over, or just before or after that."""
+        moments = {job.ripe_at for job in self.model.jobs.values()} | {
+            job.lease_until for job in self.model.jobs.values()
+        }
+        later = sorted(moment for moment in moments if moment and moment > self.model.now)
         if later:
-            self.travel(later[pick % len(later)] - timedelta(milliseconds=0 if late else 1) - self.model.now)
+            span = (later[pick % len(later)] - self.model.now) // TICK + ticks
+            self.travel(max(span, 0) * TICK)
 
     @rule(where=wheres, order=orders)
     def enqueue(self, where: Where, order: Order) -> None:
@@ -190,10 +201,10 @@ class Lives(RuleBasedStateMachine):
             expect,
         )
 
-    @rule(pick=picks, on=st.integers(0, 1), span=spans, result=results)
-    def hold(self, pick: int, on: int, span: timedelta, result: Any) -> None:
+    @rule(claim=claims, on=st.integers(0, 1), span=spans)
+    def hold(self, claim: tuple[int, int], on: int, span: timedelta) -> None:
         """What is held is not taken from its holder, whatever its lease, and can be completed."""
-        conn, (job_id, token) = self.connections[on], self.claimed(pick)
+        conn, (job_id, token) = self.connections[on], self.claimed(claim)
         if (job_id, token) not in {(job.id, job.token) for job in self.model.jobs.values()}:
             with pytest.raises(psycopg.Error, match="is not held"):
                 conn.execute("SELECT pgq_hold(%s, %s)", [job_id, token])
@@ -202,12 +213,17 @@ class Lives(RuleBasedStateMachine):
             conn.execute("SELECT pgq_hold(%s, %s)", [job_id, token])
             self.travel(span)
             self.take((1 - on, True), ["default", "a"], 2, self.lease(span), job_id)
-            self.complete(pick=self.claims[::-1].index((job_id, token)), where=(on, True), result=result)
+            self.call(
+                (on, True),
+                "SELECT pgq_complete(%s, %s)",
+                [job_id, token],
+                lambda m, _: m.complete(m.held(job_id, token), None),
+            )
 
-    @rule(pick=picks, where=wheres, result=results)
-    def complete(self, pick: int, where: Where, result: Any) -> None:
+    @rule(claim=claims, where=wheres, result=results)
+    def complete(self, claim: tuple[int, int], where: Where, result: Any) -> None:
         """Only under its token, and then it is over."""
-        given = self.claimed(pick)
+        given = self.claimed(claim)
         self.call(
             where,
             "SELECT pgq_complete(%s, %s, %s::jsonb)",
@@ -215,10 +231,10 @@ class Lives(RuleBasedStateMachine):
             lambda model, _: model.complete(model.held(*given), result),
         )
 
-    @rule(some=st.lists(picks, max_size=4), where=wheres)
-    def complete_many(self, some: list[int], where: Where) -> None:
+    @rule(some=st.lists(claims, max_size=4), where=wheres)
+    def complete_many(self, some: list[tuple[int, int]], where: Where) -> None:
         """Those that were held are over, and are answered."""
-        given = [self.claimed(pick) for pick in some]
+        given = [self.claimed(claim) for claim in some]
 
         def expect(model: Model, _: Rows) -> list[Any]:
             held = [
@@ -235,10 +251,14 @@ class Lives(RuleBasedStateMachine):
             expect,
         )
 
-    @rule(pick=picks, where=wheres, error=texts, retry_in=st.none() | spans, retry=st.sampled_from([None, True, False]))
-    def fail(self, pick: int, where: Where, error: str | None, retry_in: timedelta | None, retry: bool | None) -> None:
+    @rule(
+        claim=claims, where=wheres, error=texts, retry_in=st.none() | spans, retry=st.sampled_from([None, True, False])
+    )
+    def fail(
+        self, claim: tuple[int, int], where: Where, error: str | None, retry_in: timedelta | None, retry: bool | None
+    ) -> None:
         """Again after the backoff, or dead, or one with its twin."""
-        given = self.claimed(pick)
+        given = self.claimed(claim)
         self.call(
             where,
             "SELECT outcome, ripe_at FROM pgq_fail(%s, %s, %s, %s, %s)",
@@ -246,10 +266,10 @@ class Lives(RuleBasedStateMachine):
             lambda model, _: [model.fail(model.held(*given), error, retry_in, retry is not False)],
         )
 
-    @rule(pick=picks, where=wheres, reason=texts)
-    def discard(self, pick: int, where: Where, reason: str | None) -> None:
+    @rule(claim=claims, where=wheres, reason=texts)
+    def discard(self, claim: tuple[int, int], where: Where, reason: str | None) -> None:
         """Cancelled by its worker."""
-        given = self.claimed(pick)
+        given = self.claimed(claim)
         self.call(
             where,
             "SELECT pgq_discard(%s, %s, %s)",
@@ -257,10 +277,10 @@ class Lives(RuleBasedStateMachine):
             lambda model, _: model.discard(model.held(*given), reason),
         )
 
-    @rule(pick=picks, where=wheres, span=spans)
-    def extend(self, pick: int, where: Where, span: timedelta) -> None:
+    @rule(claim=claims, where=wheres, span=spans)
+    def extend(self, claim: tuple[int, int], where: Where, span: timedelta) -> None:
         """Longer, never shorter."""
-        given, lease = self.claimed(pick), self.lease(span)
+        given, lease = self.claimed(claim), self.lease(span)
         self.call(
             where,
             "SELECT pgq_extend(%s, %s, %s)",
@@ -268,10 +288,10 @@ class Lives(RuleBasedStateMachine):
             lambda model, _: [(model.extend(model.held(*given), lease),)],
         )
 
-    @rule(pick=picks, where=wheres, span=spans, absolute=st.booleans())
-    def snooze(self, pick: int, where: Where, span: timedelta, absolute: bool) -> None:
+    @rule(claim=claims, where=wheres, span=spans, absolute=st.booleans())
+    def snooze(self, claim: tuple[int, int], where: Where, span: timedelta, absolute: bool) -> None:
         """Later, and the attempt does not count."""
-        given, until = self.claimed(pick), self.model.now + span
+        given, until = self.claimed(claim), self.model.now + span
         self.call(
             where,
             "SELECT pgq_snooze(%s, %s, until => %s, delay => %s)",
@@ -279,10 +299,10 @@ class Lives(RuleBasedStateMachine):
             lambda model, _: [(model.put_back(model.held(*given), until, "snoozed"),)],
         )
 
-    @rule(pick=picks, where=wheres)
-    def release(self, pick: int, where: Where) -> None:
+    @rule(claim=claims, where=wheres)
+    def release(self, claim: tuple[int, int], where: Where) -> None:
         """Back at its old place, and the attempt does not count."""
-        given = self.claimed(pick)
+        given = self.claimed(claim)
 
         def expect(model: Model, _: Rows) -> list[Any]:
             job = model.held(*given)
