@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from calls import CALLS, LIFE, life
 from click.testing import CliRunner
 from conftest import Connect, Connection, drain, eventually, expire, jobs, one
 from psycopg import sql
@@ -45,42 +46,6 @@ MAY_REFUSE = {
 # Ends the session at the first error, which is the caller's wish, too, but would end the test.
 LEFT_ALONE = {"exit_on_error"}
 
-# Every public function, one after the other; :id and :token are those of the job that was claimed last.
-LIFE = """
-    SELECT extract(epoch FROM {}.pgq_now())::bigint
-    SELECT {}.pgq_version() <> ''
-    SELECT extract(epoch FROM {}.pgq_backoff(3, '90 s', '1 day'))::bigint
-    SELECT {}.pgq_register('w', '{{default}}', 'host', 7)
-    SELECT count(*) FROM {}.pgq_idle('{{default}}', true)
-    SELECT count(*) FROM {}.pgq_idle('{{default}}', false)
-    SELECT created FROM {}.pgq_enqueue('k', '{{"x": 1.50, "a": "\\\\"}}', delay => '1 hour', backoff => '90 s')
-    SELECT n, created FROM {}.pgq_enqueue_many('[
-        {{"kind": "k", "args": {{"a": "\\\\", "x": 1.50}}, "on_duplicate": "soonest"}},
-        {{"kind": "l", "ripe_at": "2029-12-31T12:00+02:00", "delay": null, "backoff": "00:01:30", "priority": 0}}]')
-    SELECT {}.pgq_pending()
-    SELECT id, token, kind, args::text, extract(epoch FROM lease_until)::bigint FROM {}.pgq_claim(lease => '90 s')
-    SELECT {}.pgq_hold(:id, :token)
-    SELECT extract(epoch FROM {}.pgq_extend(:id, :token, '2 hours'))::bigint
-    SELECT outcome, extract(epoch FROM ripe_at)::bigint FROM {}.pgq_fail(:id, :token, 'e')
-    SELECT id, token, kind, args::text, extract(epoch FROM lease_until)::bigint FROM {}.pgq_claim(worker => 'w')
-    SELECT {}.pgq_release(:id, :token)
-    SELECT id, token FROM {}.pgq_claim(worker => 'w')
-    SELECT {}.pgq_snooze(:id, :token, delay => '0')
-    SELECT id, token FROM {}.pgq_claim(worker => 'w')
-    SELECT {}.pgq_discard(:id, :token, 'no')
-    SELECT {}.pgq_retry(:id)
-    SELECT {}.pgq_cancel(:id)
-    SELECT {}.pgq_retry(:id)
-    SELECT id, token FROM {}.pgq_claim(worker => 'w')
-    SELECT {}.pgq_complete(:id, :token, '{{"done": [1.0, null]}}')
-    SELECT count(*) FROM {}.pgq_complete_many(ARRAY[:id, NULL], ARRAY[:token, NULL])
-    SELECT {}.pgq_cancel(min(id)) FROM {}.pgq_job WHERE state = 'waiting'
-    SELECT state, kind, args::text, result::text, attempt, ripe_at = {}.pgq_now() FROM {}.pgq_job ORDER BY id
-    SELECT {}.pgq_purge('0')
-    SELECT {}.pgq_unregister('w')
-"""
-STATEMENTS = [" ".join(part.split()) for part in re.split(r"\n    (?=SELECT)", LIFE) if part.strip()]
-
 
 @pytest.fixture
 def clerk(conn: Connection, dsn: str) -> Iterator[Connection]:
@@ -95,22 +60,12 @@ def clerk(conn: Connection, dsn: str) -> Iterator[Connection]:
     conn.execute("DROP ROLE clerk")
 
 
-def life(conn: Connection, home: str) -> list[Any] | str:
-    """What comes out of it all: rows without ids and tokens, or the SQLSTATE of what was refused."""
-    answers: list[Any] = []
-    held = {"id": "0", "token": "0"}
+def outcome(conn: Connection) -> list[Any] | str:
+    """What comes out of all calls, or the SQLSTATE of what was refused."""
     try:
-        for statement in STATEMENTS:
-            query = statement.format(home, home).replace(":id", held["id"]).replace(":token", held["token"])
-            cursor = conn.execute(query.encode(), binary=True)
-            names = [column.name for column in cursor.description or []]
-            for row in cursor.fetchall():
-                named = dict(zip(names, row, strict=True))
-                held |= {name: str(named.pop(name)) for name in held if name in named}
-                answers.append([value.decode() if isinstance(value, bytes) else value for value in named.values()])
+        return life(conn, "public")
     except psycopg.Error as error:
         return error.sqlstate or repr(error)
-    return answers
 
 
 def values(conn: Connection) -> Iterator[tuple[str, str]]:
@@ -137,20 +92,19 @@ def test_each_setting_at_its_extremes(conn: Connection, clerk: Connection) -> No
     """Each call answers as it does without the setting."""
     begin = b"SET pgq.now = '2030-01-01 12:00Z'; SET pgq.jitter = '0'"
     clerk.execute(begin)
-    usual = life(clerk, "public")
-    assert len(usual) > len(STATEMENTS)
-    assert usual == life(clerk, "public")
+    usual = outcome(clerk)
+    assert len(usual) > len(CALLS)
     refused, tried = {}, 0
     for name, value in values(clerk):
         try:
             clerk.execute("SELECT set_config(%s, %s, false)", [name, value])
         except psycopg.Error:
             continue
+        conn.execute("DELETE FROM pgq_waiting; DELETE FROM pgq_running; DELETE FROM pgq_ended")
         tried += 1
-        answers = life(clerk, "public")
+        answers = outcome(clerk)
         if answers != usual:
             refused[f"{name} = {value}"] = answers
-            conn.execute("DELETE FROM pgq_waiting; DELETE FROM pgq_running; DELETE FROM pgq_ended")
             conn.execute("DELETE FROM pgq_waiting; DELETE FROM pgq_running; DELETE FROM pgq_ended")
         eventually(lambda: reset(clerk))
         clerk.execute(begin)
