@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import psycopg
 import pytest
+from proxy import Proxy
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from pytest_postgresql.factories import postgresql, postgresql_noproc
@@ -244,6 +245,13 @@ def connect(dsn: str) -> Iterator[Connect]:
     yield connect
     for one in opened:
         one.close()
+
+
+@pytest.fixture
+def proxy(place: Place) -> Iterator[Proxy]:
+    """A way to the server that can be broken."""
+    with Proxy(Path(place.host) / f".s.PGSQL.{place.port}") as proxy:
+        yield proxy
 
 
 @pytest.fixture
