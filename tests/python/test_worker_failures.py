@@ -196,7 +196,8 @@ def test_an_exception_that_cannot_be_described_is_named(queue: Queue, loop: Loop
     handlers.handler("k")(fail)
     answer = queue.enqueue("k")
     drain(loop)
-    assert error_of(queue.conn, answer.id).startswith("Opaque")
+    # From Python 3.13 on the traceback copes, and gives the class with its place.
+    assert "Opaque" in error_of(queue.conn, answer.id).splitlines()[0]
 
 
 @pytest.mark.parametrize(("encoding", "kept"), [("LATIN1", "\\u2603"), ("SQL_ASCII", "\u2603")])
