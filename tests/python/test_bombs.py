@@ -166,7 +166,7 @@ def test_a_batch_full_of_bombs(queue: Queue, worker: Worker, handlers: Handlers)
     for n, bomb in enumerate(carried):
         queue.enqueue("k", n)
         one(queue.conn, "SELECT id FROM pgq_enqueue('k', %s::jsonb, max_retries => 0)", bomb)
-    drain(worker)
+    drain(worker.loops[0])
     good = list(range(len(carried)))
     assert [args for args in done if type(args) is int and args in good] == good
     assert "\U0001f600" in done
@@ -182,7 +182,7 @@ def test_results_of_handlers(queue: Queue, worker: Worker, handlers: Handlers) -
     handlers.handler("k")(lambda _: {"fine": True})
     for name in OBJECTS:
         queue.enqueue_many([{"kind": kind, "args": name} for kind in ("bomb", "k", "pay")])
-    drain(worker)
+    drain(worker.loops[0])
     states = queue.conn.execute("SELECT DISTINCT kind, state FROM pgq_job ORDER BY kind").fetchall()
     assert states == [("bomb", "waiting"), ("k", "done"), ("pay", "waiting")]
     assert len(jobs(queue.conn)) == 3 * len(OBJECTS)

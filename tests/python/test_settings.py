@@ -172,7 +172,7 @@ def test_a_worker_whose_role_has_odd_settings(queue: Queue, odd: str, handlers: 
     for kind in ("k", "pay", "bad"):
         queue.enqueue(kind, {"text": "\u20ac\U0001f600\\'"})
     try:
-        drain(worker)
+        drain(worker.loops[0])
     finally:
         worker.close()
     assert done == ["\u20ac\U0001f600\\'"] * 2

@@ -100,7 +100,7 @@ class Loop:
             return 0
         self.unstarted.extend(jobs)
         self.wake()
-        begin_until = self.claimed_at + BEGIN_WITHIN * self.worker.lease.total_seconds()
+        begin_until = self.claimed_at + self.begin_within
         begun_at, begun = monotonic(), 0
         while not self.worker.stopping and (job := self.next_job()) is not None:
             begun += self.dispatch(job)
@@ -112,6 +112,11 @@ class Loop:
         if begun:
             self.pace.note(begun, monotonic() - begun_at)
         return len(jobs)
+
+    @property
+    def begin_within(self) -> float:
+        """How many seconds after the claim the last job may begin."""
+        return BEGIN_WITHIN * self.worker.lease.total_seconds()
 
     def settle_and_claim(self) -> list[Job]:
         """One transaction, so that a batch costs one commit; one statement, where all outcomes are plain ones."""
@@ -170,7 +175,7 @@ class Loop:
         if not self.bench.running or monotonic() < self._again_at or not self.session.lock.acquire(blocking=False):
             return
         try:
-            if monotonic() - self.bench.called_at > KEEP_UNSTARTED:
+            if monotonic() - self.bench.called_at > min(KEEP_UNSTARTED, self.begin_within):
                 self.release_unstarted()
                 if self.worker.listen:
                     self.session.stay_awake(self.worker.queues)
