@@ -4,7 +4,9 @@
 #                  3.11 to 3.14; an hour; VERSIONS="14 18" PYTHONS=3.12 narrow it
 # make fuzz        random calls and random lives of jobs, SECONDS=120 of each, from SEED= or anywhere
 # make bench       the benchmarks, half an hour on a durable server of the same kind; QUICK=1: two minutes
-# make             the two products: build/pgq.sql for psql -f, build/pgq--X.sql for CREATE EXTENSION
+# make             the products: build/pgq.sql for psql -f, build/pgq--*.sql for CREATE and ALTER EXTENSION,
+#                  build/upgrades/ for psql -f, build/pgq.pg_tle.sql for servers with pg_tle
+# make dist        what is published, in build/dist: of the committed sources
 
 EXTENSION := pgq
 PGQ_VERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" pgq.control)
@@ -12,7 +14,13 @@ PARTS := $(sort $(wildcard sql/[0-9]*.sql))
 TAP := $(sort $(wildcard tests/sql/[0-9]*.sql))
 PLAIN := build/pgq.sql
 SCRIPT := build/pgq--$(PGQ_VERSION).sql
-CARRIED := python/src/pgq/pgq.sql
+STEPS := $(patsubst sql/upgrade/pgq--%.sql,%,$(sort $(wildcard sql/upgrade/pgq--*.sql)))
+UPGRADES := $(STEPS:%=build/upgrades/%.sql)
+RELEASED := $(patsubst sql/released/%,build/%,$(sort $(wildcard sql/released/pgq--*.sql)))
+# All that the server must have for CREATE EXTENSION, and for ALTER EXTENSION UPDATE from any release.
+FILES := $(sort $(SCRIPT) $(RELEASED) $(STEPS:%=build/pgq--%.sql))
+PG_TLE := build/pgq.pg_tle.sql
+CARRIED := python/src/pgq/pgq.sql $(STEPS:%=python/src/pgq/upgrades/%.sql) python/LICENSE
 LINTED := python/src tests/python tools examples bench
 PYTHON ?= python3
 VENV := .venv
@@ -24,18 +32,42 @@ DEVPG := $(BIN)/python tools/devpg.py run --
 BENCH := build/venv-bench
 PROVE := tools/pgtap.py --load $(PLAIN) --load python/src/pgq/testkit.sql
 
-.PHONY: all demo test test-sql test-python test-matrix fuzz lint bench installcheck clean
+.PHONY: all demo test test-sql test-python test-matrix fuzz lint bench dist installcheck clean
 .DELETE_ON_ERROR:
 
-all: $(PLAIN) $(SCRIPT) $(CARRIED)
+all: $(PLAIN) $(FILES) $(UPGRADES) $(PG_TLE) $(CARRIED)
 
-$(PLAIN): sql/wrap/plain_head.sql $(PARTS) sql/wrap/plain_tail.sql
-$(SCRIPT): sql/wrap/extension_head.sql $(PARTS) sql/wrap/extension_tail.sql
+WRAP := sql/wrap
+$(PLAIN): $(WRAP)/plain_head.sql $(WRAP)/install_head.sql $(PARTS) $(WRAP)/plain_tail.sql
+$(SCRIPT): $(WRAP)/extension_head.sql $(WRAP)/install_head.sql $(PARTS) $(WRAP)/extension_tail.sql
 $(PLAIN) $(SCRIPT): pgq.control Makefile
 	@mkdir -p build
 	@sed 's/@VERSION@/$(PGQ_VERSION)/' $(filter %.sql,$^) > $@
 
-$(CARRIED): $(PLAIN)
+# Scripts of releases are installed as they were.
+build/pgq--%.sql: sql/released/pgq--%.sql
+	@mkdir -p build
+	@cp $< $@
+
+# Both forms of an upgrade hold the same script; only an extension can say what pg_dump shall save of it.
+versions = s/@FROM@/$(firstword $(subst --, ,$*))/g; s/@TO@/$(lastword $(subst --, ,$*))/g
+build/pgq--%.sql: $(WRAP)/upgrade_extension.sql $(WRAP)/upgrade_head.sql sql/upgrade/pgq--%.sql $(WRAP)/upgrade_tail.sql Makefile
+	@mkdir -p build
+	@sed '$(versions)' $(filter %.sql,$^) > $@
+build/upgrades/%.sql: $(WRAP)/plain_head.sql $(WRAP)/upgrade_head.sql $(WRAP)/upgrade_plain.sql sql/upgrade/pgq--%.sql \
+                      $(WRAP)/upgrade_tail.sql $(WRAP)/plain_tail.sql Makefile
+	@mkdir -p build/upgrades
+	@sed '$(versions); /^SELECT pg_extension_config_dump(/d' $(filter %.sql,$^) > $@
+
+$(PG_TLE): tools/pg_tle.sh $(SCRIPT) $(STEPS:%=build/pgq--%.sql) pgq.control
+	@sh $< '$(PGQ_VERSION)' $(filter %.sql,$^) > $@
+
+python/src/pgq/pgq.sql: $(PLAIN)
+	@cp $< $@
+python/src/pgq/upgrades/%.sql: build/upgrades/%.sql
+	@mkdir -p python/src/pgq/upgrades
+	@cp $< $@
+python/LICENSE: LICENSE
 	@cp $< $@
 
 $(VENV)/ready: python/pyproject.toml pgq.control | $(CARRIED)
@@ -78,23 +110,35 @@ $(BENCH)/ready: python/pyproject.toml pgq.control | $(CARRIED)
 	@$(BENCH)/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --editable 'python[bench]'
 	@touch $@
 
+# Packages from PyPI's own tool, a source archive from git's; META.json, which PGXN wants, gets its version here.
+DIST := build/dist
+dist: .venv/ready all
+	@rm -rf $(DIST)
+	@mkdir -p $(DIST)
+	@cp $(PLAIN) $(PG_TLE) $(DIST)
+	@sed 's/@VERSION@/$(PGQ_VERSION)/' META.json.in > build/META.json
+	@git archive --format zip --output $(DIST)/pgq-$(PGQ_VERSION).zip --prefix pgq-$(PGQ_VERSION)/ \
+	    --add-file build/META.json --add-file $(PLAIN) HEAD
+	@cd python && $(abspath $(BIN))/python -m hatchling build -d $(abspath $(DIST)) 2>/dev/null
+	@ls $(DIST)
+
 bench: $(BENCH)/ready all
 	@$(BENCH)/bin/python tools/devpg.py run --durable -- $(BENCH)/bin/python bench/run.py $(if $(QUICK),--quick)
 
 # The install targets are those of PGXS, which needs a PostgreSQL and has a clean of its own; nothing else does.
 ifneq ($(filter install uninstall installdirs,$(MAKECMDGOALS)),)
-DATA_built := $(SCRIPT)
+DATA_built := $(FILES)
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
-install: refuse-foreign
+install uninstall: refuse-foreign
 include $(PGXS)
 
 .PHONY: refuse-foreign
 refuse-foreign: control = $(DESTDIR)$(datadir)/extension/pgq.control
 refuse-foreign:
 	@if [ -e '$(control)' ] && ! cmp -s pgq.control '$(control)' && ! grep -q 'comment = .job queue: ' '$(control)'; then \
-	    printf '%s belongs to another pgq, such as that of Skytools; it is not overwritten\n' '$(control)' >&2; exit 1; fi
+	    printf '%s belongs to another pgq, such as that of Skytools; it stays as it is\n' '$(control)' >&2; exit 1; fi
 else
 clean:
-	@rm -rf build .venv $(CARRIED)
+	@rm -rf build .venv python/src/pgq/upgrades $(CARRIED)
 endif

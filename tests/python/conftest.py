@@ -42,6 +42,12 @@ class Connect(Protocol):
     def __call__(self, *, autocommit: bool = True) -> Connection: ...
 
 
+class As(Protocol):
+    """Connect to the database of the test as a role, in autocommit mode."""
+
+    def __call__(self, role: str) -> Connection: ...
+
+
 class Thread:
     """A call in a thread of its own, begun at once; ``result`` is what it returned or raised."""
 
@@ -252,6 +258,57 @@ def proxy(place: Place) -> Iterator[Proxy]:
     """A way to the server that can be broken."""
     with Proxy(Path(place.host) / f".s.PGSQL.{place.port}") as proxy:
         yield proxy
+
+
+@pytest.fixture
+def roles(conn: Connection) -> None:
+    """A database that belongs to an ordinary role, without pgq, and a second such role."""
+    for role in ("owner", "web"):
+        conn.execute(f"DROP ROLE IF EXISTS {role}".encode())
+        conn.execute(f"CREATE ROLE {role} LOGIN".encode())
+    conn.execute("DROP SCHEMA public CASCADE")
+    conn.execute(f"ALTER DATABASE {conn.info.dbname} OWNER TO owner".encode())
+    conn.execute("CREATE SCHEMA public AUTHORIZATION owner")
+
+
+@pytest.fixture
+def as_(dsn: str, roles: None) -> Iterator[As]:
+    """Connect as a role; the connections are closed in the end."""
+    opened: list[Connection] = []
+
+    def connect(role: str) -> Connection:
+        opened.append(psycopg.connect(make_conninfo(dsn, user=role), autocommit=True))
+        return opened[-1]
+
+    yield connect
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def extension(place: Place, conn: Connection) -> Iterator[Path]:
+    """The directory where the server finds extensions, with the files of this one in it, for the test alone."""
+    share = Path(one(conn, "SELECT setting FROM pg_config WHERE name = 'SHAREDIR'"))
+    is_private = share.is_relative_to(place.host)
+    if not is_private:
+        # A copy of programs that know their directories by heart still reads those of the machine.
+        if conn.info.server_version < 180000:
+            pytest.skip(f"this PostgreSQL looks for extensions in {share} only")
+        share = Path(place.host) / "share"
+        conn.execute(sql.SQL("ALTER ROLE ALL SET extension_control_path = {}").format(f"$system:{share}"))
+    directory = share / "extension"
+    directory.mkdir(parents=True, exist_ok=True)
+    files = []
+    for file in (ROOT / "pgq.control", *ROOT.glob("build/pgq--*.sql")):
+        files.append(directory / file.name)
+        files[-1].write_bytes(file.read_bytes())
+    for path in (share, directory, *files):
+        path.chmod(0o755)
+    yield directory
+    for file in files:
+        file.unlink()
+    if not is_private:
+        conn.execute("ALTER ROLE ALL RESET extension_control_path")
 
 
 @pytest.fixture

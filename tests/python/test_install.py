@@ -2,61 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import ROOT, Connection, Place, jobs, one
+from conftest import ROOT, As, jobs, one
 from psycopg.conninfo import make_conninfo
 
 from pgq import Queue
-
-As = Callable[[str], Connection]
-
-
-@pytest.fixture
-def roles(conn: Connection) -> None:
-    """A database that belongs to an ordinary role, without pgq, and a second such role."""
-    for role in ("owner", "web"):
-        conn.execute(f"DROP ROLE IF EXISTS {role}".encode())
-        conn.execute(f"CREATE ROLE {role} LOGIN".encode())
-    conn.execute("DROP SCHEMA public CASCADE")
-    conn.execute(f"ALTER DATABASE {conn.info.dbname} OWNER TO owner".encode())
-    conn.execute("CREATE SCHEMA public AUTHORIZATION owner")
-
-
-@pytest.fixture
-def as_(dsn: str, roles: None, request: pytest.FixtureRequest) -> As:
-    """Connect as a role."""
-
-    def connect(role: str) -> Connection:
-        opened = psycopg.connect(make_conninfo(dsn, user=role), autocommit=True)
-        request.addfinalizer(opened.close)
-        return opened
-
-    return connect
-
-
-@pytest.fixture
-def extension(place: Place, conn: Connection) -> None:
-    """The files of the extension where the server of this test finds them, and no other."""
-    share = Path(one(conn, "SELECT setting FROM pg_config WHERE name = 'SHAREDIR'"))
-    if not share.is_relative_to(place.host):
-        # A copy of programs that know their directories by heart still reads those of the machine.
-        if conn.info.server_version < 180000:
-            pytest.skip(f"this PostgreSQL looks for extensions in {share} only")
-        share = Path(place.host) / "share"
-        setting = f"ALTER DATABASE {conn.info.dbname} SET extension_control_path = '$system:{share}'"
-        conn.execute(setting.encode())
-    target = share / "extension"
-    target.mkdir(parents=True, exist_ok=True)
-    for file in (ROOT / "pgq.control", *ROOT.glob("build/pgq--*.sql")):
-        (target / file.name).write_bytes(file.read_bytes())
-    for path in (share, target, *target.iterdir()):
-        path.chmod(0o755)
 
 
 def test_an_ordinary_owner_installs_a_working_queue(as_: As) -> None:
@@ -125,7 +79,7 @@ def test_an_installation_without_a_schema_is_refused(as_: As) -> None:
         owner.execute((ROOT / "build/pgq.sql").read_bytes())
 
 
-def test_an_ordinary_owner_creates_and_drops_the_extension(as_: As, extension: None) -> None:
+def test_an_ordinary_owner_creates_and_drops_the_extension(as_: As, extension: Path) -> None:
     """In a schema of its own; afterwards there is nothing left of it."""
     owner = as_("owner")
     owner.execute("CREATE SCHEMA jobs")
@@ -145,35 +99,6 @@ def test_an_ordinary_owner_creates_and_drops_the_extension(as_: As, extension: N
     for catalog, column in (("pg_proc", "proname"), ("pg_class", "relname"), ("pg_type", "typname")):
         left = owner.execute(f"SELECT {column} FROM {catalog} WHERE {column} ~ '^_*pgq_'".encode()).fetchall()
         assert left == [], catalog
-
-
-def test_a_dump_of_the_extension_has_its_jobs(as_: As, extension: None, pg_dump: Path, dsn: str) -> None:
-    """The rows of all three tables and the state of both sequences; restored, the queue goes on where it was."""
-    owner = as_("owner")
-    owner.execute("CREATE EXTENSION pgq")
-    queue = Queue(owner)
-    ids = {state: queue.enqueue(state).id for state in ("ended", "running", "waiting")}
-    ended, running = queue.claim(max_jobs=2)
-    queue.complete(ended, "kept")
-    before = jobs(owner)
-    dump = subprocess.run(
-        [pg_dump, "--inserts", make_conninfo(dsn, user="owner")],
-        capture_output=True, text=True, check=True, env=os.environ,
-    ).stdout  # fmt: skip
-    owner.execute("DROP EXTENSION pgq")
-    wanted = [
-        line
-        for line in dump.splitlines()
-        if line.startswith(("CREATE EXTENSION", "INSERT", "SELECT pg_catalog.setval"))
-    ]
-    owner.execute("\n".join(wanted).encode())
-    owner.execute("SET search_path = public")
-    assert jobs(owner) == before
-    queue.complete(running)
-    (waiting,) = queue.claim()
-    assert waiting.id == ids["waiting"]
-    assert waiting.token > running.token
-    assert queue.enqueue("new").id > max(ids.values())
 
 
 def test_the_script_is_ascii() -> None:

@@ -1,0 +1,1 @@
+-- No SQL changes but the version.

@@ -1,0 +1,1 @@
+\echo Use "ALTER EXTENSION pgq UPDATE TO '@TO@'" to load this file. \quit

@@ -1,0 +1,4 @@
+CREATE OR REPLACE FUNCTION pgq_version() RETURNS text
+    LANGUAGE sql
+    IMMUTABLE
+    RETURN '@TO@';
