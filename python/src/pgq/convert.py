@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+import psycopg
+from psycopg import sql
+
 from pgq.job import Job
 
 Interval = timedelta | str
@@ -58,3 +61,8 @@ def plain_job(job: Mapping[str, Any]) -> dict[str, Any]:
         else:
             plain[name] = value
     return plain
+
+
+def qualifier(conn: psycopg.Connection[Any], schema: str | None) -> str:
+    """What goes before the name of an object of pgq in a query that has parameters; nothing without a schema."""
+    return f"{sql.Identifier(schema).as_string(conn)}.".replace("%", "%%") if schema else ""

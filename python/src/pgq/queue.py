@@ -7,12 +7,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 import psycopg
-from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import args_row, tuple_row
 
 from pgq import handlers, tracing
-from pgq.convert import Interval, check_aware, dumps, given, held, interval, plain_job
+from pgq.convert import Interval, check_aware, dumps, given, held, interval, plain_job, qualifier
 from pgq.errors import translated
 from pgq.handlers import Handlers
 from pgq.job import Enqueued, Failure, Job, Pending
@@ -57,7 +56,7 @@ class Queue:
     ) -> None:
         self.conn = conn
         self.handlers = handlers
-        self._at = f"{sql.Identifier(schema).as_string(conn)}." if schema else ""
+        self._at = qualifier(conn, schema)
         self._claim = f"{self._at}pgq_claim(%s::text[], %s::integer, %s::interval, %s::text)"
 
     # For producers.

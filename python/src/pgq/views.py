@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import psycopg
-from psycopg import sql
 from psycopg.rows import dict_row
 
+from pgq.convert import qualifier
 from pgq.errors import JobNotFound, translated
 
 # What a mere reader may see; the rest of the view is for administrators.
@@ -20,7 +20,7 @@ class Views:
 
     def __init__(self, conn: psycopg.Connection[Any], *, schema: str | None = None) -> None:
         self.conn = conn
-        self._at = f"{sql.Identifier(schema).as_string(conn)}." if schema else ""
+        self._at = qualifier(conn, schema)
 
     def jobs(
         self, state: str | None = None, queue: str | None = None, kind: str | None = None, limit: int = 50
