@@ -295,7 +295,8 @@ def extension(place: Place, conn: Connection) -> Iterator[Path]:
         if conn.info.server_version < 180000:
             pytest.skip(f"this PostgreSQL looks for extensions in {share} only")
         share = Path(place.host) / "share"
-        conn.execute(sql.SQL("ALTER ROLE ALL SET extension_control_path = {}").format(f"$system:{share}"))
+        for scope in ("ALTER ROLE ALL SET", "SET"):
+            conn.execute(sql.SQL(f"{scope} extension_control_path = {{}}").format(f"$system:{share}"))
     directory = share / "extension"
     directory.mkdir(parents=True, exist_ok=True)
     files = []

@@ -6,6 +6,7 @@ import itertools
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ RESTRICTION = re.compile(r"^\\(?:un)?restrict .*\n", re.MULTILINE)
 CONTROL = (ROOT / "pgq.control").read_text()
 VERSION = re.findall(r"^default_version = '(.*)'$", CONTROL, re.MULTILINE)[0]
 RELEASED = sorted(path.stem.removeprefix("pgq--") for path in (ROOT / "sql/released").glob("pgq--*.sql"))
+COMMAND = Path(sys.executable).with_name("pgq")
 PLAIN = (ROOT / "build/pgq.sql").read_bytes()
 
 
@@ -65,11 +67,11 @@ def program(place: Place, name: str) -> str:
     return str(wanted)
 
 
-def call(*command: str | Path, text: str | None = None) -> str:
-    """Run a program to a good end; the answer is its output."""
+def call(*command: str | Path, text: str | None = None, code: int = 0) -> str:
+    """Run a program; the answer is its output, or where it is to fail its complaint."""
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == code, done.stderr
+    return done.stderr if code else done.stdout
 
 
 def schema(place: Place, dsn: str) -> dict[str, str]:

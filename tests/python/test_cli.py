@@ -51,7 +51,20 @@ def test_help_names_every_command() -> None:
     """And ends well."""
     done = pgq("--help")
     assert done.returncode == 0
-    for command in ("install", "version", "enqueue", "worker", "list", "show", "stats", "retry", "cancel", "purge"):
+    for command in (
+        "install",
+        "upgrade",
+        "uninstall",
+        "version",
+        "enqueue",
+        "worker",
+        "list",
+        "show",
+        "stats",
+        "retry",
+        "cancel",
+        "purge",
+    ):
         assert f"\n  {command} " in done.stdout
         assert pgq(command, "--help").returncode == 0
 
@@ -177,7 +190,7 @@ def test_install_works_once(run: Run, bare: Connection) -> None:
     """The second time it says that there is one."""
     assert "installed" in run("install").stdout
     run("enqueue", "k")
-    assert "is installed here already" in run("install", code=1).stderr
+    assert "is installed in the schema" in run("install", code=1).stderr
     assert one(bare, "SELECT count(*) FROM pgq_waiting") == 1
 
 

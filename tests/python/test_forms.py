@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, As, Connection, Place
-from installed import CONTROL, PLAIN, VERSION, call, detach, in_schema, members, program, run, schema
+from installed import COMMAND, CONTROL, PLAIN, VERSION, call, detach, in_schema, members, program, run, schema
 from psycopg.conninfo import make_conninfo
 from skytools import pgq3
 
@@ -47,8 +47,7 @@ def install(psql: Path, dsn: str, extension: Path) -> Iterator[Install]:
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
         elif form == "command":
-            command = Path(sys.executable).with_name("pgq")
-            call(command, "--dsn", owners, "--schema", where, "install")
+            call(COMMAND, "--dsn", owners, "--schema", where, "install")
         else:
             if form == "pg_tle":
                 # pg_tle is a prerequisite of what it installs, so its schema is on the path of the script.

@@ -7,6 +7,7 @@ Error
 ├── WrongState        PGQ03
 ├── DuplicateJob      PGQ04
 ├── NotInstalled      42883, 42P01, 3F000
+├── Outdated
 ├── PayloadError
 ├── ArgumentsMismatch
 └── TransactionEnded
@@ -51,6 +52,10 @@ class DuplicateJob(Error):
 
 class NotInstalled(Error):
     """This database has no pgq on the search path, or none that this role may use."""
+
+
+class Outdated(Error):
+    """The SQL in the database is older than this driver."""
 
 
 class PayloadError(Error):

@@ -15,6 +15,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from pgq.queue import Queue
+from pgq.upgrade import check_version
 
 # How soon this side notices that the other one is unreachable, unless the DSN says otherwise.
 REACHABLE: Final = {
@@ -95,10 +96,12 @@ class Session:
             conn = connect(self.conninfo, self.name)
             try:
                 self._prepare(conn)
-                self._queue = Queue(conn, schema=self.schema or self._find_schema(conn))
+                queue = Queue(conn, schema=self.schema or self._find_schema(conn))
+                check_version(queue)
             except BaseException:
                 conn.close()
                 raise
+            self._queue = queue
             self.asleep = False
         return self._queue
 

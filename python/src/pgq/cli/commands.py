@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from pgq import install as installation
+from pgq.cli import schema as schema_commands
 from pgq.cli.support import Target, duration, from_json, moment, print_json, print_table, shown
 from pgq.cli.worker import worker
-from pgq.queue import NO_ARGS, OnDuplicate
+from pgq.queue import NO_ARGS, OnDuplicate, Queue
 
 target = click.make_pass_decorator(Target)
 as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
@@ -36,16 +36,8 @@ def main(ctx: click.Context, dsn: str, schema: str | None) -> None:
     ctx.obj = Target(dsn, schema)
 
 
-@main.command()
-@click.option("--print", "print_", is_flag=True, help="Print the SQL instead of running it.")
-@target
-def install(at: Target, print_: bool) -> None:
-    """Put pgq's tables and functions into the database."""
-    if print_:
-        click.echo(installation.script(), nl=False)
-        return
-    with at.connection() as conn:
-        click.echo(f"pgq {installation.install(conn, schema=at.schema)} installed")
+for command in (schema_commands.install, schema_commands.upgrade, schema_commands.uninstall):
+    main.add_command(command)
 
 
 @main.command()
@@ -53,8 +45,8 @@ def install(at: Target, print_: bool) -> None:
 def version(at: Target) -> None:
     """Show the version of this program and of the SQL in the database."""
     click.echo(f"driver {distribution_version('pgq-jobs')}")
-    with at.queue() as queue:
-        click.echo(f"SQL    {queue.version()}")
+    with at.connection() as conn:
+        click.echo(f"SQL    {Queue(conn, schema=at.schema).version()}")
 
 
 @main.command()

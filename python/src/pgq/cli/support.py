@@ -15,6 +15,7 @@ import psycopg
 
 from pgq.errors import Error
 from pgq.queue import Queue
+from pgq.upgrade import check_version
 from pgq.views import Views
 
 
@@ -76,15 +77,17 @@ class Target:
 
     @contextmanager
     def queue(self) -> Iterator[Queue]:
-        """The queue there."""
+        """The queue there; its SQL is no older than this program."""
         with self.connection() as conn:
-            yield Queue(conn, schema=self.schema)
+            queue = Queue(conn, schema=self.schema)
+            check_version(queue)
+            yield queue
 
     @contextmanager
     def views(self) -> Iterator[Views]:
-        """The views there."""
-        with self.connection() as conn:
-            yield Views(conn, schema=self.schema)
+        """The views there, likewise."""
+        with self.queue() as queue:
+            yield Views(queue.conn, schema=self.schema)
 
 
 UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
