@@ -73,11 +73,16 @@ def upgrade(conn: psycopg.Connection[Any], *, schema: str | None = None) -> Iter
                 hint="Install this driver anew, with all its files; from a version before 0.1.0 there is no way.",
             )
         after, text = steps[there]
-        if extension:
-            patiently(_update, conn, after)
-        else:
-            with inside(conn, where):
-                patiently(run, conn, text)
+        try:
+            if extension:
+                patiently(_update, conn, after)
+            else:
+                with inside(conn, where):
+                    patiently(run, conn, text)
+        except psycopg.errors.ObjectNotInPrerequisiteState:
+            # Unless somebody else was faster.
+            if queue.version() == there:
+                raise
         there = queue.version()
         yield there
 
