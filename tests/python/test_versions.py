@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Connection
+from conftest import ROOT, Connection, Thread
 from installed import COMMAND, PLAIN, RELEASED, VERSION, call, in_schema, released, run
 
 from pgq import Handlers, Outdated, Queue, Worker
@@ -141,8 +141,13 @@ def test_a_command_says_that_the_sql_is_too_old(
 def test_a_worker_does_not_start_on_sql_that_is_too_old(outdated: Connection, dsn: str) -> None:
     """No job is claimed."""
     outdated.execute("SELECT pgq_enqueue('k')")
-    with pytest.raises(Outdated):
-        Worker(dsn, Handlers()).run()
+    worker = Worker(dsn, Handlers())
+    thread = Thread(worker.run)
+    try:
+        with pytest.raises(Outdated):
+            thread.result(10)
+    finally:
+        worker.stopping = True
     assert outdated.execute("SELECT state, attempt FROM pgq_job").fetchall() == [("waiting", 0)]
 
 
