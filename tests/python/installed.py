@@ -8,17 +8,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
 import pytest
+from _binaries import DevpgError, find_bindir
 from conftest import ROOT, Connection, Place, one
 from psycopg import sql
 
 HEADING = re.compile(r"^--\n-- (?:Data for )?Name: (.*?); Type: (.*?); Schema: (.*?); Owner: .*\n--\n", re.MULTILINE)
-# Noise of pg_dump: a token of its own for each run.
-RESTRICTION = re.compile(r"^\\(?:un)?restrict .*\n", re.MULTILINE)
+# Noise of pg_dump: a token of its own for each run, and a setting that came with PostgreSQL 17.
+NOISE = re.compile(r"^(?:\\(?:un)?restrict .*|SET transaction_timeout = 0;)\n", re.MULTILINE)
 CONTROL = (ROOT / "pgq.control").read_text()
 VERSION = re.findall(r"^default_version = '(.*)'$", CONTROL, re.MULTILINE)[0]
 RELEASED = sorted(path.stem.removeprefix("pgq--") for path in (ROOT / "sql/released").glob("pgq--*.sql"))
@@ -59,12 +60,18 @@ def run(conn: Connection, script: bytes) -> None:
         raise
 
 
-def program(place: Place, name: str) -> str:
-    """A client program of the server's version; without one the test is skipped."""
-    wanted = place.server.bindir / name
-    if shutil.which(wanted) is None:
-        pytest.skip(f"this PostgreSQL comes without {name}")
-    return str(wanted)
+def program(place: Place, name: str, *, newer: bool = True) -> str:
+    """A client program of the server's version, or if that may be a newer one; without it the test is skipped."""
+    own = place.server.bindir / name
+    if shutil.which(own) is not None:
+        return str(own)
+    with pytest.MonkeyPatch.context() as patch, suppress(DevpgError):
+        for choice in ("PGQ_BINDIR", "PGQ_PGVERSION"):
+            patch.delenv(choice, raising=False)
+        # The newest, which knows all older servers.
+        if newer and shutil.which(other := find_bindir() / name) is not None:
+            return str(other)
+    pytest.skip(f"this PostgreSQL comes without {name}")
 
 
 def call(*command: str | Path, text: str | None = None, code: int = 0) -> str:
@@ -76,7 +83,7 @@ def call(*command: str | Path, text: str | None = None, code: int = 0) -> str:
 
 def schema(place: Place, dsn: str) -> dict[str, str]:
     """Every object of a database as pg_dump describes it, by its heading there."""
-    dumped = RESTRICTION.sub("", call(program(place, "pg_dump"), "--schema-only", dsn))
+    dumped = NOISE.sub("", call(program(place, "pg_dump"), "--schema-only", dsn))
     _, *parts = HEADING.split(dumped)
     found: dict[str, str] = {}
     for name, kind, where, body in zip(*[iter(parts)] * 4, strict=True):

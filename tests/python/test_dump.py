@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from conftest import As, Connection, Place, expire, jobs, one, record, seen
-from installed import PLAIN, RELEASED, VERSION, call, program, run
+from installed import NOISE, PLAIN, RELEASED, VERSION, call, program, run
 from psycopg.conninfo import make_conninfo
 
 from pgq import Queue
@@ -65,11 +65,11 @@ def restore(conn: Connection, place: Place, dsn: str, psql: Path, tmp_path: Path
         # A dump counts on a schema of this name, and says whose it is.
         connect("postgres").execute("ALTER SCHEMA public OWNER TO owner")
         if way == "psql":
-            call(psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", there, text=call(pg_dump, here))
+            call(psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", there, text=NOISE.sub("", call(pg_dump, here)))
         else:
             archive = tmp_path / "dump"
             call(pg_dump, "-Fc", "-f", archive, here)
-            call(program(place, "pg_restore"), "--exit-on-error", "-j2", "-d", there, archive)
+            call(program(place, "pg_restore", newer=False), "--exit-on-error", "-j2", "-d", there, archive)
         return connect
 
     conn.execute(f"DROP DATABASE IF EXISTS {name}".encode())
