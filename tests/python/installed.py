@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import shutil
 import subprocess
@@ -16,6 +15,8 @@ import pytest
 from _binaries import DevpgError, find_bindir
 from conftest import ROOT, Connection, Place, one
 from psycopg import sql
+
+from pgq.upgrade import scripts
 
 HEADING = re.compile(r"^--\n-- (?:Data for )?Name: (.*?); Type: (.*?); Schema: (.*?); Owner: .*\n--\n", re.MULTILINE)
 # Noise of pg_dump: a token of its own for each run, and a setting that came with PostgreSQL 17.
@@ -33,11 +34,6 @@ def released(version: str) -> bytes:
     kept = [line for line in lines if not line.startswith(("\\echo", "SELECT pg_extension_config_dump("))]
     head = "BEGIN; SELECT set_config('search_path', format('%I, pg_temp', current_schema()), true);"
     return "\n".join([head, *kept, "COMMIT;"]).encode()
-
-
-def steps(*versions: str) -> list[Path]:
-    """The plain upgrade scripts from one version to the next."""
-    return [ROOT / f"build/upgrades/{a}--{b}.sql" for a, b in itertools.pairwise(versions)]
 
 
 @contextmanager
@@ -121,3 +117,24 @@ def remembered(conn: Connection) -> list[tuple[object, ...]]:
         "FROM pg_init_privs AS p CROSS JOIN LATERAL pg_identify_object(p.classoid, p.objoid, p.objsubid) AS i "
         "WHERE i.schema <> 'pg_catalog' AND i.schema <> 'information_schema' ORDER BY 1, 2"
     ).fetchall()
+
+
+def put(owner: Connection, form: str, release: str = RELEASED[0]) -> None:
+    """Install a release in the current schema."""
+    if form == "plain":
+        run(owner, released(release))
+    else:
+        owner.execute(f"CREATE EXTENSION pgq VERSION '{release}'".encode())
+
+
+def script(before: str, after: str) -> bytes:
+    """A plain upgrade script."""
+    return (ROOT / f"build/upgrades/{before}--{after}.sql").read_bytes()
+
+
+def path_from(release: str) -> list[str]:
+    """The versions from a release to this one."""
+    path, steps = [release], scripts()
+    while path[-1] != VERSION:
+        path.append(steps[path[-1]][0])
+    return path

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import ROOT, As, Connection, Place, Thread, eventually, jobs, one, waits_for_lock
+from conftest import ROOT, As, Connection, Place, one
 from installed import (
     COMMAND,
     PLAIN,
@@ -19,42 +19,21 @@ from installed import (
     detach,
     in_schema,
     members,
-    released,
+    path_from,
+    put,
     remembered,
     run,
     schema,
+    script,
 )
 from psycopg.conninfo import make_conninfo
 
 from pgq import Queue
-from pgq import install as installation
 from pgq import upgrade as upgrading
-from pgq.install import Busy
 from pgq.upgrade import NoPath, upgrade
 
 OLD = RELEASED[0]
 FORMS = ("plain", "extension")
-
-
-def put(owner: Connection, form: str, release: str = OLD) -> None:
-    """Install a release in the current schema."""
-    if form == "plain":
-        run(owner, released(release))
-    else:
-        owner.execute(f"CREATE EXTENSION pgq VERSION '{release}'".encode())
-
-
-def script(before: str, after: str) -> bytes:
-    """A plain upgrade script."""
-    return (ROOT / f"build/upgrades/{before}--{after}.sql").read_bytes()
-
-
-def path_from(release: str) -> list[str]:
-    """The versions from a release to this one."""
-    path, steps = [release], upgrading.scripts()
-    while path[-1] != VERSION:
-        path.append(steps[path[-1]][0])
-    return path
 
 
 def by_psql(owner: Connection, dsn: str, psql: Path) -> None:
@@ -169,48 +148,6 @@ def test_jobs_settings_and_grants_survive(
         assert one(another, "SELECT current_setting('pgq.jitter')") == "0"
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_an_interrupted_upgrade_changes_nothing(
-    as_: As, conn: Connection, extension: Path, place: Place, dsn: str, form: str
-) -> None:
-    """Its backend is killed when all but the commit is done."""
-    owner = as_("owner")
-    put(owner, form)
-    Queue(owner).enqueue("k")
-    (after, text) = upgrading.scripts()[OLD]
-    hang = "SELECT pg_sleep(60);"
-    statement = text.replace("COMMIT;", f"{hang} COMMIT;")
-    if form == "extension":
-        file = extension / f"pgq--{OLD}--{after}.sql"
-        file.write_text(file.read_text() + hang)
-        statement = f"ALTER EXTENSION pgq UPDATE TO '{after}'"
-    before = catalogue(conn)
-    upgrader = as_("owner")
-    thread = Thread(upgrader.execute, statement.encode())
-    asleep = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
-    eventually(lambda: one(conn, asleep, upgrader.info.backend_pid), "the upgrade is done but for its commit")
-    conn.execute("SELECT pg_terminate_backend(%s)", [upgrader.info.backend_pid])
-    with pytest.raises(psycopg.OperationalError):
-        thread.result()
-    eventually(lambda: not one(conn, asleep, upgrader.info.backend_pid), "its backend is gone")
-    assert catalogue(conn) == before
-    assert one(owner, "SELECT pgq_version()") == OLD
-    assert [state for _, state, _ in jobs(owner)] == ["waiting"]
-    assert [*upgrade(owner)] if form == "plain" else True
-
-
-def catalogue(conn: Connection) -> list[tuple[object, ...]]:
-    """Every row version of the catalogues that describe functions, tables, columns, privileges and extensions."""
-    return conn.execute(
-        "SELECT 'p', oid, xmin::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace "
-        "UNION ALL SELECT 'c', oid, xmin::text || coalesce(relacl::text, '') FROM pg_class "
-        "WHERE relnamespace = 'public'::regnamespace "
-        "UNION ALL SELECT 'a', attrelid, attname FROM pg_attribute "
-        "WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace) "
-        "UNION ALL SELECT 'e', oid, extversion FROM pg_extension ORDER BY 1, 2, 3"
-    ).fetchall()
-
-
 def test_what_a_superuser_adds_belongs_to_the_owner(as_: As, conn: Connection, extension: Path) -> None:
     """A function of his own would act with all his rights; and it finds what is in the schema, and nothing else."""
     owner = as_("owner")
@@ -283,22 +220,6 @@ def test_an_upgrade_into_a_schema_of_any_name(as_: As) -> None:
     queue = Queue(owner, schema=name)
     queue.enqueue("k")
     queue.complete(queue.claim()[0])
-
-
-def test_an_upgrade_waits_for_another_one(as_: As, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And gives up when that takes too long, having changed nothing."""
-    monkeypatch.setattr(installation, "PATIENCE", 0.0)
-    monkeypatch.setattr(installation, "PAUSE", 0.05)
-    owner, other = as_("owner"), as_("owner")
-    put(owner, "plain")
-    other.execute(script(OLD, path_from(OLD)[1]).replace(b"COMMIT;", b""))
-    with pytest.raises(Busy):
-        list(upgrade(owner))
-    monkeypatch.setattr(installation, "PATIENCE", 60.0)
-    thread = Thread(lambda: list(upgrade(owner)))
-    eventually(lambda: waits_for_lock(other, owner), "the second one waits")
-    other.execute("COMMIT")
-    assert thread.result() == path_from(OLD)[1:]
 
 
 def test_where_no_script_leads_it_says_so(as_: As, extension: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import As, Connection, Thread, eventually, one
-from installed import PLAIN, RELEASED, VERSION, released, run
+from conftest import As, Connection, Thread, eventually, jobs, one, waits_for_lock
+from installed import PLAIN, RELEASED, VERSION, path_from, put, released, run, script
 from psycopg.conninfo import make_conninfo
 
-from pgq import Handlers, Worker
+from pgq import Handlers, Queue, Worker
 from pgq import install as installation
 from pgq import upgrade as upgrading
+from pgq.install import Busy
 
 OLD = RELEASED[0]
 LONGEST = 2.0
@@ -151,6 +152,45 @@ def test_an_upgrade_under_load(
     assert crew.longest < LONGEST
 
 
+def catalogue(conn: Connection) -> list[tuple[object, ...]]:
+    """Every row version of the catalogues that describe functions, tables, columns, privileges and extensions."""
+    return conn.execute(
+        "SELECT 'p', oid, xmin::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace "
+        "UNION ALL SELECT 'c', oid, xmin::text || coalesce(relacl::text, '') FROM pg_class "
+        "WHERE relnamespace = 'public'::regnamespace "
+        "UNION ALL SELECT 'a', attrelid, attname FROM pg_attribute "
+        "WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace) "
+        "UNION ALL SELECT 'e', oid, extversion FROM pg_extension ORDER BY 1, 2, 3"
+    ).fetchall()
+
+
+@pytest.mark.parametrize("form", ["plain", "extension"])
+def test_an_interrupted_upgrade_changes_nothing(as_: As, conn: Connection, extension: Path, form: str) -> None:
+    """Its backend is killed when all but the commit is done."""
+    owner = as_("owner")
+    put(owner, form)
+    Queue(owner).enqueue("k")
+    (after, text) = upgrading.scripts()[OLD]
+    hang = "SELECT pg_sleep(60);"
+    statement = text.replace("COMMIT;", f"{hang} COMMIT;")
+    if form == "extension":
+        file = extension / f"pgq--{OLD}--{after}.sql"
+        file.write_text(file.read_text() + hang)
+        statement = f"ALTER EXTENSION pgq UPDATE TO '{after}'"
+    before = catalogue(conn)
+    upgrader = as_("owner")
+    thread = Thread(upgrader.execute, statement.encode())
+    asleep = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
+    eventually(lambda: one(conn, asleep, upgrader.info.backend_pid), "the upgrade is done but for its commit")
+    conn.execute("SELECT pg_terminate_backend(%s)", [upgrader.info.backend_pid])
+    with pytest.raises(psycopg.OperationalError):
+        thread.result()
+    eventually(lambda: not one(conn, asleep, upgrader.info.backend_pid), "its backend is gone")
+    assert catalogue(conn) == before
+    assert one(owner, "SELECT pgq_version()") == OLD
+    assert [state for _, state, _ in jobs(owner)] == ["waiting"]
+
+
 def test_a_lock_is_not_waited_for_long(as_: As) -> None:
     """In each script, so that those who queue up behind it are soon let go."""
     owner, reader = as_("owner"), as_("owner")
@@ -180,3 +220,19 @@ def test_two_upgrades_at_a_time_make_one(as_: As) -> None:
     assert one(owners[0], "SELECT pgq_version()") == VERSION
     with pytest.raises(psycopg.errors.DuplicateObject):
         run(owners[0], PLAIN)
+
+
+def test_an_upgrade_waits_for_another_one(as_: As, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And gives up when that takes too long, having changed nothing."""
+    monkeypatch.setattr(installation, "PATIENCE", 0.0)
+    monkeypatch.setattr(installation, "PAUSE", 0.05)
+    owner, other = as_("owner"), as_("owner")
+    put(owner, "plain")
+    other.execute(script(OLD, path_from(OLD)[1]).replace(b"COMMIT;", b""))
+    with pytest.raises(Busy):
+        list(upgrading.upgrade(owner))
+    monkeypatch.setattr(installation, "PATIENCE", 60.0)
+    thread = Thread(lambda: list(upgrading.upgrade(owner)))
+    eventually(lambda: waits_for_lock(other, owner), "the second one waits")
+    other.execute("COMMIT")
+    assert thread.result() == path_from(OLD)[1:]
