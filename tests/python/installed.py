@@ -138,3 +138,10 @@ def path_from(release: str) -> list[str]:
     while path[-1] != VERSION:
         path.append(steps[path[-1]][0])
     return path
+
+
+def extended(text: str, more: str) -> str:
+    """An upgrade script of either form that does something more in the end."""
+    if text.endswith("COMMIT;\n"):
+        return text.removesuffix("COMMIT;\n") + f"{more}\nCOMMIT;\n"
+    return f"{text}{more}\n"

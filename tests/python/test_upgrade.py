@@ -17,6 +17,7 @@ from installed import (
     VERSION,
     call,
     detach,
+    extended,
     in_schema,
     members,
     path_from,
@@ -153,7 +154,7 @@ def test_what_a_superuser_adds_belongs_to_the_owner(as_: As, conn: Connection, e
     owner = as_("owner")
     new = (
         "CREATE FUNCTION pgq_new() RETURNS text LANGUAGE plpgsql SET search_path FROM CURRENT "
-        "AS $$BEGIN RETURN current_setting('search_path'); END$$;\nCREATE OR REPLACE FUNCTION pgq_version()"
+        "AS $$BEGIN RETURN current_setting('search_path'); END$$;"
     )
     (after, text) = upgrading.scripts()[OLD]
     owners = "SELECT DISTINCT proowner::regrole::text FROM pg_proc WHERE proname ~ '^_?pgq_'"
@@ -161,10 +162,10 @@ def test_what_a_superuser_adds_belongs_to_the_owner(as_: As, conn: Connection, e
         put(owner, form)
         conn.execute("SET search_path = public, pg_catalog")
         if form == "plain":
-            run(conn, text.replace("CREATE OR REPLACE FUNCTION pgq_version()", new).encode())
+            run(conn, extended(text, new).encode())
         else:
             file = extension / f"pgq--{OLD}--{after}.sql"
-            file.write_text(file.read_text().replace("CREATE OR REPLACE FUNCTION pgq_version()", new))
+            file.write_text(extended(file.read_text(), new))
             conn.execute(f"ALTER EXTENSION pgq UPDATE TO '{after}'".encode())
         assert one(conn, "SELECT current_user") == "postgres"
         assert conn.execute(owners).fetchall() == [("owner",)]

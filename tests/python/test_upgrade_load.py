@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import As, Connection, Thread, eventually, jobs, one, waits_for_lock
-from installed import PLAIN, RELEASED, VERSION, path_from, put, released, run, script
+from installed import PLAIN, RELEASED, VERSION, extended, path_from, put, released, run, script
 from psycopg.conninfo import make_conninfo
 
 from pgq import Handlers, Queue, Worker
@@ -22,7 +22,7 @@ from pgq.install import Busy
 OLD = RELEASED[0]
 LONGEST = 2.0
 # What an upgrade may do that needs a table for itself.
-ALTER = "ALTER TABLE pgq_waiting ADD COLUMN probe integer;\nCREATE OR REPLACE FUNCTION pgq_version()"
+ALTER = "ALTER TABLE pgq_waiting ADD COLUMN probe integer;"
 
 
 class Crew:
@@ -86,12 +86,12 @@ class Crew:
 
 
 @pytest.mark.parametrize(
-    ("form", "marker"),
+    ("form", "more"),
     [("plain", None), ("extension", None), ("plain", ALTER)],
     ids=["plain", "extension", "a table that somebody reads"],
 )
 def test_an_upgrade_under_load(
-    as_: As, extension: Path, dsn: str, monkeypatch: pytest.MonkeyPatch, form: str, marker: str | None
+    as_: As, extension: Path, dsn: str, monkeypatch: pytest.MonkeyPatch, form: str, more: str | None
 ) -> None:
     """Nobody fails, nobody waits for long, each job is done once: by workers of before, during and after."""
     owner = as_("owner")
@@ -109,9 +109,9 @@ def test_an_upgrade_under_load(
 
     monkeypatch.setattr(upgrading, "run", count)
     reader = as_("owner")
-    if marker is not None:
+    if more is not None:
         after, text = upgrading.scripts()[OLD]
-        altered = text.replace("CREATE OR REPLACE FUNCTION pgq_version()", marker)
+        altered = extended(text, more)
         monkeypatch.setattr(upgrading, "scripts", lambda: {OLD: (after, altered)})
         monkeypatch.setattr(upgrading, "wanted", lambda: after)
         reader.execute("BEGIN")
@@ -125,7 +125,7 @@ def test_an_upgrade_under_load(
     eventually(lambda: done() > 100, "some work is done", 30.0)
     upgrader = as_("owner")
     upgrade = Thread(lambda: list(upgrading.upgrade(upgrader)))
-    if marker is not None:
+    if more is not None:
         eventually(lambda: len(tries) > 2, "it has been tried three times", 30.0)
         assert done() > 100
         reader.execute("COMMIT")
@@ -172,10 +172,10 @@ def test_an_interrupted_upgrade_changes_nothing(as_: As, conn: Connection, exten
     Queue(owner).enqueue("k")
     (after, text) = upgrading.scripts()[OLD]
     hang = "SELECT pg_sleep(60);"
-    statement = text.replace("COMMIT;", f"{hang} COMMIT;")
+    statement = extended(text, hang)
     if form == "extension":
         file = extension / f"pgq--{OLD}--{after}.sql"
-        file.write_text(file.read_text() + hang)
+        file.write_text(extended(file.read_text(), hang))
         statement = f"ALTER EXTENSION pgq UPDATE TO '{after}'"
     before = catalogue(conn)
     upgrader = as_("owner")
@@ -200,7 +200,7 @@ def test_a_lock_is_not_waited_for_long(as_: As) -> None:
     _, text = upgrading.scripts()[OLD]
     begun = time.monotonic()
     with pytest.raises(psycopg.errors.LockNotAvailable):
-        run(owner, text.replace("CREATE OR REPLACE FUNCTION pgq_version()", ALTER).encode())
+        run(owner, extended(text, ALTER).encode())
     assert time.monotonic() - begun < LONGEST
     assert one(owner, "SELECT pgq_version()") == OLD
 
