@@ -1,4 +1,49 @@
 \echo Use "CREATE EXTENSION pgq" to load this file. \quit
+DO $install_head$
+DECLARE
+    c_schema CONSTANT text := current_schema();
+    v_version text;
+    v_extension boolean;
+BEGIN
+    IF c_schema IS NULL THEN
+        RAISE EXCEPTION 'no schema of the search path "%" exists', current_setting('search_path')
+            USING ERRCODE = 'invalid_schema_name',
+                  HINT = 'Create the schema that pgq shall live in, or set search_path to one that exists.';
+    END IF;
+    -- Functions record this path (SET search_path FROM CURRENT): it must name the one schema and nothing that another
+    -- role could plant objects in.
+    PERFORM set_config('search_path', format('%I, pg_temp', c_schema), true);
+
+    IF EXISTS (
+        SELECT FROM pg_proc AS p
+        JOIN pg_namespace AS n ON n.oid = p.pronamespace
+        WHERE n.nspname = 'pgq'
+          AND p.proname IN ('create_queue', 'insert_event', 'next_batch')
+    ) THEN
+        RAISE EXCEPTION 'this database holds another pgq: PgQ of Skytools, in the schema "pgq"'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Use another database: the two share the name of their extension.';
+    END IF;
+
+    -- Read, not called: whoever may create functions here could have planted it.
+    SELECT substring(pg_get_function_sqlbody(p.oid) FROM '''(.*)'''),
+           EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+    INTO v_version, v_extension
+    FROM pg_proc AS p
+    WHERE p.oid = to_regprocedure(format('%I.pgq_version()', c_schema));
+    IF v_version IS NOT NULL THEN
+        RAISE EXCEPTION 'pgq % is installed in the schema "%" already, %',
+              v_version, c_schema, CASE WHEN v_extension THEN 'as an extension' ELSE 'from the plain script' END
+            USING ERRCODE = 'duplicate_object',
+                  HINT = CASE
+                      WHEN v_version = '0.1.0' THEN
+                          'It is complete as it is; another one takes another schema, and "pgq uninstall" removes it.'
+                      WHEN v_extension THEN 'Bring it up to date with ALTER EXTENSION pgq UPDATE.'
+                      ELSE 'Bring it up to date with "pgq upgrade".'
+                  END;
+    END IF;
+END
+$install_head$;
 -- pgq 0.1.0: a job queue that is just PostgreSQL.
 --
 -- A job lives in exactly one of three tables, and the table is its state:
@@ -383,8 +428,9 @@ CREATE FUNCTION _pgq_problem(
             ARRAY['22023', 'both ripe_at and delay are given', 'Give one of the two, or neither for a job that is ripe now.']
         WHEN ripe_at NOT BETWEEN at - interval '100 years' AND at + interval '100 years' THEN
             ARRAY['22008', format('ripe_at %s is out of range', ripe_at), 'Give a time within a hundred years of now.']
-        -- Months and days of opposite signs can make an interval that is positive when compared and negative when added.
-        WHEN delay NOT BETWEEN interval '0' AND interval '100 years' OR at + delay < at THEN
+        -- Months and days of opposite signs can make what is small when compared, but large or negative when added.
+        WHEN delay NOT BETWEEN interval '0' AND interval '100 years'
+             OR at + delay NOT BETWEEN at AND at + interval '100 years' THEN
             ARRAY['22023', format('delay %s is out of range', delay), 'Give an interval from 0 to 100 years.']
         WHEN priority NOT BETWEEN 0 AND 9 THEN
             ARRAY['22023', format('priority %s is out of range', priority), 'Give a number from 0 (first) to 9 (last).']
@@ -1088,7 +1134,7 @@ BEGIN
             USING ERRCODE = 'null_value_not_allowed',
                   HINT = 'Give the interval after which the job is taken from a worker that does not answer.';
     END IF;
-    -- Months and days of opposite signs can make an interval that is positive when compared and negative when added.
+    -- Months and days of opposite signs can make what is small when compared, but large or negative when added.
     IF lease NOT BETWEEN interval '0' AND interval '1 year' OR at + lease <= at OR at + lease > at + interval '1 year' THEN
         RAISE EXCEPTION 'lease % is out of range', lease
             USING ERRCODE = 'invalid_parameter_value',
@@ -1439,6 +1485,54 @@ $pgq_unregister$;
 COMMENT ON FUNCTION pgq_unregister(text) IS
     'Say that a worker leaves; jobs that it still has are left to their leases. Answers whether this session had '
     'registered it; false for NULL.';
+
+
+-- The order of the ids is that of most claims; whoever waits for a twin that is not committed gives up where the others
+-- do, by the lock_timeout of his session.
+CREATE FUNCTION pgq_disown(name text, tokens bigint[]) RETURNS bigint
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+AS $pgq_disown$
+DECLARE
+    v_job pgq_running;
+    v_count bigint := 0;
+BEGIN
+    IF tokens IS NULL THEN
+        RAISE EXCEPTION 'tokens is null'
+            USING ERRCODE = 'null_value_not_allowed',
+                  HINT = 'Pass the tokens of all the jobs that the worker knows of, an empty array if there are none.';
+    END IF;
+    IF NOT EXISTS (
+        SELECT FROM pgq_worker AS w JOIN _pgq_presence AS p USING (number)
+        WHERE w.name = pgq_disown.name AND p.pid = pg_backend_pid()
+    ) THEN
+        RAISE EXCEPTION 'worker "%" is not registered by this session', name
+            USING ERRCODE = 'PGQ03',
+                  HINT = 'Call pgq_register first, in the same session.';
+    END IF;
+
+    FOR v_job IN
+        SELECT r.*
+        FROM pgq_running AS r
+        WHERE r.worker = pgq_disown.name
+          AND r.token <> ALL (tokens)
+        ORDER BY r.id
+        FOR UPDATE SKIP LOCKED
+    LOOP
+        DELETE FROM pgq_running AS r WHERE r.id = v_job.id;
+        PERFORM _pgq_put_back(v_job, v_job.ripe_at, v_job.attempt - 1, v_job.errors);
+        v_count := v_count + 1;
+    END LOOP;
+    RETURN v_count;
+END
+$pgq_disown$;
+
+COMMENT ON FUNCTION pgq_disown(text, bigint[]) IS
+    'Give back the jobs that were claimed under a name and have none of these tokens, as pgq_release does; answers how '
+    'many. For a worker whose connection was lost before the answer to a claim, and only while no claim under the name is '
+    'under way. Raises PGQ03 unless this session has registered the name, also for NULL; NULL for tokens is refused '
+    '(22004).';
 -- What happens to the jobs of a worker that is gone.
 
 -- Called from within claims, so it waits for nobody. Where a worker is gone its lock can be had; to ask for that is cheap,
@@ -1785,7 +1879,8 @@ DECLARE
     v_job pgq_running;
     v_jitter double precision := CASE WHEN current_setting('pgq.jitter', true) = '0' THEN 0 ELSE 0.1 END;
 BEGIN
-    IF retry_in NOT BETWEEN interval '0' AND interval '100 years' OR v_now + retry_in < v_now THEN
+    IF retry_in NOT BETWEEN interval '0' AND interval '100 years'
+       OR v_now + retry_in NOT BETWEEN v_now AND v_now + interval '100 years' THEN
         RAISE EXCEPTION 'retry_in % is out of range', retry_in
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Give an interval from 0 to 100 years, or NULL for the backoff of the job.';
@@ -1898,8 +1993,9 @@ BEGIN
             USING ERRCODE = CASE WHEN until IS NULL THEN '22004' ELSE '22023' END,
                   HINT = 'Give the time of the next attempt or how long to wait for it, or use pgq_release to have it at once.';
     END IF;
-    -- Months and days of opposite signs can make an interval that is positive when compared and negative when added.
-    IF delay NOT BETWEEN interval '0' AND interval '100 years' OR v_now + delay < v_now THEN
+    -- Months and days of opposite signs can make what is small when compared, but large or negative when added.
+    IF delay NOT BETWEEN interval '0' AND interval '100 years'
+       OR v_now + delay NOT BETWEEN v_now AND v_now + interval '100 years' THEN
         RAISE EXCEPTION 'delay % is out of range', delay
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Give an interval from 0 to 100 years.';
@@ -2165,7 +2261,7 @@ DECLARE
     c_schema CONSTANT text := current_schema();
     v_functions text[] := CASE what
         WHEN 'producer' THEN ARRAY['pgq_enqueue', 'pgq_enqueue_many']
-        WHEN 'worker' THEN ARRAY['pgq_register', 'pgq_unregister', 'pgq_claim', 'pgq_pending', 'pgq_idle', 'pgq_hold', 'pgq_complete', 'pgq_complete_many', 'pgq_fail',
+        WHEN 'worker' THEN ARRAY['pgq_register', 'pgq_unregister', 'pgq_disown', 'pgq_claim', 'pgq_pending', 'pgq_idle', 'pgq_hold', 'pgq_complete', 'pgq_complete_many', 'pgq_fail',
                                  'pgq_discard', 'pgq_extend', 'pgq_snooze', 'pgq_release']
         WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_now']
         WHEN 'reader' THEN ARRAY['pgq_now']
@@ -2222,7 +2318,7 @@ REVOKE ALL ON FUNCTION
     _pgq_is_long, _pgq_pause, _pgq_steps, _pgq_microseconds, _pgq_head_setting, _pgq_keep_head, _pgq_shared_head,
     _pgq_recall_head, _pgq_reached, _pgq_share_head, _pgq_move_heads,
     _pgq_lease_end, _pgq_check_claim, pgq_claim, _pgq_expire, _pgq_expire_sometimes,
-    pgq_register, pgq_unregister, _pgq_sweep, pgq_pending,
+    pgq_register, pgq_unregister, pgq_disown, _pgq_sweep, pgq_pending,
     _pgq_lease_lost, _pgq_take, pgq_hold, pgq_complete, pgq_complete_many,
     pgq_backoff, _pgq_end, _pgq_put_back, _pgq_errors, _pgq_retry_or_bury, pgq_fail, pgq_discard,
     pgq_extend, pgq_snooze, pgq_release,

@@ -7,14 +7,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from _tap import _unpacked
+from _debian import unpacked
 
 PACKAGE = re.compile(r"postgresql-(\d+)-pgq3")
 
 
 @cache
 def _tree() -> Path | None:
-    return _unpacked("pgq3", PACKAGE)
+    return unpacked("pgq3", PACKAGE)
 
 
 def pgq3(name: str) -> Path:

@@ -32,7 +32,12 @@ KEEP_UNSTARTED = 1.0
 # The part of a lease in which jobs are begun. The others are given back, so that each has nearly a whole lease.
 BEGIN_WITHIN = 0.1
 # What time may mend, or another connection: a server that is gone, out of space, or read-only after a failover.
-UNAVAILABLE = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)
+# A standby says 0A000 of a table that is not logged.
+UNAVAILABLE = (
+    psycopg.OperationalError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.FeatureNotSupported,
+)
 # Short enough that work goes on soon after a restart; all workers of a server do not come in the same moment.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 3.0
 

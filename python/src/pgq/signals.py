@@ -8,14 +8,10 @@ import socket
 import threading
 from collections.abc import Callable
 from time import monotonic
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 STOP = (signal.SIGTERM, signal.SIGINT)
-
-
-def _pass(_number: int, _frame: FrameType | None) -> None:
-    """So that the signal has no effect of its own; what counts is the byte that C writes for it."""
 
 
 class StopSignals:
@@ -24,8 +20,9 @@ class StopSignals:
     second one, or when ``grace`` seconds have passed since the first.
 
     Both are called in a thread of their own, because the main thread may be in the middle of anything, and Python would
-    tell it of a signal only when that is over. Outside the main thread, where no signals can be had, do nothing. A
-    further file, if given, counts as a first signal when it comes to its end.
+    tell it of a signal only when that is over; ``stop`` also there, before it begins anything else. Outside the main
+    thread, where no signals can be had, do nothing. A lifeline, if given, counts as a first signal when it comes to its
+    end.
     """
 
     def __init__(
@@ -48,7 +45,8 @@ class StopSignals:
             self._ear, self._mouth = socket.socketpair()
             self._mouth.setblocking(False)
             self._wakeup = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
-            self._before = {number: signal.signal(number, _pass) for number in STOP}
+            # The thread is told by a byte that is written in C.
+            self._before = {number: signal.signal(number, lambda *_: self._stop()) for number in STOP}
             self._thread = threading.Thread(target=self._watch, name="pgq-signals", daemon=True)
             self._thread.start()
         return self
