@@ -1,0 +1,74 @@
+"""The tool for a server that has no room left, or takes no writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from conftest import ROOT, Connection, eventually, one
+from devpg import Server
+from disk import read_only, small_disk
+
+from pgq import Queue
+
+Open = Callable[[], Connection]
+
+
+@pytest.fixture
+def server(environment: None) -> Iterator[Server]:
+    """A server of the test's own, with pgq."""
+    with Server() as server:
+        with psycopg.connect(host=server.host, user=server.user, autocommit=True) as conn:
+            conn.execute((ROOT / "build/pgq.sql").read_bytes())
+        yield server
+
+
+@pytest.fixture
+def open_(server: Server) -> Iterator[Open]:
+    """Open connections to it, in autocommit mode; they are closed in the end."""
+    opened: list[Connection] = []
+
+    def open_() -> Connection:
+        opened.append(psycopg.connect(host=server.host, user=server.user, autocommit=True))
+        return opened[-1]
+
+    yield open_
+    for conn in opened:
+        conn.close()
+
+
+@pytest.mark.parametrize("mount", [True, False])
+def test_a_claim_fails_while_the_disk_is_full(
+    server: Server, open_: Open, monkeypatch: pytest.MonkeyPatch, mount: bool
+) -> None:
+    """Whether it is the disk or a trigger that says so; as soon as there is room the job can be claimed."""
+    if not mount:
+        monkeypatch.setattr("os.geteuid", lambda: 1)
+    conn, worker = open_(), Queue(open_())
+    answer = worker.enqueue("k")
+    with small_disk(server, conn, "pgq_running") as disk:
+        if mount and not (Path(server.host) / "disk").is_mount():
+            pytest.skip("to mount a disk takes root, and a permission that is lacking here")
+        disk.fill()
+        for _ in range(2):
+            with pytest.raises(psycopg.errors.DiskFull, match="No space left"):
+                worker.claim()
+        disk.free()
+        (job,) = worker.claim()
+        assert (job.id, job.attempt) == (answer.id, 1)
+
+
+def test_sessions_that_there_are_take_no_writes_while_the_server_is_read_only(open_: Open) -> None:
+    """Nor do new ones; and both do again afterwards."""
+    conn, old = open_(), Queue(open_())
+    with read_only(conn):
+        new = Queue(open_())
+        for queue in (old, new):
+            eventually(lambda queue=queue: one(queue.conn, "SHOW transaction_read_only") == "on")  # type: ignore[misc]
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                queue.enqueue("k")
+    for queue in (old, new):
+        eventually(lambda queue=queue: one(queue.conn, "SHOW transaction_read_only") == "off")  # type: ignore[misc]
+        queue.enqueue("k")
