@@ -17,7 +17,7 @@ from pgq.loop import Loop
 # Past its first statements: what fails before is no lost connection but none to begin with.
 IDLE = (
     "SELECT pid FROM pg_stat_activity "
-    "WHERE application_name LIKE 'pgq lost:%%' AND state = 'idle' AND query LIKE '%%pgq\\_%%'"
+    "WHERE application_name LIKE 'pgq lost:%' AND state = 'idle' AND query ~ 'pgq_claim[(]|pgq_idle|LISTEN'"
 )
 
 
