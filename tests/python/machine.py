@@ -28,6 +28,7 @@ leases = st.sampled_from([timedelta(minutes=1), timedelta(minutes=5), timedelta(
 spans = st.sampled_from(
     [timedelta(0), timedelta(seconds=1), timedelta(minutes=1), timedelta(minutes=5), timedelta(days=1)]
 )
+policies = st.sampled_from(["soonest", "replace", "keep", "replace", "soonest", "error"])
 orders = st.builds(
     Order,
     kind=kinds,
@@ -36,10 +37,10 @@ orders = st.builds(
     ripe_in=st.none() | spans,
     priority=st.sampled_from([0, 5, 9]),
     max_retries=st.sampled_from([0, 1, 3, 3]),
-    backoff=st.sampled_from([timedelta(minutes=1), timedelta(seconds=1), timedelta(0)]),
+    backoff=st.sampled_from([timedelta(minutes=1), timedelta(minutes=40), timedelta(0)]),
     dedup=st.sampled_from([True, True, True, False]),
     dedup_key=st.sampled_from([None, None, "x"]),
-    on_duplicate=st.sampled_from(["soonest", "replace", "keep", "replace", "soonest", "error"]),
+    on_duplicate=policies,
 )
 names = st.sampled_from([["default", "a"], ["a", "default", "a"], ["default"], ["a"]])
 # On which of the two connections, and whether the transaction commits.
@@ -102,9 +103,10 @@ class Machine(RuleBasedStateMachine):
         if commits:
             self.model = trial
 
-    def job(self, pick: int) -> int:
-        """The id of a job, or of none."""
-        ids = [0, *sorted(self.model.jobs)]
+    def job(self, pick: int, *states: str) -> int:
+        """The id of a job, most of the time of one in these states; of none, if there are no jobs."""
+        fitting = [job.id for job in self.model.jobs.values() if job.state in states]
+        ids = fitting if fitting and pick else [0, *self.model.jobs]
         return ids[-1 - pick % len(ids)]
 
     def claimed(self, claim: Claim) -> tuple[int, int]:
@@ -133,7 +135,7 @@ class Machine(RuleBasedStateMachine):
     @some("waiting", "running")
     @rule(pick=picks, ticks=st.integers(-1, 1))
     def travel_to_a_job(self, pick: int, ticks: int) -> None:
-        """Time passes, until a job is ripe or its lease over, or just before or after that."""
+        """Time passes, until a job is ripe or its lease over, or just before or after that; then there is a claim."""
         moments = {job.ripe_at for job in self.model.jobs.values()} | {
             job.lease_until for job in self.model.jobs.values()
         }
@@ -141,6 +143,7 @@ class Machine(RuleBasedStateMachine):
         if later:
             span = (later[pick % len(later)] - self.model.now) // TICK + ticks
             self.travel(max(span, 0) * TICK)
+            self.take((0, True), ["default", "a"], 3, self.lease(timedelta(minutes=1)))
 
     def new_id(self, model: Model, rows: Rows, n: int, column: int) -> int:
         """The id that a call has given to a job; where it has not, one that fits nowhere."""

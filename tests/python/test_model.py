@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -22,6 +23,7 @@ from machine import (
     names,
     orders,
     picks,
+    policies,
     queues,
     results,
     some,
@@ -74,6 +76,11 @@ class Lives(Machine):
                 (n + 1, *model.enqueue(order, self.new_id(model, rows, n, 1))) for n, order in enumerate(many)
             ],
         )
+
+    @rule(where=wheres, order=orders, twins=st.lists(st.tuples(policies, st.none() | spans), min_size=2, max_size=4))
+    def enqueue_twins(self, where: Where, order: Order, twins: list[tuple[str, timedelta | None]]) -> None:
+        """Twins in one array, each with its own idea of when and how."""
+        self.enqueue_many(where, [replace(order, on_duplicate=policy, ripe_in=span) for policy, span in twins])
 
     @some("waiting", "running")
     @rule(where=wheres, names=names, max_jobs=st.sampled_from([2, 1, 5, 0]), lease=leases, after=spans)
@@ -203,14 +210,14 @@ class Lives(Machine):
     @rule(pick=picks, where=wheres)
     def cancel(self, pick: int, where: Where) -> None:
         """Waiting or running, it is cancelled."""
-        job_id = self.job(pick)
+        job_id = self.job(pick, "waiting", "running")
         self.call(where, "SELECT pgq_cancel(%s)", [job_id], lambda model, _: model.cancel(job_id))
 
-    @some("dead", "cancelled")
-    @rule(pick=picks, where=wheres)
-    def retry(self, pick: int, where: Where) -> None:
+    @some("dead", "cancelled", "done")
+    @rule(pick=picks, state=st.sampled_from(["dead", "cancelled", "done"]), where=wheres)
+    def retry(self, pick: int, state: str, where: Where) -> None:
         """Dead or cancelled, it comes back."""
-        job_id = self.job(pick)
+        job_id = self.job(pick, state)
         self.call(where, "SELECT pgq_retry(%s)", [job_id], lambda model, _: [(model.retry(job_id),)])
 
     @some("dead", "cancelled", "done")

@@ -104,8 +104,8 @@ def test_each_setting_at_its_extremes(conn: Connection, clerk: Connection) -> No
         tried += 1
         answers = outcome(clerk)
         if answers != usual:
-            refused[f"{name} = {value}"] = answers
-            conn.execute("DELETE FROM pgq_waiting; DELETE FROM pgq_running; DELETE FROM pgq_ended")
+            differing = [answer for answer in answers if answer not in usual]
+            refused[f"{name} = {value}"] = answers if isinstance(answers, str) else differing
         eventually(lambda: reset(clerk))
         clerk.execute(begin)
     assert tried > 200
@@ -168,7 +168,7 @@ def test_a_worker_whose_role_has_odd_settings(queue: Queue, odd: str, handlers: 
     handlers.handler("k")(lambda job: done.append(job.args["text"]))
     handlers.handler("pay", transaction=True)(lambda job, conn: done.append(job.args["text"]))
     handlers.handler("bad")(lambda job: 1 / 0)
-    worker = Worker(odd, handlers, poll=60, name="\u20ac")
+    worker = Worker(odd, handlers, poll=60, name="\u20ac", presence=False)
     for kind in ("k", "pay", "bad"):
         queue.enqueue(kind, {"text": "\u20ac\U0001f600\\'"})
     try:
