@@ -37,6 +37,7 @@ LIFE = """
     pgq_cancel(':id')
     pgq_retry(':id')
     pgq_claim(worker => 'w')
+    pgq_disown('w', '{:token}')
     pgq_complete(':id', ':token', '{"done": [1.0, null]}')
     pgq_complete_many('{:id}', '{:token}')
     pgq_cancel(':first')
