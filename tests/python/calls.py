@@ -59,6 +59,7 @@ def life(conn: Connection, home: str) -> list[Any]:
             call = call.replace(f":{name}", number)  # noqa: PLW2901
         cursor = conn.execute(f"SELECT * FROM {home}.{call}".encode(), binary=True)
         names = [column.name for column in cursor.description or []]
+        rows = []
         for row in cursor.fetchall():
             named = dict(zip(names, row, strict=True))
             if "token" in named:
@@ -67,7 +68,9 @@ def life(conn: Connection, home: str) -> list[Any]:
             # When an error happened is kept as text, in the time zone of the session.
             for name in ("id", "errors"):
                 named.pop(name, None)
-            answers.append([readable(value) for value in named.values()])
+            rows.append([readable(value) for value in named.values()])
+        # A view has no order, and shows it once a table has been analyzed.
+        answers += rows if "(" in call else sorted(rows, key=lambda row: row[:2])
     return answers
 
 
