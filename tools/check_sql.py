@@ -60,7 +60,7 @@ def untested_messages() -> Iterator[str]:
         for match in RAISED.finditer(path.read_text(encoding="utf-8")):
             message = (match[1] or match[2] or "").replace("''", "'")
             # Between the places of its values: the longest piece must occur.
-            piece = max(re.split(r"%s?(?!\w)", message), key=len).strip(' "')
+            piece = max(re.split(r"%s?(?!\w)|@\w+@", message), key=len).strip(' "')
             if piece and piece not in tests:
                 yield f"{path.relative_to(ROOT)}: no test provokes: {message}"
 

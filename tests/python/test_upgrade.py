@@ -185,6 +185,8 @@ def test_a_second_upgrade_has_nothing_to_do(as_: As, dsn: str) -> None:
     ]
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as caught:
         run(owner, script(before, after))
+    said = f'this script upgrades pgq from {before} to {after}, and in the schema "public" there is {VERSION}'
+    assert caught.value.diag.message_primary == said
     assert caught.value.diag.message_hint == "There is nothing to do."
 
 
@@ -194,6 +196,7 @@ def test_the_plain_script_is_not_for_an_extension(as_: As, extension: Path) -> N
     put(owner, "extension")
     with pytest.raises(psycopg.errors.WrongObjectType) as caught:
         run(owner, script(OLD, path_from(OLD)[1]))
+    assert caught.value.diag.message_primary == 'the pgq in the schema "public" is an extension'
     assert "ALTER EXTENSION pgq UPDATE" in (caught.value.diag.message_hint or "")
     assert one(owner, "SELECT pgq_version()") == OLD
 
@@ -205,6 +208,7 @@ def test_an_upgrade_needs_something_to_upgrade(as_: As) -> None:
     with in_schema(owner, "empty"):
         with pytest.raises(psycopg.errors.UndefinedObject) as caught:
             run(owner, script(OLD, path_from(OLD)[1]))
+        assert caught.value.diag.message_primary == 'there is no pgq in the schema "empty"'
         assert "search_path" in (caught.value.diag.message_hint or "")
     owner.execute("SET search_path = empty, public")
     assert list(upgrade(owner)) == path_from(OLD)[1:]
