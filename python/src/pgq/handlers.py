@@ -111,6 +111,8 @@ class Handlers:
         Raises ValueError if the kind is taken or an option makes no sense, TypeError if the function cannot be called
         in this way.
         """
+        if not isinstance(kind, str):
+            raise TypeError(f"@handler takes the kind of its jobs first, and not a {type(kind).__name__}")
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
         if seconds is not None and seconds <= 0:
             raise ValueError(f"a timeout of {seconds} seconds leaves no time")
@@ -131,8 +133,8 @@ class Handlers:
                 batch=batch,
                 timeout=seconds,
                 lease=lease,
-                retry_on=retry_on if retry_on is None or isinstance(retry_on, tuple) else (retry_on,),
-                discard_on=discard_on if isinstance(discard_on, tuple) else (discard_on,),
+                retry_on=None if retry_on is None else _classes("retry_on", retry_on),
+                discard_on=_classes("discard_on", discard_on),
                 defaults={name: value for name, value in enqueue.items() if value is not None},
                 parameters=_parameters(function, transaction, listed=batch is not None and not transaction),
             )
@@ -178,8 +180,23 @@ class Handlers:
         return max((handler.batch or 1 for handler in self._by_kind.values()), default=1)
 
 
+def _classes(name: str, given: type[BaseException] | Exceptions) -> Exceptions:
+    """Classes of exceptions as a tuple. Raises TypeError, rather than when one is to be recognised."""
+    classes = given if isinstance(given, tuple) else (given,)
+    for one in classes:
+        if not (isinstance(one, type) and issubclass(one, BaseException)):
+            raise TypeError(f"{name} is a class of exceptions or a tuple of them, and not {one!r}")
+    return classes
+
+
 def _parameters(function: Callable[..., Any], transaction: bool, listed: bool) -> Parameters | None:
     """How to bind arguments by keyword, or None for a function that takes the job itself. Raises TypeError."""
+    if (
+        inspect.iscoroutinefunction(function)
+        or inspect.isgeneratorfunction(function)
+        or inspect.isasyncgenfunction(function)
+    ):
+        raise TypeError("a handler is a function that does its work when it is called, neither async nor a generator")
     try:
         signature = inspect.signature(function)
     except ValueError:
