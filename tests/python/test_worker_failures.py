@@ -225,3 +225,33 @@ def test_a_database_in_another_encoding_keeps_what_it_can_of_an_error(
     finally:
         worker.close()
         conn.execute("DROP DATABASE pgq_encoded WITH (FORCE)")
+
+
+def test_a_result_that_is_far_too_long_is_not_even_sent(
+    queue: Queue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gigabyte costs the connection, and so again each time it is settled."""
+    monkeypatch.setattr("pgq.convert.LONGEST_RESULT", 1000)
+    handlers.handler("plain")(lambda *_: "x" * 1000)
+    handlers.handler("transactional", transaction=True)(lambda *_: "x" * 1000)
+    ids = [queue.enqueue(kind).id for kind in ("plain", "transactional")]
+    drain(loop)
+    assert [error_of(queue.conn, job_id).splitlines()[0] for job_id in ids] == [
+        "ValueError: the result takes 1002 characters as JSON"
+    ] * 2
+
+
+def test_a_result_that_is_too_deep_for_the_server_fails_the_job(
+    conn: Connection, queue: Queue, loop: Loop, handlers: Handlers
+) -> None:
+    """However deep that is: it is not mistaken for a server that is out of something for a while."""
+    conn.execute(f"ALTER DATABASE {conn.info.dbname} SET max_stack_depth = '100kB'".encode())
+    deep: list[Any] = []
+    for _ in range(900):
+        deep = [deep]
+    handlers.handler("deep")(lambda job: deep)
+    handlers.handler("good")(lambda job: None)
+    bad, _ = queue.enqueue_many([{"kind": "deep"}, {"kind": "good"}])
+    drain(loop)
+    assert jobs(conn) == [(bad.id, "waiting", 1)]
+    assert error_of(conn, bad.id) == "the database refused the result"

@@ -12,14 +12,14 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgq import tracing
-from pgq.convert import dumps
+from pgq.convert import as_result
 from pgq.deadline import Deadline
 from pgq.errors import Error, LeaseLost, PayloadError, TimedOut, TransactionEnded
 from pgq.handlers import Handler, Handlers
 from pgq.job import Job
 from pgq.outcomes import Completed, Discarded, Failed, Outcome, Released, Settled, Snoozed
 from pgq.queue import Queue
-from pgq.report import clean, describe, log_settled
+from pgq.report import MAX_ERROR, clean, describe, log_settled
 from pgq.session import Session
 from pgq.settle import settle
 from pgq.verdicts import Discard, Retry, Snooze
@@ -66,6 +66,8 @@ class Bench:
         self.called_at = monotonic()
         self._begun = self._calling = False
         self.handler, self.running = handler, tuple(jobs)
+        for job in jobs:
+            job.__dict__["bench"] = self
         try:
             if handler is None:
                 return [
@@ -209,16 +211,13 @@ class Bench:
 
     def _verdict(self, handler: Handler, job: Job, error: BaseException) -> list[Outcome]:
         """The outcome of a job that was not completed; none when it is not the worker's any more."""
-        if isinstance(error, LeaseLost) and not self._calling:
+        if not self._calling and isinstance(error, LeaseLost):
             log_settled(Settled(job, "lost"))
             return []
         return [self._judge(handler, job, error)]
 
     def _call(self, handler: Handler, job: Job | list[Job], *connection: Any) -> Any:
         """Call a handler; a child process that it forked ends here, and does not go on as a second worker."""
-        jobs = job if isinstance(job, list) else [job]
-        for one in jobs:
-            one.__dict__["bench"] = self
         pid = os.getpid()
         self.called_at = monotonic()
         self._begun = self._calling = True
@@ -226,7 +225,7 @@ class Bench:
             if handler.timeout is not None:
                 self.deadline.arm(handler.timeout)
             if tracing.is_on():
-                with tracing.span(handler.kind, jobs):
+                with tracing.span(handler.kind, job if isinstance(job, list) else [job]):
                     result = self.handlers.execute(handler, job, *connection)
             else:
                 result = self.handlers.execute(handler, job, *connection)
@@ -242,25 +241,29 @@ class Bench:
         if "completed" in job.__dict__:
             log_settled(Settled(job, "done", seconds=self._seconds()))
             return []
-        return [Completed(job, None if result is None else dumps(result), self._seconds())]
+        return [Completed(job, None if result is None else as_result(result), self._seconds())]
 
-    def _judge(self, handler: Handler | None, job: Job, error: BaseException) -> Outcome:
-        """What becomes of a job after an exception."""
+    def _judge(self, handler: Handler | None, job: Job, error: BaseException, *, own: bool = False) -> Outcome:
+        """What becomes of a job after an exception; ``own``: the handler's, though it is not being called any more."""
+        try:
+            return self._weigh(handler, job, error, own or self._calling)
+        except Exception:
+            # An exception of a class that looks like a verdict, or does not even let itself be looked at.
+            return Failed(job, describe(error), type(error).__name__, self._seconds())
+
+    def _weigh(self, handler: Handler | None, job: Job, error: BaseException, own: bool) -> Outcome:
         seconds, cause = self._seconds(), type(error).__name__
         if isinstance(error, Snooze):
             return Snoozed(job, error.until, error.delay, seconds)
         if isinstance(error, Discard):
-            return Discarded(job, clean(error.reason), cause, seconds)
+            return Discarded(job, clean(error.reason[:MAX_ERROR]), cause, seconds)
         if isinstance(error, Retry):
             return Failed(job, describe(error), cause, seconds, retry_in=error.in_)
         if handler is not None and isinstance(error, handler.discard_on):
             return Discarded(job, describe(error), cause, seconds)
         # Only what the handler itself has raised, and in its own time, tells that another attempt is no use.
         retry = (
-            handler is None
-            or handler.retry_on is None
-            or not self._calling
-            or isinstance(error, (*handler.retry_on, TimedOut))
+            handler is None or handler.retry_on is None or not own or isinstance(error, (*handler.retry_on, TimedOut))
         )
         return Failed(job, describe(error), cause, seconds, retry=retry)
 

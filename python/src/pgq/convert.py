@@ -13,11 +13,24 @@ from psycopg import sql
 from pgq.job import Job
 
 Interval = timedelta | str
+# PostgreSQL takes 1 MiB of its own text, in which an escaped character of six takes two bytes or more.
+LONGEST_RESULT = 4 * 1024 * 1024
 
 
 def dumps(value: Any) -> str:
     """JSON as PostgreSQL takes it; raises TypeError or ValueError for what JSON cannot say, NaN included."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def as_result(value: Any) -> str:
+    """
+    A result as JSON. Raises ValueError for one that the database would refuse for its size anyhow: a gigabyte costs the
+    connection.
+    """
+    text = dumps(value)
+    if len(text) > LONGEST_RESULT:
+        raise ValueError(f"the result takes {len(text)} characters as JSON")
+    return text
 
 
 def interval(value: Interval | None) -> str | None:

@@ -11,7 +11,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import args_row, tuple_row
 
 from pgq import handlers, tracing
-from pgq.convert import Interval, check_aware, dumps, given, held, interval, plain_job, qualifier
+from pgq.convert import Interval, as_result, check_aware, dumps, given, held, interval, plain_job, qualifier
 from pgq.errors import translated
 from pgq.handlers import Handlers
 from pgq.job import Enqueued, Failure, Job, Pending
@@ -210,7 +210,7 @@ class Queue:
 
     def complete(self, job: Job, result: Any = None) -> None:
         """End the job; a result, unless None, is kept. Raises LeaseLost."""
-        self.complete_with(job, None if result is None else dumps(result))
+        self.complete_with(job, None if result is None else as_result(result))
 
     def complete_with(self, job: Job, result: str | None) -> None:
         """Do the same with a result that is JSON text already."""
@@ -221,7 +221,7 @@ class Queue:
         ended = self._row(
             "SELECT CASE WHEN pg_current_xact_id()::text = %s "
             f"THEN {self._at}pgq_complete(%s::bigint, %s::bigint, %s::jsonb) END",
-            [transaction, job.id, job.token, None if result is None else dumps(result)],
+            [transaction, job.id, job.token, None if result is None else as_result(result)],
         )
         return ended[0] is not None
 

@@ -15,6 +15,8 @@ from pgq.queue import Queue
 # A worker that meets a producer's open transaction leaves the job to its lease. Shorter than deadlock_timeout, so that
 # it is never the producer who gives way.
 LOCK_TIMEOUT: Final = "300ms"
+# What is wrong with a value, and will be wrong with it the next time.
+REFUSED: Final = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 
 
 def settle(queue: Queue, outcomes: Sequence[Outcome]) -> list[Settled]:
@@ -43,7 +45,7 @@ def _settle_one(queue: Queue, outcome: Outcome) -> Settled:
         return Settled(outcome.job, "lost", cause=_cause(outcome), seconds=outcome.seconds)
     except psycopg.errors.LockNotAvailable:
         return Settled(outcome.job, "left", cause=_cause(outcome), seconds=outcome.seconds)
-    except (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, UnicodeError) as error:
+    except (*REFUSED, UnicodeError) as error:
         storable = _storable(outcome, error)
         if storable is None:
             raise
