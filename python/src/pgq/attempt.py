@@ -120,15 +120,20 @@ class Bench:
             return outcomes + [self._judge(handler, job, error) for job in decoded]
         for job in decoded:
             try:
-                answer = None if answers is None else answers[job.id]
-                if isinstance(answer, BaseException):
-                    raise answer
-                outcomes += self._done(job, answer)
-            except KeyError:
-                outcomes.append(self._judge(handler, job, Error("its batch handler has left it out")))
+                outcomes += self._answered(handler, job, answers)
             except BaseException as error:
                 outcomes.append(self._judge(handler, job, error))
         return outcomes
+
+    def _answered(self, handler: Handler, job: Job, answers: Mapping[int, Any] | None) -> list[Outcome]:
+        if answers is None or "completed" in job.__dict__:
+            return self._done(job, None)
+        if job.id not in answers:
+            raise Error("its batch handler has left it out")
+        answer = answers[job.id]
+        if isinstance(answer, BaseException):
+            return [self._judge(handler, job, answer, own=True)]
+        return self._done(job, answer)
 
     def _in_transaction(self, handler: Handler, job: Job) -> list[Outcome]:
         """The handler's writes and the completion of its job commit together, or not at all."""
@@ -153,26 +158,31 @@ class Bench:
         settled: list[Settled] = []
         failed: list[Outcome] = []
         left = jobs.copy()
+        current: Job | None = None
         done = False
         try:
             queue = self.inside.queue()
             with queue.conn.transaction():
                 transaction = None
                 while left:
-                    job = left.pop(0)
+                    current = left.pop(0)
                     try:
-                        transaction = self._under_savepoint(handler, job, queue, transaction)
-                        settled.append(Settled(job, "done", seconds=self._seconds()))
+                        transaction = self._under_savepoint(handler, current, queue, transaction)
+                        settled.append(Settled(current, "done", seconds=self._seconds()))
                     except BaseException as error:
                         if isinstance(error, TransactionEnded) or not _is_in_transaction(queue):
                             raise
-                        failed += self._verdict(handler, job, error)
+                        failed += self._verdict(handler, current, error)
+                current = None
                 settled += settle(queue, failed)
                 done = True
             if not done:
                 raise TransactionEnded(f"the handler of {handler.kind} rolled its transaction back")
         except BaseException as error:
-            return self._undone(handler, jobs[: len(jobs) - len(left)], left, error)
+            good = [one.job for one in settled if one.state == "done"]
+            # It was the one whose turn it was; but when the commit fails, that may be due to any of them.
+            guilty, innocent = (good, []) if current is None else ([current], good)
+            return failed + self._undone(handler, guilty, innocent + left, error)
         finally:
             self.inside.clean()
         for one in settled:
@@ -185,8 +195,10 @@ class Bench:
         with queue.conn.transaction():
             here = self._hold_and_call(handler, job, queue)
             done = True
-        if not done or (transaction is not None and here != transaction):
-            raise TransactionEnded(f"the handler of {job.kind} ended its savepoint or its transaction")
+        if not done:
+            raise Error(f"the handler of {job.kind} rolled its savepoint back")
+        if transaction is not None and here != transaction:
+            raise TransactionEnded(f"a handler of {job.kind} ended the transaction of its batch")
         return here
 
     def _hold_and_call(self, handler: Handler, job: Job, queue: Queue) -> str:
