@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from time import monotonic
@@ -56,6 +57,7 @@ class Bench:
         self.called_at = 0.0
         self._begun = False
         self._calling = False
+        self._threads = 0
 
     def run(self, handler: Handler | None, jobs: list[Job]) -> list[Outcome]:
         """
@@ -65,6 +67,7 @@ class Bench:
         """
         self.called_at = monotonic()
         self._begun = self._calling = False
+        self._threads = threading.active_count()
         self.handler, self.running = handler, tuple(jobs)
         for job in jobs:
             job.__dict__["bench"] = self
@@ -149,7 +152,7 @@ class Bench:
         except BaseException as error:
             return self._undone(handler, [job], [], error)
         finally:
-            self.inside.clean()
+            self._clean()
         log_settled(Settled(job, "done", seconds=self._seconds()))
         return []
 
@@ -184,7 +187,7 @@ class Bench:
             guilty, innocent = (good, []) if current is None else ([current], good)
             return failed + self._undone(handler, guilty, innocent + left, error)
         finally:
-            self.inside.clean()
+            self._clean()
         for one in settled:
             log_settled(one)
         return []
@@ -204,7 +207,12 @@ class Bench:
     def _hold_and_call(self, handler: Handler, job: Job, queue: Queue) -> str:
         transaction = queue.hold(job)
         job.args  # noqa: B018 - as above
-        result = self._call(handler, job, queue.conn)
+        try:
+            result = self._call(handler, job, queue.conn)
+        finally:
+            left = self.inside.close_if_busy()
+        if left:
+            raise TransactionEnded(f"the handler of {job.kind} left its connection in the middle of something")
         if not queue.complete_within(transaction, job, result):
             raise TransactionEnded(f"the handler of {job.kind} ended its transaction")
         return transaction
@@ -278,6 +286,12 @@ class Bench:
             handler is None or handler.retry_on is None or not own or isinstance(error, (*handler.retry_on, TimedOut))
         )
         return Failed(job, describe(error), cause, seconds, retry=retry)
+
+    def _clean(self) -> None:
+        """A thread that a handler has left behind may go on to use its connection: that is nobody else's any more."""
+        if threading.active_count() > self._threads:
+            self.inside.abandon()
+        self.inside.clean()
 
     def _seconds(self) -> float:
         return monotonic() - self.called_at

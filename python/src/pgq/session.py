@@ -11,7 +11,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from pgq.queue import Queue
@@ -36,11 +36,14 @@ WATCH: Final = "SET client_connection_check_interval = '2s'"
 # What a handler may have left behind, beyond what ends with its transaction. Prepared statements stay: to prepare those
 # of pgq again for each job would cost as much as all of this.
 CLEAN: Final = (
-    "RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(); "
-    f"DISCARD TEMP; DISCARD SEQUENCES; {SETTINGS}"
+    "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES; "
+    f"SELECT pg_catalog.pg_advisory_unlock_all(); {SETTINGS}"
 )
+# How long another thread may take to notice that its connection is shut, in seconds.
+LET_GO_WITHIN: Final = 0.5
 # psycopg's own.
 PREPARE_THRESHOLD: Final = 5
+PREPARED_MAX: Final = 100
 HERE: Final = (
     "SELECT n.nspname FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace "
     "WHERE p.oid = pg_catalog.to_regproc('pgq_claim')"
@@ -105,10 +108,37 @@ class Session:
             self.asleep = False
         return self._queue
 
+    def close_if_busy(self) -> bool:
+        """
+        Close a connection that is in the middle of something, such as a COPY, a stream or a pipeline: whoever used it
+        next would wait for that. The answer is whether it was.
+        """
+        if self._queue is None:
+            return False
+        pgconn = self._queue.conn.pgconn
+        if pgconn.transaction_status != TransactionStatus.ACTIVE and pgconn.pipeline_status == PipelineStatus.OFF:
+            return False
+        self.abandon()
+        return True
+
+    def abandon(self) -> None:
+        """Close a connection that another thread may be using: libpq frees what that one is in the middle of."""
+        if self._queue is None:
+            return
+        self.shut()
+        # A thread that waits for the server holds the lock, and notices; a stream that nobody reads keeps it.
+        lock = self._queue.conn.lock
+        locked = lock.acquire(timeout=LET_GO_WITHIN)
+        try:
+            self.close()
+        finally:
+            if locked:
+                lock.release()
+
     def clean(self) -> None:
         """
         Leave nothing of a handler's in the session, statements that it has prepared by PREPARE aside, nor in the
-        connection object, adapters aside. A session that cannot be cleaned is closed.
+        connection object, adapters and callbacks aside. A session that cannot be cleaned is closed.
         """
         if self._queue is None or self._queue.conn.closed:
             return
@@ -116,12 +146,12 @@ class Session:
         if conn.info.transaction_status != TransactionStatus.IDLE:
             self.close()
             return
-        self._defaults(conn)
-        if self.pooled:
-            return
         try:
-            conn.execute(f"{CLEAN}; {WATCH}" if self._watched else CLEAN)
-        except psycopg.Error:
+            self._defaults(conn)
+            if not self.pooled:
+                conn.execute(f"{CLEAN}; {WATCH}" if self._watched else CLEAN)
+        except Exception:
+            # The handler may have done anything to the object, too.
             self.close()
 
     def fall_asleep(self, queues: Sequence[str]) -> None:
@@ -177,8 +207,10 @@ class Session:
 
     def _defaults(self, conn: psycopg.Connection[Any]) -> None:
         """The attributes of the connection object. A pooler hands out another session, so nothing is prepared there."""
+        conn.autocommit = True
         conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED if self.pooled else None
         conn.prepare_threshold = None if self.pooled else PREPARE_THRESHOLD
+        conn.prepared_max = PREPARED_MAX
         conn.read_only = conn.deferrable = None
         conn.row_factory = tuple_row
         conn.cursor_factory, conn.server_cursor_factory = psycopg.Cursor, psycopg.ServerCursor
