@@ -70,19 +70,26 @@ class Presence:
             self._register()
         self._thread.start()
 
-    def close(self) -> None:
-        """Leave. Jobs that are running are left to their leases."""
-        self._closed = True
-        self._bell.ring()
-        if self._thread.is_alive():
-            self._thread.join()
+    def leave(self) -> None:
+        """Be gone for good, with no job left to be taken from this worker."""
+        self._end()
         if self._there and not self.session.closed:
             try:
                 self.session.queue().unregister(self.name)
             except psycopg.Error as error:
                 logger.warning("the worker is not unregistered: %s", str(error).strip())
+
+    def close(self) -> None:
+        """Give everything back. Who has not left before is missed, and jobs that are running go to others."""
+        self._end()
         self.session.close()
         self._bell.close()
+
+    def _end(self) -> None:
+        self._closed = True
+        self._bell.ring()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def extend(self, job: Job, lease: timedelta) -> datetime:
         """Extend the lease on a job. Raises LeaseLost."""

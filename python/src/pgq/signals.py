@@ -1,7 +1,8 @@
-"""Stopping by signal: once to finish, twice to leave."""
+"""Stopping: by signal, once to finish, twice to leave; and in the end whatever is left behind."""
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import socket
@@ -12,6 +13,13 @@ from types import TracebackType
 from typing import Any
 
 STOP = (signal.SIGTERM, signal.SIGINT)
+
+
+def end_within(seconds: float, code: int) -> None:
+    """End this process, whatever comes: Python would wait for ever for a thread that a handler has left behind."""
+    last = threading.Timer(seconds, os._exit, [code])
+    last.daemon = True
+    last.start()
 
 
 class StopSignals:

@@ -24,7 +24,7 @@ from pgq.queue import Queue
 from pgq.report import log_settled, logger
 from pgq.session import connect
 from pgq.settle import settle
-from pgq.signals import StopSignals
+from pgq.signals import StopSignals, end_within
 
 # How long a worker that is told twice to stop tries to give back what it has, in seconds.
 LEAVE_WITHIN = 3.0
@@ -95,6 +95,9 @@ class Worker:
                 if lifeline is not None:
                     lifeline.send(b"R")
                 self._run_loops()
+                # Whoever has jobs left does not take leave: others notice that he is gone, and take them at once.
+                if not any(loop.outcomes for loop in self.loops):
+                    self.keeper.leave()
             finally:
                 service.notify("STOPPING=1")
                 self.close()
@@ -109,10 +112,7 @@ class Worker:
     def leave(self, number: int) -> None:
         """Release what can be released, and end the process as after a signal."""
         self.leaving = True
-        # Whatever comes now, this process ends.
-        last = threading.Timer(LEAVE_WITHIN + 2, os._exit, [128 + number])
-        last.daemon = True
-        last.start()
+        end_within(LEAVE_WITHIN + 2, 128 + number)
         running = [job for loop in self.loops for job in loop.bench.running]
         logger.warning("worker %s leaves in the middle of %d jobs", self.full_name, len(running))
         try:

@@ -6,6 +6,7 @@ import importlib
 import os
 import socket
 import sys
+import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from pgq import handlers, logs
 from pgq.cli.support import Mistake, Target, duration, mistakes
 from pgq.drain import Drain
 from pgq.reload import Files
+from pgq.report import logger
+from pgq.signals import end_within
 from pgq.supervisor import DRAINED, LIFELINE, Supervisor
-from pgq.worker import Worker
+from pgq.worker import LEAVE_WITHIN, Worker
 
 
 @click.command()
@@ -119,6 +122,16 @@ def worker(
         one.run(line if lifeline is not None else None)
         if lifeline is not None and one.drained:
             line.send(DRAINED)
+    forsake(LEAVE_WITHIN)
+
+
+def forsake(seconds: float) -> None:
+    """Do not wait longer than this for threads that handlers have left behind."""
+    left = [thread.name for thread in threading.enumerate() if not thread.daemon]
+    left.remove(threading.current_thread().name)
+    if left:
+        logger.warning("%d threads of handlers still run: %s", len(left), ", ".join(left))
+        end_within(seconds, 0)
 
 
 def load(modules: tuple[str, ...]) -> None:
