@@ -290,3 +290,14 @@ def test_a_schema_that_does_not_exist_says_so(conn: Connection) -> None:
     """As a database without pgq does."""
     with pytest.raises(pgq.NotInstalled):
         Queue(conn, schema="nowhere").enqueue("k")
+
+
+@pytest.mark.parametrize("factory", [psycopg.ClientCursor, psycopg.RawCursor])
+def test_the_cursors_of_the_connection_are_the_callers_business(conn: Connection, factory: Any) -> None:
+    """As are its rows: the queue has its own."""
+    conn.cursor_factory, conn.row_factory = factory, psycopg.rows.dict_row  # type: ignore[assignment]
+    queue = Queue(conn)
+    answer = queue.enqueue("k", {"to": "ann"}, delay="0")
+    (job,) = queue.claim()
+    queue.complete(job)
+    assert (job.id, job.args, answer.created) == (answer.id, {"to": "ann"}, True)

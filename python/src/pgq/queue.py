@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
-from psycopg.rows import args_row, tuple_row
+from psycopg.pq import Format, TransactionStatus
+from psycopg.rows import RowFactory, args_row, tuple_row
 
 from pgq import handlers, tracing
 from pgq.convert import Interval, as_result, check_aware, dumps, given, held, interval, plain_job, qualifier
@@ -16,6 +16,7 @@ from pgq.errors import translated
 from pgq.handlers import Handlers
 from pgq.job import Enqueued, Failure, Job, Pending
 
+R = TypeVar("R")
 OnDuplicate = Literal["keep", "replace", "soonest", "error"]
 
 TYPES: Final = {
@@ -297,18 +298,27 @@ class Queue:
         """The version of the SQL."""
         return str(self._row(f"SELECT {self._at}pgq_version()", [])[0])
 
-    # Everything above goes through these. Answers are binary, because how times look as text is up to DateStyle.
+    # Everything above goes through these.
 
     def _rows(self, query: str, params: Sequence[Any] | Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        with translated(), self.conn.cursor(binary=True, row_factory=tuple_row) as cursor:
+        with translated(), self._cursor(tuple_row) as cursor:
             cursor.execute(query, params)
             return cursor.fetchall()
 
     def _jobs(self, query: str, params: Sequence[Any]) -> list[Job]:
-        with translated(), self.conn.cursor(binary=True, row_factory=args_row(Job)) as cursor:
+        with translated(), self._cursor(args_row(Job)) as cursor:
             cursor.execute(query, params)
             return cursor.fetchall()
 
     def _row(self, query: str, params: Sequence[Any] | Mapping[str, Any]) -> tuple[Any, ...]:
         (row,) = self._rows(query, params)
         return row
+
+    def _cursor(self, row_factory: RowFactory[R]) -> psycopg.Cursor[R]:
+        """
+        A cursor of this class, whatever the connection's factory is; some have no parameters, or no binary answers.
+        Those are wanted because how times look as text is up to DateStyle.
+        """
+        cursor = psycopg.Cursor(self.conn, row_factory=row_factory)
+        cursor.format = Format.BINARY
+        return cursor
