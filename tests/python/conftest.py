@@ -364,3 +364,9 @@ def worker(dsn: str, handlers: Handlers) -> Iterator[Worker]:
 def loop(worker: Worker) -> Loop:
     """Its only loop, for tests that take its turns themselves."""
     return worker.loops[0]
+
+
+@pytest.fixture
+def grown_up(conn: Connection) -> None:
+    """The server is old enough for workers to count as gone."""
+    conn.execute("SELECT pg_sleep_until(pg_postmaster_start_time() + interval '5.1 seconds')")

@@ -170,6 +170,9 @@ def state(conn: Connection) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.happens("changes its session")
+@pytest.mark.happens("leaves something open")
+@pytest.mark.happens("ends its transaction")
 @pytest.mark.parametrize("mode", IN_A_TRANSACTION)
 def test_whatever_a_handler_does_to_its_connection_the_next_job_does_not_notice(
     queue: Queue, loop: Loop, handlers: Handlers, mode: str
@@ -208,6 +211,7 @@ def test_whatever_a_handler_does_to_its_connection_the_next_job_does_not_notice(
     assert rows == [(name, "waiting", 1) for name in (*FAILS, *CLOSES)]
 
 
+@pytest.mark.happens("leaves a thread behind")
 def test_a_connection_that_a_thread_may_still_use_is_not_lent_again(
     queue: Queue, loop: Loop, handlers: Handlers
 ) -> None:
@@ -241,6 +245,7 @@ def test_a_connection_that_a_thread_may_still_use_is_not_lent_again(
     assert one(conn, "SELECT count(*) FROM effect") == 0
 
 
+@pytest.mark.happens("changes its session")
 def test_a_role_that_every_session_begins_with_is_that_of_every_job(
     queue: Queue, loop: Loop, handlers: Handlers
 ) -> None:

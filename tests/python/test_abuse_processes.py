@@ -96,8 +96,9 @@ def seconds_between(tmp_path: Path, kind: str) -> float:
     return second.stat().st_mtime - first.stat().st_mtime
 
 
+@pytest.mark.happens("ends its process")
 def test_a_process_that_a_handler_ends_is_replaced_and_its_job_runs_again(
-    conn: Connection, queue: Queue, start: Start, tmp_path: Path
+    conn: Connection, queue: Queue, start: Start, tmp_path: Path, grown_up: None
 ) -> None:
     """Within seconds, by the other process: its lease of five minutes does not count. The attempt does."""
     (tmp_path / "tasks.py").write_text(TASKS)
@@ -115,6 +116,7 @@ def test_a_process_that_a_handler_ends_is_replaced_and_its_job_runs_again(
     assert re.findall(r"ERROR +worker process \d+ (.*?),", log) == list(DEADLY.values())
 
 
+@pytest.mark.happens("uses up the memory")
 @pytest.mark.parametrize("kind", ["much memory", "all memory"])
 def test_a_handler_that_wants_more_memory_than_there_is_fails_or_ends_its_process(
     conn: Connection, queue: Queue, start: Start, tmp_path: Path, kind: str
@@ -136,6 +138,8 @@ def test_a_handler_that_wants_more_memory_than_there_is_fails_or_ends_its_proces
         assert "worker process" not in log
 
 
+@pytest.mark.happens("leaves a thread behind")
+@pytest.mark.happens("forks, and the child returns")
 def test_a_child_that_returns_and_a_thread_that_does_not_are_no_workers(
     conn: Connection, queue: Queue, start: Start, tmp_path: Path
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_batch_handler_sees_as_many_as_it_wants_at_a_time(
     assert jobs(queue.conn) == []
 
 
+@pytest.mark.happens("fails in a batch")
 def test_a_batch_handler_answers_for_each_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """A result is kept, None is none to keep, an exception is a failure, and what it leaves out is not done."""
 
@@ -83,6 +84,7 @@ def test_a_batch_handler_answers_for_each_job(queue: Queue, loop: Loop, handlers
     assert said[7] == "pgq.errors.Error: its batch handler has left it out"
 
 
+@pytest.mark.happens("fails in a batch")
 @pytest.mark.parametrize("answer", [ValueError("down"), SystemExit(3), [1, 2], "done", {"id"}], ids=repr)
 def test_a_batch_handler_that_raises_or_answers_something_else_has_done_nothing(
     queue: Queue, loop: Loop, handlers: Handlers, answer: Any
@@ -126,6 +128,7 @@ def test_a_payload_that_cannot_be_decoded_is_not_in_the_way_of_the_batch(
     assert PayloadError.__name__ in Views(queue.conn).job(bad)["errors"][0]["error"]
 
 
+@pytest.mark.happens("fails in a batch")
 def test_a_transactional_batch_is_one_transaction_with_a_savepoint_for_each_job(
     queue: Queue, loop: Loop, handlers: Handlers
 ) -> None:
@@ -163,6 +166,7 @@ ENDINGS = {
 }
 
 
+@pytest.mark.happens("ends its transaction")
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_who_ends_the_transaction_of_a_batch_fails_and_its_neighbours_do_not(
     queue: Queue, loop: Loop, handlers: Handlers, ending: str

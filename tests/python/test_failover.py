@@ -16,6 +16,7 @@ from pgq import Handlers, Job, Queue, Worker
 from pgq.install import install
 
 
+@pytest.mark.happens("PostgreSQL fails over")
 def test_workers_and_producers_carry_on_after_a_failover(
     place: Place, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

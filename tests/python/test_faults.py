@@ -110,6 +110,7 @@ def test_jobs_that_were_claimed_without_an_answer_go_back(
     assert sorted(ran) == [(-1, 1), (0, 1), (1, 1), (2, 1)]
 
 
+@pytest.mark.happens("a connection is lost")
 @pytest.mark.parametrize("step", ["before hold", "in the handler", "before complete", "in the completion"])
 def test_a_transactional_job_survives_the_end_of_its_connection_at_each_step(
     conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, monkeypatch: pytest.MonkeyPatch, step: str
@@ -179,6 +180,7 @@ def test_a_settlement_that_is_ended_before_its_commit_is_made_again(
     assert len(Views(conn).job(bad.id)["errors"]) == 1
 
 
+@pytest.mark.happens("PostgreSQL crashes or restarts")
 def test_workers_and_their_jobs_survive_a_crash_of_the_server(
     place: Place, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +273,7 @@ FAILURES: list[tuple[Callable[..., None], str]] = [
 ]
 
 
+@pytest.mark.happens("the database refuses something within a handler")
 @pytest.mark.parametrize(("fail", "sqlstate"), FAILURES, ids=[sqlstate for _, sqlstate in FAILURES])
 def test_a_failure_of_the_database_within_a_handler_is_the_failure_of_its_job(
     conn: Connection,
@@ -298,6 +301,7 @@ def test_a_failure_of_the_database_within_a_handler_is_the_failure_of_its_job(
     assert f"(SQLSTATE {sqlstate})" in error
 
 
+@pytest.mark.happens("the database is full or read-only")
 def test_a_database_without_space_is_waited_for(
     conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:

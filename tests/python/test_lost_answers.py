@@ -22,6 +22,7 @@ def worker(dsn: str, proxy: Proxy, handlers: Handlers, monkeypatch: pytest.Monke
     worker.stop()
 
 
+@pytest.mark.happens("the answer to a `COMMIT` is lost")
 @pytest.mark.parametrize(
     ("pattern", "delivered", "attempts"),
     [
@@ -70,6 +71,7 @@ def test_a_transactional_job_has_its_effect_once(
     assert conn.execute("SELECT attempt FROM effect").fetchall() == [(attempts,)]
 
 
+@pytest.mark.happens("the answer to a `COMMIT` is lost")
 @pytest.mark.parametrize("delivered", [False, True])
 def test_a_settlement_without_an_answer_is_made_again_and_changes_nothing(
     conn: Connection, queue: Queue, proxy: Proxy, handlers: Handlers, worker: Worker, delivered: bool

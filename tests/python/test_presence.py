@@ -19,12 +19,6 @@ PRESENCE = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%
 
 
 @pytest.fixture
-def grown_up(conn: Connection) -> None:
-    """The server is old enough for workers to count as gone."""
-    conn.execute("SELECT pg_sleep_until(pg_postmaster_start_time() + interval '5.1 seconds')")
-
-
-@pytest.fixture
 def present(dsn: str, handlers: Handlers) -> Iterator[Worker]:
     """A worker that is there, with a lease that is soon over."""
     worker = Worker(dsn, handlers, poll=0.1, name="present", lease=timedelta(seconds=0.6))
@@ -204,6 +198,7 @@ def test_a_job_that_a_dying_worker_still_holds_is_left_until_it_does_not(
     assert (again.id, again.attempt) == (answer.id, 2)
 
 
+@pytest.mark.happens("a worker is killed")
 def test_the_jobs_of_a_killed_worker_run_again_within_seconds(
     conn: Connection,
     queue: Queue,
@@ -230,6 +225,7 @@ def test_the_jobs_of_a_killed_worker_run_again_within_seconds(
     eventually(lambda: jobs(conn) == [])
 
 
+@pytest.mark.happens("a worker is stopped for longer than its lease")
 def test_a_worker_that_was_stopped_for_longer_than_its_lease_changes_nothing(
     conn: Connection,
     dsn: str,

@@ -102,3 +102,17 @@ def test_every_function_is_in_the_reference(conn: psycopg.Connection[tuple[str]]
         "WHERE viewname LIKE 'pgq\\_%'"
     )
     assert named == {row[0] for row in there}
+
+
+def test_every_line_of_what_happens_is_backed_by_a_test() -> None:
+    """Some test is marked with its beginning, and no test with anything else."""
+    section = README.split("## What happens when")[1].split("\n## ")[0]
+    lines = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("|")]
+    said = [line for line in lines if not line.startswith(("-", "when"))]
+    marked = {
+        when
+        for path in Path(__file__).parent.glob("test_*.py")
+        for when in re.findall(r'^@pytest\.mark\.happens\("(.*)"\)$', path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert len(said) == len(set(said)) > 20
+    assert marked == set(said)

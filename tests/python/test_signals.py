@@ -19,6 +19,7 @@ IDLE = (
 )
 
 
+@pytest.mark.happens("it is told to stop")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_worker_ends_at_once(conn: Connection, start: Start, number: signal.Signals) -> None:
     """Even in the middle of a pause of a minute, and with exit code 0."""
@@ -33,6 +34,7 @@ def test_an_idle_worker_ends_at_once(conn: Connection, start: Start, number: sig
     assert "Traceback" not in log
 
 
+@pytest.mark.happens("it is told to stop")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_busy_worker_finishes_its_job_and_gives_back_the_rest(
     conn: Connection, queue: Queue, start: Start, tmp_path: Path, number: signal.Signals
@@ -50,6 +52,7 @@ def test_a_busy_worker_finishes_its_job_and_gives_back_the_rest(
     assert sorted(path.name for path in tmp_path.glob("begun-*")) == ["begun-0-1"]
 
 
+@pytest.mark.happens("it is told to stop twice")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_the_worker_in_the_middle_of_a_job(
     conn: Connection, queue: Queue, start: Start, tmp_path: Path, number: signal.Signals
@@ -67,6 +70,7 @@ def test_a_second_signal_ends_the_worker_in_the_middle_of_a_job(
     assert jobs(conn) == [(answer.id, "waiting", 0)]
 
 
+@pytest.mark.happens("a worker is killed")
 def test_a_killed_worker_loses_its_job_to_the_next_one(
     conn: Connection, queue: Queue, start: Start, tmp_path: Path
 ) -> None:

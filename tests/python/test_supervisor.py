@@ -100,6 +100,7 @@ def test_a_second_signal_ends_all_of_them(
     assert jobs(conn) == [(answer.id, "waiting", 0)]
 
 
+@pytest.mark.happens("ends its process")
 def test_a_child_that_dies_is_logged_and_replaced(conn: Connection, start: Start) -> None:
     """With its signal; the others go on."""
     process = start("--processes", "2")
@@ -195,6 +196,7 @@ def test_readiness_is_told_once_all_children_work(
             manager.recv(100)
 
 
+@pytest.mark.happens("ends its process")
 def test_a_place_waits_longer_after_each_death(monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to half a minute, and from the start again for who has lived for a while."""
     now = [0.0]

@@ -7,6 +7,7 @@ import threading
 import time
 from datetime import timedelta
 
+import pytest
 from conftest import Connection, Thread, drain, eventually, jobs, one
 
 from pgq import Handlers, Job, Queue, Worker
@@ -68,6 +69,7 @@ def timed_out(conn: Connection, job_id: int) -> bool:
     )  # fmt: skip
 
 
+@pytest.mark.happens("takes longer than its `timeout`")
 def test_a_handler_is_interrupted_in_the_main_thread(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """
     Whatever it does in Python, waits for, or catches. Its writes are undone, the statement that it waits for is
@@ -100,6 +102,7 @@ def test_a_handler_is_interrupted_in_the_main_thread(queue: Queue, loop: Loop, h
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
+@pytest.mark.happens("takes longer than its `timeout`")
 def test_a_handler_is_interrupted_in_a_thread_as_soon_as_it_can_be(dsn: str, queue: Queue, handlers: Handlers) -> None:
     """At once where it runs Python; what waits in C for something is interrupted once that is over."""
     conn = queue.conn

@@ -28,6 +28,7 @@ def raises(error: Callable[[], BaseException]) -> Callable[..., NoReturn]:
     return work
 
 
+@pytest.mark.happens("raises `Snooze`, `Discard`, `Retry`")
 def test_a_snoozed_job_comes_later_and_loses_no_attempt(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """Nor is it an error, and what it has written is undone."""
     cases = {"until": raises(lambda: Snooze(until=IN_A_DAY)), "delay": raises(lambda: Snooze(delay=DAY))}
@@ -38,6 +39,7 @@ def test_a_snoozed_job_comes_later_and_loses_no_attempt(queue: Queue, loop: Loop
         assert (job["errors"], job["effects"]) == ([], 0)
 
 
+@pytest.mark.happens("raises `Snooze`, `Discard`, `Retry`")
 def test_a_discarded_job_is_cancelled_with_the_reason(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """It can be looked at, and is not tried again."""
     cases = {"short": raises(lambda: Discard("no such\0 account")), "long": raises(lambda: Discard("no " * 9_999_999))}
@@ -50,6 +52,7 @@ def test_a_discarded_job_is_cancelled_with_the_reason(queue: Queue, loop: Loop, 
         ]
 
 
+@pytest.mark.happens("raises `Snooze`, `Discard`, `Retry`")
 def test_a_job_that_wants_to_be_retried_has_failed(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """It comes again when it says, or after its backoff."""
     cases = {"later": raises(lambda: Retry(3 * DAY)), "backoff": raises(Retry)}
@@ -129,6 +132,7 @@ NONSENSE: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.happens("raises `Snooze`, `Discard`, `Retry`")
 def test_a_verdict_that_makes_no_sense_is_a_failure(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """Of its own job, that is: the attempt counts, an error is kept, and the worker goes on."""
     cases = {case: raises(error) for case, error in NONSENSE.items()}

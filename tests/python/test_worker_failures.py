@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import psycopg
 import pytest
 from conftest import Connection, Place, drain, jobs, one
+from modes import all_of, states, try_all
 
 from pgq import Handlers, Job, LeaseLost, Queue, Worker
 from pgq.install import install
@@ -44,6 +45,7 @@ def test_what_one_job_cannot_do_is_its_own_failure(queue: Queue, loop: Loop, han
     assert "PayloadError" in error_of(queue.conn, deep)
 
 
+@pytest.mark.happens("returns what is no JSON")
 @pytest.mark.parametrize("transaction", [False, True])
 @pytest.mark.parametrize(
     "result", [object(), float("nan"), "a\0b", "x" * 1_100_000], ids=["object", "NaN", "NUL", "too long"]
@@ -59,6 +61,7 @@ def test_a_result_that_cannot_be_kept_fails_the_job(
     assert jobs(queue.conn) == [(bad.id, "waiting", 1)]
 
 
+@pytest.mark.happens("raises anything")
 @pytest.mark.parametrize("transaction", [False, True])
 @pytest.mark.parametrize(
     ("error", "kept"),
@@ -93,6 +96,29 @@ def test_whatever_a_handler_raises_is_the_failure_of_its_job(
     assert len(text) <= 4000
 
 
+def recurse(job: Job, *rest: Any) -> Any:
+    """Until Python has had enough."""
+    return recurse(job, *rest)
+
+
+@pytest.mark.happens("raises anything")
+def test_what_python_itself_raises_is_the_failure_of_the_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """In each mode, and with its name."""
+    deep: list[Any] = []
+    deep.append(deep)
+    cases = {
+        "RecursionError": recurse,
+        "MemoryError": lambda *_: bytearray(1 << 62),
+        "SystemExit": lambda *_: sys.exit("enough"),
+        "ValueError": lambda *_: deep,
+    }
+    found = try_all(queue, loop, handlers, cases)
+    assert states(found) == all_of(cases, ("waiting", 1))
+    for kind, job in found.items():
+        assert job["errors"][0]["error"].startswith(kind.split(": ")[1])
+
+
+@pytest.mark.happens("ends its transaction")
 @pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK", "COMMIT; BEGIN", "ROLLBACK; BEGIN"])
 def test_a_handler_that_ends_its_transaction_fails(
     queue: Queue, loop: Loop, handlers: Handlers, statement: str
@@ -105,6 +131,7 @@ def test_a_handler_that_ends_its_transaction_fails(
     assert "TransactionEnded" in error_of(queue.conn, answer.id)
 
 
+@pytest.mark.happens("ends its transaction")
 @pytest.mark.parametrize("method", ["commit", "rollback"])
 def test_a_handler_cannot_commit_through_its_connection(
     queue: Queue, loop: Loop, handlers: Handlers, method: str
@@ -161,6 +188,7 @@ def test_a_lease_that_is_lost_on_another_job_is_a_failure_of_this_one(
     assert "some other job" in error_of(queue.conn, answer.id)
 
 
+@pytest.mark.happens("forks, and the child returns")
 @pytest.mark.parametrize("ending", ["return", "sys.exit"])
 def test_a_child_of_a_handler_does_not_become_a_worker(
     queue: Queue, loop: Loop, handlers: Handlers, ending: str

@@ -46,6 +46,7 @@ def run_until_empty(conn: Connection, worker: Worker) -> None:
     assert jobs(conn) == []
 
 
+@pytest.mark.happens("a connection is lost")
 def test_an_outcome_survives_a_connection_that_is_lost_before_it_is_settled(
     queue: Queue, worker: Worker, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -65,6 +66,7 @@ def test_an_outcome_survives_a_connection_that_is_lost_before_it_is_settled(
     assert "terminating connection" in caplog.text
 
 
+@pytest.mark.happens("a connection is lost")
 @pytest.mark.parametrize("how", ["cut", "close", "close and return"])
 def test_a_transactional_job_whose_connection_is_lost_has_failed(
     queue: Queue, loop: Loop, handlers: Handlers, how: str
@@ -148,6 +150,7 @@ def test_an_error_that_a_new_connection_would_not_mend_ends_the_worker(
         worker.run()
 
 
+@pytest.mark.happens("the database is full or read-only")
 def test_a_worker_waits_while_the_database_is_read_only(
     conn: Connection, queue: Queue, worker: Worker, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
