@@ -102,36 +102,39 @@ def worker(
         sys.exit(Supervisor(command, processes, grace=grace.total_seconds(), files=files).run())
 
     load(modules)
-    with mistakes(), socket.socket(fileno=int(lifeline)) if lifeline is not None else socket.socket() as line:
-        one = Worker(
-            at.dsn,
-            queues=queues,
-            concurrency=concurrency,
-            batch=batch,
-            lease=lease,
-            poll=poll.total_seconds(),
-            grace=grace.total_seconds(),
-            max_jobs=max_jobs,
-            drain=Drain(until_empty=until_empty) if drain or until_empty else None,
-            presence=presence,
-            listen=listen,
-            name=name,
-            schema=at.schema,
-            health_file=health_file,
-        )
-        one.run(line if lifeline is not None else None)
-        if lifeline is not None and one.drained:
-            line.send(DRAINED)
-    forsake(LEAVE_WITHIN)
+    code = 1
+    try:
+        with mistakes(), socket.socket(fileno=int(lifeline)) if lifeline is not None else socket.socket() as line:
+            one = Worker(
+                at.dsn,
+                queues=queues,
+                concurrency=concurrency,
+                batch=batch,
+                lease=lease,
+                poll=poll.total_seconds(),
+                grace=grace.total_seconds(),
+                max_jobs=max_jobs,
+                drain=Drain(until_empty=until_empty) if drain or until_empty else None,
+                presence=presence,
+                listen=listen,
+                name=name,
+                schema=at.schema,
+                health_file=health_file,
+            )
+            one.run(line if lifeline is not None else None)
+            if lifeline is not None and one.drained:
+                line.send(DRAINED)
+        code = 0
+    finally:
+        forsake(code)
 
 
-def forsake(seconds: float) -> None:
-    """Do not wait longer than this for threads that handlers have left behind."""
-    left = [thread.name for thread in threading.enumerate() if not thread.daemon]
-    left.remove(threading.current_thread().name)
+def forsake(code: int) -> None:
+    """Do not wait for long for threads that handlers have left behind."""
+    left = [one.name for one in threading.enumerate() if not one.daemon and one is not threading.current_thread()]
     if left:
         logger.warning("%d threads of handlers still run: %s", len(left), ", ".join(left))
-        end_within(seconds, 0)
+        end_within(LEAVE_WITHIN, code)
 
 
 def load(modules: tuple[str, ...]) -> None:
