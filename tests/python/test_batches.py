@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from typing import Any
 
@@ -218,3 +219,21 @@ def test_a_commit_that_fails_is_the_failure_of_the_whole_batch(queue: Queue, loo
     said = errors(queue)
     assert said[0] == "ValueError: by itself"
     assert all("ForeignKeyViolation" in said[n] for n in (1, 2))
+
+
+def test_what_a_batch_handler_has_completed_by_itself_it_need_not_answer_for(
+    queue: Queue, dsn: str, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is done, and nothing else is said of it."""
+
+    @handlers.handler("k", batch=10)
+    def work(jobs: list[Job]) -> dict[int, Any]:
+        with psycopg.connect(dsn) as own:
+            jobs[0].complete(own)
+        return {jobs[1].id: None}
+
+    enqueue(queue, 2)
+    with caplog.at_level(logging.INFO, "pgq"):
+        drain(loop)
+    assert jobs(queue.conn) == []
+    assert [record.__dict__["action"] for record in caplog.records if "action" in record.__dict__] == ["done", "done"]

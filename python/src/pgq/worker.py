@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -93,7 +94,9 @@ class Worker:
                 )
                 service.notify("READY=1")
                 if lifeline is not None:
-                    lifeline.send(b"R")
+                    # Whoever does not hear it any more is about to stop this worker, by not being there.
+                    with contextlib.suppress(OSError):
+                        lifeline.send(b"R")
                 self._run_loops()
                 # Whoever has jobs left does not take leave: others notice that he is gone, and take them at once.
                 if not any(loop.outcomes for loop in self.loops):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import socket
@@ -123,7 +124,8 @@ def worker(
             )
             one.run(line if lifeline is not None else None)
             if lifeline is not None and one.drained:
-                line.send(DRAINED)
+                with contextlib.suppress(OSError):
+                    line.send(DRAINED)
         code = 0
     finally:
         forsake(code)
