@@ -18,7 +18,7 @@ from processes import Start
 
 from pgq import Queue
 from pgq.reload import Files
-from pgq.supervisor import Place, Supervisor
+from pgq.supervisor import READY, Place, Supervisor
 
 PIDS = "SELECT pid FROM pgq_worker ORDER BY registered_at"
 
@@ -219,6 +219,24 @@ def test_a_place_waits_longer_after_each_death(monkeypatch: pytest.MonkeyPatch) 
         die(after=1)
     die(after=60)
     assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 0.5]
+
+
+@pytest.mark.parametrize(("said", "code"), [(READY, None), (b"", 3)], ids=["worked", "never worked"])
+def test_who_cannot_reach_the_server_is_replaced_if_any_has_worked(said: bytes, code: int | None) -> None:
+    """Even one that is not there any more, while its neighbour was not there yet."""
+    supervisor = Supervisor([sys.executable, "-c", "import sys; sys.exit(3)"], 2, grace=1)
+    place = supervisor.places[0]
+    place.lifeline, child = socket.socketpair()
+    place.lifeline.setblocking(False)
+    place.process = subprocess.Popen([sys.executable, "-c", ""])
+    place.process.wait()
+    with child:
+        child.send(said)
+        supervisor.listen(place)
+    assert supervisor.bury(place, -signal.SIGKILL) is None
+    supervisor.start(place)
+    assert place.process is not None
+    assert supervisor.bury(place, place.process.wait()) == code
 
 
 def test_only_what_belongs_to_the_project_is_watched(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ class Supervisor:
         self.stopped_by: list[int] = []
         self._kill_at = float("inf")
         self._were_ready = False
+        self._have_worked = False
 
     def run(self) -> int:
         """Supervise; the answer is the exit code."""
@@ -134,6 +135,7 @@ class Supervisor:
             if not said:
                 place.lifeline.close()
                 place.lifeline = None
+        self._have_worked |= place.is_ready
         if not self._were_ready and all(one.is_ready for one in self.places):
             self._were_ready = True
             service.notify("READY=1")
@@ -150,7 +152,7 @@ class Supervisor:
         if status == 0:
             place.start_at, place.pause = monotonic(), FIRST_PAUSE
             return None
-        if status > 0 and self.files is None and not any(one.is_ready for one in self.places) and not self._were_ready:
+        if status > 0 and self.files is None and not self._have_worked:
             # It has said itself what is wrong, such as a module that cannot be imported.
             return status
         if monotonic() - place.started_at > LONG_LIFE:
