@@ -3,6 +3,7 @@
 # make test-matrix the same on each PostgreSQL from 14 to 18, fetched with npm, under each Python that is installed, from
 #                  3.11 to 3.14; an hour; VERSIONS="14 18" PYTHONS=3.12 narrow it
 # make fuzz        random calls and random lives of jobs, SECONDS=120 of each, from SEED= or anywhere
+# make torture     a minute (SECONDS=, SEED=) of kills, crashes and cut connections, on a durable server of the same kind
 # make bench       the benchmarks, half an hour on a durable server of the same kind; QUICK=1: two minutes
 # make             the products: build/pgq.sql for psql -f, build/pgq--*.sql for CREATE and ALTER EXTENSION,
 #                  build/upgrades/ for psql -f, build/pgq.pg_tle.sql for servers with pg_tle
@@ -21,7 +22,7 @@ RELEASED := $(patsubst sql/released/%,build/%,$(sort $(wildcard sql/released/pgq
 FILES := $(sort $(SCRIPT) $(RELEASED) $(STEPS:%=build/pgq--%.sql))
 PG_TLE := build/pgq.pg_tle.sql
 CARRIED := python/src/pgq/pgq.sql $(STEPS:%=python/src/pgq/upgrades/%.sql) python/LICENSE
-LINTED := python/src tests/python tools examples bench
+LINTED := python/src tests/python tests/torture tools examples bench
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,7 +33,7 @@ DEVPG := $(BIN)/python tools/devpg.py run --
 BENCH := build/venv-bench
 PROVE := tools/pgtap.py --load $(PLAIN) --load python/src/pgq/testkit.sql
 
-.PHONY: all demo test test-sql test-python test-matrix fuzz lint bench dist installcheck clean
+.PHONY: all demo test test-sql test-python test-matrix fuzz torture lint bench dist installcheck clean
 .DELETE_ON_ERROR:
 
 all: $(PLAIN) $(FILES) $(UPGRADES) $(PG_TLE) $(CARRIED)
@@ -92,6 +93,9 @@ fuzz: $(VENV)/ready all
 
 test-matrix: $(VENV)/ready all
 	@$(BIN)/python tools/matrix.py --servers $(VERSIONS) --pythons $(PYTHONS)
+
+torture: .venv/ready all
+	@PYTHONPATH=tests:tools $(BIN)/python -m torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 # The same pgTAP files in a database of their own, on the server that PGHOST, PGPORT, PGUSER name.
 installcheck: all

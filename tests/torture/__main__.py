@@ -1,0 +1,57 @@
+"""
+    python -m torture [--seconds 60] [--seed N] [--log FILE]
+
+Exits with 1 unless the closing line ends with zeros, and tells what is behind the other numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from random import SystemRandom
+
+from devpg import DevpgError, Terminated
+
+from torture.run import Plan, torture
+
+SHOWN = 20
+
+
+def main() -> int:
+    """Run it; the answer is the exit code."""
+    parser = argparse.ArgumentParser(prog="torture", description="Producers and workers under fire.")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long the storm lasts")
+    parser.add_argument("--seed", type=int, default=SystemRandom().randrange(10_000), help="from which all is drawn")
+    parser.add_argument("--log", type=Path, default=Path("build/torture.log"), help="what the workers say")
+    options = parser.parse_args()
+    for name in list(os.environ):
+        if name.startswith("PG") and name not in {"PGQ_BINDIR", "PGQ_PGVERSION"}:
+            del os.environ[name]
+
+    # That a transaction could not be rolled back, because its connection is gone.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
+    print(f"torture: {options.seconds:g} s with SEED={options.seed}", flush=True)
+    try:
+        verdict = torture(Plan(options.seconds, options.seed), options.log).verdict
+    except DevpgError as error:
+        print(f"torture: {error}", file=sys.stderr)
+        return 125
+    except Terminated as stop:
+        return stop.status
+    for what in ("crashes", "lost", "doubled", "left"):
+        lines: list[str] = getattr(verdict, what)
+        for line in lines[:SHOWN]:
+            print(f"{what}: {line}")
+        if len(lines) > SHOWN:
+            print(f"{what}: … and {len(lines) - SHOWN} more")
+    if not verdict.is_clean:
+        print(f"the workers said: {options.log}")
+    print(verdict.line)
+    return 0 if verdict.is_clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""
+Who enqueues: in transactions that commit, roll back, or lose their connection, with delays, priorities and twins.
+
+Each enqueue and its row in the ledger are one transaction. What its producer was told about the commit is kept here.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import psycopg
+
+from pgq import Queue
+
+KINDS = ("plain", "list", "transaction", "batch", "own")
+# Handlers that take longer than a lease, half a second, or hardly any time.
+SECONDS = (2.5,) + 6 * (0.5,) + 193 * (0.02,)
+# How often: see handlers.py.
+FATES = {"none": 300, "fail": 20, "late": 10, "cut": 10, "snooze": 10, "discard": 5, "doom": 5, "kill": 1}
+# So that twins come while the first one waits, and while it runs.
+TOPIC_LASTS = 0.4
+TWIN_SECONDS = (0.02, 0.3)
+ENOUGH = 400
+PATIENCE = 30.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is enqueued: which kinds, with which fates, how long they take, and how long a producer rests."""
+
+    kinds: tuple[str, ...] = KINDS
+    fates: Mapping[str, int] = field(default_factory=lambda: FATES)
+    seconds: tuple[float, ...] = SECONDS
+    pause: float = 0.04
+
+
+class Producer:
+    """A thread that enqueues until it is stopped."""
+
+    def __init__(self, dsn: str, rng: Random, name: str, work: Work) -> None:
+        self.acknowledged: list[int] = []
+        self.undone = 0
+        self._dsn = dsn
+        self._rng = rng
+        self._name = name
+        self._work = work
+        self._count = 0
+        self._stopped = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self._stopped.set()
+
+    def join(self) -> None:
+        """Wait until what is open is over. Raises what the thread has failed with."""
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            raise TimeoutError(f"producer {self._name} waits for longer than {PATIENCE:.0f} s")
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped.is_set():
+                try:
+                    with psycopg.connect(self._dsn, autocommit=True, application_name=f"producer {self._name}") as conn:
+                        while not self._stopped.wait(self._rng.uniform(0, 2 * self._work.pause)):
+                            self._turn(conn)
+                # Of the server, which is gone for a moment, or of a deadlock between two producers. A Rollback comes
+                # out of its block when the server is gone just then.
+                except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.Rollback):
+                    self._stopped.wait(0.05)
+        except BaseException as error:
+            self._error = error
+
+    def _turn(self, conn: psycopg.Connection[Any]) -> None:
+        (backlog,) = conn.execute("SELECT count(*) FROM pgq_waiting").fetchone() or (0,)
+        if backlog > ENOUGH:
+            return
+        act: Callable[[psycopg.Connection[Any]], list[int]] = self._rng.choices(
+            (self._one, self._many, self._twin, self._half), (4, 1, 6, 1)
+        )[0]
+        undo = self._rng.random()
+        if undo < 0.05:
+            # Nobody has said what is to become of it: the server rolls back.
+            conn.execute("BEGIN")
+            act(conn)
+            conn.close()
+            self.undone += 1
+            raise psycopg.InterfaceError
+        with conn.transaction():
+            numbers = act(conn)
+            if undo < 0.2:
+                self.undone += 1
+                raise psycopg.Rollback
+        if undo >= 0.2:
+            self.acknowledged += numbers
+
+    def _one(self, conn: psycopg.Connection[Any]) -> list[int]:
+        """A single job, perhaps a later one."""
+        job = self._job()
+        answer = Queue(conn).enqueue(**job)
+        return [self._note(conn, job, answer.id, answer.created)]
+
+    def _many(self, conn: psycopg.Connection[Any]) -> list[int]:
+        """Some jobs at once, of which some may be twins of each other and of those that are there."""
+        jobs = [self._job() if self._rng.random() < 0.8 else self._twin_job() for _ in range(self._rng.randint(2, 20))]
+        answers = Queue(conn).enqueue_many(jobs)
+        return [self._note(conn, job, one.id, one.created) for job, one in zip(jobs, answers, strict=True)]
+
+    def _twin(self, conn: psycopg.Connection[Any]) -> list[int]:
+        """A job that may be there already; the transaction may stay open for a while."""
+        job = self._twin_job()
+        answer = Queue(conn).enqueue(**job)
+        number = self._note(conn, job, answer.id, answer.created)
+        if self._rng.random() < 0.5:
+            self._stopped.wait(self._rng.uniform(0, TOPIC_LASTS))
+        return [number]
+
+    def _half(self, conn: psycopg.Connection[Any]) -> list[int]:
+        """Two jobs, of which the first is rolled back alone."""
+        with conn.transaction():
+            self._one(conn)
+            self.undone += 1
+            raise psycopg.Rollback
+        return self._one(conn)
+
+    def _job(self) -> dict[str, Any]:
+        """A job that has no twin."""
+        rng, work = self._rng, self._work
+        self._count += 1
+        (fate,) = rng.choices(list(work.fates), list(work.fates.values()))
+        args = {"topic": f"{self._name} {self._count}", "fate": fate, "seconds": rng.choice(work.seconds)}
+        later = fate != "snooze" and rng.random() < 0.2
+        return {
+            "kind": rng.choice(work.kinds),
+            "args": args,
+            "delay": f"{rng.uniform(0, 2):.3f} seconds" if later else None,
+            "priority": rng.randint(0, 9),
+            "max_retries": 2 if fate == "doom" else 1000,
+            "backoff": "100 milliseconds",
+            "backoff_cap": "1 second",
+        }
+
+    def _twin_job(self) -> dict[str, Any]:
+        """A job that has the same signature as others of this moment, and is often still waiting when they come."""
+        job, rng = self._job(), self._rng
+        moment = int(time.monotonic() / TOPIC_LASTS)
+        kind = self._work.kinds[moment % len(self._work.kinds)]
+        topic = f"{moment} {kind}"
+        args = {"topic": topic, "fate": rng.choice(("none", "none", "late")), "seconds": rng.choice(TWIN_SECONDS)}
+        return {
+            **job,
+            "kind": kind,
+            "args": args,
+            "delay": f"{rng.uniform(0, TOPIC_LASTS):.3f} seconds",
+            "max_retries": 1000,
+            # With "keep" the arguments may differ, too, for the key decides.
+            "dedup_key": topic,
+            "on_duplicate": rng.choice(("keep", "keep", "soonest", "replace")),
+        }
+
+    def _note(self, conn: psycopg.Connection[Any], job: Mapping[str, Any], number: int, created: bool) -> int:
+        row = conn.execute(
+            "INSERT INTO torture.ledger (kind, topic, fate, job, created) VALUES (%s, %s, %s, %s, %s) RETURNING n",
+            [job["kind"], job["args"]["topic"], job["args"]["fate"], number, created],
+        ).fetchone()
+        assert row is not None
+        return int(row[0])

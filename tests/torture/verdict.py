@@ -1,0 +1,120 @@
+"""What has become of all the jobs, by the books."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from torture.chaos import Chaos
+from torture.fleet import Fleet
+
+EXACTLY_ONCE = ["transaction", "batch", "own"]
+
+# An enqueue that has committed is lost when no run that has seen it has left an effect, nor its job ended otherwise.
+# For a duplicate this also says that the run began after its commit.
+LOST = """
+SELECT format('enqueue %%s of %%s job %%s (%%s, %%s) has no effect', n, kind, job, topic, fate)
+FROM torture.ledger AS l
+WHERE NOT EXISTS (SELECT FROM torture.effect AS e WHERE e.topic = l.topic AND l.n = ANY (e.covers))
+  AND NOT EXISTS (SELECT FROM pgq_ended AS d WHERE d.id = l.job)
+UNION ALL
+SELECT format('enqueue %%s was acknowledged, but the database does not know it', n)
+FROM unnest(%(acknowledged)s::bigint[]) AS n
+WHERE n NOT IN (SELECT n FROM torture.ledger)
+"""
+# The attempts of a job whose effects may repeat count up from one claim to the next, unless an attempt was given back
+# by a process that was told twice to stop.
+DOUBLED = """
+SELECT format('%%s job %%s has %%s effects', kind, job, count(*))
+FROM torture.effect
+WHERE kind = ANY (%(exactly_once)s)
+GROUP BY kind, job
+HAVING count(*) > 1
+UNION ALL
+SELECT format('%%s job %%s (%%s) ran, but its enqueue was rolled back', e.kind, e.job, e.topic)
+FROM torture.effect AS e
+WHERE NOT EXISTS (
+    SELECT FROM torture.ledger AS l WHERE l.created AND (l.job, l.kind, l.topic) = (e.job, e.kind, e.topic))
+UNION ALL
+SELECT format('%%s job %%s ran twice at attempt %%s, in processes %%s and %%s', kind, job, attempt, last_pid, pid)
+FROM (
+    SELECT kind, job, token, attempt, pid, lag(token) OVER w AS last_token, lag(attempt) OVER w AS last_attempt,
+           lag(pid) OVER w AS last_pid
+    FROM torture.effect
+    WHERE kind <> ALL (%(exactly_once)s)
+    WINDOW w AS (PARTITION BY job ORDER BY token)
+) AS e
+WHERE token = last_token OR attempt < last_attempt OR (attempt = last_attempt AND last_pid <> ALL (%(told_twice)s))
+UNION ALL
+SELECT format('%%s job %%s of %%s was ended by %%s', kind, job, holder, other)
+FROM torture.trespass
+"""
+LEFT = """
+SELECT format('%%s job %%s is %%s at attempt %%s: %%s', kind, id, state, attempt, errors -> 0 ->> 'error')
+FROM pgq_job
+WHERE state IN ('waiting', 'running')
+   OR state <> CASE args ->> 'fate' WHEN 'doom' THEN 'dead' WHEN 'discard' THEN 'cancelled' ELSE 'gone' END
+"""
+
+EXTENT = """
+SELECT (SELECT count(*) FROM torture.ledger WHERE NOT created),
+       (SELECT count(*) FROM (SELECT FROM torture.effect GROUP BY job HAVING count(*) > 1) AS e)
+"""
+
+
+@dataclass
+class Verdict:
+    """The closing line, and whatever belies it."""
+
+    jobs: int
+    kills: int
+    restarts: int
+    lost: list[str]
+    doubled: list[str]
+    left: list[str]
+    crashes: list[str] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether everything is as promised."""
+        return not (self.lost or self.doubled or self.left or self.crashes)
+
+    @property
+    def line(self) -> str:
+        """The closing line."""
+        return (
+            f"{self.jobs:,} jobs, {self.kills} kills, {self.restarts} restarts: "
+            f"{len(self.lost)} lost, {len(self.doubled)} doubled, {len(self.left)} left"
+        )
+
+
+def doubled(conn: psycopg.Connection[Any], told_twice: Iterable[int]) -> list[str]:
+    """What was done more often than it may be, so far."""
+    return _texts(conn, DOUBLED, exactly_once=EXACTLY_ONCE, told_twice=list(told_twice))
+
+
+def judge(conn: psycopg.Connection[Any], acknowledged: list[int], chaos: Chaos, fleet: Fleet) -> Verdict:
+    """Look at the books when all is over."""
+    (jobs,) = conn.execute("SELECT count(*) FROM torture.ledger WHERE created").fetchone() or (0,)
+    return Verdict(
+        jobs,
+        chaos.counts["kill"],
+        chaos.counts["restart"],
+        _texts(conn, LOST, acknowledged=acknowledged),
+        doubled(conn, chaos.told_twice),
+        _texts(conn, LEFT),
+        fleet.crashes,
+    )
+
+
+def extent(conn: psycopg.Connection[Any]) -> tuple[int, int]:
+    """How many duplicates there were, and how many jobs with more than one effect."""
+    duplicates, repeated = conn.execute(EXTENT).fetchone() or (0, 0)
+    return duplicates, repeated
+
+
+def _texts(conn: psycopg.Connection[Any], query: str, **parameters: Any) -> list[str]:
+    return [row[0] for row in conn.execute(query.encode(), parameters).fetchall()]
