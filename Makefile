@@ -94,7 +94,7 @@ fuzz: $(VENV)/ready all
 test-matrix: $(VENV)/ready all
 	@$(BIN)/python tools/matrix.py --servers $(VERSIONS) --pythons $(PYTHONS)
 
-torture: .venv/ready all
+torture: $(VENV)/ready all
 	@PYTHONPATH=tests:tools $(BIN)/python -m torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 # The same pgTAP files in a database of their own, on the server that PGHOST, PGPORT, PGUSER name.
