@@ -11,9 +11,9 @@ from torture.producers import Work
 from torture.run import Plan
 
 SECONDS = 20.0
-THREADS = 3 * (("--concurrency", "4"),)
+THREADS = 3 * (("--concurrency", "2"),)
 # Longer than the lease: another worker has the job when its first one wakes up.
-FREEZES = Weather(every=0.25, acts={"freeze": 1}, freeze=(1.2, 4))
+FREEZES = Weather(every=0.7, acts={"freeze": 1}, freeze=(1.2, 2.5))
 
 
 class Build(Protocol):
@@ -43,26 +43,25 @@ def without_tokens(seed: int) -> Plan:
     with them; but attempts end that go on, and are made again beside them.
     """
     work = Work(kinds=("plain",), fates={"none": 1, "fail": 1}, seconds=(0.05, 0.4), pause=0.05)
-    return _plan(seed, work, FREEZES, "was ended by", patches=NO_TOKENS)
+    return _plan(seed, work, "was ended by", patches=NO_TOKENS)
 
 
 def without_refusal(seed: int) -> Plan:
     """A build in which nothing is asked at all when a job is completed: who comes late is not told."""
     work = Work(kinds=("own",), fates={"none": 1}, seconds=(0.05, 0.4), pause=0.05)
-    return _plan(seed, work, FREEZES, "effects", patches=NO_TOKENS + NO_REFUSAL)
+    return _plan(seed, work, "effects", patches=NO_TOKENS + NO_REFUSAL)
 
 
 def with_completion_apart(seed: int) -> Plan:
     """A build that commits what a transactional handler has written, and completes its job afterwards, by its id."""
-    work = Work(kinds=("transaction",), fates={"none": 1}, seconds=(0.02,), pause=0.05)
-    weather = Weather(every=0.3, acts={"kill": 2, "cut": 1})
-    return _plan(seed, work, weather, "effects", patches=NO_TOKENS, modules=("torture.apart",))
+    # More than the workers can do, so that none of them is ever without something that it has not completed.
+    work = Work(kinds=("transaction",), fates={"none": 1}, seconds=(0.1,), pause=0.02)
+    return _plan(seed, work, "effects", patches=NO_TOKENS, modules=("torture.apart",))
 
 
 def _plan(
     seed: int,
     work: Work,
-    weather: Weather,
     symptom: str,
     patches: tuple[tuple[str, str, str], ...],
     modules: tuple[str, ...] = (),
@@ -74,7 +73,7 @@ def _plan(
         lease=1.0,
         fleet=THREADS,
         work=work,
-        weather=weather,
+        weather=FREEZES,
         patches=patches,
         modules=modules,
         symptom=symptom,
