@@ -13,6 +13,7 @@ CREATE TABLE pgq_worker (
     pid           integer,
     registered_at timestamptz NOT NULL,
     gone_at       timestamptz,
+    reach         text[],
 
     CONSTRAINT pgq_worker_pkey PRIMARY KEY (name),
     CONSTRAINT pgq_worker_number_key UNIQUE (number)
@@ -26,4 +27,5 @@ COMMENT ON COLUMN pgq_worker.host IS 'Where it runs, as it says itself; NULL: it
 COMMENT ON COLUMN pgq_worker.pid IS 'Its process there, likewise.';
 COMMENT ON COLUMN pgq_worker.registered_at IS 'When it registered first.';
 COMMENT ON COLUMN pgq_worker.gone_at IS 'When somebody noticed that its session is gone; NULL: nobody has.';
+COMMENT ON COLUMN pgq_worker.reach IS 'Queues whose jobs it may hold, as far as its role is limited to some; NULL: all.';
 COMMENT ON SEQUENCE pgq_worker_number IS 'Numbers the workers.';

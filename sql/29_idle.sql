@@ -77,4 +77,4 @@ COMMENT ON FUNCTION pgq_idle(text[], boolean) IS
     'Say that this session is about to sleep until there are jobs in these queues (true), or awake again (false), and '
     'answer the channels, one for each queue, on which it is notified of ripe jobs while it sleeps. LISTEN to them, call '
     'this, claim once more, then sleep: no longer than a poll, for a notification is a hint. NULL is refused (22004), bad '
-    'values raise 22023.';
+    'values raise 22023, a queue that your role may not use 42501.';

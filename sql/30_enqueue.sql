@@ -87,7 +87,8 @@ CREATE FUNCTION pgq_enqueue(
 AS $pgq_enqueue$
 DECLARE
     v_now timestamptz := pgq_now();
-    v_id bigint := nextval('pgq_job_id');
+    v_limit text[] := _pgq_limit('producer');
+    v_id bigint;
     v_ripe_at timestamptz;
     v_priority integer := coalesce(priority, 5);
     v_signature uuid;
@@ -98,6 +99,10 @@ BEGIN
     IF v_problem IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = v_problem[1], MESSAGE = v_problem[2], HINT = v_problem[3];
     END IF;
+    IF queue <> ALL (v_limit) THEN
+        PERFORM _pgq_refuse(queue, 'producer');
+    END IF;
+    v_id := nextval('pgq_job_id');
     v_ripe_at := coalesce(ripe_at, v_now + delay, v_now);
 
     -- Once round, unless the twin is claimed between the two statements: then there is none, and the job is new.
@@ -158,4 +163,5 @@ COMMENT ON FUNCTION pgq_enqueue(text, jsonb, text, timestamptz, interval, intege
     'and created = false, and on_duplicate decides: keep it, replace its args, ripe_at and priority, give it the '
     'soonest ripe_at of the two, or raise error PGQ04. context is an object that its worker is handed beside args, such '
     'as a trace to continue; it has no part in what makes twins. NULL for ripe_at and delay means now, NULL for kind, '
-    'args or queue is refused (22004), any other NULL means the default. Bad values raise 22023, 22008 or 54000.';
+    'args or queue is refused (22004), any other NULL means the default. Bad values raise 22023, 22008 or 54000, a queue '
+    'that your role may not use 42501.';

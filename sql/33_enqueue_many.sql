@@ -14,6 +14,7 @@ AS $pgq_enqueue_many$
 #variable_conflict use_column
 DECLARE
     v_now timestamptz := pgq_now();
+    v_limit text[] := _pgq_limit('producer');
     v_n bigint;
     v_problems text[];
     v_queue text;
@@ -25,6 +26,15 @@ DECLARE
     v_answers bigint[];
 BEGIN
     PERFORM _pgq_check_jobs(jobs);
+    IF v_limit IS NOT NULL THEN
+        SELECT coalesce(j.item ->> 'queue', 'default') INTO v_queue
+        FROM jsonb_array_elements(jobs) AS j (item)
+        WHERE coalesce(j.item ->> 'queue', 'default') <> ALL (v_limit)
+        LIMIT 1;
+        IF FOUND THEN
+            PERFORM _pgq_refuse(v_queue, 'producer');
+        END IF;
+    END IF;
 
     WITH job AS MATERIALIZED (
         SELECT nextval('pgq_job_id') AS id, j.*,
@@ -95,5 +105,5 @@ $pgq_enqueue_many$;
 COMMENT ON FUNCTION pgq_enqueue_many(jsonb) IS
     'Enqueue an array of objects whose keys are the arguments of pgq_enqueue, of any kinds and queues, as part of your '
     'transaction: all or none. Answers a row for each, in order: n (from 1), id, created. JSON null means the default, '
-    'except for args. NULL for jobs is refused (22004), bad values as in pgq_enqueue, with the number of the job; what is '
-    'no time, interval or integer at all raises 22007, 22008, 22003 or 22P02.';
+    'except for args. NULL for jobs is refused (22004), bad values as in pgq_enqueue, with the number of the job; a queue that '
+    'your role may not use raises 42501, and what is no time, interval or integer at all raises 22007, 22008, 22003 or 22P02.';

@@ -1,4 +1,4 @@
--- What pgq_claim takes for its arguments.
+-- What pgq_claim takes for its arguments, and the other calls that name the queues of a worker.
 
 CREATE FUNCTION _pgq_lease_end(at timestamptz, lease interval) RETURNS timestamptz
     LANGUAGE plpgsql
@@ -28,6 +28,8 @@ CREATE FUNCTION _pgq_check_claim(queues text[], max_jobs integer, worker text) R
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_check_claim$
+DECLARE
+    v_limit text[] := _pgq_limit('worker');
 BEGIN
     IF queues IS NULL OR max_jobs IS NULL OR EXISTS (SELECT FROM unnest(queues) AS q WHERE q IS NULL) THEN
         RAISE EXCEPTION '% is null', CASE WHEN max_jobs IS NULL THEN 'max_jobs' ELSE 'queues, or one of them,' END
@@ -49,8 +51,12 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Give the worker a shorter name.';
     END IF;
+    IF NOT queues <@ v_limit THEN
+        PERFORM _pgq_refuse((SELECT q FROM unnest(queues) AS q WHERE q <> ALL (v_limit) LIMIT 1), 'worker');
+    END IF;
 END
 $_pgq_check_claim$;
 
 COMMENT ON FUNCTION _pgq_check_claim(text[], integer, text) IS
-    'Refuse arguments of pgq_claim that are null (22004) or out of range (22023).';
+    'Refuse arguments of pgq_claim that are null (22004) or out of range (22023), and queues that the caller may not use '
+    '(42501).';

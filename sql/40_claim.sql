@@ -117,4 +117,4 @@ COMMENT ON FUNCTION pgq_claim(text[], integer, interval, text) IS
     'back; the attempt is counted. When lease runs out before the job is completed, failed, released, snoozed or '
     'extended, the job is taken back. Expired leases of any queue are settled first, once a second. No row when nothing '
     'is ripe, or only what lies behind many jobs that are gone and was not found yet. NULL is refused (22004) but for '
-    'worker, a name to be shown; bad values raise 22023.';
+    'worker, a name to be shown; bad values raise 22023, a queue that your role may not use 42501.';

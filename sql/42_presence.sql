@@ -26,6 +26,7 @@ CREATE FUNCTION pgq_register(
 AS $pgq_register$
 DECLARE
     c_class CONSTANT integer := 'pgq_worker'::regclass::oid::integer;
+    v_limit text[] := _pgq_limit('worker');
     v_number integer;
     v_mine boolean;
 BEGIN
@@ -41,17 +42,19 @@ BEGIN
     END IF;
     PERFORM _pgq_check_claim(queues, 0, NULL);
 
-    INSERT INTO pgq_worker AS w (name, queues, host, pid, registered_at)
-    VALUES (name, queues, host, pid, pgq_now())
+    -- Who takes a name over keeps the jobs that were claimed under it, so it must be a name of his own.
+    INSERT INTO pgq_worker AS w (name, queues, host, pid, registered_at, reach)
+    VALUES (name, queues, host, pid, pgq_now(), v_limit)
     ON CONFLICT ON CONSTRAINT pgq_worker_pkey DO UPDATE
-    SET queues = excluded.queues, host = excluded.host, pid = excluded.pid, gone_at = NULL
+    SET queues = excluded.queues, host = excluded.host, pid = excluded.pid, gone_at = NULL, reach = excluded.reach
+    WHERE v_limit IS NULL OR w.reach <@ v_limit
     RETURNING w.number INTO v_number;
 
     -- Session locks are counted; a second one would outlive pgq_unregister.
     v_mine := EXISTS (SELECT FROM _pgq_presence AS p WHERE p.number = v_number AND p.pid = pg_backend_pid());
     -- Who looks after the workers has it for a moment.
     FOR v_try IN 1..20 LOOP
-        EXIT WHEN v_mine;
+        EXIT WHEN v_mine OR v_number IS NULL;
         v_mine := pg_try_advisory_lock(c_class, v_number);
         IF NOT v_mine THEN
             PERFORM pg_sleep(0.005);
@@ -70,7 +73,8 @@ COMMENT ON FUNCTION pgq_register(text, text[], text, integer) IS
     'ends without pgq_unregister, leases on jobs that were claimed under name (the argument worker of pgq_claim) end '
     'within two seconds or so, as soon as anybody claims. The name must be of this process alone: who registers it again '
     'in a new session has come back, and keeps its jobs. host and pid are shown in pgq_workers. Raises PGQ03 while '
-    'another session has the name; NULL for name or queues is refused (22004), bad values raise 22023.';
+    'another session has the name, or a role with other queues had it; NULL for name or queues is refused (22004), bad '
+    'values raise 22023, a queue that your role may not use 42501.';
 
 
 CREATE FUNCTION pgq_unregister(name text) RETURNS boolean
@@ -105,6 +109,7 @@ CREATE FUNCTION pgq_disown(name text, tokens bigint[]) RETURNS bigint
     SET search_path FROM CURRENT
 AS $pgq_disown$
 DECLARE
+    v_limit text[] := _pgq_limit('worker');
     v_job pgq_running;
     v_count bigint := 0;
 BEGIN
@@ -127,6 +132,7 @@ BEGIN
         FROM pgq_running AS r
         WHERE r.worker = pgq_disown.name
           AND r.token <> ALL (tokens)
+          AND (v_limit IS NULL OR r.queue = ANY (v_limit))
         ORDER BY r.id
         FOR UPDATE SKIP LOCKED
     LOOP

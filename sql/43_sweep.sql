@@ -33,6 +33,7 @@ BEGIN
             SELECT o.ctid
             FROM pgq_running AS o
             WHERE o.worker = v_worker.name
+              AND (v_worker.reach IS NULL OR o.queue = ANY (v_worker.reach))
               AND o.lease_until > o.claimed_at
             FOR UPDATE SKIP LOCKED));
 

@@ -31,4 +31,4 @@ $pgq_pending$;
 COMMENT ON FUNCTION pgq_pending(text[]) IS
     'Whether there is work left in these queues: how long until the next waiting job is ripe (0 or less: one is, NULL: '
     'none waits), and whether jobs are running. It looks at all there is, so it may take longer than a claim. NULL is '
-    'refused (22004), bad values raise 22023.';
+    'refused (22004), bad values raise 22023, a queue that your role may not use 42501.';

@@ -24,11 +24,13 @@ CREATE FUNCTION _pgq_take(id bigint, token bigint) RETURNS pgq_running
     SET plan_cache_mode = force_generic_plan
 AS $_pgq_take$
 DECLARE
+    v_limit text[] := _pgq_limit('worker');
     v_job pgq_running;
 BEGIN
     DELETE FROM pgq_running AS r
     WHERE r.id = _pgq_take.id
       AND r.token = _pgq_take.token
+      AND (v_limit IS NULL OR r.queue = ANY (v_limit))
     RETURNING r.* INTO v_job;
 
     IF NOT FOUND THEN
@@ -39,7 +41,8 @@ END
 $_pgq_take$;
 
 COMMENT ON FUNCTION _pgq_take(bigint, bigint) IS
-    'Remove a job from pgq_running and answer it; raises PGQ02 when it is not held under this token.';
+    'Remove a job from pgq_running and answer it; raises PGQ02 when it is not held under this token, or in a queue that '
+    'the caller may not use.';
 
 
 CREATE FUNCTION pgq_hold(id bigint, token bigint) RETURNS void
@@ -50,11 +53,14 @@ CREATE FUNCTION pgq_hold(id bigint, token bigint) RETURNS void
     SET jit = off
     SET plan_cache_mode = force_generic_plan
 AS $pgq_hold$
+DECLARE
+    v_limit text[] := _pgq_limit('worker');
 BEGIN
     PERFORM
     FROM pgq_running AS r
     WHERE r.id = pgq_hold.id
       AND r.token = pgq_hold.token
+      AND (v_limit IS NULL OR r.queue = ANY (v_limit))
     FOR UPDATE;
 
     IF NOT FOUND THEN
@@ -104,6 +110,7 @@ CREATE FUNCTION pgq_complete_many(ids bigint[], tokens bigint[]) RETURNS SETOF b
     SET plan_cache_mode = force_generic_plan
 AS $pgq_complete_many$
 DECLARE
+    v_limit text[] := _pgq_limit('worker');
     v_rows tid[];
 BEGIN
     IF ids IS NULL OR tokens IS NULL THEN
@@ -131,6 +138,7 @@ BEGIN
             FROM pgq_running AS r
             WHERE r.id = given.id
               AND r.token = given.token
+              AND (v_limit IS NULL OR r.queue = ANY (v_limit))
             FOR UPDATE
         ) AS held
     );

@@ -10,12 +10,14 @@ CREATE FUNCTION pgq_extend(id bigint, token bigint, lease interval DEFAULT '5 mi
 AS $pgq_extend$
 DECLARE
     v_until timestamptz := _pgq_lease_end(pgq_now(), lease);
+    v_limit text[] := _pgq_limit('worker');
     v_row tid;
 BEGIN
     SELECT r.ctid INTO v_row
     FROM pgq_running AS r
     WHERE r.id = pgq_extend.id
       AND r.token = pgq_extend.token
+      AND (v_limit IS NULL OR r.queue = ANY (v_limit))
     FOR NO KEY UPDATE SKIP LOCKED;
 
     IF FOUND THEN
@@ -28,7 +30,8 @@ BEGIN
         SELECT r.lease_until INTO v_until
         FROM pgq_running AS r
         WHERE r.id = pgq_extend.id
-          AND r.token = pgq_extend.token;
+          AND r.token = pgq_extend.token
+          AND (v_limit IS NULL OR r.queue = ANY (v_limit));
 
         IF NOT FOUND THEN
             PERFORM _pgq_lease_lost(id, token);

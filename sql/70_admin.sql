@@ -5,9 +5,13 @@ CREATE FUNCTION _pgq_state(id bigint) RETURNS text
     SET search_path FROM CURRENT
 AS $_pgq_state$
 DECLARE
+    v_limit text[] := _pgq_limit('admin');
     v_state text;
 BEGIN
-    SELECT j.state INTO v_state FROM pgq_job AS j WHERE j.id = _pgq_state.id;
+    SELECT j.state INTO v_state
+    FROM pgq_job AS j
+    WHERE j.id = _pgq_state.id
+      AND (v_limit IS NULL OR j.queue = ANY (v_limit));
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no job %', coalesce(id::text, 'null')
             USING ERRCODE = 'PGQ01',
@@ -18,7 +22,8 @@ END
 $_pgq_state$;
 
 COMMENT ON FUNCTION _pgq_state(bigint) IS
-    'The state of a job as in the view pgq_job; raises PGQ01 when there is no such job.';
+    'The state of a job as in the view pgq_job; raises PGQ01 when there is no such job, or only in a queue that the '
+    'caller may not use.';
 
 
 CREATE FUNCTION pgq_cancel(id bigint) RETURNS void
@@ -27,13 +32,17 @@ CREATE FUNCTION pgq_cancel(id bigint) RETURNS void
     SET search_path FROM CURRENT
 AS $pgq_cancel$
 DECLARE
+    v_limit text[] := _pgq_limit('admin');
     v_waiting pgq_waiting;
     v_running pgq_running;
     v_state text;
 BEGIN
     -- Round again when the job has moved from one table to another between two statements.
     LOOP
-        DELETE FROM pgq_waiting AS w WHERE w.id = pgq_cancel.id RETURNING w.* INTO v_waiting;
+        DELETE FROM pgq_waiting AS w
+        WHERE w.id = pgq_cancel.id
+          AND (v_limit IS NULL OR w.queue = ANY (v_limit))
+        RETURNING w.* INTO v_waiting;
         IF FOUND THEN
             INSERT INTO pgq_ended (
                 id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
@@ -48,7 +57,10 @@ BEGIN
             RETURN;
         END IF;
 
-        DELETE FROM pgq_running AS r WHERE r.id = pgq_cancel.id RETURNING r.* INTO v_running;
+        DELETE FROM pgq_running AS r
+        WHERE r.id = pgq_cancel.id
+          AND (v_limit IS NULL OR r.queue = ANY (v_limit))
+        RETURNING r.* INTO v_running;
         IF FOUND THEN
             PERFORM _pgq_end(v_running, 'cancelled', pgq_now(), v_running.errors, NULL);
             RETURN;
@@ -68,7 +80,7 @@ COMMENT ON FUNCTION pgq_cancel(bigint) IS
     'End a waiting or running job; it is kept in pgq_ended as cancelled. The worker of a running one is not '
     'interrupted, but has lost its lease: what it does in a transaction with pgq_complete rolls back. While a '
     'transaction holds the job (pgq_hold) the call waits for its end, and may come too late. Raises PGQ01 for an '
-    'unknown id or NULL, PGQ03 for a job that has ended already.';
+    'unknown id, NULL, or one in a queue that your role may not use, PGQ03 for a job that has ended already.';
 
 
 CREATE FUNCTION pgq_retry(id bigint) RETURNS text
@@ -77,10 +89,12 @@ CREATE FUNCTION pgq_retry(id bigint) RETURNS text
     SET search_path FROM CURRENT
 AS $pgq_retry$
 DECLARE
+    v_limit text[] := _pgq_limit('admin');
     v_job pgq_ended;
 BEGIN
     DELETE FROM pgq_ended AS e
     WHERE e.id = pgq_retry.id
+      AND (v_limit IS NULL OR e.queue = ANY (v_limit))
       AND e.outcome IN ('dead', 'cancelled')
     RETURNING e.* INTO v_job;
 
@@ -110,4 +124,5 @@ $pgq_retry$;
 
 COMMENT ON FUNCTION pgq_retry(bigint) IS
     'Bring a dead or cancelled job back: ripe now, with all its retries before it, its errors kept. Answers retry, or '
-    'merged when a twin is waiting already. Raises PGQ01 for an unknown id or NULL, PGQ03 for a job in another state.';
+    'merged when a twin is waiting already. Raises PGQ01 for an unknown id, NULL, or one in a queue that your '
+    'role may not use, PGQ03 for a job in another state.';

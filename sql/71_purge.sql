@@ -12,6 +12,7 @@ CREATE FUNCTION pgq_purge(
 AS $pgq_purge$
 DECLARE
     v_now timestamptz := pgq_now();
+    v_limit text[] := _pgq_limit('admin');
     v_purged bigint;
 BEGIN
     IF older_than IS NULL OR max_jobs IS NULL THEN
@@ -25,6 +26,9 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Give an interval from 0 to 100 years, a number from 0, and dead, cancelled, done or NULL.';
     END IF;
+    IF queue <> ALL (v_limit) THEN
+        PERFORM _pgq_refuse(queue, 'admin');
+    END IF;
 
     WITH old AS (
         SELECT e.id
@@ -32,6 +36,7 @@ BEGIN
         WHERE e.ended_at <= v_now - older_than
           AND (pgq_purge.outcome IS NULL OR e.outcome = pgq_purge.outcome)
           AND (pgq_purge.queue IS NULL OR e.queue = pgq_purge.queue)
+          AND (v_limit IS NULL OR e.queue = ANY (v_limit))
         ORDER BY e.ended_at
         LIMIT max_jobs
         FOR UPDATE SKIP LOCKED
@@ -45,4 +50,5 @@ $pgq_purge$;
 
 COMMENT ON FUNCTION pgq_purge(interval, text, text, integer) IS
     'Delete jobs that ended longer ago than older_than, the oldest first, at most max_jobs at a time; answers how many. '
-    'NULL for outcome or queue means any; NULL for the others is refused (22004), bad values raise 22023.';
+    'NULL for outcome means any, NULL for queue any that your role may use; NULL for the others is refused (22004), bad '
+    'values raise 22023, a queue that your role may not use 42501.';

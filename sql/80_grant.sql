@@ -1,56 +1,116 @@
--- Who may do what. The roles are siblings: grant two of them to who needs both.
+-- What it takes to be a producer, worker, admin or reader.
 
-CREATE FUNCTION pgq_grant(role text, what text) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path FROM CURRENT
-AS $pgq_grant$
-DECLARE
-    c_schema CONSTANT text := current_schema();
-    v_functions text[] := CASE what
+CREATE FUNCTION _pgq_functions(what text) RETURNS text[]
+    LANGUAGE sql
+    IMMUTABLE
+    RETURN CASE what
         WHEN 'producer' THEN ARRAY['pgq_enqueue', 'pgq_enqueue_many']
-        WHEN 'worker' THEN ARRAY['pgq_register', 'pgq_unregister', 'pgq_disown', 'pgq_claim', 'pgq_pending', 'pgq_idle', 'pgq_hold', 'pgq_complete', 'pgq_complete_many', 'pgq_fail',
-                                 'pgq_discard', 'pgq_extend', 'pgq_snooze', 'pgq_release']
+        WHEN 'worker' THEN ARRAY['pgq_claim', 'pgq_register', 'pgq_unregister', 'pgq_disown', 'pgq_pending', 'pgq_idle',
+                                 'pgq_hold', 'pgq_complete', 'pgq_complete_many', 'pgq_fail', 'pgq_discard', 'pgq_extend',
+                                 'pgq_snooze', 'pgq_release']
         WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_now']
         WHEN 'reader' THEN ARRAY['pgq_now']
-    END;
-    v_function text;
+    END || ARRAY['pgq_backoff', 'pgq_version'];
+
+COMMENT ON FUNCTION _pgq_functions(text) IS
+    'The functions that a producer, worker, admin or reader may execute; NULL for anything else.';
+
+
+CREATE FUNCTION _pgq_check_grant(role text, what text, queues text[]) RETURNS regrole
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_check_grant$
+DECLARE
+    v_role regrole := (SELECT r.oid FROM pg_roles AS r WHERE r.rolname = role);
+    v_queue text;
 BEGIN
     IF role IS NULL OR what IS NULL THEN
         RAISE EXCEPTION 'role or what is null'
             USING ERRCODE = 'null_value_not_allowed',
                   HINT = 'Name a database role, and producer, worker, admin or reader.';
     END IF;
-    IF v_functions IS NULL THEN
+    IF what NOT IN ('producer', 'worker', 'admin', 'reader') THEN
         RAISE EXCEPTION 'what "%" is unknown', left(what, 200)
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Use producer, worker, admin or reader.';
     END IF;
-    IF NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = role) THEN
+    IF v_role IS NULL THEN
         RAISE EXCEPTION 'there is no role "%"', left(role, 200)
             USING ERRCODE = 'undefined_object',
                   HINT = 'Create it first; names are case-sensitive here and take no quotes.';
     END IF;
+    IF cardinality(queues) = 0 THEN
+        RAISE EXCEPTION 'queues is empty'
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Name at least one queue, or leave the argument out for all of them.';
+    END IF;
+    FOREACH v_queue IN ARRAY coalesce(queues, '{}') LOOP
+        IF v_queue IS NULL THEN
+            RAISE EXCEPTION 'one of the queues is null'
+                USING ERRCODE = 'null_value_not_allowed',
+                      HINT = 'Name each queue, or leave the argument out for all of them.';
+        END IF;
+        IF octet_length(v_queue) NOT BETWEEN 1 AND 200 OR strpos(v_queue, E'\x1f') > 0 THEN
+            RAISE EXCEPTION 'queue "%" is not a name', left(v_queue, 200)
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT = 'Use 1 to 200 bytes without the character U+001F.';
+        END IF;
+    END LOOP;
+    RETURN v_role;
+END
+$_pgq_check_grant$;
 
-    -- The only dynamic SQL of pgq, because GRANT takes no parameters; with the rights of the caller, so that it
-    -- gives away nothing that the caller could not grant by hand.
-    EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', c_schema, role);
-    FOREACH v_function IN ARRAY v_functions || ARRAY['pgq_backoff', 'pgq_version'] LOOP
-        EXECUTE format('GRANT EXECUTE ON FUNCTION %I.%I TO %I', c_schema, v_function, role);
+COMMENT ON FUNCTION _pgq_check_grant(text, text, text[]) IS
+    'Refuse bad arguments of pgq_grant and pgq_revoke (22004, 22023, 42704), and answer the role.';
+
+
+-- The only dynamic SQL of pgq, because GRANT and REVOKE take no parameters; with the rights of the caller, so that it gives
+-- away nothing that the caller could not grant by hand.
+CREATE FUNCTION _pgq_grant_privileges(role regrole, what text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_grant_privileges$
+DECLARE
+    c_schema CONSTANT text := current_schema();
+    v_function text;
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO %s', c_schema, role);
+    FOREACH v_function IN ARRAY _pgq_functions(what) LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %I.%I TO %s', c_schema, v_function, role);
     END LOOP;
     IF what = 'admin' THEN
-        EXECUTE format('GRANT SELECT ON %I.pgq_job TO %I', c_schema, role);
+        EXECUTE format('GRANT SELECT ON %I.pgq_job TO %s', c_schema, role);
     ELSIF what = 'reader' THEN
         EXECUTE format(
             'GRANT SELECT (id, state, queue, kind, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, '
-            'enqueued_at, worker, claimed_at, lease_until, ended_at) ON %I.pgq_job TO %I', c_schema, role);
+            'enqueued_at, worker, claimed_at, lease_until, ended_at) ON %I.pgq_job TO %s', c_schema, role);
     END IF;
     IF what IN ('admin', 'reader') THEN
-        EXECUTE format('GRANT SELECT ON %1$I.pgq_stats, %1$I.pgq_workers TO %2$I', c_schema, role);
+        EXECUTE format('GRANT SELECT ON %1$I.pgq_stats, %1$I.pgq_workers TO %2$s', c_schema, role);
     END IF;
 END
-$pgq_grant$;
+$_pgq_grant_privileges$;
 
-COMMENT ON FUNCTION pgq_grant(text, text) IS
-    'Let a role use pgq: as producer enqueue; as worker claim and what follows; as admin cancel, retry, purge and see '
-    'everything; as reader see counts and states, but neither args nor errors nor results. Only the owner of pgq can '
-    'call it. NULL is refused (22004), an unknown role too (42704), another what (22023).';
+COMMENT ON FUNCTION _pgq_grant_privileges(regrole, text) IS
+    'Give a role the privileges of a producer, worker, admin or reader.';
+
+
+CREATE FUNCTION _pgq_revoke_privileges(role regrole, what text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_revoke_privileges$
+DECLARE
+    c_schema CONSTANT text := current_schema();
+    v_function text;
+BEGIN
+    FOREACH v_function IN ARRAY _pgq_functions(what) LOOP
+        EXECUTE format('REVOKE EXECUTE ON FUNCTION %I.%I FROM %s', c_schema, v_function, role);
+    END LOOP;
+    IF what IN ('admin', 'reader') THEN
+        EXECUTE format('REVOKE SELECT ON %1$I.pgq_job, %1$I.pgq_stats, %1$I.pgq_workers FROM %2$s', c_schema, role);
+    END IF;
+END
+$_pgq_revoke_privileges$;
+
+COMMENT ON FUNCTION _pgq_revoke_privileges(regrole, text) IS
+    'Take the privileges of a producer, worker, admin or reader from a role.';

@@ -1,5 +1,6 @@
 -- pg_dump saves the members of an extension only where it is told to. One call a statement: a second call
 -- for another table in the same statement would not see the first one's change.
+SELECT pg_extension_config_dump('pgq_permission', '');
 SELECT pg_extension_config_dump('pgq_waiting', '');
 SELECT pg_extension_config_dump('pgq_running', '');
 SELECT pg_extension_config_dump('pgq_ended', '');

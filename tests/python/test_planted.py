@@ -195,7 +195,7 @@ def test_nor_does_it_run_when_the_owner_gives_rights(conn: Connection, mallory: 
     """A session of the owner's may have a path that leads by what others have planted; without the pin it would run."""
     conn.execute(f"SET search_path = {path}".encode())
     conn.execute("SELECT home.pgq_grant('mallory', 'reader')")
-    conn.execute("ALTER FUNCTION home.pgq_grant(pg_catalog.text, pg_catalog.text) RESET search_path")
+    conn.execute("ALTER FUNCTION home.pgq_grant(pg_catalog.text, pg_catalog.text, pg_catalog.text[]) RESET search_path")
     if "evil" in path:
         with pytest.raises(psycopg.Error) as caught:
             conn.execute("SELECT home.pgq_grant('mallory', 'reader')")

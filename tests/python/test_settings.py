@@ -113,11 +113,11 @@ def test_each_setting_at_its_extremes(conn: Connection, clerk: Connection) -> No
 
 
 def test_the_life_has_every_function(conn: Connection) -> None:
-    """A new one must be tried with all these settings, too; pgq_grant is for the owner alone."""
+    """A new one must be tried with all these settings, too; pgq_grant and pgq_revoke are for the owner alone."""
     rows = conn.execute(
         "SELECT proname FROM pg_proc WHERE pronamespace = current_schema()::regnamespace AND proname ~ '^pgq_'"
     )
-    assert {row[0] for row in rows} - set(re.findall(r"pgq_\w+", LIFE)) == {"pgq_grant"}
+    assert {row[0] for row in rows} - set(re.findall(r"pgq_\w+", LIFE)) == {"pgq_grant", "pgq_revoke"}
 
 
 def test_the_settings_that_pgq_reads(conn: Connection) -> None:
@@ -128,7 +128,7 @@ def test_the_settings_that_pgq_reads(conn: Connection) -> None:
         "WHERE p.pronamespace = current_schema()::regnamespace AND p.proname ~ '^_?pgq_'"
     ).fetchall()
     assert {row[0].removesuffix("::text") for row in rows} == {
-        "'pgq.jitter'", "'pgq.now'", "'track_counts'", "'transaction_isolation'",
+        "'pgq.jitter'", "'pgq.now'", "'role'", "'track_counts'", "'transaction_isolation'",
         "_pgq_head_setting(queue)", "_pgq_head_setting('')",
     }  # fmt: skip
 

@@ -17,13 +17,13 @@ WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname
 SELECT is(
     (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func WHERE proname !~ '^_'),
     '{pgq_backoff,pgq_cancel,pgq_claim,pgq_complete,pgq_complete_many,pgq_discard,pgq_disown,pgq_enqueue,pgq_enqueue_many,pgq_extend,pgq_fail,
-      pgq_grant,pgq_hold,pgq_idle,pgq_now,pgq_pending,pgq_purge,pgq_register,pgq_release,pgq_retry,pgq_snooze,pgq_unregister,
+      pgq_grant,pgq_hold,pgq_idle,pgq_now,pgq_pending,pgq_purge,pgq_register,pgq_release,pgq_retry,pgq_revoke,pgq_snooze,pgq_unregister,
       pgq_version}',
     'these are the public functions, each with one set of arguments');
 
 SELECT is(
     (SELECT array_agg(relname::text ORDER BY relname::text COLLATE "C") FROM rel),
-    '{_pgq_presence,pgq_ended,pgq_head,pgq_job,pgq_job_id,pgq_running,pgq_stats,pgq_token,pgq_waiting,pgq_worker,pgq_worker_number,
+    '{_pgq_presence,_pgq_sight,pgq_ended,pgq_head,pgq_job,pgq_job_id,pgq_permission,pgq_running,pgq_stats,pgq_token,pgq_waiting,pgq_worker,pgq_worker_number,
       pgq_workers}',
     'these are the tables, views and sequences');
 
@@ -43,8 +43,8 @@ $$, 'nothing is written in another language');
 
 SELECT is_empty($$
     SELECT name FROM func
-    WHERE prosecdef <> (proname ~ '^pgq_' AND lanname = 'plpgsql' AND proname <> 'pgq_grant')
-$$, 'the public functions act with the rights of the owner, but for pgq_grant; no helper does');
+    WHERE prosecdef <> (proname ~ '^pgq_' AND lanname = 'plpgsql' AND proname NOT IN ('pgq_grant', 'pgq_revoke'))
+$$, 'the public functions act with the rights of the owner, but for pgq_grant and pgq_revoke; no helper does');
 
 SELECT is_empty($$
     SELECT name FROM func
@@ -72,7 +72,7 @@ SELECT is_empty($$
     SELECT c.oid::regclass, a.attname
     FROM pg_class AS c
     JOIN pg_attribute AS a ON a.attrelid = c.oid
-    WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname IN ('pgq_waiting', 'pgq_running', 'pgq_ended', 'pgq_head', 'pgq_worker')
+    WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname IN ('pgq_waiting', 'pgq_running', 'pgq_ended', 'pgq_head', 'pgq_worker', 'pgq_permission')
       AND a.attnum > 0 AND col_description(c.oid, a.attnum) IS NULL
       -- The columns that all three share are described where they come in.
       AND (c.relname = 'pgq_waiting' OR NOT EXISTS (
@@ -86,8 +86,8 @@ SELECT is_empty($$
 $$, 'every constraint has a name that tells its table');
 
 SELECT is_empty($$
-    SELECT name FROM func WHERE proname <> 'pgq_grant' AND pg_get_functiondef(oid) ~ '\mEXECUTE\M'
-$$, 'only pgq_grant builds SQL at run time');
+    SELECT name FROM func WHERE proname !~ '^_pgq_(grant|revoke)_privileges$' AND pg_get_functiondef(oid) ~ '\mEXECUTE\M'
+$$, 'only what grants and revokes builds SQL at run time');
 
 SELECT is_empty($$
     SELECT name FROM func WHERE 'varchar'::regtype = ANY (types || prorettype)
@@ -107,7 +107,7 @@ SELECT is(
           FROM func AS f
           CROSS JOIN LATERAL regexp_matches(pg_get_functiondef(f.oid), 'ERRCODE = ''(\w+)''|ARRAY\[''(\w{5})''', 'g') AS r (code)
           ORDER BY code),
-    '{22004,22008,22023,54000,PGQ01,PGQ02,PGQ03,PGQ04,array_subscript_error,datetime_field_overflow,invalid_parameter_value,
+    '{22004,22008,22023,54000,PGQ01,PGQ02,PGQ03,PGQ04,array_subscript_error,datetime_field_overflow,insufficient_privilege,invalid_parameter_value,
       null_value_not_allowed,program_limit_exceeded,undefined_object}'::text[],
     'these are the errors, and the other files provoke each of them');
 

@@ -1,0 +1,120 @@
+-- Each role, each object, each queue: who gets what answer.
+BEGIN;
+SELECT plan(13);
+
+-- What a call answers to its role on a queue that the role may use, and on one that it may not. Without the role itself
+-- permission is denied, whatever the queue. {q}, {waiting}, {running}, {token} and {dead} are the queue and its jobs.
+CREATE TEMP TABLE matrix (object text, roles text[], call text, answer text, elsewhere text);
+INSERT INTO matrix VALUES
+    ('pgq_enqueue', '{producer}', 'SELECT created FROM pgq_enqueue(''new'', queue => {q})', 'true', '42501'),
+    ('pgq_enqueue', '{producer}', 'SELECT created FROM pgq_enqueue(''waiting'', queue => {q})', 'false', '42501'),
+    ('pgq_enqueue_many', '{producer}', 'SELECT created FROM pgq_enqueue_many(jsonb_build_array(''{"kind": "new", "queue": "mine"}''::jsonb, jsonb_build_object(''kind'', ''new'', ''queue'', {q}))) LIMIT 1', 'true', '42501'),
+    ('pgq_claim', '{worker}', 'SELECT kind FROM pgq_claim(ARRAY[{q}])', 'waiting', '42501'),
+    ('pgq_claim', '{worker}', 'SELECT count(*) FROM pgq_claim(ARRAY[''mine'', {q}], 0)', '0', '42501'),
+    ('pgq_register', '{worker}', 'SELECT pgq_register(''tap'', ARRAY[{q}])', '', '42501'),
+    ('pgq_unregister', '{worker}', 'SELECT pgq_unregister(''tap'')', 'false', 'false'),
+    ('pgq_disown', '{worker}', 'SELECT pgq_disown({q}, ''{}'') FROM pgq_register({q}, ''{mine}'')', '1', '0'),
+    ('pgq_pending', '{worker}', 'SELECT running FROM pgq_pending(ARRAY[{q}])', 'true', '42501'),
+    ('pgq_idle', '{worker}', 'SELECT count(*) FROM pgq_idle(ARRAY[{q}], false)', '1', '42501'),
+    ('pgq_hold', '{worker}', 'SELECT pgq_hold({running}, {token})', '', 'PGQ02'),
+    ('pgq_complete', '{worker}', 'SELECT pgq_complete({running}, {token}, ''1'')', '', 'PGQ02'),
+    ('pgq_complete_many', '{worker}', 'SELECT count(*) FROM pgq_complete_many(ARRAY[{running}], ARRAY[{token}])', '1', '0'),
+    ('pgq_fail', '{worker}', 'SELECT outcome FROM pgq_fail({running}, {token})', 'retry', 'PGQ02'),
+    ('pgq_discard', '{worker}', 'SELECT pgq_discard({running}, {token})', '', 'PGQ02'),
+    ('pgq_extend', '{worker}', 'SELECT pgq_extend({running}, {token}) IS NOT NULL', 'true', 'PGQ02'),
+    ('pgq_snooze', '{worker}', 'SELECT pgq_snooze({running}, {token}, delay => ''1 s'')', 'snoozed', 'PGQ02'),
+    ('pgq_release', '{worker}', 'SELECT pgq_release({running}, {token})', 'released', 'PGQ02'),
+    ('pgq_cancel', '{admin}', 'SELECT pgq_cancel({waiting})', '', 'PGQ01'),
+    ('pgq_cancel', '{admin}', 'SELECT pgq_cancel({running})', '', 'PGQ01'),
+    ('pgq_cancel', '{admin}', 'SELECT pgq_cancel({dead})', 'PGQ03', 'PGQ01'),
+    ('pgq_retry', '{admin}', 'SELECT pgq_retry({dead})', 'retry', 'PGQ01'),
+    ('pgq_retry', '{admin}', 'SELECT pgq_retry({waiting})', 'PGQ03', 'PGQ01'),
+    ('pgq_purge', '{admin}', 'SELECT pgq_purge(''0'', queue => {q})', '1', '42501'),
+    ('pgq_now', '{admin,reader}', 'SELECT pgq_now() IS NOT NULL', 'true', 'true'),
+    ('pgq_backoff', '{producer,worker,admin,reader}', 'SELECT pgq_backoff(1)', '00:01:00', '00:01:00'),
+    ('pgq_version', '{producer,worker,admin,reader}', 'SELECT pgq_version() <> ''''', 'true', 'true'),
+    ('pgq_grant', '{}', 'SELECT pgq_grant(''tap_nobody'', ''reader'', ARRAY[{q}])', '', NULL),
+    ('pgq_revoke', '{}', 'SELECT pgq_revoke(''tap_reader'', ''reader'')', '', NULL),
+    ('pgq_job', '{admin,reader}', 'SELECT string_agg(state, '' '' ORDER BY state) FROM pgq_job WHERE queue = {q}', 'dead running waiting', 'null'),
+    ('pgq_job', '{admin,reader}', 'SELECT count(kind) FROM pgq_job WHERE id IN ({waiting}, {running}, {dead})', '3', '0'),
+    ('pgq_job', '{admin}', 'SELECT sum(jsonb_array_length(errors) + (args ->> ''n'')::int) FROM pgq_job WHERE queue = {q}', '5', 'null'),
+    ('pgq_stats', '{admin,reader}', 'SELECT sum(waiting + running + dead) FROM pgq_stats WHERE queue = {q}', '3', 'null'),
+    ('pgq_workers', '{admin,reader}', 'SELECT name || running FROM pgq_workers WHERE name = {q}', '{q}1', 'null');
+
+-- All the rest is for the owner alone.
+INSERT INTO matrix
+SELECT proname, '{}'::text[], format('SELECT CASE WHEN has_function_privilege(%s::oid, ''EXECUTE'') THEN ''may'' ELSE ''denied'' END', oid), 'may', NULL
+FROM pg_proc WHERE pronamespace = quote_ident(current_schema())::regnamespace AND proname ~ '^_pgq_'
+UNION ALL
+SELECT relname, '{}', format('SELECT CASE WHEN %s THEN ''may'' ELSE ''denied'' END', CASE relkind
+           WHEN 'S' THEN format('has_sequence_privilege(%s::oid, ''USAGE, SELECT, UPDATE'')', oid)
+           ELSE format('has_any_column_privilege(%1$s::oid, ''SELECT, INSERT, UPDATE, REFERENCES'') OR has_table_privilege(%1$s::oid, ''DELETE, TRUNCATE, TRIGGER'')', oid)
+       END), 'may', NULL
+FROM pg_class
+WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relname ~ '^_?pgq_' AND relkind IN ('r', 'v', 'S')
+  AND (relkind <> 'v' OR relname ~ '^_');
+
+SELECT results_eq(
+    'SELECT DISTINCT object COLLATE "C" FROM matrix ORDER BY 1',
+    $$ SELECT DISTINCT o.name::text COLLATE "C"
+       FROM (SELECT proname AS name FROM pg_proc WHERE pronamespace = quote_ident(current_schema())::regnamespace
+             UNION ALL
+             SELECT relname FROM pg_class WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relkind NOT IN ('i', 'I')) AS o
+       WHERE o.name ~ '^_?pgq_' ORDER BY 1 $$,
+    'every function, table, view and sequence has a row in the matrix');
+
+-- In each queue a job of each state, and a worker that is named for it.
+CREATE TEMP TABLE place AS SELECT q AS queue FROM unnest('{mine,theirs}'::text[]) AS q;
+ALTER TABLE place ADD waiting bigint, ADD running bigint, ADD token bigint, ADD dead bigint;
+SELECT pgq_enqueue(kind, jsonb_build_object('n', n), queue, max_retries => 1 - n / 3) FROM place CROSS JOIN (VALUES ('running', 1), ('dead', 3)) AS j (kind, n);
+UPDATE place AS p SET running = c.id, token = c.token FROM pgq_claim('{mine,theirs}', 4) AS c WHERE c.kind = 'running' AND p.queue = c.queue;
+UPDATE pgq_running SET worker = queue;
+UPDATE place AS p SET dead = r.id FROM pgq_running AS r WHERE r.kind = 'dead' AND p.queue = r.queue;
+SELECT pgq_fail(r.id, r.token, 'why') FROM pgq_running AS r WHERE r.kind = 'dead';
+SELECT pgq_enqueue('waiting', queue => queue) FROM place;
+UPDATE place AS p SET waiting = w.id FROM pgq_waiting AS w WHERE p.queue = w.queue;
+
+-- The roles: one that was granted nothing, one of each kind, and one of each kind for one queue only.
+CREATE TEMP TABLE actor (role text, what text, queues text[]);
+INSERT INTO actor VALUES ('none', NULL, NULL), ('tap_nobody', NULL, NULL);
+INSERT INTO actor SELECT 'tap_' || what, what, NULL FROM unnest('{producer,worker,admin,reader}'::text[]) AS what;
+INSERT INTO actor SELECT 'tap_my_' || what, what, '{mine}' FROM unnest('{producer,worker,admin,reader}'::text[]) AS what;
+SELECT format('CREATE ROLE %I', role) FROM actor WHERE role <> 'none' \gexec
+SELECT pgq_grant(role, what, queues) FROM actor WHERE what IS NOT NULL;
+-- Otherwise a schema that is not open to all would hide what is denied.
+SELECT format('GRANT USAGE ON SCHEMA %I TO tap_nobody', current_schema()) \gexec
+
+-- Whatever the call has done is undone with the exception.
+CREATE FUNCTION pg_temp.answer(role text, call text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    v_answer text;
+BEGIN
+    PERFORM set_config('role', role, true);
+    EXECUTE call INTO v_answer;
+    RAISE EXCEPTION USING ERRCODE = 'TAP01', MESSAGE = coalesce(v_answer, 'null');
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS v_answer = MESSAGE_TEXT;
+    RETURN CASE WHEN SQLSTATE = 'TAP01' THEN v_answer
+                WHEN SQLSTATE = '42501' AND v_answer ~ '^permission denied for ' THEN 'denied'
+                ELSE SQLSTATE
+           END;
+END
+$$;
+
+CREATE TEMP TABLE answered AS
+SELECT a.role, p.queue, m.object, m.call, pg_temp.answer(a.role, filled.call) AS got,
+       CASE WHEN a.role = 'none' OR a.what = ANY (m.roles) AND (a.queues IS NULL OR p.queue = ANY (a.queues)) THEN replace(m.answer, '{q}', p.queue)
+            WHEN a.what = ANY (m.roles) THEN m.elsewhere
+            ELSE 'denied'
+       END AS expected
+FROM actor AS a CROSS JOIN place AS p CROSS JOIN matrix AS m
+CROSS JOIN LATERAL (SELECT replace(replace(replace(replace(replace(m.call,
+    '{q}', quote_literal(p.queue)), '{waiting}', p.waiting::text), '{running}', p.running::text), '{token}', p.token::text), '{dead}', p.dead::text)) AS filled (call);
+
+SELECT is(count(*), 2 * 10 * (SELECT count(*) FROM matrix), 'every role makes every call in every queue') FROM answered;
+SELECT results_eq('SELECT count(DISTINCT got) > 10 FROM answered', 'SELECT true', 'the answers differ');
+SELECT is_empty(format('SELECT queue, call, expected, got FROM answered WHERE role = %L AND got IS DISTINCT FROM expected', role),
+                format('%s is answered as the matrix says', CASE role WHEN 'none' THEN 'the owner' ELSE role END)) FROM actor;
+
+SELECT * FROM finish();
+ROLLBACK;

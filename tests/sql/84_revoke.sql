@@ -1,0 +1,101 @@
+-- What was granted can be widened and taken back, and does not outlive the role.
+BEGIN;
+SELECT plan(40);
+
+CREATE ROLE tap_role;
+SELECT format('GRANT USAGE ON SCHEMA %I TO tap_role', current_schema()) \gexec
+CREATE FUNCTION pg_temp.answer(role text, call text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    v_answer text;
+BEGIN
+    PERFORM set_config('role', role, true);
+    EXECUTE call INTO v_answer;
+    RAISE EXCEPTION USING ERRCODE = 'TAP01', MESSAGE = coalesce(v_answer, 'null');
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS v_answer = MESSAGE_TEXT;
+    RETURN CASE WHEN SQLSTATE = 'TAP01' THEN v_answer
+                WHEN SQLSTATE = '42501' AND v_answer ~ '^permission denied for ' THEN 'denied'
+                ELSE SQLSTATE
+           END;
+END
+$$;
+-- In which of the queues a, b and c it may enqueue; a hyphen for each where permission is denied altogether.
+CREATE FUNCTION pg_temp.may(role text) RETURNS text LANGUAGE sql AS $$
+    SELECT string_agg(CASE pg_temp.answer(role, format('SELECT created FROM pgq_enqueue(''k'', queue => %L)', q)) WHEN 'true' THEN q WHEN 'denied' THEN '-' ELSE '' END, '' ORDER BY q)
+    FROM unnest('{a,b,c}'::text[]) AS q
+$$;
+CREATE FUNCTION pg_temp.privileges(role text) RETURNS text[] LANGUAGE sql AS $$
+    SELECT array_agg(object ORDER BY object COLLATE "C") FROM (
+        SELECT p.proname || '()' AS object FROM pg_proc AS p, aclexplode(p.proacl) AS a WHERE p.proname ~ '^_?pgq_' AND a.grantee::regrole::text = role
+        UNION SELECT c.relname FROM pg_class AS c, aclexplode(c.relacl) AS a WHERE c.relname ~ '^_?pgq_' AND a.grantee::regrole::text = role
+        UNION SELECT c.relname || '.' || t.attname FROM pg_class AS c JOIN pg_attribute AS t ON t.attrelid = c.oid, aclexplode(t.attacl) AS a
+        WHERE c.relname ~ '^_?pgq_' AND a.grantee::regrole::text = role) AS o
+$$;
+
+CREATE FUNCTION pg_temp.after(call text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN EXECUTE call; RETURN pg_temp.may('tap_role'); END $$;
+SELECT is(pg_temp.after(call), answer, call) FROM (VALUES
+    (1, 'SELECT pgq_grant(''tap_role'', ''producer'', ''{a}'')', 'a'),
+    (2, 'SELECT pgq_grant(''tap_role'', ''producer'', ''{b,a}'')', 'ab'),
+    (3, 'SELECT pgq_revoke(''tap_role'', ''producer'', ''{a,c}'')', 'b'),
+    (4, 'SELECT pgq_revoke(''tap_role'', ''producer'', ''{b}'')', '---'),
+    (5, 'SELECT pgq_grant(''tap_role'', ''producer'', ''{a}'')', 'a'),
+    (6, 'SELECT pgq_grant(''tap_role'', ''producer'')', 'abc'),
+    (7, 'SELECT pgq_grant(''tap_role'', ''producer'', ''{a}'')', 'abc'),
+    (8, 'SELECT pgq_revoke(''tap_role'', ''worker'')', 'abc'),
+    (9, 'SELECT pgq_revoke(''tap_role'', ''producer'')', '---'),
+    (10, 'SELECT pgq_revoke(''tap_role'', ''producer'')', '---'),
+    (11, 'SELECT pgq_revoke(''tap_role'', ''producer'', ''{a}'')', '---')
+) AS t (n, call, answer);
+SELECT is_empty('SELECT FROM pgq_permission', 'nothing is left of it');
+SELECT is(pg_temp.privileges('tap_role'), NULL, 'nor is a privilege');
+
+-- What belongs to several stays until the last of them goes.
+CREATE TEMP TABLE alone AS
+SELECT what, NULL::text[] AS privileges FROM unnest('{producer,worker,admin,reader}'::text[]) AS w (what);
+SELECT pgq_grant('tap_role', 'producer');
+UPDATE alone SET privileges = pg_temp.privileges('tap_role') WHERE what = 'producer';
+SELECT pgq_revoke('tap_role', 'producer'), pgq_grant('tap_role', 'worker');
+UPDATE alone SET privileges = pg_temp.privileges('tap_role') WHERE what = 'worker';
+SELECT pgq_revoke('tap_role', 'worker'), pgq_grant('tap_role', 'admin');
+UPDATE alone SET privileges = pg_temp.privileges('tap_role') WHERE what = 'admin';
+SELECT pgq_revoke('tap_role', 'admin'), pgq_grant('tap_role', 'reader');
+UPDATE alone SET privileges = pg_temp.privileges('tap_role') WHERE what = 'reader';
+SELECT ok(cardinality(privileges) > 3, format('to be a %s takes privileges', what)) FROM alone;
+SELECT pgq_grant('tap_role', 'admin'), pgq_grant('tap_role', 'producer');
+SELECT pgq_revoke('tap_role', 'admin'), pgq_revoke('tap_role', 'producer');
+SELECT is(pg_temp.privileges('tap_role'), privileges, 'a reader that was an administrator for a while is what it was') FROM alone WHERE what = 'reader';
+SELECT pgq_grant('tap_role', 'admin'), pgq_revoke('tap_role', 'reader');
+SELECT is(pg_temp.privileges('tap_role'), privileges, 'and so is an administrator that was a reader') FROM alone WHERE what = 'admin';
+SELECT pgq_revoke('tap_role', 'admin');
+
+-- The role changes.
+SELECT pgq_grant('tap_role', 'producer', '{a}');
+ALTER ROLE tap_role RENAME TO tap_renamed;
+SELECT is(pg_temp.may('tap_renamed'), 'a', 'a role that is renamed keeps what it has');
+ALTER ROLE tap_renamed RENAME TO tap_role;
+SELECT pgq_grant('tap_role', 'producer');
+SELECT format('REVOKE EXECUTE ON FUNCTION pgq_enqueue FROM tap_role') \gexec
+SELECT is(pg_temp.may('tap_role'), '---', 'a privilege that is taken away by hand is gone');
+SELECT pgq_grant('tap_role', 'producer', '{b}');
+SELECT is(pg_temp.may('tap_role'), 'b', 'and what it was worth does not come back with a later grant');
+SELECT pgq_grant('tap_role', 'producer');
+DROP OWNED BY tap_role;
+DROP ROLE tap_role;
+CREATE ROLE tap_role;
+SELECT format('GRANT USAGE ON SCHEMA %I TO tap_role', current_schema()) \gexec
+SELECT is(pg_temp.may('tap_role'), '---', 'a role that is dropped and made again has nothing');
+SELECT pgq_grant('tap_role', 'producer', '{c}');
+SELECT is(pg_temp.may('tap_role'), 'c', 'but what it is granted then');
+SELECT is(count(*), 1::bigint, 'and its predecessor is forgotten') FROM pgq_permission;
+
+SELECT throws_ok(format('SELECT %s(%s)', verb, arguments), state, message, format('%s(%s) is refused', verb, arguments))
+FROM (VALUES ('''tap_role'', ''producer'', ''{}''', '22023', 'queues is empty'), ('''tap_role'', ''producer'', ''{a,null}''', '22004', 'one of the queues is null'),
+             ('''tap_role'', ''producer'', ''{a,""}''', '22023', 'queue "" is not a name'), ('NULL, ''producer'', ''{a}''', '22004', 'role or what is null'),
+             ('''tap_role'', ''god''', '22023', 'what "god" is unknown'), ('''tap_noone'', ''reader''', '42704', 'there is no role "tap_noone"'),
+             ('''public'', ''reader''', '42704', 'there is no role "public"')) AS a (arguments, state, message)
+CROSS JOIN (VALUES ('pgq_grant'), ('pgq_revoke')) AS v (verb);
+SELECT pgq_grant('tap_role', 'reader');
+SELECT throws_ok($$ SELECT pgq_revoke('tap_role', 'reader', '{a}') $$, 'PGQ03', 'role "tap_role" may use all queues as reader', 'a queue cannot be taken from who may use all');
+
+SELECT * FROM finish();
+ROLLBACK;
