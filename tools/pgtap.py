@@ -57,6 +57,8 @@ def _install(script: Path, dbname: str) -> None:
     """Install pgTAP without CREATE EXTENSION, for which it would have to lie in the server's own directories."""
     guarded = script.read_text(encoding="utf-8").splitlines(keepends=True)
     lines = [line for line in guarded if not line.startswith(r"\echo")]
+    # As from PostgreSQL 15 on: pgq grants nothing where everybody may create objects.
+    _psql("-c", "REVOKE CREATE ON SCHEMA public FROM PUBLIC", dbname=dbname)
     settings = "CREATE SCHEMA pgtap; SET search_path = pgtap; SET client_min_messages = warning;\n"
     _psql("-1", "-f", "-", dbname=dbname, script=settings + "".join(lines))
     _psql("-c", f"ALTER DATABASE {dbname} SET search_path = public, pgtap", dbname=dbname)

@@ -1084,6 +1084,14 @@ AS $pgq_grant$
 DECLARE
     v_role regrole := _pgq_check_grant(role, what, queues);
 BEGIN
+    -- A function that anybody may create beside those of pgq can be a better match for a call in them than the one meant.
+    IF has_schema_privilege('public', current_schema(), 'CREATE') THEN
+        RAISE EXCEPTION 'everybody may create objects in the schema "%"', current_schema()
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = format('They could act with the rights of the owner of pgq: REVOKE CREATE ON SCHEMA %I FROM PUBLIC first.',
+                                current_schema());
+    END IF;
+
     -- What roles leave behind that were dropped, or lost their privileges by hand or by DROP OWNED, must not come back.
     DELETE FROM pgq_permission AS p
     WHERE p.role NOT IN (SELECT r.oid FROM pg_roles AS r)
@@ -1113,7 +1121,7 @@ COMMENT ON FUNCTION pgq_grant(text, text, text[]) IS
     'beside what it was granted before; without (NULL) all. What lies in other queues then is, for that role, not there. '
     'It is the role of the session or of SET ROLE that counts, and membership as in PostgreSQL; not the owner of a '
     'function that calls pgq. Only the owner of pgq can call it. NULL for role or what is refused (22004), an unknown '
-    'role too (42704), another what or a bad queue (22023).';
+    'role too (42704), another what or a bad queue (22023), and a schema in which everybody may create objects (55000).';
 
 
 CREATE FUNCTION pgq_revoke(role text, what text, queues text[] DEFAULT NULL) RETURNS void

@@ -194,8 +194,16 @@ def place(environment: None) -> Iterator[Place]:
         yield Place(server, server.host, server.port, server.user)
 
 
+def close_public(**where: Any) -> None:
+    """As from PostgreSQL 15 on: pgq grants nothing where everybody may create objects."""
+    with psycopg.connect(**where) as conn:
+        conn.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+
+
 template = postgresql_noproc(
-    depends_on="place", dbname="pgq_test", load=[ROOT / "build/pgq.sql", ROOT / "python/src/pgq/testkit.sql"]
+    depends_on="place",
+    dbname="pgq_test",
+    load=[close_public, ROOT / "build/pgq.sql", ROOT / "python/src/pgq/testkit.sql"],
 )
 database = postgresql("template")
 

@@ -38,7 +38,7 @@ BEGIN
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_hint = PG_EXCEPTION_HINT, v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
     -- Whether such a line is there depends on how often the session has come by.
-    v_context := regexp_replace(replace(v_context, call, ''), '^PL/pgSQL (assignment|expression) .*$', '', 'gn');
+    v_context := regexp_replace(replace(v_context, call, ''), '^(PL/pgSQL|SQL) (assignment|expression) .*$', '', 'gn');
     RETURN replace(concat_ws(E'\n', SQLSTATE, v_message, v_hint, v_detail, regexp_replace(v_context, E'\n+', E'\n', 'g')), named, '*');
 END
 $$;

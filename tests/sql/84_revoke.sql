@@ -1,6 +1,6 @@
 -- What was granted can be widened and taken back, and does not outlive the role.
 BEGIN;
-SELECT plan(40);
+SELECT plan(42);
 
 CREATE ROLE tap_role;
 SELECT format('GRANT USAGE ON SCHEMA %I TO tap_role', current_schema()) \gexec
@@ -96,6 +96,13 @@ FROM (VALUES ('''tap_role'', ''producer'', ''{}''', '22023', 'queues is empty'),
 CROSS JOIN (VALUES ('pgq_grant'), ('pgq_revoke')) AS v (verb);
 SELECT pgq_grant('tap_role', 'reader');
 SELECT throws_ok($$ SELECT pgq_revoke('tap_role', 'reader', '{a}') $$, 'PGQ03', 'role "tap_role" may use all queues as reader', 'a queue cannot be taken from who may use all');
+
+CREATE ROLE tap_open;
+SELECT format('GRANT CREATE ON SCHEMA %I TO PUBLIC', current_schema()) \gexec
+SELECT throws_ok($$ SELECT pgq_grant('tap_open', 'reader') $$, '55000', format('everybody may create objects in the schema "%s"', current_schema()),
+                 'nothing is granted where everybody could plant a function');
+SELECT format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema()) \gexec
+SELECT lives_ok($$ SELECT pgq_grant('tap_open', 'reader') $$, 'and all is well once they may not');
 
 SELECT * FROM finish();
 ROLLBACK;
