@@ -1,17 +1,23 @@
-"""The tool for partitions: a link on which packets get lost. And what the settings of a session do about that."""
+"""A link on which packets get lost: what the settings of a session do about that, and what a worker makes of it."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
 from blackhole import Link, far_server
-from conftest import Thread, eventually, one
+from conftest import Thread, eventually, jobs, one
 from devpg import Server
 from psycopg.conninfo import make_conninfo
+
+from pgq import Handlers, Job, Queue, Worker
+from pgq.install import install
 
 SETTINGS = {
     "tcp_keepalives_idle": 3,
@@ -59,3 +65,49 @@ def test_both_ends_of_a_session_notice_that_the_other_is_gone(far: Far) -> None:
         assert one(admin, there, careless.info.backend_pid) == 1
         link.mend()
         assert Thread(one, careless, "SELECT n FROM t").result(10) == 3
+
+
+@pytest.mark.happens("packets to it are lost")
+def test_the_job_of_a_worker_that_cannot_be_reached_is_taken_by_another(far: Far, handlers: Handlers) -> None:
+    """
+    As soon as the server has noticed, although the lease lasts for minutes and the row is locked. The first one comes
+    back when packets do, its effect is rolled back, and it goes on with other jobs.
+    """
+    server, link, dsn = far
+    near = make_conninfo(host=server.host, user=server.user, dbname=server.dbname)
+    begun, go = threading.Event(), threading.Event()
+    with psycopg.connect(near, autocommit=True) as conn:
+        install(conn)
+        conn.execute("CREATE TABLE effect (attempt integer)")
+        conn.execute("SELECT pg_sleep_until(pg_postmaster_start_time() + interval '5.1 seconds')")
+        queue = Queue(conn)
+
+        @handlers.handler("k", transaction=True)
+        def k(job: Job, inside: psycopg.Connection[Any]) -> None:
+            inside.execute("INSERT INTO effect VALUES (%s)", [job.attempt])
+            if job.attempt == 1:
+                begun.set()
+                assert go.wait(60)
+
+        queue.enqueue("k")
+        lost = Worker(dsn, handlers, poll=0.2, lease=timedelta(minutes=5))
+        thread = Thread(lost.run)
+        assert begun.wait(10)
+        heir = Worker(near, handlers, poll=0.2)
+        heirs = Thread(heir.run)
+        eventually(lambda: one(conn, "SELECT count(*) FROM pgq_workers WHERE present") == 2)
+        link.cut()
+        since = time.monotonic()
+        eventually(lambda: conn.execute("SELECT attempt FROM effect").fetchall() == [(2,)], "another takes it", 30)
+        assert time.monotonic() - since < 20
+        go.set()
+        link.mend()
+        eventually(lambda: one(conn, "SELECT count(*) FROM pgq_workers WHERE present") == 2, "it comes back", 30)
+        heir.stop()
+        heirs.result(15)
+        queue.enqueue("k", "more")
+        eventually(lambda: jobs(conn) == [], "it goes on", 30)
+        lost.stop()
+        thread.result(15)
+        # The first attempt at the second job, which no longer waits.
+        assert conn.execute("SELECT attempt FROM effect ORDER BY attempt").fetchall() == [(1,), (2,)]

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Connection, expire, jobs, one
+from psycopg.conninfo import make_conninfo
 
 from pgq import Queue
 
@@ -240,3 +241,34 @@ def test_purge_counts_more_than_one_round(run: Run, queue: Queue, conn: Connecti
     expire(conn)
     with pytest.raises(psycopg.Error):
         queue.purge("no interval")
+
+
+def test_grant_and_revoke_let_a_role_in_and_out(run: Run, conn: Connection) -> None:
+    """As what, and to which queues; without any, to all of them."""
+    conn.execute("CREATE ROLE clerk")
+    try:
+        run("grant", "clerk", "producer", "--queue", "a", "--queue", "b")
+        run("grant", "clerk", "reader")
+        given = "SELECT what, queues FROM pgq_permission ORDER BY what"
+        assert conn.execute(given).fetchall() == [("producer", ["a", "b"]), ("reader", None)]
+        run("revoke", "clerk", "producer", "--queue", "a")
+        run("revoke", "clerk", "reader")
+        assert conn.execute(given).fetchall() == [("producer", ["b"])]
+        assert "there is no role" in run("grant", "nobody here", "admin", code=1).stderr
+    finally:
+        conn.execute("DROP OWNED BY clerk")
+        conn.execute("DROP ROLE clerk")
+
+
+@pytest.mark.parametrize("password", [True, False])
+def test_a_password_on_the_command_line_is_warned_of(
+    dsn: str, queue: Queue, monkeypatch: pytest.MonkeyPatch, password: bool
+) -> None:
+    """But not one that comes from the environment; and the warning does not repeat it."""
+    secret = make_conninfo(dsn, password="s3cret")
+    done = pgq("--dsn", secret if password else dsn, "stats")
+    assert done.returncode == 0
+    assert ("PGPASSFILE" in done.stderr) == password
+    assert "s3cret" not in done.stderr + done.stdout
+    monkeypatch.setenv("PGQ_DSN", secret)
+    assert pgq("stats").stderr == ""

@@ -1,17 +1,19 @@
-"""The tool for a server that has no room left, or takes no writes."""
+"""A server that has no room left, or takes no writes."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import ROOT, Connection, eventually, one
+from conftest import ROOT, Connection, Thread, eventually, jobs, one
 from devpg import Server
 from disk import read_only, small_disk
 
-from pgq import Queue
+from pgq import Handlers, Queue, Worker
 
 Open = Callable[[], Connection]
 
@@ -72,3 +74,32 @@ def test_sessions_that_there_are_take_no_writes_while_the_server_is_read_only(op
     for queue in (old, new):
         eventually(lambda queue=queue: one(queue.conn, "SHOW transaction_read_only") == "off")  # type: ignore[misc]
         queue.enqueue("k")
+
+
+@pytest.mark.happens("the database is full or read-only")
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_a_worker_waits_and_says_so(
+    server: Server, open_: Open, handlers: Handlers, caplog: pytest.LogCaptureFixture, trouble: str
+) -> None:
+    """It claims nothing and costs no attempt; when the trouble is over it goes on."""
+    conn = open_()
+    handlers.handler("k")(lambda job: None)
+    worker = Worker(f"host={server.host} user={server.user}", handlers, poll=0.05)
+    with caplog.at_level(logging.WARNING, "pgq"), small_disk(server, conn, "pgq_running") as disk:
+        thread = Thread(worker.run)
+        eventually(lambda: worker.loops[0].session.asleep)
+        with ExitStack() as stack:
+            if trouble == "full":
+                disk.fill()
+                stack.callback(disk.free)
+                text = "No space left on device"
+            else:
+                stack.enter_context(read_only(conn))
+                text = "read-only transaction"
+            Queue(conn).enqueue("k")
+            eventually(lambda: text in caplog.text)
+            assert [(state, attempt) for _, state, attempt in jobs(conn)] == [("waiting", 0)]
+        eventually(lambda: jobs(conn) == [])
+        worker.stop()
+        thread.result(15)
+        server.stop("immediate")

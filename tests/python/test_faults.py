@@ -299,23 +299,3 @@ def test_a_failure_of_the_database_within_a_handler_is_the_failure_of_its_job(
     Run(conn, worker).finish()
     (error,) = errors
     assert f"(SQLSTATE {sqlstate})" in error
-
-
-@pytest.mark.happens("the database is full or read-only")
-def test_a_database_without_space_is_waited_for(
-    conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The worker says so and claims nothing; when there is space again, it goes on."""
-    handlers.handler("k")(lambda job: None)
-    conn.execute(
-        "CREATE FUNCTION full_() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END$$"
-    )
-    conn.execute("CREATE TRIGGER full_ BEFORE INSERT ON pgq_running FOR EACH ROW EXECUTE FUNCTION full_()")
-    queue.enqueue("k")
-    with caplog.at_level(logging.WARNING, "pgq"):
-        run = Run(conn, worker)
-        eventually(lambda: "No space left on device" in caplog.text)
-        assert [(state, attempt) for _, state, attempt in jobs(conn)] == [("waiting", 0)]
-        conn.execute("DROP TRIGGER full_ ON pgq_running")
-        run.finish()

@@ -294,6 +294,14 @@ class Queue:
             )[0]
         )
 
+    def grant(self, role: str, what: str, queues: Sequence[str] | None = None) -> None:
+        """Let a role be producer, worker, admin or reader, of these queues or (None) of all. For the owner of pgq."""
+        self._row(f"SELECT {self._at}pgq_grant(%s::text, %s::text, %s::text[])", [role, what, queues and list(queues)])
+
+    def revoke(self, role: str, what: str, queues: Sequence[str] | None = None) -> None:
+        """Take back what was granted. For the owner of pgq."""
+        self._row(f"SELECT {self._at}pgq_revoke(%s::text, %s::text, %s::text[])", [role, what, queues and list(queues)])
+
     def version(self) -> str:
         """The version of the SQL."""
         return str(self._row(f"SELECT {self._at}pgq_version()", [])[0])

@@ -7,9 +7,10 @@ from importlib.metadata import version as distribution_version
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from pgq.cli import schema as schema_commands
-from pgq.cli.support import Target, duration, from_json, moment, print_json, print_table, shown
+from pgq.cli.support import Target, duration, from_json, has_password, moment, print_json, print_table, shown
 from pgq.cli.worker import worker
 from pgq.queue import NO_ARGS, OnDuplicate, Queue
 
@@ -33,11 +34,14 @@ STATS = ("queue", "kind", "waiting", "ripe", "running", "dead", "cancelled", "do
 @click.pass_context
 def main(ctx: click.Context, dsn: str, schema: str | None) -> None:
     """A job queue that is just PostgreSQL."""
+    if ctx.get_parameter_source("dsn") is ParameterSource.COMMANDLINE and has_password(dsn):
+        click.echo("pgq: everybody on this machine can read the password in --dsn", err=True)
+        click.echo("hint: Keep it in a password file (PGPASSFILE), a service file, or PGQ_DSN.", err=True)
     ctx.obj = Target(dsn, schema)
 
 
-for command in (schema_commands.install, schema_commands.upgrade, schema_commands.uninstall):
-    main.add_command(command)
+for name in ("install", "upgrade", "uninstall", "grant", "revoke"):
+    main.add_command(getattr(schema_commands, name))
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""The commands about the SQL itself: install, upgrade, uninstall."""
+"""The commands about the SQL itself: install, upgrade, uninstall, and who may use it."""
 
 from __future__ import annotations
 
@@ -46,3 +46,30 @@ def uninstall(at: Target, force: bool) -> None:
     """Remove pgq's tables and functions from the database."""
     with at.connection() as conn:
         click.echo(f"pgq {installation.uninstall(conn, schema=at.schema, force=force)} removed")
+
+
+ROLE = click.argument("role")
+WHAT = click.argument("what", type=click.Choice(["producer", "worker", "admin", "reader"]))
+QUEUES = click.option("--queue", "queues", multiple=True, help="Only this queue; may be repeated.  [default: all]")
+
+
+@click.command()
+@ROLE
+@WHAT
+@QUEUES
+@target
+def grant(at: Target, role: str, what: str, queues: tuple[str, ...]) -> None:
+    """Let a database role use pgq as WHAT."""
+    with at.queue() as queue:
+        queue.grant(role, what, queues or None)
+
+
+@click.command()
+@ROLE
+@WHAT
+@QUEUES
+@target
+def revoke(at: Target, role: str, what: str, queues: tuple[str, ...]) -> None:
+    """Take back what a role was granted."""
+    with at.queue() as queue:
+        queue.revoke(role, what, queues or None)

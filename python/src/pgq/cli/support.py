@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import click
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from pgq.errors import Error
 from pgq.queue import Queue
@@ -88,6 +89,14 @@ class Target:
         """The views there, likewise."""
         with self.queue() as queue:
             yield Views(queue.conn, schema=self.schema)
+
+
+def has_password(dsn: str) -> bool:
+    """Whether there is a password in it; what libpq cannot read is for others to complain of."""
+    try:
+        return "password" in conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        return False
 
 
 UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
