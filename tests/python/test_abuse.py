@@ -118,6 +118,7 @@ FAILS: dict[str, Abuse] = {
     "COMMIT": says("COMMIT"),
     "idle transaction": says("COMMIT", "BEGIN"),
     "COMMIT, and another session": says("COMMIT", "SET SESSION AUTHORIZATION pg_monitor", "SET search_path = pg_temp"),
+    "COMMIT, and another role": says("COMMIT", "SET ROLE pg_monitor"),
     "COMMIT, and prepared statements": says("COMMIT", "DEALLOCATE ALL"),
     "COMMIT, and everything": says("COMMIT", "DISCARD ALL"),
     "conn.commit()": lambda conn: conn.commit(),
@@ -249,11 +250,18 @@ def test_a_connection_that_a_thread_may_still_use_is_not_lent_again(
 def test_a_role_that_every_session_begins_with_is_that_of_every_job(
     queue: Queue, loop: Loop, handlers: Handlers
 ) -> None:
-    """A session is clean when it is as it was in the beginning."""
+    """A session is clean when it is as it was in the beginning, also after a handler that has given up the role."""
     conn = queue.conn
     users: list[str] = []
     name = conn.info.dbname
-    handlers.handler("k", transaction=True)(lambda job, inside: users.append(one(inside, "SELECT current_user")))
+
+    @handlers.handler("k", transaction=True)
+    def work(job: Job, inside: Connection) -> None:
+        users.append(one(inside, "SELECT current_user"))
+        if job.args == 1:
+            inside.execute("COMMIT")
+            inside.execute("SET ROLE NONE")
+
     try:
         conn.execute("CREATE ROLE pgq_owner")
         conn.execute("SELECT pgq_grant('pgq_owner', 'worker')")

@@ -72,6 +72,11 @@ def test_arguments_that_do_not_match_are_a_failure_that_names_them(
 
     handlers.handler("k", retry_on=OSError)(send)
     handlers.handler("inside", transaction=True)(send)
+
+    @handlers.handler("any")
+    def anything(*, job: Job, **rest: Any) -> None:
+        begun.append(job.kind)
+
     given = {
         "(missing: to)": {"subject": "s3cret"},
         "(unknown: cc)": {"to": "s3cret", "subject": "s3cret", "cc": "s3cret"},
@@ -82,6 +87,7 @@ def test_arguments_that_do_not_match_are_a_failure_that_names_them(
     expected = {
         queue.enqueue(kind, args, backoff="1 hour").id: text for kind in ("k", "inside") for text, args in given.items()
     }
+    expected[queue.enqueue("any", {"conn": "s3cret"}).id] = "(unknown: conn)"
     with caplog.at_level(logging.DEBUG, "pgq"):
         drain(loop)
     assert begun == []

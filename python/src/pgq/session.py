@@ -36,7 +36,7 @@ WATCH: Final = "SET client_connection_check_interval = '2s'"
 # What a handler may have left behind, beyond what ends with its transaction. Prepared statements stay: to prepare those
 # of pgq again for each job would cost as much as all of this.
 CLEAN: Final = (
-    "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES; "
+    "RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES; "
     f"SELECT pg_catalog.pg_advisory_unlock_all(); {SETTINGS}"
 )
 # How long another thread may take to notice that its connection is shut, in seconds.
