@@ -89,8 +89,12 @@ def test_until_empty_a_worker_also_waits_for_what_comes_later_or_runs_elsewhere(
     queue.enqueue("k", "later", delay="300 milliseconds")
     worker = Worker(dsn, handlers, drain=Drain(until_empty=True), poll=0.2)
     thread = Thread(worker.run)
-    eventually(lambda: done == ["later"])
+    eventually(lambda: jobs(queue.conn) == [(elsewhere.id, "running", 1)])
+    # Some polls later.
+    end = time.monotonic() + 0.7
+    eventually(lambda: time.monotonic() > end or not thread.is_alive())
     assert thread.is_alive()
+    assert done == ["later"]
     queue.complete(elsewhere)
     thread.result(20)
     assert jobs(queue.conn) == []
@@ -98,7 +102,7 @@ def test_until_empty_a_worker_also_waits_for_what_comes_later_or_runs_elsewhere(
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_a_worker_ends_after_so_many_jobs(queue: Queue, dsn: str, handlers: Handlers, concurrency: int) -> None:
-    """Exactly; those that it has claimed beyond are not kept, nor has one that it gives back been counted."""
+    """Exactly; those that it has claimed beyond are not kept."""
     done: list[int] = []
     lock = threading.Lock()
 
@@ -112,6 +116,24 @@ def test_a_worker_ends_after_so_many_jobs(queue: Queue, dsn: str, handlers: Hand
     Thread(Worker(dsn, handlers, max_jobs=7, concurrency=concurrency).run).result(20)
     assert len(done) == 7
     assert [(state, attempt) for _, state, attempt in jobs(queue.conn)] == [("waiting", 0)] * 33
+
+
+def test_a_job_that_a_worker_gives_back_does_not_count(
+    queue: Queue, dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Because another one took long; it claims as many again."""
+    monkeypatch.setattr("pgq.loop.KEEP_UNSTARTED", 0.01)
+    done: list[int] = []
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        if job.args == 0:
+            eventually(lambda: [state for _, state, _ in jobs(queue.conn)] == ["running", *["waiting"] * 5])
+        done.append(job.args)
+
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(6))
+    Thread(Worker(dsn, handlers, max_jobs=4).run).result(20)
+    assert done == [0, 1, 2, 3]
 
 
 def test_a_file_tells_that_the_worker_is_well(queue: Queue, dsn: str, handlers: Handlers, tmp_path: Path) -> None:
