@@ -96,6 +96,8 @@ def test_a_worker_waits_and_says_so(
             else:
                 stack.enter_context(read_only(conn))
                 text = "read-only transaction"
+                # Sessions learn of it in their own time.
+                eventually(lambda: text in caplog.text)
             Queue(conn).enqueue("k")
             eventually(lambda: text in caplog.text)
             assert [(state, attempt) for _, state, attempt in jobs(conn)] == [("waiting", 0)]

@@ -208,7 +208,8 @@ def test_a_slow_handler_outlasts_a_server_that_is_gone(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Meanwhile its worker tries once to settle what came before, and then waits for the handler."""
+    """Meanwhile its worker tries now and then to settle what came before, and then waits for the handler."""
+    monkeypatch.setattr("pgq.loop.TRY_AGAIN", 60.0)
     tried: list[int] = []
     connect = psycopg.connect
 
