@@ -83,6 +83,8 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
         },
         stdout=subprocess.DEVNULL,
         start_new_session=True,
+        # Where the tests run in the background, it may be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         eventually(lambda: any(state == "T" for _, state in marked(mark)), "a worker is frozen", 40)
