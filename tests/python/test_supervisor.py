@@ -177,6 +177,7 @@ def test_code_that_has_changed_is_loaded(
 
 
 def test_readiness_is_told_once_all_children_work(
+    conn: Connection,
     start: Start,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -188,6 +189,7 @@ def test_readiness_is_told_once_all_children_work(
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         process = start("--processes", "2")
         assert manager.recv(100) == b"READY=1"
+        assert len(pids(conn)) == 2
         process.terminate()
         assert manager.recv(100) == b"STOPPING=1"
         assert process.wait(15) == 0

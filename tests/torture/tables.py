@@ -14,7 +14,8 @@ SCRIPT = Path(__file__).parents[2] / "build/pgq.sql"
 # effect is written by a handler, for the ledger rows that it saw when it began. No constraint keeps any of them unique.
 #
 # A trespass is an attempt that is ended by another worker than the one it belongs to, before its lease has run out.
-# Sessions of workers are told by their names; those that handlers have opened themselves are not judged.
+# Sessions of workers are told by their names, that of a presence by how it begins: it gives back what was claimed without
+# an answer. Those that handlers have opened themselves are not judged.
 TABLES = """
 CREATE SCHEMA torture;
 CREATE TABLE torture.ledger (
@@ -30,7 +31,8 @@ CREATE FUNCTION torture.watch() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     session text := current_setting('application_name');
 BEGIN
-    IF starts_with(session, 'pgq ') AND session <> 'pgq ' || OLD.worker AND OLD.lease_until > clock_timestamp() THEN
+    IF starts_with(session, 'pgq ') AND NOT starts_with(session, 'pgq ' || OLD.worker)
+       AND OLD.lease_until > clock_timestamp() THEN
         INSERT INTO torture.trespass VALUES (OLD.id, OLD.kind, OLD.worker, substr(session, 5));
     END IF;
     RETURN NULL;
