@@ -187,7 +187,20 @@ def test_readiness_is_told_once_all_children_work(
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(15)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        process = start("--processes", "2")
+        # The second one to come takes its time.
+        (tmp_path / "uneven.py").write_text(
+            "import os, time\n"
+            "try: os.open('first', os.O_CREAT | os.O_EXCL)\n"
+            "except FileExistsError:\n"
+            "    while not os.path.exists('go'): time.sleep(0.01)\n"
+        )
+        process = start("uneven", "--processes", "2")
+        eventually(lambda: len(pids(conn)) == 1)
+        manager.settimeout(0.7)
+        with pytest.raises(TimeoutError):
+            manager.recv(100)
+        manager.settimeout(15)
+        (tmp_path / "go").touch()
         assert manager.recv(100) == b"READY=1"
         assert len(pids(conn)) == 2
         process.terminate()

@@ -14,8 +14,8 @@ SCRIPT = Path(__file__).parents[2] / "build/pgq.sql"
 # effect is written by a handler, for the ledger rows that it saw when it began. No constraint keeps any of them unique.
 #
 # A trespass is an attempt that is ended by another worker than the one it belongs to, before its lease has run out.
-# Sessions of workers are told by their names, that of a presence by how it begins: it gives back what was claimed without
-# an answer. Those that handlers have opened themselves are not judged.
+# Sessions of workers are told by their names, that of a presence by how it begins: it gives back what was claimed
+# without an answer. Those that handlers have opened themselves are not judged.
 TABLES = """
 CREATE SCHEMA torture;
 CREATE TABLE torture.ledger (
