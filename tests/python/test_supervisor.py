@@ -190,9 +190,10 @@ def test_readiness_is_told_once_all_children_work(
         # The second one to come takes its time.
         (tmp_path / "uneven.py").write_text(
             "import os, time\n"
+            "late = time.monotonic() + 20\n"
             "try: os.open('first', os.O_CREAT | os.O_EXCL)\n"
             "except FileExistsError:\n"
-            "    while not os.path.exists('go'): time.sleep(0.01)\n"
+            "    while not os.path.exists('go') and time.monotonic() < late: time.sleep(0.01)\n"
         )
         process = start("uneven", "--processes", "2")
         eventually(lambda: len(pids(conn)) == 1)
