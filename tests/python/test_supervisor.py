@@ -230,7 +230,7 @@ def test_a_place_waits_longer_after_each_death(monkeypatch: pytest.MonkeyPatch) 
         assert supervisor.bury(place, -9) is None
         pauses.append(place.start_at - now[0])
 
-    place = Place(1)
+    place = Place()
     for _ in range(8):
         die(after=1)
     die(after=60)

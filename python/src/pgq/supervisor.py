@@ -9,12 +9,13 @@ import signal
 import socket
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 
 from pgq import service
 from pgq.reload import Files
 from pgq.report import logger
+from pgq.signals import STOP
 
 # In the environment of a child: the descriptor of its end of the lifeline.
 LIFELINE = "PGQ_LIFELINE"
@@ -25,20 +26,18 @@ LONG_LIFE = 10.0
 # How long after its grace a child may take to end, before it is killed.
 PATIENCE = 10.0
 LOOK_EVERY = 0.5
-STOP = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass
 class Place:
     """The place of one child, which its successors take over."""
 
-    number: int
     process: subprocess.Popen[bytes] | None = None
     lifeline: socket.socket | None = None
     started_at: float = 0.0
     start_at: float = 0.0
     pause: float = FIRST_PAUSE
-    said: bytes = field(default=b"")
+    said: bytes = b""
 
     @property
     def is_ready(self) -> bool:
@@ -64,7 +63,7 @@ class Supervisor:
         self.command = list(command)
         self.grace = grace
         self.files = files
-        self.places = [Place(number) for number in range(1, processes + 1)]
+        self.places = [Place() for _ in range(processes)]
         self.stopped_by: list[int] = []
         self._kill_at = float("inf")
         self._were_ready = False

@@ -26,6 +26,7 @@ from pgq.report import log_settled, logger
 from pgq.session import connect
 from pgq.settle import settle
 from pgq.signals import StopSignals, end_within
+from pgq.supervisor import READY
 
 # How long a worker that is told twice to stop tries to give back what it has, in seconds.
 LEAVE_WITHIN = 3.0
@@ -96,7 +97,7 @@ class Worker:
                 if lifeline is not None:
                     # Whoever does not hear it any more is about to stop this worker, by not being there.
                     with contextlib.suppress(OSError):
-                        lifeline.send(b"R")
+                        lifeline.send(READY)
                 self._run_loops()
                 # Whoever has jobs left does not take leave: others notice that he is gone, and take them at once.
                 if not any(loop.outcomes for loop in self.loops):
