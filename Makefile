@@ -21,7 +21,7 @@ RELEASED := $(patsubst sql/released/%,build/%,$(sort $(wildcard sql/released/pgq
 # All that the server must have for CREATE EXTENSION, and for ALTER EXTENSION UPDATE from any release.
 FILES := $(sort $(SCRIPT) $(RELEASED) $(STEPS:%=build/pgq--%.sql))
 PG_TLE := build/pgq.pg_tle.sql
-CARRIED := python/src/pgq/pgq.sql $(STEPS:%=python/src/pgq/upgrades/%.sql) python/LICENSE
+CARRIED := python/src/pgq/schema/pgq.sql $(STEPS:%=python/src/pgq/schema/upgrades/%.sql) python/LICENSE
 LINTED := python/src tests/python tests/torture tools examples bench
 PYTHON ?= python3
 VENV := .venv
@@ -63,10 +63,10 @@ build/upgrades/%.sql: $(WRAP)/plain_head.sql $(WRAP)/upgrade_head.sql $(WRAP)/up
 $(PG_TLE): tools/pg_tle.sh $(SCRIPT) $(STEPS:%=build/pgq--%.sql) pgq.control
 	@sh $< '$(PGQ_VERSION)' $(filter %.sql,$^) > $@
 
-python/src/pgq/pgq.sql: $(PLAIN)
+python/src/pgq/schema/pgq.sql: $(PLAIN)
 	@cp $< $@
-python/src/pgq/upgrades/%.sql: build/upgrades/%.sql
-	@mkdir -p python/src/pgq/upgrades
+python/src/pgq/schema/upgrades/%.sql: build/upgrades/%.sql
+	@mkdir -p python/src/pgq/schema/upgrades
 	@cp $< $@
 python/LICENSE: LICENSE
 	@cp $< $@
@@ -144,5 +144,5 @@ refuse-foreign:
 	    printf '%s belongs to another pgq, such as that of Skytools; it stays as it is\n' '$(control)' >&2; exit 1; fi
 else
 clean:
-	@rm -rf build .venv python/src/pgq/upgrades $(CARRIED)
+	@rm -rf build .venv python/src/pgq/schema/upgrades $(CARRIED)
 endif

@@ -1,22 +1,22 @@
 -- What it takes to be a producer, worker, admin or reader.
 
-CREATE FUNCTION _pgq_functions(what text) RETURNS text[]
+CREATE FUNCTION _pgq_granted_functions(privilege text) RETURNS text[]
     LANGUAGE sql
     IMMUTABLE
-    RETURN CASE what
+    RETURN CASE privilege
         WHEN 'producer' THEN ARRAY['pgq_enqueue', 'pgq_enqueue_many']
-        WHEN 'worker' THEN ARRAY['pgq_claim', 'pgq_register', 'pgq_unregister', 'pgq_disown', 'pgq_pending', 'pgq_idle',
-                                 'pgq_hold', 'pgq_complete', 'pgq_complete_many', 'pgq_fail', 'pgq_discard', 'pgq_extend',
+        WHEN 'worker' THEN ARRAY['pgq_claim', 'pgq_register', 'pgq_unregister', 'pgq_reconcile', 'pgq_remaining', 'pgq_idle',
+                                 'pgq_hold', 'pgq_complete', 'pgq_complete_many', 'pgq_fail', 'pgq_cancel_claimed', 'pgq_extend',
                                  'pgq_snooze', 'pgq_release']
         WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_now']
         WHEN 'reader' THEN ARRAY['pgq_now']
     END || ARRAY['pgq_backoff', 'pgq_version'];
 
-COMMENT ON FUNCTION _pgq_functions(text) IS
+COMMENT ON FUNCTION _pgq_granted_functions(text) IS
     'The functions that a producer, worker, admin or reader may execute; NULL for anything else.';
 
 
-CREATE FUNCTION _pgq_check_grant(role text, what text, queues text[]) RETURNS regrole
+CREATE FUNCTION _pgq_check_grant(role text, privilege text, queues text[]) RETURNS regrole
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_check_grant$
@@ -24,13 +24,13 @@ DECLARE
     v_role regrole := (SELECT r.oid FROM pg_roles AS r WHERE r.rolname = role);
     v_queue text;
 BEGIN
-    IF role IS NULL OR what IS NULL THEN
-        RAISE EXCEPTION 'role or what is null'
+    IF role IS NULL OR privilege IS NULL THEN
+        RAISE EXCEPTION 'role or privilege is null'
             USING ERRCODE = 'null_value_not_allowed',
                   HINT = 'Name a database role, and producer, worker, admin or reader.';
     END IF;
-    IF what NOT IN ('producer', 'worker', 'admin', 'reader') THEN
-        RAISE EXCEPTION 'what "%" is unknown', left(what, 200)
+    IF privilege NOT IN ('producer', 'worker', 'admin', 'reader') THEN
+        RAISE EXCEPTION 'privilege "%" is unknown', left(privilege, 200)
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Use producer, worker, admin or reader.';
     END IF;
@@ -50,7 +50,7 @@ BEGIN
                 USING ERRCODE = 'null_value_not_allowed',
                       HINT = 'Name each queue, or leave the argument out for all of them.';
         END IF;
-        IF octet_length(v_queue) NOT BETWEEN 1 AND 200 OR strpos(v_queue, E'\x1f') > 0 THEN
+        IF NOT _pgq_is_name(v_queue) THEN
             RAISE EXCEPTION 'queue "%" is not a name', left(v_queue, 200)
                 USING ERRCODE = 'invalid_parameter_value',
                       HINT = 'Use 1 to 200 bytes without the character U+001F.';
@@ -66,7 +66,7 @@ COMMENT ON FUNCTION _pgq_check_grant(text, text, text[]) IS
 
 -- The only dynamic SQL of pgq, because GRANT and REVOKE take no parameters; with the rights of the caller, so that it gives
 -- away nothing that the caller could not grant by hand.
-CREATE FUNCTION _pgq_grant_privileges(role regrole, what text) RETURNS void
+CREATE FUNCTION _pgq_grant_privileges(role regrole, privilege text) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_grant_privileges$
@@ -75,17 +75,17 @@ DECLARE
     v_function text;
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO %s', c_schema, role);
-    FOREACH v_function IN ARRAY _pgq_functions(what) LOOP
+    FOREACH v_function IN ARRAY _pgq_granted_functions(privilege) LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %I.%I TO %s', c_schema, v_function, role);
     END LOOP;
-    IF what = 'admin' THEN
-        EXECUTE format('GRANT SELECT ON %I.pgq_job TO %s', c_schema, role);
-    ELSIF what = 'reader' THEN
+    IF privilege = 'admin' THEN
+        EXECUTE format('GRANT SELECT ON %I.pgq_jobs TO %s', c_schema, role);
+    ELSIF privilege = 'reader' THEN
         EXECUTE format(
             'GRANT SELECT (id, state, queue, kind, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, '
-            'enqueued_at, worker, claimed_at, lease_until, ended_at) ON %I.pgq_job TO %s', c_schema, role);
+            'enqueued_at, worker, claimed_at, lease_until, ended_at) ON %I.pgq_jobs TO %s', c_schema, role);
     END IF;
-    IF what IN ('admin', 'reader') THEN
+    IF privilege IN ('admin', 'reader') THEN
         EXECUTE format('GRANT SELECT ON %1$I.pgq_stats, %1$I.pgq_workers TO %2$s', c_schema, role);
     END IF;
 END
@@ -95,7 +95,7 @@ COMMENT ON FUNCTION _pgq_grant_privileges(regrole, text) IS
     'Give a role the privileges of a producer, worker, admin or reader.';
 
 
-CREATE FUNCTION _pgq_revoke_privileges(role regrole, what text) RETURNS void
+CREATE FUNCTION _pgq_revoke_privileges(role regrole, privilege text) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_revoke_privileges$
@@ -103,11 +103,11 @@ DECLARE
     c_schema CONSTANT text := current_schema();
     v_function text;
 BEGIN
-    FOREACH v_function IN ARRAY _pgq_functions(what) LOOP
+    FOREACH v_function IN ARRAY _pgq_granted_functions(privilege) LOOP
         EXECUTE format('REVOKE EXECUTE ON FUNCTION %I.%I FROM %s', c_schema, v_function, role);
     END LOOP;
-    IF what IN ('admin', 'reader') THEN
-        EXECUTE format('REVOKE SELECT ON %1$I.pgq_job, %1$I.pgq_stats, %1$I.pgq_workers FROM %2$s', c_schema, role);
+    IF privilege IN ('admin', 'reader') THEN
+        EXECUTE format('REVOKE SELECT ON %1$I.pgq_jobs, %1$I.pgq_stats, %1$I.pgq_workers FROM %2$s', c_schema, role);
     END IF;
 END
 $_pgq_revoke_privileges$;

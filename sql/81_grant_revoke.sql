@@ -1,11 +1,11 @@
 -- Who may do what. The roles are siblings: grant two of them to who needs both.
 
-CREATE FUNCTION pgq_grant(role text, what text, queues text[] DEFAULT NULL) RETURNS void
+CREATE FUNCTION pgq_grant(role text, privilege text, queues text[] DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $pgq_grant$
 DECLARE
-    v_role regrole := _pgq_check_grant(role, what, queues);
+    v_role regrole := _pgq_check_grant(role, privilege, queues);
 BEGIN
     -- A function that anybody may create beside those of pgq can be a better match for a call in them than the one meant.
     IF has_schema_privilege('public', current_schema(), 'CREATE') THEN
@@ -19,22 +19,22 @@ BEGIN
     DELETE FROM pgq_permission AS p
     WHERE p.role NOT IN (SELECT r.oid FROM pg_roles AS r)
        OR p.role = v_role
-          AND p.what = pgq_grant.what
+          AND p.privilege = pgq_grant.privilege
           AND NOT EXISTS (
               SELECT
               FROM pg_proc AS f
               CROSS JOIN LATERAL aclexplode(f.proacl) AS a
-              WHERE f.oid = (_pgq_functions(p.what))[1]::regproc
+              WHERE f.oid = (_pgq_granted_functions(p.privilege))[1]::regproc
                 AND a.grantee = p.role
           );
 
-    INSERT INTO pgq_permission AS p (what, role, queues)
-    VALUES (what, v_role, queues)
+    INSERT INTO pgq_permission AS p (privilege, role, queues)
+    VALUES (privilege, v_role, queues)
     ON CONFLICT ON CONSTRAINT pgq_permission_pkey DO UPDATE
     SET queues = CASE WHEN p.queues IS NOT NULL AND excluded.queues IS NOT NULL THEN
                      p.queues || ARRAY(SELECT q FROM unnest(excluded.queues) AS q WHERE q <> ALL (p.queues))
                  END;
-    PERFORM _pgq_grant_privileges(v_role, what);
+    PERFORM _pgq_grant_privileges(v_role, privilege);
 END
 $pgq_grant$;
 
@@ -44,22 +44,22 @@ COMMENT ON FUNCTION pgq_grant(text, text, text[]) IS
     'beside what it was granted before; without (NULL) all. What lies in other queues then is, for that role, not there. '
     'It is the role of the session or of SET ROLE that counts, and membership as in PostgreSQL; not the owner of a '
     'function that calls pgq. Only the owner of pgq can call it. NULL for role or what is refused (22004), an unknown '
-    'role too (42704), another what or a bad queue (22023), and a schema in which everybody may create objects (55000).';
+    'role too (42704), another privilege or a bad queue (22023), and a schema in which everybody may create objects (55000).';
 
 
-CREATE FUNCTION pgq_revoke(role text, what text, queues text[] DEFAULT NULL) RETURNS void
+CREATE FUNCTION pgq_revoke(role text, privilege text, queues text[] DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $pgq_revoke$
 DECLARE
-    v_role regrole := _pgq_check_grant(role, what, queues);
+    v_role regrole := _pgq_check_grant(role, privilege, queues);
     v_permission pgq_permission;
     v_left text[];
 BEGIN
     IF queues IS NOT NULL THEN
         SELECT p.* INTO v_permission
         FROM pgq_permission AS p
-        WHERE p.what = pgq_revoke.what
+        WHERE p.privilege = pgq_revoke.privilege
           AND p.role = v_role
         FOR UPDATE;
 
@@ -67,7 +67,7 @@ BEGIN
             RETURN;
         END IF;
         IF v_permission.queues IS NULL THEN
-            RAISE EXCEPTION 'role "%" may use all queues as %', role, what
+            RAISE EXCEPTION 'role "%" may use all queues as %', role, privilege
                 USING ERRCODE = 'PGQ03',
                       HINT = 'Call pgq_revoke without queues, then pgq_grant with those that are left, in one transaction.';
         END IF;
@@ -75,16 +75,16 @@ BEGIN
         IF v_left <> '{}' THEN
             UPDATE pgq_permission AS p
             SET queues = v_left
-            WHERE p.what = pgq_revoke.what
+            WHERE p.privilege = pgq_revoke.privilege
               AND p.role = v_role;
             RETURN;
         END IF;
     END IF;
 
-    DELETE FROM pgq_permission AS p WHERE p.what = pgq_revoke.what AND p.role = v_role;
-    PERFORM _pgq_revoke_privileges(v_role, what);
+    DELETE FROM pgq_permission AS p WHERE p.privilege = pgq_revoke.privilege AND p.role = v_role;
+    PERFORM _pgq_revoke_privileges(v_role, privilege);
     -- Some privileges belong to several.
-    PERFORM _pgq_grant_privileges(v_role, p.what) FROM pgq_permission AS p WHERE p.role = v_role;
+    PERFORM _pgq_grant_privileges(v_role, p.privilege) FROM pgq_permission AS p WHERE p.role = v_role;
 END
 $pgq_revoke$;
 

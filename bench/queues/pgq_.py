@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 import pgq
-from pgq.install import install
+from pgq.schema.install import install
 from queues.payload import KIND, args
 
 if TYPE_CHECKING:

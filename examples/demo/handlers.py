@@ -27,7 +27,7 @@ def checksum(job: pgq.Job, conn: psycopg.Connection[Any]) -> None:
 
 @pgq.handler("reminder")
 def reminder(job: pgq.Job) -> str:
-    """Say what there was to remember; a result keeps the job in pgq_job as done."""
+    """Say what there was to remember; a result keeps the job in pgq_jobs as done."""
     return f"remember {job.args['what']}"
 
 

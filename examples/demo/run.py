@@ -26,7 +26,7 @@ import psycopg
 from psycopg import sql
 
 import pgq
-from pgq.install import install
+from pgq.schema.install import install
 from pgq.views import Views
 
 HERE = Path(__file__).parent

@@ -24,7 +24,7 @@ BEGIN
     END IF;
 
     -- Two upgrades at a time. No worker has the number 0.
-    PERFORM pg_advisory_xact_lock('pgq_worker'::regclass::oid::integer, 0);
+    PERFORM pg_advisory_xact_lock('pgq_worker_session'::regclass::oid::integer, 0);
     SELECT substring(pg_get_function_sqlbody(p.oid) FROM '''(.*)''') INTO v_version
     FROM pg_proc AS p
     WHERE p.oid = to_regprocedure(format('%I.pgq_version()', c_schema));

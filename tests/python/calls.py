@@ -22,7 +22,7 @@ LIFE = """
         {"kind": "l", "ripe_at": "2019-12-31T12:00+02:00", "delay": null, "backoff": "00:01:30", "priority": 0}]')
     pgq_enqueue('l', dedup_key => 'x', on_duplicate => 'replace', delay => '1 hour')
     pgq_enqueue('l', dedup_key => 'x', on_duplicate => 'replace', delay => '2 hours')
-    pgq_pending()
+    pgq_remaining()
     pgq_claim(lease => '90 s')
     pgq_hold(':id', ':token')
     pgq_extend(':id', ':token', '2 hours')
@@ -32,16 +32,16 @@ LIFE = """
     pgq_claim('{default,a}', worker => 'w')
     pgq_snooze(':id', ':token', delay => '0')
     pgq_claim(worker => 'w')
-    pgq_discard(':id', ':token', 'no')
+    pgq_cancel_claimed(':id', ':token', 'no')
     pgq_retry(':id')
     pgq_cancel(':id')
     pgq_retry(':id')
     pgq_claim(worker => 'w')
-    pgq_disown('w', '{:token}')
+    pgq_reconcile('w', '{:id}', '{:token}')
     pgq_complete(':id', ':token', '{"done": [1.0, null]}')
     pgq_complete_many('{:id}', '{:token}')
     pgq_cancel(':first')
-    pgq_job
+    pgq_jobs
     pgq_stats
     pgq_workers
     pgq_purge('0')

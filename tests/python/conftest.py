@@ -22,7 +22,7 @@ from psycopg.conninfo import make_conninfo
 from pytest_postgresql.factories import postgresql, postgresql_noproc
 
 from pgq import Handlers, Queue, Worker
-from pgq.loop import Loop
+from pgq.worker.loop import Loop
 from pgq.testing import Clock, time_travel
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +113,7 @@ def ration(conn: Connection, pause: str) -> None:
     """Let a long scan be made again after this time, and not at once, as with the test kit."""
     conn.execute(
         sql.SQL(
-            "CREATE OR REPLACE FUNCTION _pgq_pause(cost interval) RETURNS interval "
+            "CREATE OR REPLACE FUNCTION _pgq_rescan_delay(cost interval) RETURNS interval "
             "LANGUAGE sql IMMUTABLE RETURN interval {}"
         ).format(pause)
     )
@@ -154,7 +154,7 @@ def expire(conn: Connection, *ids: int) -> None:
 
 def jobs(conn: Connection) -> list[tuple[Any, ...]]:
     """The id, state and attempt of all jobs."""
-    return conn.execute("SELECT id, state, attempt FROM pgq_job ORDER BY id").fetchall()
+    return conn.execute("SELECT id, state, attempt FROM pgq_jobs ORDER BY id").fetchall()
 
 
 def drain(loop: Loop) -> None:

@@ -16,7 +16,7 @@ from _binaries import DevpgError, find_bindir
 from conftest import ROOT, Connection, Place, one
 from psycopg import sql
 
-from pgq.upgrade import scripts
+from pgq.schema.upgrade import scripts
 
 HEADING = re.compile(r"^--\n-- (?:Data for )?Name: (.*?); Type: (.*?); Schema: (.*?); Owner: .*\n--\n", re.MULTILINE)
 # Noise of pg_dump: a token of its own for each run, and a setting that came with PostgreSQL 17.

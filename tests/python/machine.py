@@ -18,7 +18,7 @@ SEE = (
     "SELECT j.id, j.kind, j.args, j.queue, j.priority, j.ripe_at, j.max_retries, j.backoff, j.dedup, j.dedup_key, "
     "j.enqueued_at, j.state, j.attempt, "
     "ARRAY(SELECT e ->> 'error' FROM jsonb_array_elements(j.errors) AS e) AS errors, r.token, "
-    "j.lease_until, j.result, j.ended_at FROM pgq_job AS j LEFT JOIN pgq_running AS r USING (id)"
+    "j.lease_until, j.result, j.ended_at FROM pgq_jobs AS j LEFT JOIN pgq_running AS r USING (id)"
 )
 
 # Few of each, so that twins meet.

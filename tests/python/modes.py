@@ -9,7 +9,7 @@ from typing import Any, Final
 from conftest import Connection, drain, one
 
 from pgq import Handlers, Job, Queue
-from pgq.loop import Loop
+from pgq.worker.loop import Loop
 from pgq.views import Views
 
 MODES: Final[dict[str, dict[str, Any]]] = {

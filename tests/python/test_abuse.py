@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from pgq import Handlers, Job, Queue
-from pgq.loop import Loop
+from pgq.worker.loop import Loop
 
 # What a handler keeps from being closed when it returns.
 kept: list[Any] = []
@@ -180,7 +180,7 @@ def test_whatever_a_handler_does_to_its_connection_the_next_job_does_not_notice(
 ) -> None:
     """Each job is done or has failed, as listed above; each next one is done, in a session like a new one."""
     # A server that is slow to end a session keeps its job locked for longer than a worker would wait.
-    monkeypatch.setattr("pgq.settle.LOCK_TIMEOUT", "10s")
+    monkeypatch.setattr("pgq.worker.settle.LOCK_TIMEOUT", "10s")
     conn = queue.conn
     seen: list[tuple[str, int, dict[str, Any]]] = []
 
@@ -210,7 +210,7 @@ def test_whatever_a_handler_does_to_its_connection_the_next_job_does_not_notice(
         *CLOSES,
         *SPOILS,
     ]
-    rows = conn.execute("SELECT kind, state, attempt FROM pgq_job ORDER BY id").fetchall()
+    rows = conn.execute("SELECT kind, state, attempt FROM pgq_jobs ORDER BY id").fetchall()
     assert rows == [(name, "waiting", 1) for name in (*FAILS, *CLOSES)]
 
 

@@ -12,7 +12,7 @@ from conftest import Connection, drain, jobs, one
 from modes import write
 
 from pgq import Handlers, Job, PayloadError, Queue, Worker
-from pgq.loop import Loop
+from pgq.worker.loop import Loop
 from pgq.views import Views
 
 
@@ -20,13 +20,13 @@ def of(queue: Queue) -> dict[Any, tuple[str, int]]:
     """State and attempt of each job that is not done without a result, by its arguments."""
     return {
         row[0]: (row[1], row[2])
-        for row in queue.conn.execute("SELECT args, state, attempt FROM pgq_job WHERE jsonb_typeof(args) = 'number'")
+        for row in queue.conn.execute("SELECT args, state, attempt FROM pgq_jobs WHERE jsonb_typeof(args) = 'number'")
     }
 
 
 def errors(queue: Queue) -> dict[Any, str]:
     """The first line of the newest error of each job that has one."""
-    rows = queue.conn.execute("SELECT args, errors -> 0 ->> 'error' FROM pgq_job WHERE errors <> '[]'")
+    rows = queue.conn.execute("SELECT args, errors -> 0 ->> 'error' FROM pgq_jobs WHERE errors <> '[]'")
     return {args: error.splitlines()[0] for args, error in rows}
 
 
@@ -60,7 +60,7 @@ def test_a_batch_handler_sees_as_many_as_it_wants_at_a_time(
 def test_a_batch_handler_answers_for_each_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """A result is kept, None is none to keep, an exception is a failure, and what it leaves out is not done."""
 
-    @handlers.handler("k", batch=10, discard_on=LookupError)
+    @handlers.handler("k", batch=10, cancel_on=LookupError)
     def work(jobs: list[Job]) -> dict[int, Any]:
         given = [None, {"n": 1}, 0, ValueError("bad"), KeyError("lost"), object(), float("nan")]
         answers = {job.id: answer for job, answer in zip(jobs, given, strict=False)}

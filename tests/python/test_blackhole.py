@@ -17,7 +17,7 @@ from devpg import Server
 from psycopg.conninfo import make_conninfo
 
 from pgq import Handlers, Job, Queue, Worker
-from pgq.install import install
+from pgq.schema.install import install
 
 SETTINGS = {
     "tcp_keepalives_idle": 3,

@@ -113,7 +113,7 @@ def test_as_a_result(conn: Connection) -> None:
         held = conn.execute("SELECT id, token FROM pgq_claim()").fetchone() or ()
         answers[name] = refused(conn, "SELECT pgq_complete(%s, %s, %s::jsonb)", *held, bomb)
         if refusal is None:
-            assert one(conn, "SELECT result = %s::jsonb FROM pgq_job WHERE id = %s", bomb, held[0]) is True, name
+            assert one(conn, "SELECT result = %s::jsonb FROM pgq_jobs WHERE id = %s", bomb, held[0]) is True, name
         else:
             assert refused(conn, "SELECT pgq_complete(%s, %s)", *held) is None, name
     assert answers == REFUSALS
@@ -170,7 +170,7 @@ def test_a_batch_full_of_bombs(queue: Queue, worker: Worker, handlers: Handlers)
     good = list(range(len(carried)))
     assert [args for args in done if type(args) is int and args in good] == good
     assert "\U0001f600" in done
-    left = queue.conn.execute("SELECT state, errors -> 0 ->> 'error' FROM pgq_job").fetchall()
+    left = queue.conn.execute("SELECT state, errors -> 0 ->> 'error' FROM pgq_jobs").fetchall()
     assert len(left) == 2 * len(carried) - len(done)
     assert {(state, error.split(":")[0]) for state, error in left} == {("dead", "pgq.errors.PayloadError")}
 
@@ -183,7 +183,7 @@ def test_results_of_handlers(queue: Queue, worker: Worker, handlers: Handlers) -
     for name in OBJECTS:
         queue.enqueue_many([{"kind": kind, "args": name} for kind in ("bomb", "k", "pay")])
     drain(worker.loops[0])
-    states = queue.conn.execute("SELECT DISTINCT kind, state FROM pgq_job ORDER BY kind").fetchall()
+    states = queue.conn.execute("SELECT DISTINCT kind, state FROM pgq_jobs ORDER BY kind").fetchall()
     assert states == [("bomb", "waiting"), ("k", "done"), ("pay", "waiting")]
     assert len(jobs(queue.conn)) == 3 * len(OBJECTS)
 

@@ -82,7 +82,7 @@ def restore(conn: Connection, place: Place, dsn: str, psql: Path, tmp_path: Path
 def everything(conn: Connection) -> list[tuple[object, ...]]:
     """Each job with all that is known of it, and the signature that tells twins."""
     return conn.execute(
-        "SELECT j.*, w.signature, r.token FROM pgq_job AS j LEFT JOIN pgq_waiting AS w USING (id) "
+        "SELECT j.*, w.signature, r.token FROM pgq_jobs AS j LEFT JOIN pgq_waiting AS w USING (id) "
         "LEFT JOIN pgq_running AS r USING (id) ORDER BY id"
     ).fetchall()
 

@@ -13,7 +13,7 @@ from devpg import Server
 from psycopg.conninfo import make_conninfo
 
 from pgq import Handlers, Job, Queue, Worker
-from pgq.install import install
+from pgq.schema.install import install
 
 
 @pytest.mark.happens("PostgreSQL fails over")
@@ -23,7 +23,7 @@ def test_workers_and_producers_carry_on_after_a_failover(
     """
     What was acknowledged is not lost, effects are there once, and a plain handler that runs meanwhile is not disturbed.
     """
-    monkeypatch.setattr("pgq.loop.FIRST_PAUSE", 0.05)
+    monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.05)
     with Server(bindir=place.server.bindir, settings=SYNCHRONOUS) as primary, Standby(primary) as standby:
         dsn = make_conninfo(
             host=f"{primary.host},{standby.host}", user="postgres", target_session_attrs="read-write", connect_timeout=5

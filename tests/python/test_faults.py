@@ -15,15 +15,15 @@ from devpg import Server
 from psycopg.conninfo import make_conninfo
 
 from pgq import Handlers, Job, Queue, Worker
-from pgq.install import install
-from pgq.loop import Loop
+from pgq.schema.install import install
+from pgq.worker.loop import Loop
 from pgq.views import Views
 
 
 @pytest.fixture
 def worker(dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     """A worker that is there, and connects again soon."""
-    monkeypatch.setattr("pgq.loop.FIRST_PAUSE", 0.02)
+    monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.02)
     worker = Worker(dsn, handlers, poll=0.05, name="faulty")
     yield worker
     worker.stop()
@@ -188,7 +188,7 @@ def test_workers_and_their_jobs_survive_a_crash_of_the_server(
     A job that runs meanwhile runs once: when the server is back, its worker has five seconds to come back, too. Effects
     are there once, whatever was cut off.
     """
-    monkeypatch.setattr("pgq.loop.FIRST_PAUSE", 0.05)
+    monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.05)
     begun, go = threading.Event(), threading.Event()
     plain: list[int] = []
     with Server(bindir=place.server.bindir, durable=True) as server:

@@ -18,7 +18,7 @@ from installed import COMMAND, CONTROL, PLAIN, VERSION, call, detach, in_schema,
 from psycopg.conninfo import make_conninfo
 from skytools import pgq3
 
-from pgq.upgrade import wanted
+from pgq.version import driver_version
 
 PAYLOAD = re.compile(r"^SELECT pgtle\.(\w+)\(([^$]*), \$pg_tle\$(.*?)\$pg_tle\$\);\n", re.MULTILINE | re.DOTALL)
 Install = Callable[[str, Connection, str], None]
@@ -208,11 +208,11 @@ def test_the_packages_for_pypi_carry_the_sql(dist: Path, tmp_path: Path) -> None
     for path in (wheel, again):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            assert archive.read("pgq/pgq.sql") == PLAIN
+            assert archive.read("pgq/schema/pgq.sql") == PLAIN
             upgrades = sorted((ROOT / "build/upgrades").iterdir())
-            assert [archive.read(f"pgq/upgrades/{file.name}") for file in upgrades] == [
+            assert [archive.read(f"pgq/schema/upgrades/{file.name}") for file in upgrades] == [
                 f.read_bytes() for f in upgrades
             ]
             assert {"pgq/testkit.sql", "pgq/py.typed"} <= set(names)
             assert [name for name in names if name.endswith("/LICENSE")]
-            assert f"Version: {wanted()}\n" in archive.read(f"pgq_jobs-{VERSION}.dist-info/METADATA").decode()
+            assert f"Version: {driver_version()}\n" in archive.read(f"pgq_jobs-{VERSION}.dist-info/METADATA").decode()

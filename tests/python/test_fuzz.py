@@ -151,7 +151,7 @@ class Target:
         claimed = self.queue.claim(max_jobs=6, worker="w")
         self.queue.fail(claimed.pop(), "late", "0")
         self.queue.cancel(claimed.pop().id)
-        rows = self.conn.execute("SELECT id FROM pgq_job ORDER BY state, id").fetchall()
+        rows = self.conn.execute("SELECT id FROM pgq_jobs ORDER BY state, id").fetchall()
         held = {job.id: job.token for job in claimed}
         self.live = [(row[0], held.get(row[0], 0)) for row in rows]
 
@@ -194,11 +194,11 @@ class Target:
         self.travel(LATEST)
         while batch := self.claim():
             assert self.queue.complete_many(batch) == {job.id for job in batch}
-        assert one(self.conn, "SELECT count(*) FROM pgq_job WHERE state IN ('waiting', 'running')") == 0
+        assert one(self.conn, "SELECT count(*) FROM pgq_jobs WHERE state IN ('waiting', 'running')") == 0
 
     def claim(self) -> list[Job]:
         """Everything that is ripe, decoded where Python can."""
-        queues = [row[0] for row in self.conn.execute("SELECT queue FROM pgq_job GROUP BY queue").fetchall()]
+        queues = [row[0] for row in self.conn.execute("SELECT queue FROM pgq_jobs GROUP BY queue").fetchall()]
         jobs = self.queue.claim(queues or ["default"], 10_000, "1 minute", "driver")
         for job in jobs:
             try:

@@ -15,7 +15,7 @@ from modes import MODES, register
 
 import pgq
 from pgq import Handlers, Job, Queue, Worker
-from pgq.loop import Loop
+from pgq.worker.loop import Loop
 from pgq.views import Views
 
 
@@ -130,7 +130,7 @@ def yields(job: Job) -> Any:
         (print, {"timeout": timedelta(seconds=-1)}, ValueError, "timeout of -1"),
         (print, {"retry_on": "OSError"}, TypeError, "retry_on"),
         (print, {"retry_on": [OSError]}, TypeError, "retry_on"),
-        (print, {"discard_on": (OSError, OSError())}, TypeError, "discard_on"),
+        (print, {"cancel_on": (OSError, OSError())}, TypeError, "cancel_on"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_called_or_makes_no_sense_is_not_registered(
@@ -234,9 +234,9 @@ def test_whoever_has_the_handler_need_not_repeat_its_options(conn: Connection, h
     queue.enqueue_many([{"kind": "k", "args": 3}, {"kind": "k", "args": 4, "queue": "yours", "max_retries": None}])
     queue.enqueue("another", 5)
     Queue(conn).enqueue("k", 6)
-    rows = conn.execute("SELECT args, queue, max_retries, backoff FROM pgq_job ORDER BY id").fetchall()
-    common = one(conn, "SELECT max_retries FROM pgq_job WHERE kind = 'another'")
-    minute = one(conn, "SELECT backoff FROM pgq_job WHERE kind = 'another'")
+    rows = conn.execute("SELECT args, queue, max_retries, backoff FROM pgq_jobs ORDER BY id").fetchall()
+    common = one(conn, "SELECT max_retries FROM pgq_jobs WHERE kind = 'another'")
+    minute = one(conn, "SELECT backoff FROM pgq_jobs WHERE kind = 'another'")
     seven, eight = timedelta(seconds=7), timedelta(seconds=8)
     assert common != 3
     assert rows == [
@@ -267,7 +267,7 @@ def test_a_handler_extends_and_completes_by_itself(
         with psycopg.connect(dsn) as own:
             own.execute("INSERT INTO effect VALUES (%s)", [job.args])
             job.complete(own, {"by": "hand"})
-            assert one(conn, "SELECT count(*) FROM pgq_job WHERE id = %s AND state = 'running'", job.id) == 1
+            assert one(conn, "SELECT count(*) FROM pgq_jobs WHERE id = %s AND state = 'running'", job.id) == 1
             if job.args == "rolled back":
                 own.rollback()
             if job.args == "failed":
@@ -280,7 +280,7 @@ def test_a_handler_extends_and_completes_by_itself(
     queue.enqueue("inside", "refused")
     drain(loop)
     assert conn.execute("SELECT what FROM effect").fetchall() == [("done",)]
-    rows = conn.execute("SELECT args, state, attempt, errors -> 0 ->> 'error' FROM pgq_job ORDER BY id").fetchall()
+    rows = conn.execute("SELECT args, state, attempt, errors -> 0 ->> 'error' FROM pgq_jobs ORDER BY id").fetchall()
     assert [row[:3] for row in rows] == [
         ("done", "done", 1),
         ("rolled back", "running", 1),

@@ -9,7 +9,7 @@ import pytest
 from conftest import Connect, Connection, eventually, one, ration, read, record, seen
 
 from pgq import Queue
-from pgq.install import install
+from pgq.schema.install import install
 
 PAST = 3000
 MANY, FEW = 200, 5

@@ -11,8 +11,8 @@ from conftest import Connect, Connection, Thread, eventually, jobs, one
 from psycopg import sql
 
 from pgq import Handlers, Job, Queue, Worker
-from pgq.install import install
-from pgq.loop import Loop
+from pgq.schema.install import install
+from pgq.worker.loop import Loop
 
 
 def listen(conn: Connection, channel: str) -> None:
@@ -255,7 +255,7 @@ def test_a_worker_with_a_slow_handler_does_not_count_as_asleep(
     conn: Connection, queue: Queue, worker: Worker, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Although it was woken for this one job, enqueues need not notify it for as long as the job takes."""
-    monkeypatch.setattr("pgq.loop.KEEP_UNSTARTED", 0.1)
+    monkeypatch.setattr("pgq.worker.loop.KEEP_UNSTARTED", 0.1)
     go = threading.Event()
 
     @handlers.handler("k")

@@ -50,7 +50,7 @@ def test_a_producer_can_enqueue_and_nothing_else(as_: As) -> None:
         "SELECT pgq_grant('web', 'admin')",
         *(
             f"SELECT * FROM {relation}"
-            for relation in ("pgq_waiting", "pgq_running", "pgq_ended", "pgq_job", "pgq_stats")
+            for relation in ("pgq_waiting", "pgq_running", "pgq_ended", "pgq_jobs", "pgq_stats")
         ),
         "DELETE FROM pgq_waiting",
         "SELECT nextval('pgq_job_id')",

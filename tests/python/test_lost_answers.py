@@ -16,7 +16,7 @@ from pgq import Handlers, Job, Queue, Worker
 @pytest.fixture
 def worker(dsn: str, proxy: Proxy, handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     """A worker whose way to the server can be broken, and whose leases last."""
-    monkeypatch.setattr("pgq.loop.FIRST_PAUSE", 0.02)
+    monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.02)
     worker = Worker(proxy.lead(dsn), handlers, poll=0.05, lease=timedelta(minutes=5))
     yield worker
     worker.stop()

@@ -165,7 +165,7 @@ class Lives(Machine):
         given = self.claimed(claim)
         self.call(
             where,
-            "SELECT pgq_discard(%s, %s, %s)",
+            "SELECT pgq_cancel_claimed(%s, %s, %s)",
             [*given, reason],
             lambda model, _: model.discard(model.held(*given), reason),
         )

@@ -9,14 +9,14 @@ import pytest
 from conftest import Connect, Connection, Thread, drain, eventually, jobs, one, record, seen
 
 from pgq import Handlers, Job, Queue
-from pgq.loop import Loop
-from pgq.pace import Pace
+from pgq.worker.loop import Loop
+from pgq.worker.batching import BatchSize
 
 
 def test_the_first_batch_is_a_small_one() -> None:
     """As long as nothing is known."""
-    assert Pace(100).size() == 10
-    assert Pace(3).size() == 3
+    assert BatchSize(100).size() == 10
+    assert BatchSize(3).size() == 3
 
 
 @pytest.mark.parametrize(
@@ -24,14 +24,14 @@ def test_the_first_batch_is_a_small_one() -> None:
 )
 def test_a_batch_lasts_a_tenth_of_a_second(seconds: float, size: int) -> None:
     """Within the limit, and never less than one job."""
-    pace = Pace(100)
+    pace = BatchSize(100)
     pace.note(1, seconds)
     assert pace.size() == size
 
 
 def test_the_pace_follows_the_jobs() -> None:
     """One batch that was unlike the others is soon forgotten."""
-    pace = Pace(100)
+    pace = BatchSize(100)
     pace.note(10, 10.0)
     assert pace.size() == 1
     for _ in range(10):
@@ -59,7 +59,7 @@ def test_the_rest_of_a_batch_is_given_back_while_a_handler_takes_its_time(
     queue: Queue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another worker can claim it, with the attempt not counted."""
-    monkeypatch.setattr("pgq.loop.KEEP_UNSTARTED", 0.1)
+    monkeypatch.setattr("pgq.worker.loop.KEEP_UNSTARTED", 0.1)
     begun, go = threading.Event(), threading.Event()
 
     @handlers.handler("k")

@@ -67,13 +67,13 @@ def test_a_worker_without_presence_and_notifications_works_behind_it(
         pooled, handlers, concurrency=3, poll=0.02, lease=timedelta(seconds=0.6), presence=False, listen=False
     )
     thread = Thread(worker.run)
-    pending = "SELECT count(*) FROM pgq_job WHERE state IN ('waiting', 'running')"
+    pending = "SELECT count(*) FROM pgq_jobs WHERE state IN ('waiting', 'running')"
     eventually(lambda: one(conn, pending) == 0, seconds=30)
     worker.stop()
     thread.result(15)
     assert sorted(plain) == [(n, 1) for n in range(30)]
     assert conn.execute("SELECT count(*), count(DISTINCT job), max(attempt) FROM effect").fetchone() == (30, 30, 2)
-    assert one(conn, "SELECT count(*) FROM pgq_job WHERE state = 'done'") == 30
+    assert one(conn, "SELECT count(*) FROM pgq_jobs WHERE state = 'done'") == 30
     with psycopg.connect(pooled, prepare_threshold=None) as other:
         assert one(other, "SELECT count(*) FROM pg_prepared_statements") == 0
         assert one(other, "SELECT count(*) FROM pg_listening_channels()") == 0

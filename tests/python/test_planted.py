@@ -10,7 +10,7 @@ import pytest
 from calls import life
 from conftest import Connection, one
 
-from pgq.install import install
+from pgq.schema.install import install
 
 # Everything whose name pgq's functions and views mention, once more: it raises, and tells on whose behalf it ran.
 PLANT = r"""

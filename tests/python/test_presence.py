@@ -28,7 +28,7 @@ def present(dsn: str, handlers: Handlers) -> Iterator[Worker]:
 
 def names(conn: Connection) -> list[str]:
     """The workers that are registered, up to the label."""
-    return [row[0].split(":")[0] for row in conn.execute("SELECT name FROM pgq_worker ORDER BY name").fetchall()]
+    return [row[0].split(":")[0] for row in conn.execute("SELECT name FROM pgq_worker_session ORDER BY name").fetchall()]
 
 
 def test_a_worker_is_registered_while_it_runs(conn: Connection, present: Worker) -> None:

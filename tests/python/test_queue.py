@@ -14,7 +14,7 @@ from conftest import jobs as all_jobs
 
 import pgq
 from pgq import Queue
-from pgq.install import install
+from pgq.schema.install import install
 from pgq.views import Views
 
 
@@ -282,7 +282,7 @@ def test_a_day_has_24_hours_however_it_is_enqueued(conn: Connection, queue: Queu
     conn.execute("SET pgq.now = '2030-03-30 12:00+01'")
     queue.enqueue("one", delay=timedelta(days=1))
     queue.enqueue_many([{"kind": "many", "delay": timedelta(days=1)}])
-    delays = conn.execute("SELECT extract(epoch FROM ripe_at - pgq_now())::integer FROM pgq_job").fetchall()
+    delays = conn.execute("SELECT extract(epoch FROM ripe_at - pgq_now())::integer FROM pgq_jobs").fetchall()
     assert delays == [(86400,), (86400,)]
 
 

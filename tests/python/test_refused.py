@@ -12,7 +12,7 @@ from installed import COMMAND, PLAIN, RELEASED, VERSION, call, in_schema, releas
 from psycopg.conninfo import make_conninfo
 from skytools import pgq3
 
-from pgq.install import AlreadyInstalled, install
+from pgq.schema.install import AlreadyInstalled, install
 
 INSTALLERS: dict[str, Callable[[Connection], object]] = {
     "plain": lambda conn: run(conn, PLAIN),

@@ -122,7 +122,7 @@ def test_a_job_that_a_worker_gives_back_does_not_count(
     queue: Queue, dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Because another one took long; it claims as many again."""
-    monkeypatch.setattr("pgq.loop.KEEP_UNSTARTED", 0.01)
+    monkeypatch.setattr("pgq.worker.loop.KEEP_UNSTARTED", 0.01)
     done: list[int] = []
 
     @handlers.handler("k")
@@ -205,7 +205,7 @@ def test_a_worker_that_fails_leaves_its_jobs_to_others_at_once(
 
     @handlers.handler("k")
     def work(job: Job) -> str:
-        monkeypatch.setattr("pgq.loop.settle", fail)
+        monkeypatch.setattr("pgq.worker.loop.settle", fail)
         return "kept"
 
     answer = queue.enqueue("k")

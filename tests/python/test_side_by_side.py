@@ -39,7 +39,7 @@ def test_jobs_stay_apart(owner: Connection, queues: tuple[Queue, Queue]) -> None
     (twin,) = b.claim()
     assert a.complete_many([job]) == {job.id}
     assert b.fail(twin).outcome == "retry"
-    counts = [one(owner, f"SELECT count(*) FROM {name}.pgq_job") for name in ("one", '"the ""other"", %I"')]
+    counts = [one(owner, f"SELECT count(*) FROM {name}.pgq_jobs") for name in ("one", '"the ""other"", %I"')]
     assert counts == [0, 1]
     b.cancel(twin.id)
     assert a.enqueue("k").created
@@ -77,12 +77,12 @@ def test_workers_of_one_are_strangers_in_the_other(as_: As, owner: Connection) -
     eventually(lambda: present(NAMES[0]) == [False], "the server notices that the session is gone")
     assert present(NAMES[1]) == [True]
     with in_schema(owner, NAMES[1]):
-        owner.execute("SELECT _pgq_sweep(pgq_now())")
+        owner.execute("SELECT _pgq_sweep_workers(pgq_now())")
         assert one(owner, "SELECT bool_and(lease_until > claimed_at) FROM pgq_running")
     with in_schema(owner, NAMES[0]):
         # Right after the start of the server nobody is thought to be gone.
         def swept() -> bool:
-            owner.execute("SELECT _pgq_sweep(pgq_now())")
+            owner.execute("SELECT _pgq_sweep_workers(pgq_now())")
             return bool(one(owner, "SELECT bool_and(lease_until = claimed_at) FROM pgq_running"))
 
         eventually(swept, "the lease ends", 15.0)

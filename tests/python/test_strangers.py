@@ -39,7 +39,7 @@ def test_the_stranger_logs_in_and_works(stranger: Queue) -> None:
     assert stranger.enqueue("k", queue="mine").created
     (job,) = stranger.claim(["mine"])
     stranger.complete(job, "done")
-    assert one(stranger.conn, "SELECT state FROM pgq_job") == "done"
+    assert one(stranger.conn, "SELECT state FROM pgq_jobs") == "done"
     assert stranger.purge("0") == 1
 
 
@@ -54,7 +54,7 @@ def test_an_enqueue_is_refused_before_it_meets_a_twin(stranger: Queue, connect: 
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match='role "stranger" may not use queue "theirs"'):
         stranger.enqueue_many([{"kind": "k", "queue": "mine"}, twin])
     producer.conn.commit()
-    assert one(producer.conn, "SELECT count(*) FROM pgq_job") == 1
+    assert one(producer.conn, "SELECT count(*) FROM pgq_jobs") == 1
 
 
 def test_a_job_of_theirs_is_not_waited_for(stranger: Queue, conn: Connection, connect: Connect) -> None:
@@ -84,4 +84,4 @@ def test_a_claim_settles_the_leases_of_all(stranger: Queue, conn: Connection) ->
     (job,) = Queue(conn).claim(["theirs"])
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 second'")
     assert stranger.claim(["mine"]) == []
-    assert one(conn, "SELECT state FROM pgq_job WHERE id = %s", job.id) == "waiting"
+    assert one(conn, "SELECT state FROM pgq_jobs WHERE id = %s", job.id) == "waiting"

@@ -18,9 +18,9 @@ from processes import Start
 
 from pgq import Queue
 from pgq.reload import Files
-from pgq.supervisor import READY, Place, Supervisor
+from pgq.process.supervisor import READY, Place, Supervisor
 
-PIDS = "SELECT pid FROM pgq_worker ORDER BY registered_at"
+PIDS = "SELECT pid FROM pgq_worker_session ORDER BY registered_at"
 
 
 def pids(conn: Connection) -> list[int]:
@@ -120,7 +120,7 @@ def test_children_end_when_their_supervisor_is_killed(conn: Connection, start: S
     children = both(conn)
     process.kill()
     eventually(lambda: not any(map(is_running, children)))
-    assert one(conn, "SELECT count(*) FROM pgq_worker") == 0
+    assert one(conn, "SELECT count(*) FROM pgq_worker_session") == 0
 
 
 def test_what_can_never_work_ends_the_supervisor(start: Start, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_readiness_is_told_once_all_children_work(
 def test_a_place_waits_longer_after_each_death(monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to half a minute, and from the start again for who has lived for a while."""
     now = [0.0]
-    monkeypatch.setattr("pgq.supervisor.monotonic", lambda: now[0])
+    monkeypatch.setattr("pgq.process.supervisor.monotonic", lambda: now[0])
     supervisor = Supervisor(["true"], 1, grace=1)
     supervisor._were_ready = True
     pauses: list[float] = []

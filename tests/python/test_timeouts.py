@@ -11,7 +11,7 @@ import pytest
 from conftest import Connection, Thread, drain, eventually, jobs, one
 
 from pgq import Handlers, Job, Queue, Worker
-from pgq.loop import Loop
+from pgq.worker.loop import Loop
 from pgq.views import Views
 
 # What would take longer than anybody waits for a test.

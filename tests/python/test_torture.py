@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from torture import broken
 from torture.run import Plan, torture
-from torture.verdict import Verdict
+from torture.verdict import Control
 
 
 def test_nothing_is_lost_doubled_or_left(tmp_path: Path) -> None:
@@ -50,8 +50,8 @@ def test_a_broken_build_is_caught(build: broken.Build, tmp_path: Path) -> None:
 def test_one_thing_amiss_is_enough(what: str) -> None:
     """Each of the numbers, and a worker that has ended for no reason, spoils the verdict."""
     nothing: dict[str, list[str]] = {"lost": [], "doubled": [], "left": [], "crashes": []}
-    assert Verdict(1, 0, 0, **nothing).is_clean
-    assert not Verdict(1, 0, 0, **{**nothing, what: ["x"]}).is_clean
+    assert Control(1, 0, 0, **nothing).is_clean
+    assert not Control(1, 0, 0, **{**nothing, what: ["x"]}).is_clean
 
 
 def marked(mark: str) -> list[tuple[int, str]]:

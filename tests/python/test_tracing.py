@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from pgq import Handlers, Job, Queue
-from pgq.loop import Loop
+from pgq.worker.loop import Loop
 
 CONTEXTS = "SELECT context FROM pgq_waiting ORDER BY id"
 

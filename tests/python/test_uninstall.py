@@ -11,9 +11,9 @@ from installed import COMMAND, PLAIN, RELEASED, call, in_schema, released, run
 from psycopg.conninfo import make_conninfo
 
 from pgq import Queue
-from pgq import install as installation
+from pgq.schema import install as installation
 from pgq.errors import NotInstalled
-from pgq.install import Busy, LiveJobs, uninstall
+from pgq.schema.install import Busy, LiveJobs, uninstall
 
 CATALOGS = (
     "pg_class", "pg_proc", "pg_type", "pg_attribute", "pg_attrdef", "pg_constraint", "pg_index", "pg_rewrite",
@@ -86,7 +86,7 @@ def test_what_others_built_upon_it_keeps_it_whole(as_: As, extension: Path, form
     """Neither their view nor anything of pgq is dropped, not even by force."""
     owner = as_("owner")
     put(owner, form)
-    owner.execute("CREATE VIEW mine AS SELECT count(*) FROM pgq_job")
+    owner.execute("CREATE VIEW mine AS SELECT count(*) FROM pgq_jobs")
     before = rows(owner)
     with pytest.raises(psycopg.errors.DependentObjectsStillExist):
         uninstall(owner, force=True)
@@ -102,7 +102,7 @@ def test_uninstall_removes_the_one_in_the_schema(as_: As) -> None:
             run(owner, PLAIN)
     Queue(owner, schema="a").enqueue("k")
     uninstall(owner, schema=names[1])
-    assert one(owner, "SELECT count(*) FROM a.pgq_job") == 1
+    assert one(owner, "SELECT count(*) FROM a.pgq_jobs") == 1
     for nowhere in (names[1], None):
         with pytest.raises(NotInstalled):
             uninstall(owner, schema=nowhere)
@@ -119,7 +119,7 @@ def test_a_job_that_is_enqueued_meanwhile_is_not_lost(as_: As) -> None:
     other.execute("COMMIT")
     with pytest.raises(LiveJobs):
         thread.result()
-    assert one(owner, "SELECT count(*) FROM pgq_job") == 1
+    assert one(owner, "SELECT count(*) FROM pgq_jobs") == 1
 
 
 def test_uninstall_gives_up_when_the_tables_are_never_free(as_: As, monkeypatch: pytest.MonkeyPatch) -> None:

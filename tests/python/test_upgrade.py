@@ -30,8 +30,9 @@ from installed import (
 from psycopg.conninfo import make_conninfo
 
 from pgq import Queue
-from pgq import upgrade as upgrading
-from pgq.upgrade import NoPath, upgrade
+from pgq.schema import upgrade as upgrading
+from pgq.version import driver_version
+from pgq.schema.upgrade import NoPath, upgrade
 
 OLD = RELEASED[0]
 FORMS = ("plain", "extension")
@@ -124,7 +125,7 @@ def test_jobs_settings_and_grants_survive(
     owner.execute("SELECT pgq_enqueue('later', '[1]', delay => '1 day', context => '{\"trace\": \"x\"}')")
     (running,) = queue.claim(lease="1 hour", worker="w")
     owner.execute("SELECT pgq_register('w')")
-    everything = "SELECT * FROM pgq_job ORDER BY id"
+    everything = "SELECT * FROM pgq_jobs ORDER BY id"
     before = owner.execute(everything).fetchall()
     assert {row[1] for row in before} == {"done", "dead", "cancelled", "waiting", "running"}
     options = "SELECT reloptions FROM pg_class WHERE oid = 'pgq_waiting'::regclass"
@@ -249,4 +250,4 @@ def test_where_no_script_leads_it_says_so(as_: As, extension: Path, monkeypatch:
 
 def test_the_driver_wants_its_own_version() -> None:
     """Which is that of the SQL it carries."""
-    assert upgrading.wanted() == version("pgq-jobs") == VERSION
+    assert driver_version() == version("pgq-jobs") == VERSION

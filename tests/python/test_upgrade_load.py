@@ -15,9 +15,10 @@ from installed import PLAIN, RELEASED, VERSION, extended, path_from, put, releas
 from psycopg.conninfo import make_conninfo
 
 from pgq import Handlers, Queue, Worker
-from pgq import install as installation
-from pgq import upgrade as upgrading
-from pgq.install import Busy
+from pgq.schema import install as installation
+from pgq.schema import upgrade as upgrading
+from pgq.version import driver_version
+from pgq.schema.install import Busy
 
 OLD = RELEASED[0]
 LONGEST = 2.0
@@ -129,7 +130,7 @@ def test_an_upgrade_under_load(
         eventually(lambda: len(tries) > 2, "it has been tried three times", 30.0)
         assert done() > 100
         reader.execute("COMMIT")
-    assert upgrade.result()[-1] == upgrading.wanted()
+    assert upgrade.result()[-1] == driver_version()
     at_upgrade = done("old")
 
     handlers = Handlers()

@@ -11,8 +11,8 @@ import pytest
 from conftest import Connection
 from modes import MODES, all_of, near, states, try_all, write
 
-from pgq import Discard, Handlers, Job, Queue, Retry, Snooze
-from pgq.loop import Loop
+from pgq import Cancel, Handlers, Job, Queue, Retry, Snooze
+from pgq.worker.loop import Loop
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 IN_A_DAY = datetime.now(UTC) + DAY
@@ -28,7 +28,7 @@ def raises(error: Callable[[], BaseException]) -> Callable[..., NoReturn]:
     return work
 
 
-@pytest.mark.happens("raises `Snooze`, `Discard`, `Retry`")
+@pytest.mark.happens("raises `Snooze`, `Cancel`, `Retry`")
 def test_a_snoozed_job_comes_later_and_loses_no_attempt(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """Nor is it an error, and what it has written is undone."""
     cases = {"until": raises(lambda: Snooze(until=IN_A_DAY)), "delay": raises(lambda: Snooze(delay=DAY))}
@@ -39,10 +39,10 @@ def test_a_snoozed_job_comes_later_and_loses_no_attempt(queue: Queue, loop: Loop
         assert (job["errors"], job["effects"]) == ([], 0)
 
 
-@pytest.mark.happens("raises `Snooze`, `Discard`, `Retry`")
+@pytest.mark.happens("raises `Snooze`, `Cancel`, `Retry`")
 def test_a_discarded_job_is_cancelled_with_the_reason(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """It can be looked at, and is not tried again."""
-    cases = {"short": raises(lambda: Discard("no such\0 account")), "long": raises(lambda: Discard("no " * 9_999_999))}
+    cases = {"short": raises(lambda: Cancel("no such\0 account")), "long": raises(lambda: Cancel("no " * 9_999_999))}
     jobs = try_all(queue, loop, handlers, cases)
     assert states(jobs) == all_of(cases, ("cancelled", 1))
     for kind, job in jobs.items():
@@ -52,7 +52,7 @@ def test_a_discarded_job_is_cancelled_with_the_reason(queue: Queue, loop: Loop, 
         ]
 
 
-@pytest.mark.happens("raises `Snooze`, `Discard`, `Retry`")
+@pytest.mark.happens("raises `Snooze`, `Cancel`, `Retry`")
 def test_a_job_that_wants_to_be_retried_has_failed(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """It comes again when it says, or after its backoff."""
     cases = {"later": raises(lambda: Retry(3 * DAY)), "backoff": raises(Retry)}
@@ -60,7 +60,7 @@ def test_a_job_that_wants_to_be_retried_has_failed(queue: Queue, loop: Loop, han
     assert states(jobs) == all_of(cases, ("waiting", 1))
     for kind, job in jobs.items():
         assert near(job["in"], 3 * DAY if kind.endswith("later") else HOUR)
-        assert job["errors"][0]["error"].startswith("pgq.verdicts.Retry")
+        assert job["errors"][0]["error"].startswith("pgq.control.Retry")
         assert job["effects"] == 0
 
 
@@ -72,7 +72,7 @@ def test_after_its_last_attempt_a_job_is_not_retried(queue: Queue, loop: Loop, h
 
 def test_the_class_of_an_exception_decides(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """
-    Only those of retry_on lead to another attempt, and those of discard_on, which goes before, to none. A verdict goes
+    Only those of retry_on lead to another attempt, and those of cancel_on, which goes before, to none. A verdict goes
     before both.
     """
     cases = {
@@ -85,7 +85,7 @@ def test_the_class_of_an_exception_decides(queue: Queue, loop: Loop, handlers: H
     }
     functions = {case: function for case, (function, _) in cases.items()}
     classes = (FileNotFoundError, NotADirectoryError)
-    jobs = try_all(queue, loop, handlers, functions, retry_on=OSError, discard_on=classes)
+    jobs = try_all(queue, loop, handlers, functions, retry_on=OSError, cancel_on=classes)
     assert states(jobs) == {f"{mode}: {case}": state for mode in MODES for case, (_, state) in cases.items()}
     for job in jobs.values():
         assert job["effects"] == 0
@@ -126,13 +126,13 @@ NONSENSE: dict[str, Callable[[], Any]] = {
     "time and delay": lambda: Snooze(until=IN_A_DAY, delay=DAY),
     "a retry in a number": lambda: Retry(5),  # type: ignore[arg-type]
     "a retry in the past": lambda: Retry(-DAY),
-    "a reason that is a number": lambda: Discard(404),  # type: ignore[arg-type]
+    "a reason that is a number": lambda: Cancel(404),  # type: ignore[arg-type]
     "a class without what makes one": Unlike,
     "a class that does not let itself be looked at": Shy,
 }
 
 
-@pytest.mark.happens("raises `Snooze`, `Discard`, `Retry`")
+@pytest.mark.happens("raises `Snooze`, `Cancel`, `Retry`")
 def test_a_verdict_that_makes_no_sense_is_a_failure(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """Of its own job, that is: the attempt counts, an error is kept, and the worker goes on."""
     cases = {case: raises(error) for case, error in NONSENSE.items()}
@@ -148,7 +148,7 @@ def test_each_verdict_is_a_line_in_the_log(
     """With the name of the class that was raised, without what it says, and how long it took and had waited."""
     cases = {
         "snoozed": raises(lambda: Snooze(delay=DAY)),
-        "discarded": raises(lambda: Discard("s3cret")),
+        "discarded": raises(lambda: Cancel("s3cret")),
         "retry": raises(lambda: KeyError("s3cret")),
     }
     with caplog.at_level(logging.INFO, "pgq"):
@@ -158,7 +158,7 @@ def test_each_verdict_is_a_line_in_the_log(
         f"{m}: {case}": case for m in MODES for case in cases
     }
     for kind, record in said.items():
-        cause = {"discarded": "after Discard in", "retry": "after KeyError in"}.get(kind.split(": ")[1], "")
+        cause = {"discarded": "after Cancel in", "retry": "after KeyError in"}.get(kind.split(": ")[1], "")
         assert cause in record.message
         assert 0 <= record.__dict__["duration"] < 30
         assert 0 <= record.__dict__["wait"] < 30

@@ -12,8 +12,8 @@ from conftest import ROOT, Connection, Thread
 from installed import COMMAND, PLAIN, RELEASED, VERSION, call, in_schema, released, run
 
 from pgq import Handlers, Outdated, Queue, Worker
-from pgq import upgrade as upgrading
-from pgq.upgrade import check_version, numbers
+from pgq.schema import upgrade as upgrading
+from pgq.version import check_version, parse_version
 
 CHANGELOG = re.findall(r"^## (\d+\.\d+\.\d+), (\S.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 STEPS = {tuple(path.stem.removeprefix("pgq--").split("--")) for path in (ROOT / "sql/upgrade").glob("*.sql")}
@@ -132,7 +132,7 @@ def test_a_command_says_that_the_sql_is_too_old(
         f"pgq: this driver is version {VERSION}, and the SQL in the database {RELEASED[0]}",
         "hint: Run pgq upgrade, with the same --dsn and --schema.",
     ]
-    assert outdated.execute("SELECT * FROM pgq_job").fetchall() == []
+    assert outdated.execute("SELECT * FROM pgq_jobs").fetchall() == []
     assert call(COMMAND, "--dsn", dsn, "version").split() == ["driver", VERSION, "SQL", RELEASED[0]]
     call(COMMAND, "--dsn", dsn, "upgrade")
     call(COMMAND, "--dsn", dsn, "stats")
@@ -148,7 +148,7 @@ def test_a_worker_does_not_start_on_sql_that_is_too_old(outdated: Connection, ds
             thread.result(10)
     finally:
         worker.stopping = True
-    assert outdated.execute("SELECT state, attempt FROM pgq_job").fetchall() == [("waiting", 0)]
+    assert outdated.execute("SELECT state, attempt FROM pgq_jobs").fetchall() == [("waiting", 0)]
 
 
 def test_newer_sql_serves_an_older_driver(queue: Queue, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:

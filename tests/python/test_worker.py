@@ -12,7 +12,7 @@ from conftest import Connect, Connection, Thread, drain, eventually, expire, job
 
 import pgq
 from pgq import Handlers, Job, Queue, Worker
-from pgq.loop import Loop
+from pgq.worker.loop import Loop
 from pgq.views import Views
 
 
@@ -113,7 +113,7 @@ def test_a_slow_job_does_not_hold_back_the_outcomes_before_it(
 ) -> None:
     """What is done is settled between two jobs once 100 ms have passed, and otherwise with the next claim."""
     now = [100.0]
-    monkeypatch.setattr("pgq.loop.monotonic", lambda: now[0])
+    monkeypatch.setattr("pgq.worker.loop.monotonic", lambda: now[0])
     states: list[int] = []
 
     @handlers.handler("k")
@@ -132,7 +132,7 @@ def test_each_job_begins_with_nearly_a_whole_lease(
 ) -> None:
     """What a slow job leaves no time for goes back, and is claimed anew with its attempt not counted."""
     now = [100.0]
-    monkeypatch.setattr("pgq.loop.monotonic", lambda: now[0])
+    monkeypatch.setattr("pgq.worker.loop.monotonic", lambda: now[0])
     worker.lease = timedelta(seconds=60)
     claimed_at: list[float] = []
     attempts: list[int] = []
@@ -159,7 +159,7 @@ def test_a_failure_that_meets_an_open_producer_is_left_to_its_lease(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The rest of the batch is settled; after the producer's commit the job merges into its twin."""
-    monkeypatch.setattr("pgq.settle.LOCK_TIMEOUT", "50ms")
+    monkeypatch.setattr("pgq.worker.settle.LOCK_TIMEOUT", "50ms")
     handlers.handler("bad")(lambda job: 1 / 0)
     handlers.handler("also bad")(lambda job: 1 / 0)
     handlers.handler("good")(lambda job: None)

@@ -12,8 +12,8 @@ from conftest import Connection, Place, drain, jobs, one
 from modes import all_of, states, try_all
 
 from pgq import Handlers, Job, LeaseLost, Queue, Worker
-from pgq.install import install
-from pgq.loop import Loop
+from pgq.schema.install import install
+from pgq.worker.loop import Loop
 from pgq.views import Views
 
 

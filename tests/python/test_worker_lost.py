@@ -12,7 +12,7 @@ import pytest
 from conftest import Connection, Thread, drain, eventually, jobs, record, seen
 
 from pgq import Handlers, Job, Queue, Worker
-from pgq.loop import Loop
+from pgq.worker.loop import Loop
 
 # Past its first statements: what fails before is no lost connection but none to begin with.
 IDLE = (
@@ -24,7 +24,7 @@ IDLE = (
 @pytest.fixture
 def worker(dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     """A worker that connects again at once."""
-    monkeypatch.setattr("pgq.loop.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.01)
     worker = Worker(dsn, handlers, poll=0.02, name="lost", presence=False)
     yield worker
     worker.close()
@@ -209,7 +209,7 @@ def test_a_slow_handler_outlasts_a_server_that_is_gone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Meanwhile its worker tries now and then to settle what came before, and then waits for the handler."""
-    monkeypatch.setattr("pgq.loop.TRY_AGAIN", 60.0)
+    monkeypatch.setattr("pgq.worker.loop.TRY_AGAIN", 60.0)
     tried: list[int] = []
     connect = psycopg.connect
 

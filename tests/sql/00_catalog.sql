@@ -16,15 +16,15 @@ WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname
 
 SELECT is(
     (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func WHERE proname !~ '^_'),
-    '{pgq_backoff,pgq_cancel,pgq_claim,pgq_complete,pgq_complete_many,pgq_discard,pgq_disown,pgq_enqueue,pgq_enqueue_many,pgq_extend,pgq_fail,
-      pgq_grant,pgq_hold,pgq_idle,pgq_now,pgq_pending,pgq_purge,pgq_register,pgq_release,pgq_retry,pgq_revoke,pgq_snooze,pgq_unregister,
-      pgq_version}',
+    '{pgq_backoff,pgq_cancel,pgq_cancel_claimed,pgq_claim,pgq_complete,pgq_complete_many,pgq_enqueue,pgq_enqueue_many,
+      pgq_extend,pgq_fail,pgq_grant,pgq_hold,pgq_idle,pgq_now,pgq_purge,pgq_reconcile,pgq_register,pgq_release,
+      pgq_remaining,pgq_retry,pgq_revoke,pgq_snooze,pgq_unregister,pgq_version}',
     'these are the public functions, each with one set of arguments');
 
 SELECT is(
     (SELECT array_agg(relname::text ORDER BY relname::text COLLATE "C") FROM rel),
-    '{_pgq_presence,_pgq_sight,pgq_ended,pgq_head,pgq_job,pgq_job_id,pgq_permission,pgq_running,pgq_stats,pgq_token,pgq_waiting,pgq_worker,pgq_worker_number,
-      pgq_workers}',
+    '{_pgq_presence,_pgq_visible_queues,pgq_ended,pgq_head,pgq_job_id,pgq_jobs,pgq_permission,pgq_running,pgq_stats,
+      pgq_token,pgq_waiting,pgq_worker_session,pgq_worker_session_number,pgq_workers}',
     'these are the tables, views and sequences');
 
 SELECT is_empty($$
@@ -72,7 +72,7 @@ SELECT is_empty($$
     SELECT c.oid::regclass, a.attname
     FROM pg_class AS c
     JOIN pg_attribute AS a ON a.attrelid = c.oid
-    WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname IN ('pgq_waiting', 'pgq_running', 'pgq_ended', 'pgq_head', 'pgq_worker', 'pgq_permission')
+    WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname IN ('pgq_waiting', 'pgq_running', 'pgq_ended', 'pgq_head', 'pgq_worker_session', 'pgq_permission')
       AND a.attnum > 0 AND col_description(c.oid, a.attnum) IS NULL
       -- The columns that all three share are described where they come in.
       AND (c.relname = 'pgq_waiting' OR NOT EXISTS (
@@ -93,7 +93,7 @@ SELECT is_empty($$
     SELECT name FROM func WHERE 'varchar'::regtype = ANY (types || prorettype)
 $$, 'text is text, going in and coming out');
 
--- A RAISE has a code and a hint, or passes on the three parts that _pgq_problem answers.
+-- A RAISE has a code and a hint, or passes on the three parts that _pgq_validate answers.
 SELECT is_empty($$
     SELECT f.name, r.statement[1]
     FROM func AS f

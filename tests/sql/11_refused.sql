@@ -7,7 +7,7 @@ SELECT pgq_enqueue('held');
 SELECT id AS id, token AS token FROM pgq_claim() \gset
 SELECT pgq_enqueue('there');
 
-CREATE TEMP TABLE before AS SELECT * FROM pgq_job;
+CREATE TEMP TABLE before AS SELECT * FROM pgq_jobs;
 
 SELECT throws_ok(call, state, message, format('%s is refused', call))
 FROM (VALUES
@@ -93,7 +93,7 @@ FROM (VALUES
     ('SELECT pgq_purge(max_jobs => -1)', '22023', NULL)
 ) AS bad (call, state, message);
 
-SELECT set_eq('SELECT * FROM pgq_job', 'SELECT * FROM before', 'after all this nothing has changed');
+SELECT set_eq('SELECT * FROM pgq_jobs', 'SELECT * FROM before', 'after all this nothing has changed');
 
 -- A day within or beyond, because a hundred years are counted in the time zone of the session.
 SELECT lives_ok(call, format('%s is just within the limits', call))

@@ -8,7 +8,7 @@ SELECT * FROM pgq_enqueue_many('[{"kind": "b", "args": [1]}, {"kind": "a", "args
                                  {"kind": "b", "args": [1]}, {"kind": "c", "delay": "1 hour"}, {"kind": "a", "args": null}]');
 SELECT results_eq(
     $$ SELECT a.n, j.kind, j.args, j.priority, j.ripe_at, a.created
-       FROM answer AS a JOIN pgq_job AS j USING (id) ORDER BY a.n $$,
+       FROM answer AS a JOIN pgq_jobs AS j USING (id) ORDER BY a.n $$,
     $$ VALUES (1::bigint, 'b', '[1]'::jsonb, 5, pgq_now(), true),
               (2, 'a', 'null', 0, pgq_now(), true),
               (3, 'b', '[1]', 5, pgq_now(), false),
@@ -28,7 +28,7 @@ SELECT * FROM pgq_enqueue_many('[{"kind": "all", "args": {"x": 1}, "queue": "q",
                                 "on_duplicate": null, "context": null}]');
 SELECT results_eq(
     $$ SELECT j.queue, j.kind, j.args, j.priority, j.max_retries, j.backoff, j.backoff_cap, j.dedup, j.dedup_key, j.ripe_at, j.context
-       FROM answer AS a JOIN pgq_job AS j USING (id) ORDER BY a.n $$,
+       FROM answer AS a JOIN pgq_jobs AS j USING (id) ORDER BY a.n $$,
     $$ VALUES ('q', 'all', '{"x": 1}'::jsonb, 1, 2, interval '3 s', interval '4 s', false, 'd', timestamptz '2031-01-01 00:00Z', '{"t": 1}'::jsonb),
               ('default', 'nulls', '{}', 5, 10, '1 min', '1 hour', true, NULL, pgq_now(), NULL) $$,
     'every key is honoured, and null is the default');
@@ -62,7 +62,7 @@ FROM (VALUES
     ('[{"kind": "a", "delay": "-1 s"}]', '22023', 'job 1 of the array: delay -00:00:01 is out of range'),
     ('[{"kind": "a", "on_duplicate": "x"}]', '22023', 'job 1 of the array: on_duplicate "x" is unknown')
 ) AS bad (jobs, state, message);
-SELECT is_empty($$ SELECT FROM pgq_job WHERE kind = 'a' AND args = '{}' $$, 'of a refused array nothing is enqueued');
+SELECT is_empty($$ SELECT FROM pgq_jobs WHERE kind = 'a' AND args = '{}' $$, 'of a refused array nothing is enqueued');
 
 SELECT throws_ok(
     $$ SELECT pgq_enqueue_many('[{"kind": "e"}, {"kind": "e", "on_duplicate": "error"}]') $$, 'PGQ04', NULL,

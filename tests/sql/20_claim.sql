@@ -87,12 +87,12 @@ SELECT is(:'c_ripe_at'::timestamptz, '2030-02-01 00:00Z', 'the claim tells when 
 SELECT is(:'c_enqueued_at'::timestamptz, '2030-02-01 00:00Z', 'the claim tells when the job was enqueued');
 SELECT is(:'c_lease_until'::timestamptz, pgq_now() + '7 minutes', 'the lease is counted from now');
 SELECT results_eq(
-    format('SELECT state, worker, claimed_at, lease_until, attempt FROM pgq_job WHERE id = %s', :c_id),
+    format('SELECT state, worker, claimed_at, lease_until, attempt FROM pgq_jobs WHERE id = %s', :c_id),
     $$ VALUES ('running', 'me', pgq_now(), pgq_now() + '7 minutes', 1) $$,
     'everybody can see who has the job and until when');
 SELECT pgq_release(:c_id, :c_token);
 SELECT isnt(c.token, :c_token::bigint, 'each claim has a token of its own') FROM pgq_claim() AS c;
-SELECT is(lease_until, pgq_now() + '5 minutes', 'a lease is five minutes unless it is chosen') FROM pgq_job WHERE id = :c_id;
+SELECT is(lease_until, pgq_now() + '5 minutes', 'a lease is five minutes unless it is chosen') FROM pgq_jobs WHERE id = :c_id;
 
 -- A row that another statement has changed has a new place in the table.
 SELECT pgq_enqueue('moved', dedup_key => 'm');
@@ -101,7 +101,7 @@ SELECT results_eq('SELECT args FROM pgq_claim()', $$ VALUES ('1'::jsonb) $$, 'a 
 
 SELECT col_not_null('pgq_running', 'token', 'no job runs without a token');
 SELECT is(
-    (SELECT count(*) FROM pgq_job), (SELECT count(DISTINCT id) FROM pgq_job), 'no job is in two places');
+    (SELECT count(*) FROM pgq_jobs), (SELECT count(DISTINCT id) FROM pgq_jobs), 'no job is in two places');
 
 SELECT pgq_enqueue('typed');
 SELECT row_eq(

@@ -20,7 +20,7 @@ CREATE FUNCTION pg_temp.attempt(queue text, retry_in interval DEFAULT NULL, OUT 
 DECLARE
     c record;
 BEGIN
-    PERFORM set_config('pgq.now', (SELECT j.ripe_at::text FROM pgq_job AS j WHERE j.queue = $1), true);
+    PERFORM set_config('pgq.now', (SELECT j.ripe_at::text FROM pgq_jobs AS j WHERE j.queue = $1), true);
     SELECT * INTO STRICT c FROM pgq_claim(ARRAY[queue], worker => 'w' || queue);
     SELECT c.attempt, f.outcome, f.ripe_at - pgq_now() INTO $3, $4, $5
     FROM pgq_fail(c.id, c.token, format('error %s', c.attempt), retry_in) AS f;
@@ -36,14 +36,14 @@ SELECT results_eq(
     'by default there are ten retries, a minute to an hour apart');
 
 SELECT results_eq(
-    $$ SELECT state, attempt, worker, ended_at = pgq_now() FROM pgq_job WHERE kind = 'default' $$,
+    $$ SELECT state, attempt, worker, ended_at = pgq_now() FROM pgq_jobs WHERE kind = 'default' $$,
     $$ VALUES ('dead', 11, 'wdefault', true) $$, 'who has used up the retries is kept as dead');
 SELECT results_eq(
     $$ SELECT e ->> 'error', (e ->> 'attempt')::integer, e ->> 'worker'
-       FROM pgq_job, jsonb_array_elements(errors) WITH ORDINALITY AS x (e, n) WHERE kind = 'default' ORDER BY n $$,
+       FROM pgq_jobs, jsonb_array_elements(errors) WITH ORDINALITY AS x (e, n) WHERE kind = 'default' ORDER BY n $$,
     $$ SELECT format('error %s', n), n, 'wdefault' FROM generate_series(11, 2, -1) AS n $$,
     'the newest ten errors are kept, the newest first');
-SELECT is((errors -> 0 ->> 'at')::timestamptz, pgq_now(), 'each error has its time') FROM pgq_job WHERE kind = 'default';
+SELECT is((errors -> 0 ->> 'at')::timestamptz, pgq_now(), 'each error has its time') FROM pgq_jobs WHERE kind = 'default';
 
 SELECT pgq_enqueue('custom', queue => 'custom', max_retries => 2, backoff => '15 s', backoff_cap => '20 s');
 SELECT results_eq(
@@ -63,22 +63,22 @@ SELECT results_eq($$ SELECT * FROM pg_temp.attempt('told', '0') $$, $$ VALUES (2
 SELECT pgq_enqueue('once', queue => 'once');
 SELECT is(outcome, 'retry', 'a job that fails once') FROM pg_temp.attempt('once');
 SELECT is_empty($$ SELECT * FROM pgq_claim('{once}') $$, 'is not ripe before its backoff is over');
-SELECT set_config('pgq.now', (SELECT ripe_at::text FROM pgq_job WHERE kind = 'once'), true);
+SELECT set_config('pgq.now', (SELECT ripe_at::text FROM pgq_jobs WHERE kind = 'once'), true);
 SELECT * FROM pgq_claim('{once}') AS c \gset c_
 SELECT is(:c_attempt, 2, 'then it is tried again');
 SELECT pgq_complete(:c_id, :c_token);
-SELECT is_empty($$ SELECT FROM pgq_job WHERE kind = 'once' $$, 'and when it succeeds nothing is left of it');
+SELECT is_empty($$ SELECT FROM pgq_jobs WHERE kind = 'once' $$, 'and when it succeeds nothing is left of it');
 
 -- Errors.
 SELECT pgq_enqueue('wordy', queue => 'wordy');
 SELECT * FROM pgq_claim('{wordy}') AS c \gset c_
 SELECT pgq_fail(:c_id, :c_token, repeat('x', 5000));
-SELECT is(length(errors -> 0 ->> 'error'), 4000, 'of an error 4000 characters are kept') FROM pgq_job WHERE kind = 'wordy';
+SELECT is(length(errors -> 0 ->> 'error'), 4000, 'of an error 4000 characters are kept') FROM pgq_jobs WHERE kind = 'wordy';
 SELECT pgq_enqueue('silent', queue => 'silent');
 SELECT * FROM pgq_claim('{silent}') AS c \gset c_
 SELECT pgq_fail(:c_id, :c_token);
 SELECT is(errors, jsonb_build_array(jsonb_build_object('attempt', 1, 'at', pgq_now(), 'error', NULL, 'worker', NULL)),
-          'no error is an error without text') FROM pgq_job WHERE kind = 'silent';
+          'no error is an error without text') FROM pgq_jobs WHERE kind = 'silent';
 
 -- Jitter: 300 failures of the same kind, with the setting as it is, off, and garbage.
 CREATE FUNCTION pg_temp.rests(setting text) RETURNS SETOF double precision LANGUAGE plpgsql AS $$
@@ -101,10 +101,10 @@ SELECT is(f.ripe_at - pgq_now(), interval '1 day', 'who says when to retry is ta
 FROM pgq_claim('{exact}') AS c, pgq_fail(c.id, c.token, retry_in => '1 day') AS f;
 
 -- By hand.
-SELECT id AS id FROM pgq_job WHERE kind = 'custom' \gset
+SELECT id AS id FROM pgq_jobs WHERE kind = 'custom' \gset
 SELECT is(pgq_retry(:id), 'retry', 'a dead job can be brought back');
 SELECT results_eq(
-    format('SELECT state, attempt, max_retries, ripe_at, jsonb_array_length(errors) FROM pgq_job WHERE id = %s', :id),
+    format('SELECT state, attempt, max_retries, ripe_at, jsonb_array_length(errors) FROM pgq_jobs WHERE id = %s', :id),
     $$ VALUES ('waiting', 0, 2, pgq_now(), 3) $$, 'with all its retries before it, now, and its errors kept');
 SELECT results_eq($$ SELECT outcome FROM pg_temp.attempt('custom') $$, $$ VALUES ('retry') $$, 'and it counts from the start');
 
@@ -120,7 +120,7 @@ FROM pgq_claim('{hopeless}') AS c;
 
 SELECT pgq_enqueue('pointless', '{"n": 1}', queue => 'pointless');
 SELECT * FROM pgq_claim('{pointless}', worker => 'w') AS c \gset c_
-SELECT lives_ok(format('SELECT pgq_discard(%s, %s, %L)', :c_id, :c_token, repeat('x', 5000)), 'a worker can discard its job');
+SELECT lives_ok(format('SELECT pgq_cancel_claimed(%s, %s, %L)', :c_id, :c_token, repeat('x', 5000)), 'a worker can discard its job');
 SELECT results_eq(
     format($$ SELECT outcome, args, worker, ended_at, errors #>> '{0,error}', (errors #>> '{0,attempt}')::integer, result FROM pgq_ended WHERE id = %s $$, :c_id),
     $$ VALUES ('cancelled', '{"n": 1}'::jsonb, 'w', pgq_now(), repeat('x', 4000), 1, NULL::jsonb) $$,

@@ -57,9 +57,9 @@ SELECT c.token AS token FROM pgq_claim() AS c \gset
 SELECT e.id AS second, e.created AS created FROM pgq_enqueue('answer', '{"n": 1}') AS e \gset
 SELECT is(:'created'::boolean, true, 'while its twin runs a job is new');
 SELECT isnt(:second::bigint, :first::bigint, 'and has an id of its own');
-SELECT results_eq('SELECT state FROM pgq_job ORDER BY id', $$ VALUES ('running'), ('waiting') $$, 'one runs, one waits');
+SELECT results_eq('SELECT state FROM pgq_jobs ORDER BY id', $$ VALUES ('running'), ('waiting') $$, 'one runs, one waits');
 SELECT pgq_complete(:first, :token);
-SELECT is(state, 'waiting', 'and goes on waiting when the first is done') FROM pgq_job;
+SELECT is(state, 'waiting', 'and goes on waiting when the first is done') FROM pgq_jobs;
 
 -- Policies.
 CREATE FUNCTION pg_temp.policy(on_duplicate text, args jsonb, delay interval, priority integer) RETURNS SETOF pgq_waiting
@@ -92,7 +92,7 @@ SELECT throws_like($$ SELECT pgq_enqueue_many('[{"kind": "other"}, {"kind": "tol
                    'job 2 of the array: job % is waiting already with this signature', 'and which of the array');
 SELECT pgq_enqueue('traced', context => '{"t": 1}');
 SELECT is(created, false, 'the context has no part in what makes twins') FROM pgq_enqueue('traced', context => '{"t": 2}');
-SELECT is(context, '{"t": 1}', 'and the first one stays') FROM pgq_job WHERE kind = 'traced';
+SELECT is(context, '{"t": 1}', 'and the first one stays') FROM pgq_jobs WHERE kind = 'traced';
 SELECT is(context, '{"t": 1}', 'which the claim hands out') FROM pgq_claim(max_jobs => 1000) WHERE kind = 'traced';
 
 SELECT * FROM finish();

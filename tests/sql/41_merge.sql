@@ -31,7 +31,7 @@ BEGIN
             PERFORM set_config('pgq.now', '2030-01-01 13:00Z', true);
             PERFORM pgq_claim('{somewhere else}');
     END CASE;
-    SELECT count(*) FILTER (WHERE state = 'waiting'), count(*) INTO waiting, jobs FROM pgq_job;
+    SELECT count(*) FILTER (WHERE state = 'waiting'), count(*) INTO waiting, jobs FROM pgq_jobs;
 END
 $$;
 

@@ -4,7 +4,7 @@ SELECT plan(24);
 SET LOCAL pgq.jitter = '0';
 
 -- A job that differs from the default in everything, and has failed once; two hours later it goes one of the ways.
-CREATE FUNCTION pg_temp.goes(way text, dedup boolean) RETURNS SETOF pgq_job LANGUAGE plpgsql AS $$
+CREATE FUNCTION pg_temp.goes(way text, dedup boolean) RETURNS SETOF pgq_jobs LANGUAGE plpgsql AS $$
 DECLARE
     v_id bigint;
     c record;
@@ -40,7 +40,7 @@ BEGIN
             PERFORM pgq_release(c.id, c.token);
             PERFORM pgq_enqueue('odd', '[1]', 'road', dedup => false);
     END CASE;
-    RETURN QUERY SELECT * FROM pgq_job AS j WHERE j.id = v_id;
+    RETURN QUERY SELECT * FROM pgq_jobs AS j WHERE j.id = v_id;
 END
 $$;
 

@@ -14,7 +14,7 @@ CREATE TEMP TABLE before AS SELECT * FROM pgq_running;
 SELECT throws_ok(
     format('SELECT %s(%s, %s%s)', verb, coalesce(id::text, 'NULL'), coalesce(token::text, 'NULL'), more), 'PGQ02', NULL,
     format('%s with %s is refused', verb, what))
-FROM (VALUES ('pgq_hold', ''), ('pgq_complete', ''), ('pgq_complete', ', ''1'''), ('pgq_fail', ''), ('pgq_discard', ''), ('pgq_extend', ''),
+FROM (VALUES ('pgq_hold', ''), ('pgq_complete', ''), ('pgq_complete', ', ''1'''), ('pgq_fail', ''), ('pgq_cancel_claimed', ''), ('pgq_extend', ''),
              ('pgq_snooze', ', pgq_now()'), ('pgq_release', '')) AS verb (verb, more)
 CROSS JOIN (VALUES (:id::bigint, :lost::bigint, 'the token of an earlier claim'), (:id, 0, 'no such token'),
                    (:id + 1, :token, 'the id of another job'), (:id, NULL, 'NULL')) AS given (id, token, what);
@@ -28,19 +28,19 @@ SELECT throws_ok(format('SELECT pgq_hold(%s, %s)', :id, :lost), 'PGQ02', format(
                  'the error tells what is not held');
 SELECT lives_ok(format('SELECT pgq_hold(%s, %s)', :id, :token), 'the holder holds');
 SELECT pgq_complete(:id, :token);
-SELECT is_empty('SELECT FROM pgq_job', 'and completes: nothing of the job remains');
+SELECT is_empty('SELECT FROM pgq_jobs', 'and completes: nothing of the job remains');
 SELECT throws_ok(format('SELECT pgq_complete(%s, %s)', :id, :token), 'PGQ02', NULL, 'but once');
 
 SELECT pgq_enqueue('kept');
 SELECT c.id AS id, c.token AS token FROM pgq_claim(worker => 'w') AS c \gset
 SELECT pgq_complete(:id, :token, '{"sum": 7}');
-SELECT results_eq('SELECT id, state, result, worker, ended_at FROM pgq_job',
+SELECT results_eq('SELECT id, state, result, worker, ended_at FROM pgq_jobs',
                   format($$ VALUES (%s::bigint, 'done', '{"sum": 7}'::jsonb, 'w', pgq_now()) $$, :id),
                   'with a result the job is kept as done');
 SELECT pgq_purge('0');
 SELECT pgq_enqueue('kept');
 SELECT pgq_complete(c.id, c.token, 'null') FROM pgq_claim() AS c;
-SELECT is(result, 'null', 'the JSON null is a result like any other') FROM pgq_job WHERE state = 'done';
+SELECT is(result, 'null', 'the JSON null is a result like any other') FROM pgq_jobs WHERE state = 'done';
 SELECT pgq_purge('0');
 
 SELECT pgq_enqueue('many', to_jsonb(n)) FROM generate_series(1, 4) AS n;
@@ -48,7 +48,7 @@ SELECT array_agg(c.id ORDER BY c.id) AS ids, array_agg(c.token ORDER BY c.id) AS
 SELECT set_eq(
     format('SELECT pgq_complete_many(%L, %L)', (:'ids'::bigint[])[2:4], (:'tokens'::bigint[])[2:3] || 0::bigint),
     (:'ids'::bigint[])[2:3], 'pgq_complete_many answers the ids that it ended');
-SELECT set_eq('SELECT id FROM pgq_job', ARRAY[(:'ids'::bigint[])[1], (:'ids'::bigint[])[4]], 'and only those are ended');
+SELECT set_eq('SELECT id FROM pgq_jobs', ARRAY[(:'ids'::bigint[])[1], (:'ids'::bigint[])[4]], 'and only those are ended');
 SELECT is(
     ARRAY(SELECT pgq_complete_many(ARRAY[(:'ids'::bigint[])[1], (:'ids'::bigint[])[1]], ARRAY[(:'tokens'::bigint[])[1], (:'tokens'::bigint[])[1]])),
     ARRAY[(:'ids'::bigint[])[1]], 'a job named twice is ended and answered once');

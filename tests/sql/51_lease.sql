@@ -24,10 +24,10 @@ FROM (VALUES
     ('2030-01-01 12:28:03Z', 4, 'then has its last attempt'),
     ('2030-01-01 12:29:04Z', NULL, 'and who has killed four workers is not handed to a fifth')
 ) AS t (at, attempt, what);
-SELECT results_eq('SELECT state, attempt, worker FROM pgq_job', $$ VALUES ('dead', 4, 'w') $$,
+SELECT results_eq('SELECT state, attempt, worker FROM pgq_jobs', $$ VALUES ('dead', 4, 'w') $$,
                   'a job that kills every worker is buried after max_retries + 1 of them');
 SELECT results_eq(
-    $$ SELECT e ->> 'error', (e ->> 'attempt')::integer, e ->> 'worker' FROM pgq_job, jsonb_array_elements(errors) AS e $$,
+    $$ SELECT e ->> 'error', (e ->> 'attempt')::integer, e ->> 'worker' FROM pgq_jobs, jsonb_array_elements(errors) AS e $$,
     $$ VALUES ('the lease ran out', 4, 'w'), ('the lease ran out', 3, 'w'), ('the lease ran out', 2, 'w'), ('the lease ran out', 1, 'w') $$,
     'and each loss is on record');
 SELECT pgq_purge('0');
@@ -47,14 +47,14 @@ $$;
 SELECT is(pg_temp.left_after_claim(), expected, format('after %s there are %s leases to settle', n, expected))
 FROM (VALUES (1, 70::bigint), (2, 20), (3, 0)) AS t (n, expected);
 SELECT is(count(*), 120::bigint, 'every job is back') FROM pgq_waiting WHERE queue = 'bulk' AND attempt = 1;
-SELECT is(state, 'running', 'a lease that has not run out is left alone') FROM pgq_job WHERE queue = 'alive';
+SELECT is(state, 'running', 'a lease that has not run out is left alone') FROM pgq_jobs WHERE queue = 'alive';
 
 -- More than one call settles, and the oldest has the highest id.
 SELECT pgq_enqueue('aged', to_jsonb(n), 'aged') FROM generate_series(1, 51) AS n;
 SELECT c.id, c.token FROM pgq_claim('{aged}', 51, '1 hour') AS c;
 UPDATE pgq_running SET lease_until = pgq_now() + (60 - (args)::integer) * interval '1 minute' WHERE queue = 'aged';
 SELECT set_config('pgq.now', (pgq_now() + interval '1 hour')::text, true), pgq_extend(id, (SELECT token FROM pgq_running AS r WHERE r.id = j.id), '3 hours')
-FROM pgq_job AS j WHERE queue = 'alive';
+FROM pgq_jobs AS j WHERE queue = 'alive';
 SELECT count(*) FROM pgq_claim('{elsewhere}');
 SELECT results_eq($$ SELECT args FROM pgq_running WHERE queue = 'aged' $$, $$ VALUES ('1'::jsonb) $$, 'the oldest leases are settled first');
 DELETE FROM pgq_running WHERE queue = 'aged';
@@ -65,13 +65,13 @@ SELECT pgq_enqueue('long', queue => 'long', priority => 2);
 SELECT * FROM pgq_claim('{long}', lease => '10 minutes') AS c \gset c_
 SELECT is(pgq_extend(:c_id, :c_token, '20 minutes'), pgq_now() + '20 minutes', 'a lease can be extended');
 SELECT is(pgq_extend(:c_id, :c_token, '5 minutes'), pgq_now() + '20 minutes', 'but never shortened');
-SELECT is(lease_until, pgq_now() + '20 minutes', 'which is what is stored') FROM pgq_job WHERE id = :c_id;
+SELECT is(lease_until, pgq_now() + '20 minutes', 'which is what is stored') FROM pgq_jobs WHERE id = :c_id;
 SET LOCAL pgq.now = '2030-01-01 13:16Z';
 SELECT is(pgq_extend(:c_id, :c_token), timestamptz '2030-01-01 13:21Z', 'by five minutes unless it is chosen');
 SET LOCAL pgq.now = '2030-01-01 13:15Z';
 SELECT is_empty($$ SELECT FROM pgq_claim('{long}') $$, 'an extended lease holds');
 SELECT is(pgq_snooze(:c_id, :c_token, '2030-01-01 14:00Z'), 'snoozed', 'a job can be put off');
-SELECT results_eq(format('SELECT state, attempt, ripe_at, errors FROM pgq_job WHERE id = %s', :c_id),
+SELECT results_eq(format('SELECT state, attempt, ripe_at, errors FROM pgq_jobs WHERE id = %s', :c_id),
                   $$ VALUES ('waiting', 0, timestamptz '2030-01-01 14:00Z', '[]'::jsonb) $$, 'and the attempt does not count');
 SET LOCAL pgq.now = '2030-01-01 13:59:59Z';
 SELECT is_empty($$ SELECT FROM pgq_claim('{long}') $$, 'it is not early');
@@ -80,11 +80,11 @@ SELECT * FROM pgq_claim('{long}') AS c \gset c_
 SELECT is(:c_attempt, 1, 'at its time it is back, at its first attempt');
 SET LOCAL pgq.now = '2030-01-01 14:03Z';
 SELECT is(pgq_snooze(:c_id, :c_token, delay => '2 minutes'), 'snoozed', 'a job can be put off for some time');
-SELECT is(ripe_at, timestamptz '2030-01-01 14:05Z', 'from now') FROM pgq_job WHERE id = :c_id;
+SELECT is(ripe_at, timestamptz '2030-01-01 14:05Z', 'from now') FROM pgq_jobs WHERE id = :c_id;
 UPDATE pgq_waiting SET ripe_at = '2030-01-01 14:00Z' WHERE id = :c_id;
 SELECT * FROM pgq_claim('{long}') AS c \gset c_
 SELECT is(pgq_release(:c_id, :c_token), 'released', 'a job can be given back');
-SELECT results_eq(format('SELECT attempt, ripe_at, priority FROM pgq_job WHERE id = %s', :c_id),
+SELECT results_eq(format('SELECT attempt, ripe_at, priority FROM pgq_jobs WHERE id = %s', :c_id),
                   $$ VALUES (0, timestamptz '2030-01-01 14:00Z', 2) $$, 'at its old place, and the attempt does not count');
 SELECT is(attempt, 1, 'it is ripe at once') FROM pgq_claim('{long}');
 

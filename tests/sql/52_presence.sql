@@ -36,29 +36,29 @@ SELECT results_eq($$ SELECT host, queues, registered_at FROM pgq_workers WHERE n
                   $$ VALUES (NULL::text, '{c}'::text[], timestamptz '2030-01-01 12:00Z') $$, 'with its new particulars');
 
 -- As if its session had ended.
-SELECT is(pg_advisory_unlock('pgq_worker'::regclass::oid::integer, number), true, 'one lock is all there was') FROM pgq_worker;
+SELECT is(pg_advisory_unlock('pgq_worker_session'::regclass::oid::integer, number), true, 'one lock is all there was') FROM pgq_worker_session;
 SELECT is(present, false, 'a worker whose session is gone is not there') FROM pgq_workers WHERE name = 'me';
 SELECT is(pgq_unregister('me'), false, 'nor can it leave');
 SELECT pg_temp.claim();
-SELECT results_eq('SELECT kind, state, attempt FROM pgq_job ORDER BY id',
+SELECT results_eq('SELECT kind, state, attempt FROM pgq_jobs ORDER BY id',
                   $$ VALUES ('x', 'waiting', 1), ('y', 'waiting', 1), ('z', 'running', 1), ('z', 'running', 1) $$, 'its jobs are ripe, and no other ones');
 SELECT is(ripe_at, pgq_now(), 'at once') FROM pgq_waiting;
 SELECT is(errors #>> '{0,error}', 'the worker is gone', 'with the reason') FROM pgq_waiting;
-SELECT is(gone_at, pgq_now(), 'it is noted when that was seen') FROM pgq_worker;
+SELECT is(gone_at, pgq_now(), 'it is noted when that was seen') FROM pgq_worker_session;
 -- A claim of its that commits only now.
 SELECT count(*) FROM pgq_claim('{a}', 1, worker => 'me');
 SET LOCAL pgq.now = '2030-01-01 12:01:09Z';
 SELECT pg_temp.claim();
 SELECT is(count(*), 2::bigint, 'what it claims while it dies is not its own for long') FROM pgq_waiting;
-SELECT is(count(*), 1::bigint, 'so it is kept for a while') FROM pgq_worker;
+SELECT is(count(*), 1::bigint, 'so it is kept for a while') FROM pgq_worker_session;
 SET LOCAL pgq.now = '2030-01-01 12:01:11Z';
 SELECT pg_temp.claim();
-SELECT is_empty('SELECT FROM pgq_worker', 'and then forgotten');
+SELECT is_empty('SELECT FROM pgq_worker_session', 'and then forgotten');
 
 SELECT pgq_register('back');
 SELECT pgq_enqueue('b', queue => 'back');
 SELECT c.id, c.token FROM pgq_claim('{back}', worker => 'back') AS c \gset
-SELECT pg_advisory_unlock('pgq_worker'::regclass::oid::integer, number) FROM pgq_worker;
+SELECT pg_advisory_unlock('pgq_worker_session'::regclass::oid::integer, number) FROM pgq_worker_session;
 SELECT pgq_register('back');
 SELECT pg_temp.claim();
 SELECT lives_ok(format('SELECT pgq_complete(%s, %s)', :id, :token), 'who comes back in time keeps its jobs');
@@ -66,28 +66,28 @@ SELECT pgq_enqueue(kind, queue => 'own', priority => 1) FROM unnest('{known,unkn
 SELECT pgq_enqueue('another', queue => 'other');
 SELECT count(*) FROM pgq_claim('{own}', 2, worker => 'back');
 SELECT count(*) FROM pgq_claim('{other}', worker => 'front');
-SELECT is(pgq_disown('back', ARRAY(SELECT token FROM pgq_running WHERE kind = 'known')), 1::bigint, 'a worker disowns what it does not know of');
-SELECT results_eq($$ SELECT kind, state, attempt, ripe_at, jsonb_array_length(errors) FROM pgq_job WHERE queue IN ('own', 'other') ORDER BY kind $$,
+SELECT is(pgq_reconcile('back', ARRAY(SELECT id FROM pgq_running WHERE kind = 'known'), ARRAY(SELECT token FROM pgq_running WHERE kind = 'known')), 1::bigint, 'a worker disowns what it does not know of');
+SELECT results_eq($$ SELECT kind, state, attempt, ripe_at, jsonb_array_length(errors) FROM pgq_jobs WHERE queue IN ('own', 'other') ORDER BY kind $$,
                   $$ VALUES ('another', 'running', 1, pgq_now(), 0), ('known', 'running', 1, pgq_now(), 0), ('unknown', 'waiting', 0, pgq_now(), 0) $$,
                   'which is as if it had not been claimed; what it knows, and what others have, stays');
-SELECT throws_ok($$ SELECT pgq_disown('back', NULL) $$, '22004', 'tokens is null', 'but not by a slip');
-SELECT throws_ok($$ SELECT pgq_disown('front', '{}') $$, 'PGQ03', 'worker "front" is not registered by this session', 'nor for others');
-SELECT throws_ok($$ SELECT pgq_disown(NULL, '{}') $$, 'PGQ03', NULL, 'nor for nobody');
+SELECT throws_ok($$ SELECT pgq_reconcile('back', '{}', NULL) $$, '22004', 'ids or tokens is null', 'but not by a slip');
+SELECT throws_ok($$ SELECT pgq_reconcile('front', '{}', '{}') $$, 'PGQ03', 'worker "front" is not registered by this session', 'nor for others');
+SELECT throws_ok($$ SELECT pgq_reconcile(NULL, '{}', '{}') $$, 'PGQ03', NULL, 'nor for nobody');
 SELECT is(pgq_unregister('back'), true, 'a worker leaves');
-SELECT is_empty('SELECT FROM pgq_worker', 'and is not there any more');
+SELECT is_empty('SELECT FROM pgq_worker_session', 'and is not there any more');
 SELECT is_empty('SELECT FROM _pgq_presence', 'nor is its lock');
 SELECT is(pgq_unregister(NULL), false, 'nobody has no name');
 
 SELECT throws_ok(call, state, message, message)
 FROM (VALUES
-    ('SELECT pgq_register(NULL)', '22004', 'name is null'),
-    ('SELECT pgq_register('''')', '22023', 'name or host takes no byte, or more than 200'),
-    ('SELECT pgq_register(repeat(''x'', 201))', '22023', 'name or host takes no byte, or more than 200'),
-    ('SELECT pgq_register(''x'', ''{a}'', repeat(''x'', 201))', '22023', 'name or host takes no byte, or more than 200'),
+    ('SELECT pgq_register(NULL)', '22004', 'worker is null'),
+    ('SELECT pgq_register('''')', '22023', 'worker or host takes no byte, or more than 200'),
+    ('SELECT pgq_register(repeat(''x'', 201))', '22023', 'worker or host takes no byte, or more than 200'),
+    ('SELECT pgq_register(''x'', ''{a}'', repeat(''x'', 201))', '22023', 'worker or host takes no byte, or more than 200'),
     ('SELECT pgq_register(''x'', ''{}'')', '22023', 'queues is empty'),
     ('SELECT pgq_register(''x'', NULL)', '22004', 'queues, or one of them, is null')
 ) AS t (call, state, message);
-SELECT is_empty('SELECT FROM pgq_worker', 'who is refused is not there');
+SELECT is_empty('SELECT FROM pgq_worker_session', 'who is refused is not there');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -8,10 +8,10 @@ SELECT pgq_enqueue(kind, queue => kind, max_retries => 0) FROM (VALUES ('waiting
 SELECT c.token AS token FROM pgq_claim('{running}') AS c \gset
 SELECT pgq_fail(c.id, c.token, 'no') FROM pgq_claim('{dead}') AS c;
 SELECT pgq_complete(c.id, c.token, '1') FROM pgq_claim('{done}') AS c;
-CREATE TEMP TABLE job AS SELECT kind, id FROM pgq_job;
+CREATE TEMP TABLE job AS SELECT kind, id FROM pgq_jobs;
 CREATE FUNCTION pg_temp.job(kind text) RETURNS bigint LANGUAGE sql AS $$ SELECT id FROM job WHERE job.kind = $1 $$;
 SELECT pgq_cancel(pg_temp.job('cancelled'));
-SELECT results_eq('SELECT kind, state FROM pgq_job ORDER BY kind', 'SELECT kind, kind FROM job ORDER BY kind',
+SELECT results_eq('SELECT kind, state FROM pgq_jobs ORDER BY kind', 'SELECT kind, kind FROM job ORDER BY kind',
                   'a waiting job that is cancelled is kept as that');
 
 SELECT throws_ok(format('SELECT pgq_cancel(%s)', pg_temp.job(kind)), 'PGQ03', format('job %s is %s and cannot be cancelled', pg_temp.job(kind), kind),
@@ -20,15 +20,15 @@ SELECT throws_ok(format('SELECT pgq_retry(%s)', pg_temp.job(kind)), 'PGQ03', for
                  format('a %s job cannot be retried', kind)) FROM (VALUES ('waiting'), ('running'), ('done')) AS t (kind);
 SELECT throws_ok(format('SELECT %s(%s)', verb, id), 'PGQ01', format('there is no job %s', id), format('%s(%s) finds no job', verb, id))
 FROM (VALUES ('pgq_cancel'), ('pgq_retry')) AS v (verb) CROSS JOIN (VALUES ('0'), ('-1'), ('9223372036854775807'), ('null')) AS i (id);
-SELECT results_eq('SELECT kind, state FROM pgq_job ORDER BY kind', 'SELECT kind, kind FROM job ORDER BY kind', 'nothing of this has changed a job');
+SELECT results_eq('SELECT kind, state FROM pgq_jobs ORDER BY kind', 'SELECT kind, kind FROM job ORDER BY kind', 'nothing of this has changed a job');
 
 SELECT pgq_cancel(pg_temp.job('running'));
-SELECT results_eq($$ SELECT state, attempt, ended_at FROM pgq_job WHERE kind = 'running' $$, $$ VALUES ('cancelled', 1, pgq_now()) $$,
+SELECT results_eq($$ SELECT state, attempt, ended_at FROM pgq_jobs WHERE kind = 'running' $$, $$ VALUES ('cancelled', 1, pgq_now()) $$,
                   'a running job can be cancelled');
 SELECT throws_ok(format('SELECT pgq_complete(%s, %s)', pg_temp.job('running'), :token), 'PGQ02', NULL, 'and its worker then has lost it');
 SELECT is(pgq_retry(pg_temp.job(kind)), 'retry', format('a job that is %s can be retried', what))
 FROM (VALUES ('running', 'cancelled while it ran'), ('cancelled', 'cancelled'), ('dead', 'dead')) AS t (kind, what);
-SELECT results_eq($$ SELECT state, attempt, ripe_at, jsonb_array_length(errors) FROM pgq_job WHERE kind = 'dead' $$,
+SELECT results_eq($$ SELECT state, attempt, ripe_at, jsonb_array_length(errors) FROM pgq_jobs WHERE kind = 'dead' $$,
                   $$ VALUES ('waiting', 0, pgq_now(), 1) $$, 'it is ripe now, starts again, and remembers its errors');
 
 -- Purging, of what ended 1 to 6 days ago.
@@ -39,7 +39,7 @@ FROM generate_series(1, 6) AS n;
 UPDATE pgq_ended SET outcome = 'dead' WHERE args IN ('5', '6');
 SET LOCAL pgq.now = '2030-02-07 00:00Z';
 SELECT pgq_enqueue('month', queue => 'month');
-SELECT set_config('pgq.now', '2030-01-08 00:00Z', true), pgq_cancel(id) FROM pgq_job WHERE kind = 'month';
+SELECT set_config('pgq.now', '2030-01-08 00:00Z', true), pgq_cancel(id) FROM pgq_jobs WHERE kind = 'month';
 SET LOCAL pgq.now = '2030-02-06 23:59:59Z';
 SELECT is(pgq_purge(queue => 'month'), 0::bigint, 'for thirty days a job is kept by default');
 SET LOCAL pgq.now = '2030-02-07 00:00Z';

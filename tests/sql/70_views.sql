@@ -3,14 +3,14 @@ BEGIN;
 SELECT plan(10);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
-SELECT is_empty('SELECT FROM pgq_job', 'no jobs, nothing to see');
+SELECT is_empty('SELECT FROM pgq_jobs', 'no jobs, nothing to see');
 SELECT is_empty('SELECT FROM pgq_stats', 'and nothing to count');
 
 SELECT pgq_enqueue('a', to_jsonb(n), ripe_at => pgq_now() + n * interval '1 hour') FROM generate_series(-3, 2) AS n;
 SELECT pgq_enqueue('b', to_jsonb(n), 'other', max_retries => 0, dedup_key => 'k' || n) FROM generate_series(1, 4) AS n;
 SELECT pgq_fail(c.id, c.token, 'why') FROM pgq_claim('{other}', 2, worker => 'w') AS c;
 SELECT pgq_complete(c.id, c.token, '"r"') FROM pgq_claim('{other}') AS c;
-SELECT pgq_cancel(id) FROM pgq_job WHERE kind = 'b' AND state = 'waiting';
+SELECT pgq_cancel(id) FROM pgq_jobs WHERE kind = 'b' AND state = 'waiting';
 SELECT pgq_claim(worker => 'w');
 
 SELECT results_eq(
@@ -23,22 +23,22 @@ SELECT results_eq($$ SELECT waiting, ripe, oldest_ripe_age FROM pgq_stats WHERE 
                   $$ VALUES (5::bigint, 4::bigint, interval '3 hours') $$, 'and move with the clock');
 
 SELECT results_eq(
-    $$ SELECT state, args, worker, claimed_at IS NOT NULL, lease_until IS NOT NULL, ended_at IS NOT NULL, result FROM pgq_job
+    $$ SELECT state, args, worker, claimed_at IS NOT NULL, lease_until IS NOT NULL, ended_at IS NOT NULL, result FROM pgq_jobs
        WHERE kind = 'b' OR state = 'running' ORDER BY id $$,
     $$ VALUES ('running', '-3'::jsonb, 'w', true, true, false, NULL::jsonb),
               ('dead', '1', 'w', false, false, true, NULL), ('dead', '2', 'w', false, false, true, NULL),
               ('done', '3', NULL, false, false, true, '"r"'), ('cancelled', '4', NULL, false, false, true, NULL) $$,
     'each state shows what belongs to it');
-SELECT results_eq($$ SELECT DISTINCT state FROM pgq_job WHERE kind = 'a' ORDER BY 1 $$, $$ VALUES ('running'), ('waiting') $$,
+SELECT results_eq($$ SELECT DISTINCT state FROM pgq_jobs WHERE kind = 'a' ORDER BY 1 $$, $$ VALUES ('running'), ('waiting') $$,
                   'a job waits or runs');
-SELECT is((errors -> 0) - 'at', '{"attempt": 1, "worker": "w", "error": "why"}', 'a dead job tells why') FROM pgq_job WHERE args = '1' AND state = 'dead';
+SELECT is((errors -> 0) - 'at', '{"attempt": 1, "worker": "w", "error": "why"}', 'a dead job tells why') FROM pgq_jobs WHERE args = '1' AND state = 'dead';
 SELECT pgq_enqueue('c', delay => '1 hour');
 SELECT results_eq($$ SELECT waiting, ripe, oldest_ripe_age FROM pgq_stats WHERE kind = 'c' $$,
                   $$ VALUES (1::bigint, 0::bigint, NULL::interval) $$, 'what is not ripe has no age');
-SELECT is(dedup_key, 'k1', 'and by what it was known') FROM pgq_job WHERE args = '1' AND state = 'dead';
+SELECT is(dedup_key, 'k1', 'and by what it was known') FROM pgq_jobs WHERE args = '1' AND state = 'dead';
 SELECT is(
     (SELECT string_agg(column_name::text, ',' ORDER BY ordinal_position) FROM information_schema.columns
-     WHERE table_name = 'pgq_job' AND table_schema = current_schema()),
+     WHERE table_name = 'pgq_jobs' AND table_schema = current_schema()),
     'id,state,queue,kind,args,priority,ripe_at,attempt,max_retries,backoff,backoff_cap,dedup,dedup_key,enqueued_at,errors,'
     'worker,claimed_at,lease_until,ended_at,result,context', 'the view has these columns, and no tokens');
 

@@ -18,7 +18,7 @@ SELECT is(
 FROM (VALUES
     ('tap_nobody', '{}'),
     ('tap_producer', '{pgq_backoff,pgq_enqueue,pgq_enqueue_many,pgq_version}'),
-    ('tap_worker', '{pgq_backoff,pgq_claim,pgq_complete,pgq_complete_many,pgq_discard,pgq_disown,pgq_extend,pgq_fail,pgq_hold,pgq_idle,pgq_pending,pgq_register,pgq_release,pgq_snooze,pgq_unregister,pgq_version}'),
+    ('tap_worker', '{pgq_backoff,pgq_cancel_claimed,pgq_claim,pgq_complete,pgq_complete_many,pgq_extend,pgq_fail,pgq_hold,pgq_idle,pgq_reconcile,pgq_register,pgq_release,pgq_remaining,pgq_snooze,pgq_unregister,pgq_version}'),
     ('tap_admin', '{pgq_backoff,pgq_cancel,pgq_now,pgq_purge,pgq_retry,pgq_version}'),
     ('tap_Reader', '{pgq_backoff,pgq_now,pgq_version}')
 ) AS t (role, functions);
@@ -32,9 +32,9 @@ SELECT is(
 FROM (VALUES
     ('tap_nobody', '{}', 'nobody sees anything'), ('tap_producer', '{}', 'a producer sees nothing'),
     ('tap_worker', '{}', 'a worker sees nothing'), ('tap_admin', '{}', 'an administrator sees all of the views, and nothing else'),
-    ('tap_Reader', '{pgq_job.attempt,pgq_job.backoff,pgq_job.backoff_cap,pgq_job.claimed_at,pgq_job.dedup,pgq_job.ended_at,
-                     pgq_job.enqueued_at,pgq_job.id,pgq_job.kind,pgq_job.lease_until,pgq_job.max_retries,pgq_job.priority,
-                     pgq_job.queue,pgq_job.ripe_at,pgq_job.state,pgq_job.worker,
+    ('tap_Reader', '{pgq_jobs.attempt,pgq_jobs.backoff,pgq_jobs.backoff_cap,pgq_jobs.claimed_at,pgq_jobs.dedup,pgq_jobs.ended_at,
+                     pgq_jobs.enqueued_at,pgq_jobs.id,pgq_jobs.kind,pgq_jobs.lease_until,pgq_jobs.max_retries,pgq_jobs.priority,
+                     pgq_jobs.queue,pgq_jobs.ripe_at,pgq_jobs.state,pgq_jobs.worker,
                      pgq_stats.cancelled,pgq_stats.dead,pgq_stats.done,pgq_stats.kind,pgq_stats.oldest_ripe_age,pgq_stats.queue,
                      pgq_stats.ripe,pgq_stats.running,pgq_stats.waiting,
                      pgq_workers.host,pgq_workers.kinds,pgq_workers.name,pgq_workers.oldest_claimed_at,pgq_workers.pid,
@@ -72,7 +72,7 @@ SELECT pgq_complete_many(array_agg(c.id), array_agg(c.token)) FROM pgq_claim('{v
 SELECT pgq_snooze(c.id, c.token, '2031-01-01 00:00Z') FROM pgq_claim('{verbs}') AS c;
 SELECT pgq_release(c.id, c.token) FROM pgq_claim('{verbs}') AS c;
 RESET ROLE;
-SELECT results_eq($$ SELECT args, state, result FROM pgq_job WHERE queue = 'verbs' ORDER BY id $$,
+SELECT results_eq($$ SELECT args, state, result FROM pgq_jobs WHERE queue = 'verbs' ORDER BY id $$,
                   $$ VALUES ('1'::jsonb, 'done', '"held"'::jsonb), ('3', 'waiting', NULL), ('4', 'waiting', NULL) $$,
                   'a worker has all the verbs of a worker');
 SET LOCAL ROLE tap_admin;
@@ -88,11 +88,11 @@ SELECT is(errors -> 0 ->> 'error', 'secret', 'a worker claims and fails') FROM p
 SET LOCAL ROLE tap_admin;
 SELECT pgq_cancel(:id);
 SELECT pgq_retry(:id);
-SELECT set_config('tap.seen', (SELECT args::text FROM pgq_job WHERE id = :id), true);
+SELECT set_config('tap.seen', (SELECT args::text FROM pgq_jobs WHERE id = :id), true);
 RESET ROLE;
 SELECT is(current_setting('tap.seen'), '{"secret": 1}', 'an administrator cancels, retries, and sees everything');
 SET LOCAL ROLE "tap_Reader";
-SELECT set_config('tap.seen', (SELECT string_agg(state, ',') FROM pgq_job) || (SELECT sum(ripe) FROM pgq_stats), true);
+SELECT set_config('tap.seen', (SELECT string_agg(state, ',') FROM pgq_jobs) || (SELECT sum(ripe) FROM pgq_stats), true);
 RESET ROLE;
 SELECT is(current_setting('tap.seen'), 'waiting,waiting2', 'a reader sees states and numbers');
 
@@ -104,18 +104,18 @@ GRANT ALL ON ALL TABLES IN SCHEMA pg_temp TO tap_nobody, tap_producer, "tap_Read
 SELECT format('GRANT USAGE ON SCHEMA %I TO tap_nobody', current_schema()) \gexec
 SET LOCAL ROLE tap_nobody;
 SELECT throws_ok(call, '42501', NULL, format('without a grant, %s is denied', call))
-FROM (VALUES ('SELECT pgq_enqueue(''k'')'), ('SELECT * FROM pgq_waiting'), ('SELECT * FROM pgq_job'), ('SELECT nextval(''pgq_token'')')) AS t (call);
+FROM (VALUES ('SELECT pgq_enqueue(''k'')'), ('SELECT * FROM pgq_waiting'), ('SELECT * FROM pgq_jobs'), ('SELECT nextval(''pgq_token'')')) AS t (call);
 SET LOCAL ROLE tap_producer;
 SELECT throws_ok(call, '42501', NULL, format('for a producer, %s is denied', call))
 FROM (VALUES ('SELECT pgq_claim()'), ('SELECT pgq_grant(''tap_producer'', ''admin'')')) AS t (call);
 SET LOCAL ROLE "tap_Reader";
-SELECT throws_ok('SELECT args FROM pgq_job', '42501', NULL, 'for a reader, arguments are denied');
+SELECT throws_ok('SELECT args FROM pgq_jobs', '42501', NULL, 'for a reader, arguments are denied');
 RESET ROLE;
 
 SELECT throws_ok(call, state, message, format('%s is refused', call))
-FROM (VALUES ('SELECT pgq_grant(NULL, ''worker'')', '22004', 'role or what is null'),
-             ('SELECT pgq_grant(''tap_nobody'', NULL)', '22004', 'role or what is null'),
-             ('SELECT pgq_grant(''tap_nobody'', ''god'')', '22023', 'what "god" is unknown'),
+FROM (VALUES ('SELECT pgq_grant(NULL, ''worker'')', '22004', 'role or privilege is null'),
+             ('SELECT pgq_grant(''tap_nobody'', NULL)', '22004', 'role or privilege is null'),
+             ('SELECT pgq_grant(''tap_nobody'', ''god'')', '22023', 'privilege "god" is unknown'),
              ('SELECT pgq_grant(''tap_noone'', ''worker'')', '42704', 'there is no role "tap_noone"'),
              ('SELECT pgq_grant(''public'', ''worker'')', '42704', 'there is no role "public"')) AS t (call, state, message);
 

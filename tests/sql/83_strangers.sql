@@ -21,7 +21,7 @@ SELECT pgq_register('w-shared', '{mine,theirs}', 'our host', 2);
 SELECT id AS theirs, token FROM pgq_running WHERE queue = 'theirs' \gset
 SELECT id AS waiting FROM pgq_waiting WHERE queue = 'theirs' \gset
 SELECT id AS dead FROM pgq_ended WHERE queue = 'theirs' AND outcome = 'dead' \gset
-CREATE TEMP TABLE before AS SELECT * FROM pgq_job;
+CREATE TEMP TABLE before AS SELECT * FROM pgq_jobs;
 
 -- All that an answer consists of, with what the call itself has named blotted out; whatever it has done is undone.
 CREATE FUNCTION pg_temp.answer(role text, call text, named text) RETURNS text LANGUAGE plpgsql AS $$
@@ -60,12 +60,12 @@ FROM unnest('{keep,replace,soonest,error}'::text[]) AS policy;
 INSERT INTO call VALUES
     ('tap_producer', 'SELECT created FROM pgq_enqueue_many(''[{"kind": "waiting", "args": "theirs", "queue": "%s"}]'')', 'theirs', 'nowhere'),
     ('tap_worker', 'SELECT kind FROM pgq_claim(''{%s}'')', 'theirs', 'nowhere'),
-    ('tap_worker', 'SELECT p FROM pgq_pending(''{%s}'') AS p', 'theirs', 'nowhere'),
+    ('tap_worker', 'SELECT p FROM pgq_remaining(''{%s}'') AS p', 'theirs', 'nowhere'),
     ('tap_admin', 'SELECT pgq_purge(''0'', queue => ''%s'')', 'theirs', 'nowhere');
 -- A job that is held under this token, and one that is not.
 INSERT INTO call
 SELECT 'tap_worker', format('SELECT %s(%s, %%s%s)', function, :theirs, rest), :token::text, (:token + 1)::text
-FROM (VALUES ('pgq_hold', ''), ('pgq_complete', ''), ('pgq_complete', ', ''1'''), ('pgq_fail', ''), ('pgq_discard', ''), ('pgq_extend', ''),
+FROM (VALUES ('pgq_hold', ''), ('pgq_complete', ''), ('pgq_complete', ', ''1'''), ('pgq_fail', ''), ('pgq_cancel_claimed', ''), ('pgq_extend', ''),
              ('pgq_snooze', ', delay => ''1 s'''), ('pgq_release', '')) AS f (function, rest);
 INSERT INTO call VALUES
     ('tap_worker', format('SELECT count(*) FROM pgq_complete_many(ARRAY[%s], ARRAY[%%s])', :theirs), :'token', (:token + 1)::text);
@@ -74,7 +74,7 @@ INSERT INTO call
 SELECT 'tap_admin', format('SELECT %s(%%s)', function), id, '4000000000'
 FROM (VALUES ('pgq_cancel'), ('pgq_retry')) AS f (function) CROSS JOIN (VALUES (:'waiting'), (:'theirs'), (:'dead')) AS i (id);
 INSERT INTO call
-SELECT role, 'SELECT count(*) FROM pgq_job WHERE id = %s', :'theirs', '4000000000' FROM (VALUES ('tap_admin'), ('tap_reader')) AS r (role);
+SELECT role, 'SELECT count(*) FROM pgq_jobs WHERE id = %s', :'theirs', '4000000000' FROM (VALUES ('tap_admin'), ('tap_reader')) AS r (role);
 
 SELECT pg_temp.same(role, call, there, absent) FROM call;
 SELECT pg_temp.differ('none', call, there, absent) FROM call;
@@ -85,12 +85,12 @@ SELECT is(pg_temp.seen(role, call), answer, what) FROM (VALUES
     ('tap_admin', 'SELECT pgq_purge(''0'')', '3', 'an administrator purges what he may'),
     ('none', 'SELECT pgq_purge(''0'')', '6', 'which is not all there is'),
     ('tap_reader', 'SELECT string_agg(queue, '' '') FROM pgq_stats WHERE kind = ''waiting''', 'mine', 'a reader counts the jobs of his queues'),
-    ('tap_reader', 'SELECT string_agg(DISTINCT queue, '' '') FROM pgq_job', 'mine', 'and sees no others'),
+    ('tap_reader', 'SELECT string_agg(DISTINCT queue, '' '') FROM pgq_jobs', 'mine', 'and sees no others'),
     ('tap_reader', 'SELECT string_agg(concat_ws('' '', name, host, queues, running), '', '' ORDER BY name COLLATE "C") FROM pgq_workers',
      'w-mine 1, w-shared our host {mine} 0', 'he sees the workers of his queues, and no others'),
-    ('tap_mixed', 'SELECT string_agg(concat_ws('' '', queue, args, dedup_key, errors -> 0 ->> ''error'', context), '', '' ORDER BY queue) FROM pgq_job WHERE state = ''dead''',
+    ('tap_mixed', 'SELECT string_agg(concat_ws('' '', queue, args, dedup_key, errors -> 0 ->> ''error'', context), '', '' ORDER BY queue) FROM pgq_jobs WHERE state = ''dead''',
      'mine "mine" k why {"trace": 1}, theirs', 'who may only see the states of a queue is shown nothing more'),
-    ('tap_mixed', 'SELECT string_agg(concat_ws('' '', queue, result), '', '' ORDER BY queue) FROM pgq_job WHERE state = ''done''', 'mine "r", theirs', 'nor a result')
+    ('tap_mixed', 'SELECT string_agg(concat_ws('' '', queue, result), '', '' ORDER BY queue) FROM pgq_jobs WHERE state = ''done''', 'mine "r", theirs', 'nor a result')
 ) AS t (role, call, answer, what);
 
 -- No condition of the reader's is shown what the views hide. Its cost makes it the first to be looked at; strict, it goes through an outer join.
@@ -109,7 +109,7 @@ BEGIN
 END
 $$;
 SELECT format('GRANT USAGE ON SCHEMA %s TO tap_reader', pg_my_temp_schema()::regnamespace) \gexec
-SELECT is(pg_temp.peeked('queue', 'pgq_job'), ' mine mine mine mine mine', 'a condition on jobs sees those of its queues');
+SELECT is(pg_temp.peeked('queue', 'pgq_jobs'), ' mine mine mine mine mine', 'a condition on jobs sees those of its queues');
 SELECT is(pg_temp.peeked('queue', 'pgq_stats'), ' mine mine mine mine mine', 'and so does one on numbers');
 SELECT is(pg_temp.peeked('host', 'pgq_workers'), ' our host', 'and one on workers');
 
@@ -117,17 +117,17 @@ SELECT is(pg_temp.peeked('host', 'pgq_workers'), ' our host', 'and one on worker
 UPDATE pgq_running SET worker = 'w-lone';
 SELECT throws_ok($$ SET LOCAL ROLE tap_worker; SELECT pgq_register('w-theirs', '{mine}') $$, 'PGQ03', NULL, 'the name of a worker of theirs cannot be had');
 RESET ROLE;
-SELECT results_eq($$ SELECT host, queues FROM pgq_worker WHERE name = 'w-theirs' $$, $$ VALUES ('their host', '{theirs}'::text[]) $$, 'and stays as it is');
+SELECT results_eq($$ SELECT host, queues FROM pgq_worker_session WHERE name = 'w-theirs' $$, $$ VALUES ('their host', '{theirs}'::text[]) $$, 'and stays as it is');
 SET LOCAL ROLE tap_worker;
 SELECT pgq_register('w-lone', '{mine}');
 RESET ROLE;
 -- As if that session had ended. The server of this test may be younger than five seconds, in which nobody counts as gone.
-SELECT pg_advisory_unlock('pgq_worker'::regclass::oid::integer, number) FROM pgq_worker WHERE name = 'w-lone';
+SELECT pg_advisory_unlock('pgq_worker_session'::regclass::oid::integer, number) FROM pgq_worker_session WHERE name = 'w-lone';
 SELECT pg_sleep(greatest(0, extract(epoch FROM pg_postmaster_start_time() + interval '5.1 seconds' - clock_timestamp())));
-SELECT _pgq_sweep(pgq_now());
+SELECT _pgq_sweep_workers(pgq_now());
 SELECT results_eq('SELECT queue, lease_until > claimed_at FROM pgq_running ORDER BY queue', $$ VALUES ('mine', false), ('theirs', true) $$,
                   'who registers under a name and goes, ends the leases of that name in his queues only');
-SELECT results_eq('SELECT * FROM pgq_job WHERE queue = ''theirs'' AND state <> ''running'' ORDER BY id',
+SELECT results_eq('SELECT * FROM pgq_jobs WHERE queue = ''theirs'' AND state <> ''running'' ORDER BY id',
                   'SELECT * FROM before WHERE queue = ''theirs'' AND state <> ''running'' ORDER BY id', 'of all this, nothing has changed a job of theirs');
 
 SELECT * FROM finish();

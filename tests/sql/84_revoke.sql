@@ -90,8 +90,8 @@ SELECT is(count(*), 1::bigint, 'and its predecessor is forgotten') FROM pgq_perm
 
 SELECT throws_ok(format('SELECT %s(%s)', verb, arguments), state, message, format('%s(%s) is refused', verb, arguments))
 FROM (VALUES ('''tap_role'', ''producer'', ''{}''', '22023', 'queues is empty'), ('''tap_role'', ''producer'', ''{a,null}''', '22004', 'one of the queues is null'),
-             ('''tap_role'', ''producer'', ''{a,""}''', '22023', 'queue "" is not a name'), ('NULL, ''producer'', ''{a}''', '22004', 'role or what is null'),
-             ('''tap_role'', ''god''', '22023', 'what "god" is unknown'), ('''tap_noone'', ''reader''', '42704', 'there is no role "tap_noone"'),
+             ('''tap_role'', ''producer'', ''{a,""}''', '22023', 'queue "" is not a name'), ('NULL, ''producer'', ''{a}''', '22004', 'role or privilege is null'),
+             ('''tap_role'', ''god''', '22023', 'privilege "god" is unknown'), ('''tap_noone'', ''reader''', '42704', 'there is no role "tap_noone"'),
              ('''public'', ''reader''', '42704', 'there is no role "public"')) AS a (arguments, state, message)
 CROSS JOIN (VALUES ('pgq_grant'), ('pgq_revoke')) AS v (verb);
 SELECT pgq_grant('tap_role', 'reader');

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pgq.attempt import Bench
+from pgq.worker.executor import Executor
 from pgq.handlers import Handler
 from pgq.job import Job
-from pgq.outcomes import Outcome
+from pgq.worker.outcomes import Outcome
 
 
-def _apart(self: Bench, handler: Handler, job: Job) -> list[Outcome]:
+def _apart(self: Executor, handler: Handler, job: Job) -> list[Outcome]:
     try:
         with self.inside.queue().conn.transaction():
             self._call(handler, job, self.inside.queue().conn)
@@ -17,4 +17,4 @@ def _apart(self: Bench, handler: Handler, job: Job) -> list[Outcome]:
     return self._done(job, None)
 
 
-Bench._in_transaction = _apart  # type: ignore[method-assign]
+Executor._in_transaction = _apart  # type: ignore[method-assign]

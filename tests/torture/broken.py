@@ -30,7 +30,7 @@ NO_TOKENS = (
 )
 # As of a queue whose completion is a DELETE by id, and nothing else.
 NO_REFUSAL = (
-    ("pgq_hold", "\n    IF NOT FOUND THEN\n        PERFORM _pgq_lease_lost(id, token);\n    END IF;", ""),
+    ("pgq_hold", "\n    IF NOT FOUND THEN\n        PERFORM _pgq_raise_lease_lost(id, token);\n    END IF;", ""),
     ("pgq_complete", "v_job := _pgq_take(id, token);", "DELETE FROM pgq_running AS r WHERE r.id = pgq_complete.id;"),
 )
 

@@ -91,7 +91,7 @@ def work(job: pgq.Job, conn: Connection) -> None:
     if fate == "snooze" and job.ripe_at - job.enqueued_at < timedelta(seconds=0.1):
         raise pgq.Snooze(delay=timedelta(seconds=0.2))
     if fate == "discard":
-        raise pgq.Discard("not worth it")
+        raise pgq.Cancel("not worth it")
     if fate == "doom" or (fate == "fail" and job.attempt <= 2):
         raise Doomed(fate)
     row = conn.execute("SELECT ARRAY(SELECT n FROM torture.ledger WHERE topic = %s)", [topic]).fetchone()

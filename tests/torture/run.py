@@ -18,7 +18,7 @@ from torture import tables, verdict
 from torture.chaos import Chaos, Weather
 from torture.fleet import FLEET, Fleet
 from torture.producers import Producer, Work
-from torture.verdict import Verdict
+from torture.verdict import Control
 
 # A crash recovery begins with an fsync of every file, which takes seconds.
 SETTINGS = {"recovery_init_sync_method": "syncfs"} if sys.platform == "linux" else {}
@@ -49,7 +49,7 @@ class Plan:
 class Run:
     """The verdict, and what there was to judge."""
 
-    verdict: Verdict
+    verdict: Control
     counts: Mapping[str, int]
     undone: int
     duplicates: int

@@ -54,7 +54,7 @@ FROM torture.trespass
 """
 LEFT = """
 SELECT format('%%s job %%s is %%s at attempt %%s: %%s', kind, id, state, attempt, errors -> 0 ->> 'error')
-FROM pgq_job
+FROM pgq_jobs
 WHERE state IN ('waiting', 'running')
    OR state <> CASE args ->> 'fate' WHEN 'doom' THEN 'dead' WHEN 'discard' THEN 'cancelled' ELSE 'gone' END
 """
@@ -66,7 +66,7 @@ SELECT (SELECT count(*) FROM torture.ledger WHERE NOT created),
 
 
 @dataclass
-class Verdict:
+class Control:
     """The closing line, and whatever belies it."""
 
     jobs: int
@@ -96,10 +96,10 @@ def doubled(conn: psycopg.Connection[Any], told_twice: Iterable[int]) -> list[st
     return _texts(conn, DOUBLED, exactly_once=EXACTLY_ONCE, told_twice=list(told_twice))
 
 
-def judge(conn: psycopg.Connection[Any], acknowledged: list[int], chaos: Chaos, fleet: Fleet) -> Verdict:
+def judge(conn: psycopg.Connection[Any], acknowledged: list[int], chaos: Chaos, fleet: Fleet) -> Control:
     """Look at the books when all is over."""
     (jobs,) = conn.execute("SELECT count(*) FROM torture.ledger WHERE created").fetchone() or (0,)
-    return Verdict(
+    return Control(
         jobs,
         chaos.counts["kill"],
         chaos.counts["restart"],

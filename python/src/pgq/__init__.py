@@ -1,6 +1,6 @@
 """pgq: a job queue that is just PostgreSQL."""
 
-from pgq.drain import Drain
+from pgq.worker.drain import Drain
 from pgq.errors import (
     ArgumentsMismatch,
     DuplicateJob,
@@ -15,14 +15,14 @@ from pgq.errors import (
     WrongState,
 )
 from pgq.handlers import Handlers, around, handler
-from pgq.job import Enqueued, Failure, Job, Pending
+from pgq.job import Enqueued, Failure, Job, Remaining
 from pgq.queue import Queue
-from pgq.verdicts import Discard, Retry, Snooze
-from pgq.worker import Worker
+from pgq.control import Cancel, Retry, Snooze
+from pgq.worker.worker import Worker
 
 __all__ = [
     "ArgumentsMismatch",
-    "Discard",
+    "Cancel",
     "Drain",
     "DuplicateJob",
     "Enqueued",
@@ -35,7 +35,7 @@ __all__ = [
     "NotInstalled",
     "Outdated",
     "PayloadError",
-    "Pending",
+    "Remaining",
     "Queue",
     "Retry",
     "Snooze",

@@ -32,7 +32,7 @@ class Handler:
     timeout: float | None = None
     lease: timedelta | None = None
     retry_on: Exceptions | None = None
-    discard_on: Exceptions = ()
+    cancel_on: Exceptions = ()
     defaults: Mapping[str, Any] | None = None
     parameters: Parameters | None = None
 
@@ -83,7 +83,7 @@ class Handlers:
         timeout: float | timedelta | None = None,
         lease: timedelta | None = None,
         retry_on: type[BaseException] | Exceptions | None = None,
-        discard_on: type[BaseException] | Exceptions = (),
+        cancel_on: type[BaseException] | Exceptions = (),
         queue: str | None = None,
         max_retries: int | None = None,
         backoff: timedelta | None = None,
@@ -104,7 +104,7 @@ class Handlers:
 
         ``timeout``, in seconds, interrupts the handler by raising TimedOut in it. ``lease`` is how long after its
         worker's last sign of life others take the job, if that is longer than with the worker's other jobs.
-        ``retry_on``: only after these exceptions there is another attempt, any other buries the job; ``discard_on``:
+        ``retry_on``: only after these exceptions there is another attempt, any other buries the job; ``cancel_on``:
         after these the job is discarded. ``queue``, ``max_retries`` and ``backoff`` are defaults for who enqueues jobs
         of this kind in a process that has registered it.
 
@@ -134,7 +134,7 @@ class Handlers:
                 timeout=seconds,
                 lease=lease,
                 retry_on=None if retry_on is None else _classes("retry_on", retry_on),
-                discard_on=_classes("discard_on", discard_on),
+                cancel_on=_classes("cancel_on", cancel_on),
                 defaults={name: value for name, value in enqueue.items() if value is not None},
                 parameters=_parameters(function, transaction, listed=batch is not None and not transaction),
             )

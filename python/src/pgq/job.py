@@ -15,7 +15,7 @@ from pgq.errors import PayloadError
 decode = json.JSONDecoder().decode
 
 
-class Bench(Protocol):
+class Executor(Protocol):
     """What a worker lends to a job while its handler runs."""
 
     lease: timedelta
@@ -92,7 +92,7 @@ class Job:
     @property
     def waited(self) -> timedelta | None:
         """How long the job was ripe before it was claimed, by the database's clock; None outside a worker."""
-        bench: Bench | None = self.__dict__.get("bench")
+        bench: Executor | None = self.__dict__.get("bench")
         return None if bench is None else self.lease_until - bench.lease - self.ripe_at
 
     def extend(self, lease: timedelta | None = None) -> datetime:
@@ -116,8 +116,8 @@ class Job:
         self.__dict__["completed"] = True
 
     @property
-    def _bench(self) -> Bench:
-        bench: Bench | None = self.__dict__.get("bench")
+    def _bench(self) -> Executor:
+        bench: Executor | None = self.__dict__.get("bench")
         if bench is None:
             raise RuntimeError("only while its handler runs in a worker")
         return bench
@@ -140,7 +140,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Pending:
+class Remaining:
     """What is left to do: how long until the next waiting job is ripe (None: none waits), and whether jobs run."""
 
     ripe_in: timedelta | None

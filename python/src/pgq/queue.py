@@ -14,7 +14,7 @@ from pgq import handlers, tracing
 from pgq.convert import Interval, as_result, check_aware, dumps, given, held, interval, plain_job, qualifier
 from pgq.errors import translated
 from pgq.handlers import Handlers
-from pgq.job import Enqueued, Failure, Job, Pending
+from pgq.job import Enqueued, Failure, Job, Remaining
 
 R = TypeVar("R")
 OnDuplicate = Literal["keep", "replace", "soonest", "error"]
@@ -173,9 +173,9 @@ class Queue:
             row[0] for row in self._rows(f"SELECT {self._at}pgq_idle(%s::text[], %s::boolean)", [list(queues), idle])
         ]
 
-    def pending(self, queues: Sequence[str] = ("default",)) -> Pending:
+    def remaining(self, queues: Sequence[str] = ("default",)) -> Remaining:
         """What is left to do in these queues."""
-        return Pending(*self._row(f"SELECT ripe_in, running FROM {self._at}pgq_pending(%s::text[])", [list(queues)]))
+        return Remaining(*self._row(f"SELECT ripe_in, running FROM {self._at}pgq_remaining(%s::text[])", [list(queues)]))
 
     def register(
         self, name: str, queues: Sequence[str] = ("default",), host: str | None = None, pid: int | None = None
@@ -194,12 +194,14 @@ class Queue:
         """Leave; the answer is whether this connection had registered the name."""
         return bool(self._row(f"SELECT {self._at}pgq_unregister(%s::text)", [name])[0])
 
-    def disown(self, name: str, jobs: Iterable[Job]) -> int:
+    def reconcile(self, name: str, jobs: Sequence[Job]) -> int:
         """
         Give back what was claimed under a name that this connection has registered, but these jobs; answers how many.
         """
-        tokens = [job.token for job in jobs]
-        return int(self._row(f"SELECT {self._at}pgq_disown(%s::text, %s::bigint[])", [name, tokens])[0])
+        ids, tokens = held(jobs)
+        return int(
+            self._row(f"SELECT {self._at}pgq_reconcile(%s::text, %s::bigint[], %s::bigint[])", [name, ids, tokens])[0]
+        )
 
     def hold(self, job: Job) -> str:
         """Lock the job until the end of the transaction; the answer is the id of that. Raises LeaseLost."""
@@ -243,9 +245,9 @@ class Queue:
             )
         )
 
-    def discard(self, job: Job, reason: str | None = None) -> None:
+    def cancel_claimed(self, job: Job, reason: str | None = None) -> None:
         """End the job as not worth doing; it is kept as cancelled. Raises LeaseLost."""
-        self._row(f"SELECT {self._at}pgq_discard(%s::bigint, %s::bigint, %s::text)", [job.id, job.token, reason])
+        self._row(f"SELECT {self._at}pgq_cancel_claimed(%s::bigint, %s::bigint, %s::text)", [job.id, job.token, reason])
 
     def extend(self, job: Job, lease: Interval = timedelta(minutes=5)) -> datetime:
         """Let the lease end no sooner than ``lease`` from now; the answer is its end. Raises LeaseLost."""
@@ -294,13 +296,13 @@ class Queue:
             )[0]
         )
 
-    def grant(self, role: str, what: str, queues: Sequence[str] | None = None) -> None:
+    def grant(self, role: str, privilege: str, queues: Sequence[str] | None = None) -> None:
         """Let a role be producer, worker, admin or reader, of these queues or (None) of all. For the owner of pgq."""
-        self._row(f"SELECT {self._at}pgq_grant(%s::text, %s::text, %s::text[])", [role, what, queues and list(queues)])
+        self._row(f"SELECT {self._at}pgq_grant(%s::text, %s::text, %s::text[])", [role, privilege, queues and list(queues)])
 
-    def revoke(self, role: str, what: str, queues: Sequence[str] | None = None) -> None:
+    def revoke(self, role: str, privilege: str, queues: Sequence[str] | None = None) -> None:
         """Take back what was granted. For the owner of pgq."""
-        self._row(f"SELECT {self._at}pgq_revoke(%s::text, %s::text, %s::text[])", [role, what, queues and list(queues)])
+        self._row(f"SELECT {self._at}pgq_revoke(%s::text, %s::text, %s::text[])", [role, privilege, queues and list(queues)])
 
     def version(self) -> str:
         """The version of the SQL."""

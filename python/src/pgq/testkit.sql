@@ -7,7 +7,7 @@ CREATE OR REPLACE FUNCTION pgq_now() RETURNS timestamptz
     RETURN coalesce(nullif(current_setting('pgq.now', true), '')::timestamptz, clock_timestamp());
 
 -- Each claim looks everywhere, however long that takes: what tests roll back would otherwise hide jobs for a moment.
-CREATE OR REPLACE FUNCTION _pgq_pause(cost interval) RETURNS interval
+CREATE OR REPLACE FUNCTION _pgq_rescan_delay(cost interval) RETURNS interval
     LANGUAGE sql
     IMMUTABLE
     RETURN interval '0';

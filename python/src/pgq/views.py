@@ -27,7 +27,7 @@ class Views:
     ) -> list[dict[str, Any]]:
         """The newest jobs that match, newest first, without their arguments and errors; None matches all."""
         return self._rows(
-            f"SELECT {LISTED} FROM {self._at}pgq_job "
+            f"SELECT {LISTED} FROM {self._at}pgq_jobs "
             "WHERE (%(state)s::text IS NULL OR state = %(state)s) "
             "AND (%(queue)s::text IS NULL OR queue = %(queue)s) "
             "AND (%(kind)s::text IS NULL OR kind = %(kind)s) "
@@ -39,7 +39,7 @@ class Views:
         """All there is to know about a job; raises JobNotFound."""
         rows = self._rows(
             f"SELECT {LISTED}, backoff::text, backoff_cap::text, dedup, dedup_key, claimed_at, args::text, "
-            f"result::text, errors::text FROM {self._at}pgq_job WHERE id = %(id)s::bigint",
+            f"result::text, errors::text FROM {self._at}pgq_jobs WHERE id = %(id)s::bigint",
             {"id": job_id},
         )
         if not rows:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from pgq import install as installation
-from pgq import upgrade as upgrading
+from pgq.schema import install as installation
+from pgq.schema import upgrade as upgrading
+from pgq.version import driver_version
 from pgq.cli.support import Target
 
 target = click.make_pass_decorator(Target)
@@ -36,7 +37,7 @@ def upgrade(at: Target) -> None:
         for reached in upgrading.upgrade(conn, schema=at.schema):
             click.echo(f"pgq {reached} reached")
         if reached is None:
-            click.echo(f"pgq {upgrading.wanted()} is up to date")
+            click.echo(f"pgq {driver_version()} is up to date")
 
 
 @click.command()
@@ -49,27 +50,27 @@ def uninstall(at: Target, force: bool) -> None:
 
 
 ROLE = click.argument("role")
-WHAT = click.argument("what", type=click.Choice(["producer", "worker", "admin", "reader"]))
+PRIVILEGE = click.argument("privilege", type=click.Choice(["producer", "worker", "admin", "reader"]))
 QUEUES = click.option("--queue", "queues", multiple=True, help="Only this queue; may be repeated.  [default: all]")
 
 
 @click.command()
 @ROLE
-@WHAT
+@PRIVILEGE
 @QUEUES
 @target
-def grant(at: Target, role: str, what: str, queues: tuple[str, ...]) -> None:
-    """Let a database role use pgq as WHAT."""
+def grant(at: Target, role: str, privilege: str, queues: tuple[str, ...]) -> None:
+    """Let a database role use pgq as PRIVILEGE."""
     with at.queue() as queue:
-        queue.grant(role, what, queues or None)
+        queue.grant(role, privilege, queues or None)
 
 
 @click.command()
 @ROLE
-@WHAT
+@PRIVILEGE
 @QUEUES
 @target
-def revoke(at: Target, role: str, what: str, queues: tuple[str, ...]) -> None:
+def revoke(at: Target, role: str, privilege: str, queues: tuple[str, ...]) -> None:
     """Take back what a role was granted."""
     with at.queue() as queue:
-        queue.revoke(role, what, queues or None)
+        queue.revoke(role, privilege, queues or None)

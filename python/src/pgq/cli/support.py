@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgq.errors import Error
 from pgq.queue import Queue
-from pgq.upgrade import check_version
+from pgq.version import check_version
 from pgq.views import Views
 
 

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import click
 
-from pgq import handlers, logs
+from pgq import handlers
+from pgq.process import logs
 from pgq.cli.support import Mistake, Target, duration, mistakes
-from pgq.drain import Drain
+from pgq.worker.drain import Drain
 from pgq.reload import Files
-from pgq.report import logger
-from pgq.signals import end_within
-from pgq.supervisor import DRAINED, LIFELINE, Supervisor
-from pgq.worker import LEAVE_WITHIN, Worker
+from pgq.worker.joblog import logger
+from pgq.process.signals import end_within
+from pgq.process.supervisor import DRAINED, LIFELINE, Supervisor
+from pgq.worker.worker import LEAVE_WITHIN, Worker
 
 
 @click.command()
@@ -128,10 +129,10 @@ def worker(
                     line.send(DRAINED)
         code = 0
     finally:
-        forsake(code)
+        exit_despite_threads(code)
 
 
-def forsake(code: int) -> None:
+def exit_despite_threads(code: int) -> None:
     """Do not wait for long for threads that handlers have left behind."""
     left = [one.name for one in threading.enumerate() if not one.daemon and one is not threading.current_thread()]
     if left:

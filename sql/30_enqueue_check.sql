@@ -1,0 +1,59 @@
+-- Check the values of a job that is to be enqueued.
+
+-- NULL for a job that is fine, otherwise SQLSTATE, message and hint. An expression, so that it is inlined into
+-- the set-based check of pgq_enqueue_many as well.
+CREATE FUNCTION _pgq_validate(
+    kind text,
+    args jsonb,
+    queue text,
+    ripe_at timestamptz,
+    delay interval,
+    priority integer,
+    max_retries integer,
+    backoff interval,
+    backoff_cap interval,
+    dedup_key text,
+    on_duplicate text,
+    context jsonb,
+    at timestamptz
+) RETURNS text[]
+    LANGUAGE sql
+    STABLE
+    RETURN CASE
+        WHEN kind IS NULL THEN
+            ARRAY['22004', 'kind is null', 'Name the kind of work; a worker finds its handler by it.']
+        WHEN NOT _pgq_is_name(kind) THEN
+            ARRAY['22023', format('kind "%s" is not a name', left(kind, 200)), 'Use 1 to 200 bytes without the character U+001F.']
+        WHEN queue IS NULL THEN
+            ARRAY['22004', 'queue is null', 'Name a queue, or leave the argument out for the queue "default".']
+        WHEN NOT _pgq_is_name(queue) THEN
+            ARRAY['22023', format('queue "%s" is not a name', left(queue, 200)), 'Use 1 to 200 bytes without the character U+001F.']
+        WHEN args IS NULL THEN
+            ARRAY['22004', 'args is null', 'Pass any JSON, such as {} or the JSON null, but not the SQL NULL.']
+        WHEN octet_length(args::text) > 1048576 THEN
+            ARRAY['54000', format('args take %s bytes as text, more than 1048576', octet_length(args::text)),
+                  'Store large data in a table of your own and enqueue a reference to it.']
+        WHEN ripe_at IS NOT NULL AND delay IS NOT NULL THEN
+            ARRAY['22023', 'both ripe_at and delay are given', 'Give one of the two, or neither for a job that is ripe now.']
+        WHEN ripe_at NOT BETWEEN at - interval '100 years' AND at + interval '100 years' THEN
+            ARRAY['22008', format('ripe_at %s is out of range', ripe_at), 'Give a time within a hundred years of now.']
+        WHEN NOT _pgq_is_in_range(delay, at, '100 years') THEN
+            ARRAY['22023', format('delay %s is out of range', delay), 'Give an interval from 0 to 100 years.']
+        WHEN priority NOT BETWEEN 0 AND 9 THEN
+            ARRAY['22023', format('priority %s is out of range', priority), 'Give a number from 0 (first) to 9 (last).']
+        WHEN max_retries < 0 THEN
+            ARRAY['22023', format('max_retries %s is negative', max_retries), 'Give 0 for a job that has one attempt only.']
+        WHEN backoff NOT BETWEEN interval '0' AND interval '100 years' THEN
+            ARRAY['22023', format('backoff %s is out of range', backoff), 'Give an interval from 0 to 100 years.']
+        WHEN backoff_cap NOT BETWEEN interval '0' AND interval '100 years' THEN
+            ARRAY['22023', format('backoff_cap %s is out of range', backoff_cap), 'Give an interval from 0 to 100 years.']
+        WHEN octet_length(dedup_key) > 1000 THEN
+            ARRAY['22023', format('dedup_key takes %s bytes, more than 1000', octet_length(dedup_key)), 'Use a digest of it instead.']
+        WHEN on_duplicate NOT IN ('keep', 'replace', 'soonest', 'error') THEN
+            ARRAY['22023', format('on_duplicate "%s" is unknown', left(on_duplicate, 200)), 'Use keep, replace, soonest or error.']
+        WHEN jsonb_typeof(context) <> 'object' OR octet_length(context::text) > 8192 THEN
+            ARRAY['22023', 'context is not an object of at most 8192 bytes', 'Pass what is needed to continue a trace, or NULL.']
+    END;
+
+COMMENT ON FUNCTION _pgq_validate(text, jsonb, text, timestamptz, interval, integer, integer, interval, interval, text, text, jsonb, timestamptz) IS
+    'What is wrong with a job to be enqueued: SQLSTATE, message and hint, or NULL.';

@@ -1,0 +1,106 @@
+-- Enqueue one job, in the caller's transaction.
+
+CREATE FUNCTION pgq_enqueue(
+    kind text,
+    args jsonb DEFAULT '{}',
+    queue text DEFAULT 'default',
+    ripe_at timestamptz DEFAULT NULL,
+    delay interval DEFAULT NULL,
+    priority integer DEFAULT 5,
+    max_retries integer DEFAULT 10,
+    backoff interval DEFAULT '1 minute',
+    backoff_cap interval DEFAULT '1 hour',
+    dedup boolean DEFAULT true,
+    dedup_key text DEFAULT NULL,
+    on_duplicate text DEFAULT 'keep',
+    context jsonb DEFAULT NULL,
+    OUT id bigint,
+    OUT created boolean
+)
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $pgq_enqueue$
+DECLARE
+    v_now timestamptz := pgq_now();
+    v_allowed text[] := _pgq_allowed_queues('producer');
+    v_id bigint;
+    v_ripe_at timestamptz;
+    v_priority integer := coalesce(priority, 5);
+    v_signature uuid;
+    v_awake boolean;
+    v_problem text[] := _pgq_validate(
+        kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup_key, on_duplicate, context, v_now);
+BEGIN
+    IF v_problem IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = v_problem[1], MESSAGE = v_problem[2], HINT = v_problem[3];
+    END IF;
+    IF queue <> ALL (v_allowed) THEN
+        PERFORM _pgq_raise_denied(queue, 'producer');
+    END IF;
+    v_id := nextval('pgq_job_id');
+    v_ripe_at := coalesce(ripe_at, v_now + delay, v_now);
+
+    -- Once round, unless the twin is claimed between the two statements: then there is none, and the job is new.
+    LOOP
+        INSERT INTO pgq_waiting (
+            id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
+            enqueued_at, errors, context
+        )
+        VALUES (
+            v_id, queue, kind, args, v_priority, v_ripe_at, 0, coalesce(max_retries, 10), coalesce(backoff, '1 minute'),
+            coalesce(backoff_cap, '1 hour'), coalesce(dedup, true), dedup_key, v_now, '[]', context
+        )
+        ON CONFLICT (signature) DO NOTHING;
+
+        IF FOUND THEN
+            pgq_enqueue.id := v_id;
+            created := true;
+            -- Assigned, because PERFORM would cost a statement.
+            v_awake := v_ripe_at > v_now OR NOT _pgq_wake(queue);
+            RETURN;
+        END IF;
+
+        v_signature := _pgq_signature(queue, kind, args, dedup_key);
+        IF on_duplicate = 'replace' THEN
+            UPDATE pgq_waiting AS w
+            SET args = pgq_enqueue.args, ripe_at = v_ripe_at, priority = v_priority
+            WHERE w.signature = v_signature;
+        ELSIF on_duplicate = 'soonest' THEN
+            UPDATE pgq_waiting AS w
+            SET ripe_at = v_ripe_at
+            WHERE w.signature = v_signature
+              AND w.ripe_at > v_ripe_at;
+        END IF;
+
+        -- The claim skips a locked row: the twin starts after this transaction has committed, and sees its writes.
+        SELECT w.id INTO pgq_enqueue.id
+        FROM pgq_waiting AS w
+        WHERE w.signature = v_signature
+        FOR KEY SHARE;
+
+        IF FOUND THEN
+            IF on_duplicate = 'error' THEN
+                RAISE EXCEPTION 'job % is waiting already with this signature', id
+                    USING ERRCODE = 'PGQ04',
+                          HINT = 'Leave on_duplicate at keep to be answered with the id of that job instead.';
+            END IF;
+            created := false;
+            v_awake := v_ripe_at > v_now OR on_duplicate = 'keep' OR NOT _pgq_wake(queue);
+            RETURN;
+        END IF;
+    END LOOP;
+END
+$pgq_enqueue$;
+
+COMMENT ON FUNCTION pgq_enqueue(text, jsonb, text, timestamptz, interval, integer, integer, interval, interval, boolean, text, text, jsonb) IS
+    'Enqueue a job as part of your transaction; answers with its id and created = true. Where a job with the same '
+    'queue, kind and dedup_key (or args, without a key) waits already, no second one is made: the answer is its id '
+    'and created = false, and on_duplicate decides: keep it, replace its args, ripe_at and priority, give it the '
+    'soonest ripe_at of the two, or raise error PGQ04. context is an object that its worker is handed beside args, such '
+    'as a trace to continue; it has no part in what makes twins. NULL for ripe_at and delay means now, NULL for kind, '
+    'args or queue is refused (22004), any other NULL means the default. Bad values raise 22023, 22008 or 54000, a queue '
+    'that your role may not use 42501.';

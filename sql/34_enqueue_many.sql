@@ -1,0 +1,109 @@
+-- Enqueue many jobs with a handful of statements, as if pgq_enqueue were called for each in turn.
+--
+-- One statement where no job has a twin. Rows are inserted in the order of a hash of what makes them twins: two calls with
+-- overlapping jobs wait for each other, but not in a circle.
+
+CREATE FUNCTION pgq_enqueue_many(jobs jsonb) RETURNS TABLE (n bigint, id bigint, created boolean)
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $pgq_enqueue_many$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz := pgq_now();
+    v_allowed text[] := _pgq_allowed_queues('producer');
+    v_n bigint;
+    v_problems text[];
+    v_queue text;
+    v_queues text[];
+    v_ids bigint[];
+    v_inserted bigint;
+    v_jobs pgq_waiting[];
+    v_policies text[];
+    v_answers bigint[];
+BEGIN
+    PERFORM _pgq_check_jobs(jobs);
+    IF v_allowed IS NOT NULL THEN
+        SELECT coalesce(j.item ->> 'queue', 'default') INTO v_queue
+        FROM jsonb_array_elements(jobs) AS j (item)
+        WHERE coalesce(j.item ->> 'queue', 'default') <> ALL (v_allowed)
+        LIMIT 1;
+        IF FOUND THEN
+            PERFORM _pgq_raise_denied(v_queue, 'producer');
+        END IF;
+    END IF;
+
+    WITH job AS MATERIALIZED (
+        SELECT nextval('pgq_job_id') AS id, j.*,
+               _pgq_validate(j.kind, j.args, j.queue, j.ripe_at, j.delay, j.priority, j.max_retries, j.backoff,
+                            j.backoff_cap, j.dedup_key, j.on_duplicate, j.context, v_now) AS problem
+        FROM _pgq_parse_jobs(jobs) AS j
+    ), inserted AS (
+        INSERT INTO pgq_waiting (
+            id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
+            enqueued_at, errors, context
+        )
+        SELECT j.id, j.queue, j.kind, j.args, j.priority, coalesce(j.ripe_at, v_now + j.delay, v_now), 0, j.max_retries,
+               j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, '[]', j.context
+        FROM job AS j
+        WHERE NOT EXISTS (SELECT FROM job AS other WHERE other.problem IS NOT NULL)
+        ORDER BY hashtextextended(coalesce(j.dedup_key, j.args::text), 0), j.kind, j.queue, j.id
+        ON CONFLICT (signature) DO NOTHING
+        RETURNING 1
+    )
+    SELECT min(j.n) FILTER (WHERE j.problem IS NOT NULL),
+           array_agg(j.problem ORDER BY j.n) FILTER (WHERE j.problem IS NOT NULL),
+           array_agg(j.id ORDER BY j.n),
+           (SELECT count(*) FROM inserted),
+           array_agg(DISTINCT j.queue) FILTER (WHERE (j.ripe_at > v_now OR j.delay > '0') IS NOT TRUE)
+    INTO v_n, v_problems, v_ids, v_inserted, v_queues
+    FROM job AS j;
+
+    IF v_n IS NOT NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = v_problems[1][1],
+            MESSAGE = format('job %s of the array: %s', v_n, v_problems[1][2]),
+            HINT = v_problems[1][3];
+    END IF;
+    FOREACH v_queue IN ARRAY coalesce(v_queues, '{}') LOOP
+        PERFORM _pgq_wake(v_queue);
+    END LOOP;
+    IF v_inserted = coalesce(cardinality(v_ids), 0) THEN
+        RETURN QUERY SELECT j.n, j.id, true FROM unnest(v_ids) WITH ORDINALITY AS j (id, n);
+        RETURN;
+    END IF;
+
+    SELECT array_agg(ROW(
+               v_ids[j.n], j.queue, j.kind, j.args, j.priority, coalesce(j.ripe_at, v_now + j.delay, v_now), 0,
+               j.max_retries, j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, '[]', j.context,
+               CASE WHEN j.dedup THEN _pgq_signature(j.queue, j.kind, j.args, j.dedup_key) END
+           )::pgq_waiting ORDER BY j.n),
+           array_agg(j.on_duplicate ORDER BY j.n)
+    INTO v_jobs, v_policies
+    FROM _pgq_parse_jobs(jobs) AS j;
+    v_answers := _pgq_resolve_duplicates(v_jobs, v_policies);
+
+    SELECT j.n INTO v_n
+    FROM ROWS FROM (unnest(v_ids), unnest(v_policies), unnest(v_answers)) WITH ORDINALITY AS j (id, policy, answer, n)
+    WHERE j.policy = 'error' AND j.answer <> j.id
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'job % of the array: job % is waiting already with this signature', v_n, v_answers[v_n]
+            USING ERRCODE = 'PGQ04',
+                  HINT = 'Leave on_duplicate at keep to be answered with the id of that job instead.';
+    END IF;
+
+    RETURN QUERY
+    SELECT j.n, j.answer, j.answer = j.id
+    FROM ROWS FROM (unnest(v_ids), unnest(v_answers)) WITH ORDINALITY AS j (id, answer, n);
+END
+$pgq_enqueue_many$;
+
+COMMENT ON FUNCTION pgq_enqueue_many(jsonb) IS
+    'Enqueue an array of objects whose keys are the arguments of pgq_enqueue, of any kinds and queues, as part of your '
+    'transaction: all or none. Answers a row for each, in order: n (from 1), id, created. JSON null means the default, '
+    'except for args. NULL for jobs is refused (22004), bad values as in pgq_enqueue, with the number of the job; a queue that '
+    'your role may not use raises 42501, and what is no time, interval or integer at all raises 22007, 22008, 22003 or 22P02.';

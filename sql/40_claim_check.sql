@@ -1,0 +1,61 @@
+-- What pgq_claim takes for its arguments, and the other calls that name the queues of a worker.
+
+CREATE FUNCTION _pgq_lease_end(at timestamptz, lease interval) RETURNS timestamptz
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_lease_end$
+BEGIN
+    IF lease IS NULL THEN
+        RAISE EXCEPTION 'lease is null'
+            USING ERRCODE = 'null_value_not_allowed',
+                  HINT = 'Give the interval after which the job is taken from a worker that does not answer.';
+    END IF;
+    IF NOT _pgq_is_in_range(lease, at, '1 year') OR at + lease = at THEN
+        RAISE EXCEPTION 'lease % is out of range', lease
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give an interval of more than 0 and at most 1 year.';
+    END IF;
+    RETURN at + lease;
+END
+$_pgq_lease_end$;
+
+COMMENT ON FUNCTION _pgq_lease_end(timestamptz, interval) IS
+    'When a lease that begins now ends; refuses one that is null (22004) or out of range (22023).';
+
+
+CREATE FUNCTION _pgq_check_claim(queues text[], max_jobs integer, worker text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_check_claim$
+DECLARE
+    v_allowed text[] := _pgq_allowed_queues('worker');
+BEGIN
+    IF queues IS NULL OR max_jobs IS NULL OR EXISTS (SELECT FROM unnest(queues) AS q WHERE q IS NULL) THEN
+        RAISE EXCEPTION '% is null', CASE WHEN max_jobs IS NULL THEN 'max_jobs' ELSE 'queues, or one of them,' END
+            USING ERRCODE = 'null_value_not_allowed',
+                  HINT = 'Leave the argument out for the default: one job of the queue "default".';
+    END IF;
+    IF cardinality(queues) = 0 THEN
+        RAISE EXCEPTION 'queues is empty'
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Name at least one queue.';
+    END IF;
+    IF max_jobs NOT BETWEEN 0 AND 10000 THEN
+        RAISE EXCEPTION 'max_jobs % is out of range', max_jobs
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give a number from 0 to 10000.';
+    END IF;
+    IF octet_length(worker) > 200 THEN
+        RAISE EXCEPTION 'worker takes % bytes, more than 200', octet_length(worker)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give the worker a shorter name.';
+    END IF;
+    IF NOT queues <@ v_allowed THEN
+        PERFORM _pgq_raise_denied((SELECT q FROM unnest(queues) AS q WHERE q <> ALL (v_allowed) LIMIT 1), 'worker');
+    END IF;
+END
+$_pgq_check_claim$;
+
+COMMENT ON FUNCTION _pgq_check_claim(text[], integer, text) IS
+    'Refuse arguments of pgq_claim that are null (22004) or out of range (22023), and queues that the caller may not use '
+    '(42501).';

@@ -1,0 +1,150 @@
+-- How a claim gets past the entries of jobs that are gone.
+--
+-- The claim index keeps an entry of each claimed job until vacuum may remove it, and a snapshot that is held anywhere
+-- forbids that. A claim that starts at the left end of its lanes walks over all of them. So once that walk has become
+-- long, a session remembers its head in each lane: where the live entries begin. A head moves in two steps, to where the
+-- move before had arrived, so that a job that commits a little late is still to the right of it.
+--
+-- What lies to the left of the head all the same (a claim that rolled back, a commit that came very late, a job put
+-- back at its old place) is found by a scan from the left end. One is made at each claim as long as the walk is short,
+-- and else again after twenty times as long as the last one took. Heads are kept in a setting of the session: that
+-- writes nothing, and a claim that rolls back takes its moves back. Anybody may set it, so a lie in it must hurt the
+-- liar alone.
+
+-- A hundred entries in vain cost about a tenth of a claim. Twelve is what it takes to find the place of each lane.
+CREATE FUNCTION _pgq_is_long_scan(steps bigint, lanes integer) RETURNS boolean
+    LANGUAGE sql
+    IMMUTABLE
+    RETURN coalesce(steps > 100 + 12 * lanes, true);
+
+COMMENT ON FUNCTION _pgq_is_long_scan(bigint, integer) IS
+    'Whether a scan of so many lanes that took so many steps in vain is worth avoiding; NULL counts as long.';
+
+
+CREATE FUNCTION _pgq_rescan_delay(cost interval) RETURNS interval
+    LANGUAGE sql
+    IMMUTABLE
+    RETURN least(20 * cost, interval '5 minutes');
+
+COMMENT ON FUNCTION _pgq_rescan_delay(interval) IS
+    'How long to wait with the next scan after a long one: they may take a twentieth of the time.';
+
+
+-- Entries that are known to be dead to all are not counted, but the pages full of them are.
+CREATE FUNCTION _pgq_entries_read(index regclass) RETURNS bigint
+    LANGUAGE sql
+    VOLATILE
+    RETURN CASE
+        WHEN current_setting('track_counts')::boolean THEN
+            pg_stat_get_xact_tuples_returned(index) + 2 * pg_stat_get_xact_blocks_fetched(index)
+    END;
+
+COMMENT ON FUNCTION _pgq_entries_read(regclass) IS
+    'A counter of what this session reads from an index, a page as two entries; NULL where the server does not count.';
+
+
+CREATE FUNCTION _pgq_microseconds(at timestamptz) RETURNS bigint
+    LANGUAGE sql
+    STABLE
+    RETURN (extract(epoch FROM at) * 1000000)::bigint;
+
+COMMENT ON FUNCTION _pgq_microseconds(timestamptz) IS
+    'A time as a number: microseconds since 1970.';
+
+
+-- The oid keeps apart what is installed in several schemas; the digest makes a name of whatever the queue is called.
+CREATE FUNCTION _pgq_head_setting(queue text) RETURNS text
+    LANGUAGE sql
+    STABLE
+    RETURN 'pgq.head_' || 'pgq_head'::regclass::oid || '_' || md5(queue);
+
+COMMENT ON FUNCTION _pgq_head_setting(text) IS
+    'The setting in which a session keeps its heads in the lanes of a queue.';
+
+
+CREATE FUNCTION _pgq_keep_head(head pgq_head) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_keep_head$
+BEGIN
+    PERFORM set_config(
+        _pgq_head_setting(head.queue),
+        array_to_string(_pgq_microseconds(head.due) || head.here || head.next, ' ', '-1'),
+        false);
+END
+$_pgq_keep_head$;
+
+COMMENT ON FUNCTION _pgq_keep_head(pgq_head) IS
+    'Remember the heads of a queue in this session.';
+
+
+-- One from the future is the work of a clock that was set back since.
+CREATE FUNCTION _pgq_shared_head(queue text, at timestamptz) RETURNS pgq_head
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_shared_head$
+DECLARE
+    v_head pgq_head;
+BEGIN
+    SELECT h.* INTO v_head
+    FROM pgq_head AS h
+    WHERE h.queue = _pgq_shared_head.queue
+      AND h.due < at + interval '10 minutes'
+    ORDER BY h.due DESC
+    LIMIT 1;
+    RETURN v_head;
+END
+$_pgq_shared_head$;
+
+COMMENT ON FUNCTION _pgq_shared_head(text, timestamptz) IS
+    'What some session has told others about a queue, the newest of it; NULLs where there is nothing.';
+
+
+-- Where nothing is known, "here" is empty, and the queue is to be scanned from the left end; also once it is due.
+CREATE FUNCTION _pgq_recall_head(queue text, at timestamptz) RETURNS pgq_head
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_recall_head$
+DECLARE
+    v_setting text := current_setting(_pgq_head_setting(queue), true);
+    v_wait bigint;
+    v_numbers bigint[];
+    v_head pgq_head := ROW(queue, at, '0', '{}', '{}');
+    v_shared pgq_head;
+BEGIN
+    IF v_setting ~ '^[0-9]+( ([0-9]+|-1))*$' AND v_setting !~ '[0-9]{19}' THEN
+        v_numbers := array_replace(string_to_array(v_setting, ' ')::bigint[], -1, NULL);
+        IF cardinality(v_numbers) = 41 THEN
+            v_head.here := v_numbers[2:21];
+            v_head.next := v_numbers[22:41];
+        END IF;
+        v_wait := v_numbers[1] - _pgq_microseconds(at);
+        IF v_wait BETWEEN 1 AND 600000000 THEN
+            v_head.due := at + v_wait * interval '1 microsecond';
+            RETURN v_head;
+        END IF;
+    END IF;
+
+    v_shared := _pgq_shared_head(queue, at);
+    IF v_shared.due IS NOT NULL THEN
+        IF v_head.here = '{}' THEN
+            v_head.here := v_shared.here;
+            v_head.next := v_shared.next;
+        END IF;
+        -- Another session has scanned. Next time it is the turn of whoever draws the shortest wait.
+        v_head.due := v_shared.due + random() * v_shared.pause;
+        PERFORM _pgq_keep_head(v_head);
+        -- A new session, perhaps here for one claim only, leaves the scan to others for longer.
+        IF v_numbers IS NULL AND v_shared.due + 9 * v_shared.pause > at THEN
+            v_head.due := greatest(v_head.due, at + interval '1 microsecond');
+        END IF;
+    END IF;
+    RETURN v_head;
+END
+$_pgq_recall_head$;
+
+COMMENT ON FUNCTION _pgq_recall_head(text, timestamptz) IS
+    'What this session knows about where the live jobs of a queue begin, or else what others know.';

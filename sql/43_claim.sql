@@ -1,0 +1,120 @@
+-- Claim ripe jobs: out of pgq_waiting, into pgq_running, under a fresh token and a lease.
+
+CREATE FUNCTION pgq_claim(
+    queues text[] DEFAULT '{default}',
+    max_jobs integer DEFAULT 1,
+    lease interval DEFAULT '5 minutes',
+    worker text DEFAULT NULL
+) RETURNS TABLE (
+    id bigint,
+    token bigint,
+    queue text,
+    kind text,
+    args jsonb,
+    attempt integer,
+    max_retries integer,
+    priority integer,
+    ripe_at timestamptz,
+    enqueued_at timestamptz,
+    lease_until timestamptz,
+    context jsonb
+)
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+    -- Leave the planner one way, whatever the statistics say: the claim index in its own order, then TID scans. What
+    -- is off counts as so dear that every plan would be compiled, for longer than it runs: no JIT.
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $pgq_claim$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz := pgq_now();
+    v_lease_until timestamptz := _pgq_lease_end(v_now, lease);
+    v_token bigint := _pgq_microseconds(v_now) * 1024;
+    v_queue text;
+    v_names text[] := '{}';
+    v_heads pgq_head[];
+    v_begun_at timestamptz;
+    v_steps bigint;
+    v_rows tid[];
+BEGIN
+    PERFORM _pgq_check_claim(queues, max_jobs, worker);
+
+    PERFORM _pgq_maintain(v_now);
+    IF max_jobs = 0 THEN
+        RETURN;
+    END IF;
+
+    -- A lane that is named twice would offer the same rows twice: SKIP LOCKED does not skip this transaction's own locks.
+    v_begun_at := clock_timestamp();
+    FOREACH v_queue IN ARRAY queues LOOP
+        IF v_queue <> ALL (v_names) THEN
+            v_names := v_names || v_queue;
+            v_heads := v_heads || _pgq_recall_head(v_queue, v_begun_at);
+        END IF;
+    END LOOP;
+    v_steps := _pgq_entries_read('pgq_waiting_claim');
+
+    -- Lane by lane, lazily: nothing is locked but what is returned.
+    v_rows := ARRAY(
+        SELECT ripe.ctid
+        FROM (
+            SELECT h.queue, p.priority, CASE WHEN h.due > v_begun_at THEN h.here[2 * p.priority + 1] END AS ripe_at,
+                   h.here[2 * p.priority + 2] AS id
+            FROM generate_series(0, 9) AS p (priority)
+            CROSS JOIN unnest(v_heads) WITH ORDINALITY AS h (queue, due, pause, here, next, n)
+            ORDER BY p.priority, h.n
+        ) AS lane
+        CROSS JOIN LATERAL (
+            SELECT w.ctid
+            FROM pgq_waiting AS w
+            WHERE w.queue = lane.queue
+              AND w.priority = lane.priority
+              AND (w.ripe_at, w.id) > (
+                  coalesce(timestamptz 'epoch' + lane.ripe_at * interval '1 microsecond', '-infinity'), coalesce(lane.id, 0))
+              AND w.ripe_at <= v_now
+            ORDER BY w.ripe_at, w.id
+            LIMIT max_jobs
+            FOR UPDATE SKIP LOCKED
+        ) AS ripe
+        LIMIT max_jobs
+    );
+    PERFORM _pgq_move_heads(
+        v_heads, v_rows, cardinality(v_rows) = max_jobs,
+        _pgq_entries_read('pgq_waiting_claim') - v_steps - cardinality(v_rows), v_now, v_begun_at);
+    IF v_rows = '{}' THEN
+        RETURN;
+    END IF;
+
+    -- A statement of its own, for a snapshot of its own: a row that was changed just before it was locked has a new
+    -- ctid, which the snapshot of the statement above does not see.
+    RETURN QUERY
+    WITH taken AS (
+        DELETE FROM pgq_waiting AS w
+        WHERE w.ctid = ANY (v_rows)
+        RETURNING w.*
+    )
+    INSERT INTO pgq_running AS r (
+        id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
+        enqueued_at, errors, context, token, lease_until, worker, claimed_at
+    )
+    SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, t.max_retries, t.backoff, t.backoff_cap,
+           t.dedup, t.dedup_key, t.enqueued_at, t.errors, t.context, v_token + nextval('pgq_token') % 1024, v_lease_until,
+           pgq_claim.worker, v_now
+    FROM taken AS t
+    ORDER BY t.priority, t.ripe_at, t.id
+    RETURNING r.id, r.token, r.queue, r.kind, r.args, r.attempt, r.max_retries, r.priority::integer, r.ripe_at,
+              r.enqueued_at, r.lease_until, r.context;
+END
+$pgq_claim$;
+
+COMMENT ON FUNCTION pgq_claim(text[], integer, interval, text) IS
+    'Take up to max_jobs ripe jobs of these queues, lowest priority number first, then by ripe_at; within one priority '
+    'the queues are served in the order given. Each row carries the token that every further call about the job wants '
+    'back; the attempt is counted. When lease runs out before the job is completed, failed, released, snoozed or '
+    'extended, the job is taken back. Expired leases of any queue are settled first, once a second. No row when nothing '
+    'is ripe, or only what lies behind many jobs that are gone and was not found yet. NULL is refused (22004) but for '
+    'worker, a name to be shown; bad values raise 22023, a queue that your role may not use 42501.';

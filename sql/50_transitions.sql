@@ -1,0 +1,150 @@
+-- How a job leaves pgq_running: the steps that completing, failing, releasing, cancelling and rescuing share.
+
+CREATE FUNCTION _pgq_raise_lease_lost(id bigint, token bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_raise_lease_lost$
+BEGIN
+    RAISE EXCEPTION 'job % is not held under token %', coalesce(id::text, 'null'), coalesce(token::text, 'null')
+        USING ERRCODE = 'PGQ02',
+              HINT = 'The lease ran out, or the job is over: stop working on it and roll back what was done for it.';
+END
+$_pgq_raise_lease_lost$;
+
+COMMENT ON FUNCTION _pgq_raise_lease_lost(bigint, bigint) IS
+    'Raise PGQ02: the caller does not hold the job.';
+
+
+CREATE FUNCTION _pgq_check_pairs(ids bigint[], tokens bigint[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_check_pairs$
+BEGIN
+    IF ids IS NULL OR tokens IS NULL THEN
+        RAISE EXCEPTION 'ids or tokens is null'
+            USING ERRCODE = 'null_value_not_allowed',
+                  HINT = 'Pass two arrays of the same length, empty if there are no jobs.';
+    END IF;
+    IF cardinality(ids) <> cardinality(tokens) THEN
+        RAISE EXCEPTION 'there are % ids but % tokens', cardinality(ids), cardinality(tokens)
+            USING ERRCODE = 'array_subscript_error',
+                  HINT = 'Pass the token of each job at the same place as its id.';
+    END IF;
+END
+$_pgq_check_pairs$;
+
+COMMENT ON FUNCTION _pgq_check_pairs(bigint[], bigint[]) IS
+    'Refuse arrays of ids and tokens that are NULL (22004) or of different lengths (2202E).';
+
+
+-- The one way out of pgq_running for who holds the job.
+CREATE FUNCTION _pgq_take(id bigint, token bigint) RETURNS pgq_running
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_take$
+DECLARE
+    v_allowed text[] := _pgq_allowed_queues('worker');
+    v_job pgq_running;
+BEGIN
+    DELETE FROM pgq_running AS r
+    WHERE r.id = _pgq_take.id
+      AND r.token = _pgq_take.token
+      AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
+    RETURNING r.* INTO v_job;
+
+    IF NOT FOUND THEN
+        PERFORM _pgq_raise_lease_lost(id, token);
+    END IF;
+    RETURN v_job;
+END
+$_pgq_take$;
+
+COMMENT ON FUNCTION _pgq_take(bigint, bigint) IS
+    'Remove a job from pgq_running and answer it; raises PGQ02 when it is not held under this token, or in a queue that '
+    'the caller may not use.';
+
+
+CREATE FUNCTION _pgq_end(job pgq_running, outcome text, at timestamptz, errors jsonb, result jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_end$
+BEGIN
+    INSERT INTO pgq_ended (
+        id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
+        enqueued_at, errors, context, outcome, result, worker, ended_at
+    )
+    VALUES (
+        job.id, job.queue, job.kind, job.args, job.priority, job.ripe_at, job.attempt, job.max_retries, job.backoff,
+        job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, errors, job.context, outcome, result,
+        job.worker, at
+    );
+END
+$_pgq_end$;
+
+COMMENT ON FUNCTION _pgq_end(pgq_running, text, timestamptz, jsonb, jsonb) IS
+    'Put a job that was just removed from pgq_running into pgq_ended.';
+
+
+-- May wait: for the open transaction of a producer that has inserted a twin.
+CREATE FUNCTION _pgq_requeue(job pgq_running, ripe_at timestamptz, attempt integer, errors jsonb) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_requeue$
+BEGIN
+    INSERT INTO pgq_waiting (
+        id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
+        enqueued_at, errors, context
+    )
+    VALUES (
+        job.id, job.queue, job.kind, job.args, job.priority, ripe_at, attempt, job.max_retries, job.backoff,
+        job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, errors, job.context
+    )
+    ON CONFLICT (signature) DO NOTHING;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF ripe_at <= pgq_now() THEN
+        PERFORM _pgq_wake(job.queue);
+    END IF;
+    RETURN true;
+END
+$_pgq_requeue$;
+
+COMMENT ON FUNCTION _pgq_requeue(pgq_running, timestamptz, integer, jsonb) IS
+    'Put a job that was just removed from pgq_running into pgq_waiting; false if it merged into its twin there.';
+
+
+CREATE FUNCTION _pgq_errors_with(job pgq_running, at timestamptz, error text) RETURNS jsonb
+    LANGUAGE sql
+    STABLE
+    RETURN (
+        jsonb_build_array(jsonb_build_object(
+            'attempt', job.attempt, 'at', at, 'worker', job.worker, 'error', left(error, 4000)))
+        || job.errors
+    ) - 10;
+
+COMMENT ON FUNCTION _pgq_errors_with(pgq_running, timestamptz, text) IS
+    'The errors of a job and this one before them, the newest ten.';
+
+
+CREATE FUNCTION _pgq_record_failure(job pgq_running, at timestamptz, error text, retry boolean, ripe_at timestamptz) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_record_failure$
+DECLARE
+    v_errors jsonb := _pgq_errors_with(job, at, error);
+BEGIN
+    IF job.attempt > job.max_retries OR NOT retry THEN
+        PERFORM _pgq_end(job, 'dead', at, v_errors, NULL);
+        RETURN 'dead';
+    END IF;
+    RETURN CASE WHEN _pgq_requeue(job, ripe_at, job.attempt, v_errors) THEN 'retry' ELSE 'merged' END;
+END
+$_pgq_record_failure$;
+
+COMMENT ON FUNCTION _pgq_record_failure(pgq_running, timestamptz, text, boolean, timestamptz) IS
+    'Record the error of a failed attempt. Put the job back, ripe at ripe_at, and return retry or merged; or end it as dead '
+    'and return dead, when its retries are used up or retry is false.';

@@ -1,0 +1,147 @@
+-- A worker's presence: what makes the jobs of a killed one ripe at once, and not only when their leases end.
+
+CREATE VIEW _pgq_presence AS
+SELECT l.objid::integer AS number, l.pid
+FROM pg_locks AS l
+WHERE l.locktype = 'advisory'
+  AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+  AND l.classid = 'pgq_worker_session'::regclass
+  AND l.objsubid = 2
+  AND l.mode = 'ExclusiveLock'
+  AND l.granted;
+
+COMMENT ON VIEW _pgq_presence IS
+    'The numbers of the workers that are there, each with the process of the server that its session has.';
+
+
+CREATE FUNCTION pgq_register(
+    worker text,
+    queues text[] DEFAULT '{default}',
+    host text DEFAULT NULL,
+    pid integer DEFAULT NULL
+) RETURNS void
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+AS $pgq_register$
+DECLARE
+    c_class CONSTANT integer := 'pgq_worker_session'::regclass::oid::integer;
+    v_allowed text[] := _pgq_allowed_queues('worker');
+    v_number integer;
+    v_mine boolean;
+BEGIN
+    IF worker IS NULL THEN
+        RAISE EXCEPTION 'worker is null'
+            USING ERRCODE = 'null_value_not_allowed',
+                  HINT = 'Give a name that no other process has or will have, and claim under it.';
+    END IF;
+    IF octet_length(worker) NOT BETWEEN 1 AND 200 OR octet_length(host) > 200 THEN
+        RAISE EXCEPTION 'worker or host takes no byte, or more than 200'
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Use 1 to 200 bytes, such as the host, the process id and something random.';
+    END IF;
+    PERFORM _pgq_check_claim(queues, 0, NULL);
+
+    -- Who takes a name over keeps the jobs that were claimed under it, so it must be a name of his own.
+    INSERT INTO pgq_worker_session AS w (name, queues, host, pid, registered_at, allowed_queues)
+    VALUES (worker, queues, host, pid, pgq_now(), v_allowed)
+    ON CONFLICT ON CONSTRAINT pgq_worker_session_pkey DO UPDATE
+    SET queues = excluded.queues, host = excluded.host, pid = excluded.pid, gone_at = NULL, allowed_queues = excluded.allowed_queues
+    WHERE v_allowed IS NULL OR w.allowed_queues <@ v_allowed
+    RETURNING w.number INTO v_number;
+
+    -- Session locks are counted; a second one would outlive pgq_unregister.
+    v_mine := EXISTS (SELECT FROM _pgq_presence AS p WHERE p.number = v_number AND p.pid = pg_backend_pid());
+    -- Who looks after the workers has it for a moment.
+    FOR v_try IN 1..20 LOOP
+        EXIT WHEN v_mine OR v_number IS NULL;
+        v_mine := pg_try_advisory_lock(c_class, v_number);
+        IF NOT v_mine THEN
+            PERFORM pg_sleep(0.005);
+        END IF;
+    END LOOP;
+    IF NOT v_mine THEN
+        RAISE EXCEPTION 'worker "%" is registered by another session', worker
+            USING ERRCODE = 'PGQ03',
+                  HINT = 'Use a name of your own; after a lost connection try again when the server has noticed it, too.';
+    END IF;
+END
+$pgq_register$;
+
+COMMENT ON FUNCTION pgq_register(text, text[], text, integer) IS
+    'Say that a worker is there for as long as this session, which should do nothing that takes long. When the session '
+    'ends without pgq_unregister, leases on jobs that were claimed under name (the argument worker of pgq_claim) end '
+    'within two seconds or so, as soon as anybody claims. The name must be of this process alone: who registers it again '
+    'in a new session has come back, and keeps its jobs. host and pid are shown in pgq_workers. Raises PGQ03 while '
+    'another session has the name, or a role with other queues had it; NULL for name or queues is refused (22004), bad '
+    'values raise 22023, a queue that your role may not use 42501.';
+
+
+CREATE FUNCTION pgq_unregister(worker text) RETURNS boolean
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+AS $pgq_unregister$
+DECLARE
+    v_number integer;
+BEGIN
+    DELETE FROM pgq_worker_session AS w
+    WHERE w.name = pgq_unregister.worker
+      AND EXISTS (SELECT FROM _pgq_presence AS p WHERE p.number = w.number AND p.pid = pg_backend_pid())
+    RETURNING w.number INTO v_number;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    RETURN pg_advisory_unlock('pgq_worker_session'::regclass::oid::integer, v_number);
+END
+$pgq_unregister$;
+
+COMMENT ON FUNCTION pgq_unregister(text) IS
+    'Say that a worker leaves; jobs that it still has are left to their leases. Answers whether this session had '
+    'registered it; false for NULL.';
+
+
+-- The order of the ids is that of most claims; whoever waits for a twin that is not committed gives up where the others
+-- do, by the lock_timeout of his session.
+CREATE FUNCTION pgq_reconcile(worker text, ids bigint[], tokens bigint[]) RETURNS bigint
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+AS $pgq_reconcile$
+DECLARE
+    v_allowed text[] := _pgq_allowed_queues('worker');
+    v_job pgq_running;
+    v_count bigint := 0;
+BEGIN
+    PERFORM _pgq_check_pairs(ids, tokens);
+    IF NOT EXISTS (
+        SELECT FROM pgq_worker_session AS w JOIN _pgq_presence AS p USING (number)
+        WHERE w.name = pgq_reconcile.worker AND p.pid = pg_backend_pid()
+    ) THEN
+        RAISE EXCEPTION 'worker "%" is not registered by this session', worker
+            USING ERRCODE = 'PGQ03',
+                  HINT = 'Call pgq_register first, in the same session.';
+    END IF;
+
+    FOR v_job IN
+        SELECT r.*
+        FROM pgq_running AS r
+        WHERE r.worker = pgq_reconcile.worker
+          AND NOT EXISTS (SELECT FROM unnest(ids, tokens) AS known (id, token) WHERE known.id = r.id AND known.token = r.token)
+          AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
+        ORDER BY r.id
+        FOR UPDATE SKIP LOCKED
+    LOOP
+        DELETE FROM pgq_running AS r WHERE r.id = v_job.id;
+        PERFORM _pgq_requeue(v_job, v_job.ripe_at, v_job.attempt - 1, v_job.errors);
+        v_count := v_count + 1;
+    END LOOP;
+    RETURN v_count;
+END
+$pgq_reconcile$;
+
+COMMENT ON FUNCTION pgq_reconcile(text, bigint[], bigint[]) IS
+    'Give back the jobs that were claimed under a name and have none of these tokens, as pgq_release does; answers how '
+    'many. For a worker whose connection was lost before the answer to a claim, and only while no claim under the name is '
+    'under way. Raises PGQ03 unless this session has registered the name, also for NULL; NULL for tokens is refused '
+    '(22004).';

@@ -1,0 +1,142 @@
+-- What happens to a job whose lease ran out or whose worker is gone.
+
+-- Called from within claims, so bounded in number and in waiting. 50 keeps the subtransactions, one a job, below the
+-- 64 that a backend can show to others without a look-up on disk.
+CREATE FUNCTION _pgq_expire_leases(at timestamptz) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+    SET lock_timeout = '100ms'
+AS $_pgq_expire_leases$
+DECLARE
+    v_job pgq_running;
+    v_count integer := 0;
+BEGIN
+    FOR v_job IN
+        SELECT r.*
+        FROM pgq_running AS r
+        WHERE r.lease_until < at
+        ORDER BY r.lease_until
+        LIMIT 50
+        FOR UPDATE SKIP LOCKED
+    LOOP
+        v_count := v_count + 1;
+        BEGIN
+            DELETE FROM pgq_running AS r WHERE r.id = v_job.id;
+            -- A crashed worker's jobs do not wait; one that loses worker after worker slows down.
+            PERFORM _pgq_record_failure(
+                v_job,
+                at,
+                CASE WHEN v_job.lease_until > v_job.claimed_at THEN 'the lease ran out' ELSE 'the worker is gone' END,
+                true,
+                CASE WHEN v_job.attempt = 1 THEN at
+                     ELSE at + pgq_backoff(v_job.attempt - 1, v_job.backoff, v_job.backoff_cap)
+                END
+            );
+        EXCEPTION WHEN lock_not_available THEN
+            -- A producer's open transaction holds a twin: whether the two merge is not known yet. Out of the way of
+            -- the other expired jobs until it is.
+            UPDATE pgq_running AS r SET lease_until = at + interval '1 second' WHERE r.id = v_job.id;
+        END;
+    END LOOP;
+    RETURN v_count;
+END
+$_pgq_expire_leases$;
+
+COMMENT ON FUNCTION _pgq_expire_leases(timestamptz) IS
+    'Return or bury up to 50 jobs whose lease ran out before the given time; answers how many there were.';
+
+
+-- Called from within claims, so it waits for nobody. Where a worker is gone its lock can be had; to ask for that is cheap,
+-- and only then the list of all locks is looked at, for this session may be the worker's own.
+--
+-- A worker is kept for ten seconds after it was found gone, for the sake of a claim that commits after its worker died,
+-- and of jobs that are locked by a statement of its which goes on. And right after a start of the server nobody is there
+-- yet: workers have five seconds to come back.
+CREATE FUNCTION _pgq_sweep_workers(at timestamptz) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_sweep_workers$
+DECLARE
+    c_class CONSTANT integer := 'pgq_worker_session'::regclass::oid::integer;
+    v_worker pgq_worker_session;
+BEGIN
+    IF clock_timestamp() < pg_postmaster_start_time() + interval '5 seconds' THEN
+        RETURN;
+    END IF;
+
+    FOR v_worker IN
+        SELECT w.*
+        FROM pgq_worker_session AS w
+        WHERE CASE WHEN pg_try_advisory_lock_shared(c_class, w.number) THEN
+                  pg_advisory_unlock_shared(c_class, w.number) AND NOT EXISTS (SELECT FROM _pgq_presence AS p WHERE p.number = w.number)
+              END
+        FOR UPDATE SKIP LOCKED
+    LOOP
+        -- Such a lease is told from one that ran out by its length. A job that somebody has locked is in good hands.
+        UPDATE pgq_running AS r
+        SET lease_until = r.claimed_at
+        WHERE r.ctid = ANY (ARRAY(
+            SELECT o.ctid
+            FROM pgq_running AS o
+            WHERE o.worker = v_worker.name
+              AND (v_worker.allowed_queues IS NULL OR o.queue = ANY (v_worker.allowed_queues))
+              AND o.lease_until > o.claimed_at
+            FOR UPDATE SKIP LOCKED));
+
+        IF v_worker.gone_at IS NULL THEN
+            UPDATE pgq_worker_session AS w SET gone_at = at WHERE w.number = v_worker.number;
+        ELSIF v_worker.gone_at < at - interval '10 seconds'
+              AND NOT EXISTS (SELECT FROM pgq_running AS r WHERE r.worker = v_worker.name) THEN
+            DELETE FROM pgq_worker_session AS w WHERE w.number = v_worker.number;
+        END IF;
+    END LOOP;
+END
+$_pgq_sweep_workers$;
+
+COMMENT ON FUNCTION _pgq_sweep_workers(timestamptz) IS
+    'End the leases of registered workers whose sessions are gone, and forget those workers some time later.';
+
+
+-- The entries of jobs that are gone pile up in the index of the leases as in that of the claim, so the search is
+-- rationed in the same way: once a second in each session, as if it took a twentieth of that, but when the walk is long
+-- once in all of them together.
+CREATE FUNCTION _pgq_maintain(at timestamptz) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_maintain$
+DECLARE
+    v_is_new boolean := coalesce(current_setting(_pgq_head_setting(''), true), '') = '';
+    v_head pgq_head := _pgq_recall_head('', at);
+    v_begun_at timestamptz;
+    v_steps bigint;
+    v_count integer;
+BEGIN
+    IF v_head.due > at THEN
+        RETURN;
+    END IF;
+
+    v_begun_at := clock_timestamp();
+    v_steps := _pgq_entries_read('pgq_running_lease');
+    -- After a failover all workers look gone to the first session that comes, until they come, too.
+    IF NOT v_is_new THEN
+        PERFORM _pgq_sweep_workers(at);
+    END IF;
+    v_count := _pgq_expire_leases(at);
+    v_head.pause := _pgq_rescan_delay(greatest(clock_timestamp() - v_begun_at, interval '50 milliseconds'));
+    v_head.due := at + v_head.pause;
+    -- As long as each search finds its fill, it is worth what it costs.
+    IF v_count < 50 THEN
+        IF _pgq_is_long_scan(_pgq_entries_read('pgq_running_lease') - v_steps - v_count, 1) THEN
+            PERFORM _pgq_share_head(v_head);
+        END IF;
+        PERFORM _pgq_keep_head(v_head);
+    END IF;
+END
+$_pgq_maintain$;
+
+COMMENT ON FUNCTION _pgq_maintain(timestamptz) IS
+    'Call _pgq_expire_leases if that is due in this session, and unless it is for the first time, _pgq_sweep_workers before it.';

@@ -1,0 +1,54 @@
+-- Jobs that are over take up space until this removes them.
+
+CREATE FUNCTION pgq_purge(
+    older_than interval DEFAULT '30 days',
+    outcome text DEFAULT NULL,
+    queue text DEFAULT NULL,
+    max_jobs integer DEFAULT 10000
+) RETURNS bigint
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+AS $pgq_purge$
+DECLARE
+    v_now timestamptz := pgq_now();
+    v_allowed text[] := _pgq_allowed_queues('admin');
+    v_purged bigint;
+BEGIN
+    IF older_than IS NULL OR max_jobs IS NULL THEN
+        RAISE EXCEPTION 'older_than or max_jobs is null'
+            USING ERRCODE = 'null_value_not_allowed',
+                  HINT = 'Leave the argument out for the default.';
+    END IF;
+    IF older_than NOT BETWEEN interval '0' AND interval '100 years' OR max_jobs < 0
+       OR outcome NOT IN ('dead', 'cancelled', 'done') THEN
+        RAISE EXCEPTION 'cannot purge % jobs older than % with outcome "%"', max_jobs, older_than, left(outcome, 200)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give an interval from 0 to 100 years, a number from 0, and dead, cancelled, done or NULL.';
+    END IF;
+    IF queue <> ALL (v_allowed) THEN
+        PERFORM _pgq_raise_denied(queue, 'admin');
+    END IF;
+
+    WITH old AS (
+        SELECT e.id
+        FROM pgq_ended AS e
+        WHERE e.ended_at <= v_now - older_than
+          AND (pgq_purge.outcome IS NULL OR e.outcome = pgq_purge.outcome)
+          AND (pgq_purge.queue IS NULL OR e.queue = pgq_purge.queue)
+          AND (v_allowed IS NULL OR e.queue = ANY (v_allowed))
+        ORDER BY e.ended_at
+        LIMIT max_jobs
+        FOR UPDATE SKIP LOCKED
+    )
+    DELETE FROM pgq_ended AS e USING old WHERE e.id = old.id;
+
+    GET DIAGNOSTICS v_purged = ROW_COUNT;
+    RETURN v_purged;
+END
+$pgq_purge$;
+
+COMMENT ON FUNCTION pgq_purge(interval, text, text, integer) IS
+    'Delete jobs that ended longer ago than older_than, the oldest first, at most max_jobs at a time; answers how many. '
+    'NULL for outcome means any, NULL for queue any that your role may use; NULL for the others is refused (22004), bad '
+    'values raise 22023, a queue that your role may not use 42501.';
