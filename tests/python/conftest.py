@@ -3,178 +3,28 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
 
 import psycopg
 import pytest
-from proxy import Proxy
+from devpg import Server
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from pytest_postgresql.factories import postgresql, postgresql_noproc
+from support.database import As, Connect, Connection, one
+from support.paths import ROOT
+from support.processes import start
+from support.proxy import Proxy
+from support.servers import Place, client, close_public
 
 from pgq import Handlers, Queue, Worker
-from pgq.worker.loop import Loop
 from pgq.testing import Clock, time_travel
+from pgq.worker.loop import Loop
 
-ROOT = Path(__file__).parents[2]
-
-sys.path.insert(0, str(ROOT / "tools"))
-
-from devpg import Server  # noqa: E402
-from processes import start  # noqa: E402, F401 - a fixture for all tests
-
-Connection = psycopg.Connection[tuple[Any, ...]]
-T = TypeVar("T")
-
-
-class Connect(Protocol):
-    """Open a further connection to the database of the test."""
-
-    def __call__(self, *, autocommit: bool = True) -> Connection: ...
-
-
-class As(Protocol):
-    """Connect to the database of the test as a role, in autocommit mode."""
-
-    def __call__(self, role: str) -> Connection: ...
-
-
-class Thread:
-    """A call in a thread of its own, begun at once; ``result`` is what it returned or raised."""
-
-    def __init__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        self._future: Future[Any] = Future()
-
-        def run() -> None:
-            try:
-                self._future.set_result(function(*args, **kwargs))
-            except BaseException as error:
-                self._future.set_exception(error)
-
-        self._thread = threading.Thread(target=run, daemon=True)
-        self._thread.start()
-
-    def is_alive(self) -> bool:
-        """Whether the call still runs."""
-        return self._thread.is_alive()
-
-    def result(self, timeout: float = 60.0) -> Any:
-        """Wait for the end of the call."""
-        answer = self._future.result(timeout)
-        self._thread.join(timeout)
-        return answer
-
-
-def eventually(condition: Callable[[], T], what: str = "it happens", seconds: float = 10.0) -> T:
-    """The first true answer of a condition; without one in time the test fails."""
-    deadline = time.monotonic() + seconds
-    while not (answer := condition()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds:.0f} s: {what}")
-        time.sleep(0.005)
-    return answer
-
-
-def one(conn: Connection, query: str, *parameters: Any) -> Any:
-    """The only column of the only row."""
-    (row,) = conn.execute(query.encode(), parameters or None).fetchall()
-    (value,) = row
-    return value
-
-
-def flush(conn: Connection) -> None:
-    """Let the statistics of the session be known to all."""
-    if conn.info.server_version >= 150000:
-        conn.execute("SELECT pg_stat_force_next_flush()")
-        return
-    # PostgreSQL 14 has no such function: what is sent half a second after the last time arrives half a second later.
-    time.sleep(1)
-    conn.execute("SELECT 1")
-    time.sleep(1)
-
-
-def read(index: str, *sessions: Connection) -> int:
-    """How many entries of the index were read so far; the sessions are all that have read any lately."""
-    for conn in sessions:
-        flush(conn)
-    return int(one(sessions[0], "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = %s", index))
-
-
-def ration(conn: Connection, pause: str) -> None:
-    """Let a long scan be made again after this time, and not at once, as with the test kit."""
-    conn.execute(
-        sql.SQL(
-            "CREATE OR REPLACE FUNCTION _pgq_rescan_delay(cost interval) RETURNS interval "
-            "LANGUAGE sql IMMUTABLE RETURN interval {}"
-        ).format(pause)
-    )
-
-
-def record(conn: Connection, table: str, events: str, *values: str) -> None:
-    """Keep these expressions, as they are in a statement that changes the table, in a table called seen."""
-    columns = ", ".join(f"value{n} text" for n, _ in enumerate(values))
-    casts = ", ".join(f"({value})::text" for value in values)
-    conn.execute(f"CREATE TABLE seen ({columns})".encode())
-    conn.execute(
-        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$BEGIN INSERT INTO public.seen VALUES ({casts}); RETURN NULL; END$$".encode()
-    )
-    conn.execute(f"CREATE TRIGGER see AFTER {events} ON {table} FOR EACH STATEMENT EXECUTE FUNCTION see()".encode())
-
-
-def seen(conn: Connection) -> list[tuple[Any, ...]]:
-    """What was kept, in the order of events."""
-    return conn.execute("SELECT * FROM seen").fetchall()
-
-
-def waits_for_lock(conn: Connection, other: Connection) -> bool:
-    """Whether the other session waits for somebody."""
-    return bool(one(conn, "SELECT cardinality(pg_blocking_pids(%s)) > 0", other.info.backend_pid))
-
-
-def expire(conn: Connection, *ids: int) -> None:
-    """Let the leases on these jobs, or all of them, have run out a second ago, and be taken a minute earlier."""
-    # A lease that is over before it began is that of a worker whose session is gone.
-    conn.execute(
-        "UPDATE pgq_running SET claimed_at = claimed_at - interval '1 minute', "
-        "lease_until = clock_timestamp() - interval '1 second' "
-        "WHERE id = ANY (%(ids)s) OR %(ids)s::bigint[] = '{}'",
-        {"ids": list(ids)},
-    )
-
-
-def jobs(conn: Connection) -> list[tuple[Any, ...]]:
-    """The id, state and attempt of all jobs."""
-    return conn.execute("SELECT id, state, attempt FROM pgq_jobs ORDER BY id").fetchall()
-
-
-def drain(loop: Loop) -> None:
-    """Take turns until nothing is ripe; the last one settles."""
-    while loop.turn():
-        pass
-
-
-@dataclass(frozen=True)
-class Place:
-    """A server as pytest-postgresql wants to know it."""
-
-    server: Server
-    host: str
-    port: int
-    user: str
-    password: str = ""
-    options: str = ""
-    maintenance_dbname: str = "postgres"
-    template_dbname: str = "template0"
+__all__ = ["start"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -194,12 +44,6 @@ def place(environment: None) -> Iterator[Place]:
         yield Place(server, server.host, server.port, server.user)
 
 
-def close_public(**where: Any) -> None:
-    """As from PostgreSQL 15 on: pgq grants nothing where everybody may create objects."""
-    with psycopg.connect(**where) as conn:
-        conn.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-
-
 template = postgresql_noproc(
     depends_on="place",
     dbname="pgq_test",
@@ -213,13 +57,6 @@ def tmp_path() -> Iterator[Path]:
     """A directory for the test alone; pytest's own would stay behind in /tmp."""
     with tempfile.TemporaryDirectory(prefix="pgq-test-") as path:
         yield Path(path)
-
-
-def client(place: Place, program: str) -> Path:
-    """A client program of the server, or any other: some distributions of the server come without."""
-    found = shutil.which(program, path=place.server.env["PATH"])
-    assert found is not None, f"there is no {program} beside the server's programs, nor on PATH"
-    return Path(found)
 
 
 @pytest.fixture(scope="session")
@@ -257,8 +94,8 @@ def connect(dsn: str) -> Iterator[Connect]:
         return opened[-1]
 
     yield connect
-    for one in opened:
-        one.close()
+    for other in opened:
+        other.close()
 
 
 @pytest.fixture
@@ -289,8 +126,8 @@ def as_(dsn: str, roles: None) -> Iterator[As]:
         return opened[-1]
 
     yield connect
-    for one in opened:
-        one.close()
+    for other in opened:
+        other.close()
 
 
 @pytest.fixture

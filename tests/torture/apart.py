@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pgq.worker.executor import Executor
 from pgq.handlers import Handler
 from pgq.job import Job
+from pgq.worker.executor import Executor
 from pgq.worker.outcomes import Outcome
 
 

@@ -1,6 +1,6 @@
 """pgq: a job queue that is just PostgreSQL."""
 
-from pgq.worker.drain import Drain
+from pgq.control import Cancel, Retry, Snooze
 from pgq.errors import (
     ArgumentsMismatch,
     DuplicateJob,
@@ -17,7 +17,7 @@ from pgq.errors import (
 from pgq.handlers import Handlers, around, handler
 from pgq.job import Enqueued, Failure, Job, Remaining
 from pgq.queue import Queue
-from pgq.control import Cancel, Retry, Snooze
+from pgq.worker.drain import Drain
 from pgq.worker.worker import Worker
 
 __all__ = [
@@ -35,8 +35,8 @@ __all__ = [
     "NotInstalled",
     "Outdated",
     "PayloadError",
-    "Remaining",
     "Queue",
+    "Remaining",
     "Retry",
     "Snooze",
     "TimedOut",

@@ -175,7 +175,9 @@ class Queue:
 
     def remaining(self, queues: Sequence[str] = ("default",)) -> Remaining:
         """What is left to do in these queues."""
-        return Remaining(*self._row(f"SELECT ripe_in, running FROM {self._at}pgq_remaining(%s::text[])", [list(queues)]))
+        return Remaining(
+            *self._row(f"SELECT ripe_in, running FROM {self._at}pgq_remaining(%s::text[])", [list(queues)])
+        )
 
     def register(
         self, name: str, queues: Sequence[str] = ("default",), host: str | None = None, pid: int | None = None
@@ -298,11 +300,15 @@ class Queue:
 
     def grant(self, role: str, privilege: str, queues: Sequence[str] | None = None) -> None:
         """Let a role be producer, worker, admin or reader, of these queues or (None) of all. For the owner of pgq."""
-        self._row(f"SELECT {self._at}pgq_grant(%s::text, %s::text, %s::text[])", [role, privilege, queues and list(queues)])
+        self._row(
+            f"SELECT {self._at}pgq_grant(%s::text, %s::text, %s::text[])", [role, privilege, queues and list(queues)]
+        )
 
     def revoke(self, role: str, privilege: str, queues: Sequence[str] | None = None) -> None:
         """Take back what was granted. For the owner of pgq."""
-        self._row(f"SELECT {self._at}pgq_revoke(%s::text, %s::text, %s::text[])", [role, privilege, queues and list(queues)])
+        self._row(
+            f"SELECT {self._at}pgq_revoke(%s::text, %s::text, %s::text[])", [role, privilege, queues and list(queues)]
+        )
 
     def version(self) -> str:
         """The version of the SQL."""

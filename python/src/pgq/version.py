@@ -21,7 +21,7 @@ def parse_version(version: str) -> tuple[int, ...]:
 
 
 def check_version(queue: Queue) -> None:
-    """Raise Outdated when the SQL is older than this driver. Newer SQL is fine: it stays compatible with older drivers."""
+    """Raise Outdated when the SQL is older than this driver. Newer SQL is fine: it serves older drivers, too."""
     installed = queue.version()
     if parse_version(installed) < parse_version(driver_version()):
         raise Outdated(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
+from pgq.cli.support import Target
 from pgq.schema import install as installation
 from pgq.schema import upgrade as upgrading
 from pgq.version import driver_version
-from pgq.cli.support import Target
 
 target = click.make_pass_decorator(Target)
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import click
 
 from pgq import handlers
-from pgq.process import logs
 from pgq.cli.support import Mistake, Target, duration, mistakes
-from pgq.worker.drain import Drain
-from pgq.reload import Files
-from pgq.worker.joblog import logger
+from pgq.process import logs
 from pgq.process.signals import end_within
 from pgq.process.supervisor import DRAINED, LIFELINE, Supervisor
+from pgq.reload import Files
+from pgq.worker.drain import Drain
+from pgq.worker.joblog import logger
 from pgq.worker.worker import LEAVE_WITHIN, Worker
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from time import monotonic
 
 from pgq.process import notify as service
+from pgq.process.signals import STOP
 from pgq.reload import Files
 from pgq.worker.joblog import logger
-from pgq.process.signals import STOP
 
 # In the environment of a child: the descriptor of its end of the lifeline.
 LIFELINE = "PGQ_LIFELINE"

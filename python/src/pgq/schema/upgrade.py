@@ -10,8 +10,8 @@ import psycopg
 from psycopg import sql
 
 from pgq.errors import Error
-from pgq.schema.install import find, inside, patiently, run
 from pgq.queue import Queue
+from pgq.schema.install import find, inside, patiently, run
 from pgq.version import driver_version, parse_version
 
 

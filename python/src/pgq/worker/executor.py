@@ -13,17 +13,17 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgq import tracing
+from pgq.control import Cancel, Retry, Snooze
 from pgq.convert import as_result
-from pgq.worker.timeout import Timeout
 from pgq.errors import Error, LeaseLost, PayloadError, TimedOut, TransactionEnded
 from pgq.handlers import Handler, Handlers
 from pgq.job import Job
-from pgq.worker.outcomes import Completed, Cancelled, Failed, Outcome, Released, Settlement, Snoozed
 from pgq.queue import Queue
 from pgq.worker.joblog import MAX_ERROR, clean, describe, log_settlement
+from pgq.worker.outcomes import Cancelled, Completed, Failed, Outcome, Released, Settlement, Snoozed
 from pgq.worker.session import Session
 from pgq.worker.settle import settle
-from pgq.control import Cancel, Retry, Snooze
+from pgq.worker.timeout import Timeout
 
 if TYPE_CHECKING:
     from pgq.worker.presence import Presence

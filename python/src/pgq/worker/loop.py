@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from pgq.worker.executor import Executor, NotBegun
-from pgq.worker.wakeup import Wakeup
 from pgq.job import Job
-from pgq.worker.outcomes import Outcome, Released, Settlement, is_plain
 from pgq.worker.batching import BatchSize
+from pgq.worker.executor import Executor, NotBegun
 from pgq.worker.joblog import log_settlement, logger, worth_a_line
+from pgq.worker.outcomes import Outcome, Released, Settlement, is_plain
 from pgq.worker.session import Session
 from pgq.worker.settle import settle
 from pgq.worker.ticker import Ticker
+from pgq.worker.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from pgq.worker.worker import Worker

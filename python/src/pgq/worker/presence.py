@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from pgq.worker.wakeup import Wakeup
 from pgq.errors import LeaseLost, WrongState
 from pgq.job import Job
 from pgq.worker.joblog import log_job, logger
 from pgq.worker.session import Session
 from pgq.worker.settle import LOCK_TIMEOUT
+from pgq.worker.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from pgq.worker.loop import Loop

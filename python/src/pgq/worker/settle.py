@@ -9,8 +9,8 @@ from typing import Final
 import psycopg
 
 from pgq.errors import LeaseLost
-from pgq.worker.outcomes import Completed, Cancelled, Failed, Outcome, Settlement, Snoozed, is_plain
 from pgq.queue import Queue
+from pgq.worker.outcomes import Cancelled, Completed, Failed, Outcome, Settlement, Snoozed, is_plain
 
 # A worker that meets a producer's open transaction leaves the job to its lease. Shorter than deadlock_timeout, so that
 # it is never the producer who gives way.
@@ -30,7 +30,8 @@ def settle(queue: Queue, outcomes: Sequence[Outcome]) -> list[Settlement]:
     others = [outcome for outcome in outcomes if not is_plain(outcome)]
     done = queue.complete_many([outcome.job for outcome in plain]) if plain else set()
     settled = [
-        Settlement(outcome.job, "done" if outcome.job.id in done else "lost", seconds=outcome.seconds) for outcome in plain
+        Settlement(outcome.job, "done" if outcome.job.id in done else "lost", seconds=outcome.seconds)
+        for outcome in plain
     ]
     if others:
         queue.conn.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])

@@ -16,17 +16,17 @@ from time import monotonic, sleep
 
 from pgq import handlers as registry
 from pgq.process import notify as service
-from pgq.worker.drain import Drain
-from pgq.worker.loop import Loop
-from pgq.worker.outcomes import Outcome, Released
-from pgq.worker.batching import JobBudget
-from pgq.worker.presence import Presence
-from pgq.queue import Queue
-from pgq.worker.joblog import log_settlement, logger
-from pgq.worker.session import connect
-from pgq.worker.settle import settle
 from pgq.process.signals import StopSignals, end_within
 from pgq.process.supervisor import READY
+from pgq.queue import Queue
+from pgq.worker.batching import JobBudget
+from pgq.worker.drain import Drain
+from pgq.worker.joblog import log_settlement, logger
+from pgq.worker.loop import Loop
+from pgq.worker.outcomes import Outcome, Released
+from pgq.worker.presence import Presence
+from pgq.worker.session import connect
+from pgq.worker.settle import settle
 
 # How long a worker that is told twice to stop tries to give back what it has, in seconds.
 LEAVE_WITHIN = 3.0

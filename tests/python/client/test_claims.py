@@ -1,0 +1,114 @@
+"""Claims of several workers at a time: no job twice, none before it is committed, none lost in a rollback."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+from support.database import Connect, Connection, flush, jobs, one
+
+from pgq import Queue
+
+
+def test_two_open_claims_share_no_job(conn: Connection, connect: Connect, queue: Queue) -> None:
+    """Two workers claim in open transactions: neither waits, and no job goes to both."""
+    ids = [answer.id for answer in queue.enqueue_many([{"kind": "k", "args": n} for n in range(4)])]
+    a, b = connect(), connect()
+    b.execute("SET lock_timeout = '2s'")
+    with a.transaction(), b.transaction():
+        first, second = Queue(a).claim(max_jobs=2), Queue(b).claim(max_jobs=4)
+    assert [job.id for job in first] == ids[:2]
+    assert [job.id for job in second] == ids[2:]
+    assert len({job.token for job in first + second}) == 4
+
+
+def test_eight_workers_drain_the_queue_without_running_a_job_twice(
+    conn: Connection, connect: Connect, queue: Queue, pool: ThreadPoolExecutor
+) -> None:
+    """Of 2,000 jobs each is claimed once, and each claim can complete its jobs."""
+    ids = [answer.id for answer in queue.enqueue_many([{"kind": "k", "args": n} for n in range(2000)])]
+    start = threading.Barrier(8)
+
+    def drain(worker: Queue) -> list[int]:
+        mine: list[int] = []
+        start.wait(10)
+        while batch := worker.claim(max_jobs=7):
+            assert worker.complete_many(batch) == {job.id for job in batch}
+            mine += [job.id for job in batch]
+            assert len(mine) <= 2000, "jobs come back"
+        return mine
+
+    futures = [pool.submit(drain, Queue(connect())) for _ in range(8)]
+    claimed = Counter(job for future in futures for job in future.result(60))
+    assert claimed == Counter(ids)
+    assert jobs(conn) == []
+
+
+def test_a_job_exists_only_once_its_transaction_has_committed(conn: Connection, connect: Connect, queue: Queue) -> None:
+    """Until then nobody sees or claims it."""
+    producer = connect()
+    with producer.transaction():
+        answer = Queue(producer).enqueue("k")
+        assert queue.claim() == []
+        assert jobs(conn) == []
+    assert [job.id for job in queue.claim()] == [answer.id]
+
+
+def test_a_job_whose_transaction_rolls_back_has_never_existed(conn: Connection, connect: Connect, queue: Queue) -> None:
+    """Not the job itself, and not as the twin of another."""
+    producer = connect()
+    with producer.transaction(force_rollback=True):
+        Queue(producer).enqueue("k")
+        Queue(producer).enqueue_many([{"kind": "l"}])
+    assert jobs(conn) == []
+    assert queue.enqueue("k").created
+    assert len(queue.claim(max_jobs=10)) == 1
+
+
+def test_a_claim_that_rolls_back_gives_the_job_back_at_once(conn: Connection, connect: Connect, queue: Queue) -> None:
+    """The job is ripe again, and the attempt has not been counted."""
+    answer = queue.enqueue("k")
+    worker = connect()
+    with worker.transaction(force_rollback=True):
+        assert [job.id for job in Queue(worker).claim()] == [answer.id]
+        assert queue.claim() == []
+    assert jobs(conn) == [(answer.id, "waiting", 0)]
+    assert [(job.id, job.attempt) for job in queue.claim()] == [(answer.id, 1)]
+
+
+def test_a_killed_session_gives_back_what_it_claimed_in_an_open_transaction(
+    conn: Connection, connect: Connect, queue: Queue
+) -> None:
+    """Who claims inside the transaction that does the work loses nothing by a crash."""
+    answer = queue.enqueue("k")
+    worker = connect()
+    worker.autocommit = False
+    assert Queue(worker).claim()
+    assert one(conn, "SELECT pg_terminate_backend(%s, 5000)", worker.info.backend_pid)
+    assert [(job.id, job.attempt) for job in queue.claim()] == [(answer.id, 1)]
+
+
+def usage(conn: Connection) -> dict[str, int]:
+    """Sequential scans of the tables, and entries read from each of the indexes so far."""
+    flush(conn)
+    rows = conn.execute(
+        "SELECT relname::text, seq_scan FROM pg_stat_user_tables WHERE relname IN ('pgq_waiting', 'pgq_running') "
+        "UNION ALL SELECT indexrelname, idx_tup_read FROM pg_stat_user_indexes "
+        "WHERE relname IN ('pgq_waiting', 'pgq_running')"
+    )
+    return dict(row for row in rows)
+
+
+def test_the_cost_of_a_claim_does_not_depend_on_the_backlog(conn: Connection, queue: Queue) -> None:
+    """Ten of 10,000 ripe jobs, beside 10,000 that are not ripe, are found without reading the others."""
+    queue.enqueue_many(
+        [{"kind": "k", "args": n} for n in range(10_000)]
+        + [{"kind": "later", "args": n, "delay": "1 day", "priority": n % 10} for n in range(10_000)]
+    )
+    before = usage(conn)
+    assert len(queue.claim(max_jobs=10)) == 10
+    after = usage(conn)
+    read = {name: after[name] - before[name] for name in after}
+    assert read["pgq_waiting"] == read["pgq_running"] == 0
+    assert 0 < max(read.values()) < 100, read

@@ -1,0 +1,303 @@
+"""Queue and Views: each method is one call, in the caller's transaction, with errors by SQLSTATE."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from support.database import Connection, one
+from support.database import jobs as all_jobs
+
+import pgq
+from pgq import Queue
+from pgq.schema.install import install
+from pgq.views import Views
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {},
+        [],
+        None,
+        "",
+        "ünïcødé 🦆",
+        {"a": [{"b": [1, 2.5, None, True]}]},
+        2**70,
+        "'; DROP TABLE pgq_waiting; --",
+        "%s",
+    ],
+    ids=repr,
+)
+def test_arguments_come_out_as_they_went_in(queue: Queue, args: Any) -> None:
+    """Through enqueue as well as enqueue_many."""
+    queue.enqueue("one", args)
+    queue.enqueue_many([{"kind": "many", "args": args}])
+    assert [(job.kind, job.args) for job in queue.claim(max_jobs=2)] == [("one", args), ("many", args)]
+
+
+def test_every_argument_of_enqueue_reaches_the_job(queue: Queue) -> None:
+    """And enqueue_many takes the same ones, times and intervals included."""
+    at = datetime(2040, 1, 31, 12, tzinfo=UTC)
+    given: dict[str, Any] = {
+        "queue": "q", "ripe_at": at, "priority": 3, "max_retries": 7, "backoff": timedelta(seconds=90),
+        "backoff_cap": timedelta(days=2), "dedup": True, "dedup_key": "key",
+    }  # fmt: skip
+    first = queue.enqueue("one", [1], **given)
+    (second,) = queue.enqueue_many([{"kind": "many", "args": [1], **given}])
+    for answer in (first, second):
+        job = Views(queue.conn).job(answer.id)
+        assert {name: job[name] for name in given if not name.startswith("backoff")} == {
+            name: value for name, value in given.items() if not name.startswith("backoff")
+        }
+        assert (job["args"], job["backoff"]) == ("[1]", "00:01:30")
+        assert one(queue.conn, "SELECT backoff_cap = '2 days' FROM pgq_waiting WHERE id = %s", answer.id)
+
+
+def test_a_delay_counts_from_now(queue: Queue) -> None:
+    """As a timedelta and as text, alone and in bulk."""
+    a = queue.enqueue("a", delay=timedelta(days=1))
+    b, c = queue.enqueue_many([{"kind": "b", "delay": timedelta(days=1)}, {"kind": "c", "delay": "1 day"}])
+    day = "SELECT ripe_at - enqueued_at = interval '1 day' FROM pgq_waiting WHERE id = %s"
+    assert all(one(queue.conn, day, answer.id) for answer in (a, b, c))
+    assert queue.claim() == []
+
+
+@pytest.mark.parametrize("args", [math.nan, {"a": math.inf}, {1, 2}, datetime(2030, 1, 1, tzinfo=UTC)], ids=repr)
+def test_what_json_cannot_say_is_refused_before_the_server_sees_it(queue: Queue, args: Any) -> None:
+    """With a ValueError or TypeError, not with something that only looks like JSON."""
+    with pytest.raises((ValueError, TypeError)):
+        queue.enqueue("k", args)
+    with pytest.raises((ValueError, TypeError)):
+        queue.enqueue_many([{"kind": "k", "args": args}])
+    assert all_jobs(queue.conn) == []
+
+
+def test_a_time_without_a_zone_is_refused(queue: Queue) -> None:
+    """It would mean another moment on each server."""
+    naive = datetime(2030, 1, 1)
+    with pytest.raises(ValueError, match="time zone"):
+        queue.enqueue("k", ripe_at=naive)
+    with pytest.raises(ValueError, match="time zone"):
+        queue.enqueue_many([{"kind": "k", "ripe_at": naive}])
+    queue.enqueue("k")
+    (job,) = queue.claim()
+    with pytest.raises(ValueError, match="time zone"):
+        queue.snooze(job, naive)
+
+
+@pytest.mark.parametrize("style", ["SQL, DMY", "Postgres", "German"])
+def test_how_the_server_writes_times_does_not_matter(queue: Queue, style: str) -> None:
+    """A claim, and what people look at, come out under any DateStyle and IntervalStyle."""
+    queue.enqueue_many([{"kind": "k", "args": n} for n in range(2)])
+    queue.conn.execute(
+        "SELECT set_config('DateStyle', %s, false), set_config('IntervalStyle', 'iso_8601', false)", [style]
+    )
+    (job,) = queue.claim()
+    assert queue.extend(job, timedelta(hours=1)) > job.lease_until > job.ripe_at
+    assert Views(queue.conn).stats()[0]["oldest_ripe_age"] > timedelta(0)
+    assert Views(queue.conn).job(job.id)["ripe_at"] == job.ripe_at
+
+
+def can_decode(payload: str) -> bool:
+    """Whether this Python can."""
+    try:
+        json.loads(payload)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+# PostgreSQL holds some 15,000 levels; what Python decodes grows from version to version, to 10,000 in 3.13.
+DEEP = "[" * 12_000 + "]" * 12_000
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param("1e131071", id="huge number"),
+        pytest.param(
+            DEEP, id="deep", marks=pytest.mark.skipif(can_decode(DEEP), reason="this Python decodes 12,000 levels")
+        ),
+    ],
+)
+def test_a_payload_that_python_cannot_decode_costs_nobody_else(queue: Queue, payload: str) -> None:
+    """It is claimed with its neighbours, and only the access to its own arguments raises."""
+    queue.enqueue("before")
+    queue.conn.execute("SELECT pgq_enqueue('bad', %s::jsonb)", [payload])
+    queue.enqueue("after")
+    before, bad, after = queue.claim(max_jobs=3)
+    assert (before.args, after.args) == ({}, {})
+    with pytest.raises(pgq.PayloadError) as caught:
+        _ = bad.args
+    assert str(bad.id) in str(caught.value)
+    assert queue.fail(bad, "cannot be decoded").outcome == "retry"
+
+
+def test_a_job_does_not_show_its_payload(queue: Queue) -> None:
+    """Not in its repr, which is what ends up in logs and tracebacks."""
+    queue.enqueue("k", "secret")
+    (job,) = queue.claim()
+    assert job.args == "secret"
+    assert "secret" not in repr(job)
+
+
+def test_each_policy_for_duplicates_does_what_it_says(queue: Queue) -> None:
+    """keep, replace, soonest and error, each on a job that is already waiting."""
+    conn, soon, late = queue.conn, datetime(2040, 1, 1, tzinfo=UTC), datetime(2041, 1, 1, tzinfo=UTC)
+    first = queue.enqueue("k", 1, dedup_key="x", ripe_at=late, priority=7)
+
+    def state() -> Any:
+        return conn.execute("SELECT args::text::int, ripe_at, priority FROM pgq_waiting").fetchall()
+
+    assert queue.enqueue("k", 2, dedup_key="x") == pgq.Enqueued(first.id, created=False)
+    assert state() == [(1, late, 7)]
+    assert not queue.enqueue("k", 2, dedup_key="x", ripe_at=soon, on_duplicate="soonest").created
+    assert state() == [(1, soon, 7)]
+    assert not queue.enqueue("k", 3, dedup_key="x", ripe_at=late, priority=2, on_duplicate="replace").created
+    assert state() == [(3, late, 2)]
+    with pytest.raises(pgq.DuplicateJob) as caught:
+        queue.enqueue("k", 4, dedup_key="x", on_duplicate="error")
+    assert (caught.value.sqlstate, bool(caught.value.hint)) == ("PGQ04", True)
+    assert queue.enqueue("k", 5, dedup=False).created
+
+
+def test_nothing_commits_but_the_caller(conn: Connection, queue: Queue) -> None:
+    """A rollback takes every call back."""
+    queue.enqueue("waits", queue="w", max_retries=0)
+    for kind in "abcdefg":
+        queue.enqueue(kind)
+    before = all_jobs(conn)
+    with conn.transaction(force_rollback=True):
+        a, b, c, d, e, f, g = queue.claim(max_jobs=7)
+        queue.complete(a)
+        queue.complete(b, {"kept": True})
+        assert queue.complete_many([c]) == {c.id}
+        assert queue.fail(d).outcome == "retry"
+        assert queue.snooze(e, datetime(2040, 1, 1, tzinfo=UTC)) == "snoozed"
+        assert queue.release(f) == "released"
+        assert queue.extend(g, timedelta(hours=1)) > g.lease_until
+        queue.cancel(g.id)
+        assert queue.retry(g.id) == "retry"
+        assert queue.purge(timedelta(0)) == 1
+        assert len(queue.enqueue_many([{"kind": "new"}])) == 1
+        assert all_jobs(conn) != before
+    assert all_jobs(conn) == before
+
+
+def test_results_are_kept_and_purged(queue: Queue) -> None:
+    """A job that was completed with a result can be read until pgq_purge."""
+    answer = queue.enqueue("k")
+    (job,) = queue.claim()
+    queue.complete(job, {"answer": 42})
+    shown = Views(queue.conn).job(answer.id)
+    assert (shown["state"], shown["result"]) == ("done", '{"answer": 42}')
+    assert queue.purge(timedelta(days=1)) == 0
+    assert queue.purge(timedelta(0), outcome="dead") == 0
+    assert queue.purge(timedelta(0), outcome="done") == 1
+    with pytest.raises(pgq.JobNotFound):
+        Views(queue.conn).job(answer.id)
+
+
+def test_a_result_of_false_or_zero_is_a_result(queue: Queue) -> None:
+    """Only None is none."""
+    values: list[Any] = [False, 0, "", []]
+    for value in values:
+        queue.enqueue("k")
+        (job,) = queue.claim()
+        queue.complete(job, value)
+    assert [job["state"] for job in Views(queue.conn).jobs()] == ["done"] * 4
+
+
+def test_each_refusal_is_an_exception_of_its_own(queue: Queue) -> None:
+    """Told apart by SQLSTATE; what is wrong with an argument stays psycopg's."""
+    for verb in (queue.cancel, queue.retry, Views(queue.conn).job):
+        with pytest.raises(pgq.JobNotFound):
+            verb(404)
+    answer = queue.enqueue("k")
+    with pytest.raises(pgq.WrongState) as state:
+        queue.retry(answer.id)
+    assert (state.value.sqlstate, bool(state.value.hint)) == ("PGQ03", True)
+    (job,) = queue.claim()
+    queue.complete(job)
+    with pytest.raises(pgq.LeaseLost) as lost:
+        queue.complete(job)
+    assert lost.value.sqlstate == "PGQ02"
+    with pytest.raises(psycopg.DataError) as refused:
+        queue.enqueue("k", priority=10)
+    assert refused.value.sqlstate == "22023"
+    with pytest.raises(psycopg.errors.ProgramLimitExceeded):
+        queue.enqueue("k", "x" * 2_000_000)
+
+
+def test_a_database_without_pgq_says_so(conn: Connection) -> None:
+    """NotInstalled, with what to do about it, from functions and views alike."""
+    with pytest.raises(pgq.NotInstalled) as caught:
+        Queue(conn, schema="pg_catalog").enqueue("k")
+    assert caught.value.hint
+    conn.execute("SET search_path = pg_catalog")
+    for call in (Queue(conn).claim, Queue(conn).version, Views(conn).stats):
+        with pytest.raises(pgq.NotInstalled, match="does not exist"):
+            call()
+
+
+def test_two_installations_in_one_database_do_not_see_each_other(conn: Connection, queue: Queue) -> None:
+    """In schemas of any name, used side by side in one session."""
+    install(conn, schema="my Jobs")
+    conn.execute("RESET search_path")
+    other = Queue(conn, schema="my Jobs")
+    queue.enqueue("here")
+    other.enqueue_many([{"kind": "there"}])
+    assert [row["kind"] for row in Views(conn).jobs()] == ["here"]
+    assert [row["kind"] for row in Views(conn, schema="my Jobs").stats()] == ["there"]
+    (job,) = other.claim()
+    assert job.kind == "there"
+    with conn.transaction():
+        other.hold(job)
+        other.complete(job, "done")
+    assert Views(conn, schema="my Jobs").job(job.id)["state"] == "done"
+    assert (other.version(), [row["state"] for row in Views(conn).jobs()]) == (queue.version(), ["waiting"])
+
+
+def test_the_views_filter_and_count(queue: Queue) -> None:
+    """The newest jobs come first, and each filter leaves out what does not match."""
+    ids = [queue.enqueue(kind, queue=name).id for kind, name in (("a", "q"), ("b", "q"), ("a", "r"))]
+    (running,) = queue.claim(["r"], worker="me")
+    views = Views(queue.conn)
+    assert [row["id"] for row in views.jobs()] == ids[::-1]
+    assert [row["id"] for row in views.jobs(state="running")] == [running.id]
+    assert [row["id"] for row in views.jobs(queue="q", kind="b")] == [ids[1]]
+    assert [row["id"] for row in views.jobs(limit=1)] == ids[2:]
+    counts = [(row["queue"], row["kind"], row["waiting"], row["ripe"], row["running"]) for row in views.stats()]
+    assert counts == [("q", "a", 1, 1, 0), ("q", "b", 1, 1, 0), ("r", "a", 0, 0, 1)]
+
+
+def test_a_day_has_24_hours_however_it_is_enqueued(conn: Connection, queue: Queue) -> None:
+    """Also in the night in which the clocks of the session's time zone change."""
+    conn.execute("SET timezone = 'Europe/Berlin'")
+    conn.execute("SET pgq.now = '2030-03-30 12:00+01'")
+    queue.enqueue("one", delay=timedelta(days=1))
+    queue.enqueue_many([{"kind": "many", "delay": timedelta(days=1)}])
+    delays = conn.execute("SELECT extract(epoch FROM ripe_at - pgq_now())::integer FROM pgq_jobs").fetchall()
+    assert delays == [(86400,), (86400,)]
+
+
+def test_a_schema_that_does_not_exist_says_so(conn: Connection) -> None:
+    """As a database without pgq does."""
+    with pytest.raises(pgq.NotInstalled):
+        Queue(conn, schema="nowhere").enqueue("k")
+
+
+@pytest.mark.parametrize("factory", [psycopg.ClientCursor, psycopg.RawCursor])
+def test_the_cursors_of_the_connection_are_the_callers_business(conn: Connection, factory: Any) -> None:
+    """As are its rows: the queue has its own."""
+    conn.cursor_factory, conn.row_factory = factory, psycopg.rows.dict_row  # type: ignore[assignment]
+    queue = Queue(conn)
+    answer = queue.enqueue("k", {"to": "ann"}, delay="0")
+    (job,) = queue.claim()
+    queue.complete(job)
+    assert (job.id, job.args, answer.created) == (answer.id, {"to": "ann"}, True)

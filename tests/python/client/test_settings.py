@@ -1,0 +1,239 @@
+"""Whatever a role or a session has set, each call does the same or refuses cleanly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from support.calls import CALLS, LIFE, life
+from support.database import Connect, Connection, expire, jobs, one
+from support.threads import eventually
+from support.workers import drain
+
+from pgq import Handlers, Queue, Worker
+from pgq.cli import main
+from pgq.views import Views
+
+# What those take that are neither switches nor numbers.
+STRANGE = {
+    "DateStyle": ["SQL, DMY", "Postgres, YMD", "German"],
+    "TimeZone": ["Australia/Lord_Howe", "<+167>-167", "Etc/GMT+12", "Asia/Kathmandu"],
+    "TimeZone_abbreviations": ["India"],
+    "application_name": ["x" * 10_000, "%s'\"\\"],
+    "client_encoding": ["LATIN1", "SJIS", "SQL_ASCII", "GB18030"],
+    "default_text_search_config": ["pg_catalog.german"],
+    "default_tablespace": ["pg_default"],
+    "lc_monetary": ["POSIX"],
+    "lc_numeric": ["POSIX"],
+    "lc_time": ["POSIX"],
+    "plpgsql.extra_errors": ["all"],
+    "plpgsql.extra_warnings": ["all"],
+    "restrict_nonsystem_relation_kind": ["view, foreign-table"],
+    "search_path": ["", "pg_temp", "nowhere", '"$user", pg_catalog, public', "information_schema, pg_temp"],
+    "statement_timeout": ["1"],
+}
+# A caller who forbids himself to write, to wait, or to look at views has his way.
+MAY_REFUSE = {
+    "default_transaction_read_only = on": "25006",
+    "statement_timeout = 1": "57014",
+    "restrict_nonsystem_relation_kind = view, foreign-table": "55000",
+}
+# Ends the session at the first error, which is the caller's wish, too, but would end the test.
+LEFT_ALONE = {"exit_on_error"}
+
+
+@pytest.fixture
+def clerk(conn: Connection, dsn: str) -> Iterator[Connection]:
+    """A session of a role that may do everything but give rights."""
+    conn.execute("DROP ROLE IF EXISTS clerk")
+    conn.execute("CREATE ROLE clerk LOGIN")
+    for what in ("producer", "worker", "admin"):
+        conn.execute("SELECT pgq_grant('clerk', %s)", [what])
+    with psycopg.connect(dsn, user="clerk", autocommit=True) as session:
+        yield session
+    conn.execute("DROP OWNED BY clerk")
+    conn.execute("DROP ROLE clerk")
+
+
+def outcome(conn: Connection) -> list[Any] | str:
+    """What comes out of all calls, or the SQLSTATE of what was refused."""
+    try:
+        return life(conn, "public")
+    except psycopg.Error as error:
+        return error.sqlstate or repr(error)
+
+
+def values(conn: Connection) -> Iterator[tuple[str, str]]:
+    """The settings that everybody may change, each with its extremes."""
+    for name, kind, least, most, words in conn.execute(
+        "SELECT name, vartype, min_val, max_val, enumvals FROM pg_settings WHERE context = 'user' ORDER BY name"
+    ).fetchall():
+        known = {"bool": ["on", "off"], "enum": words, "integer": [least, most], "real": [least, most], "string": []}
+        if name not in LEFT_ALONE and not name.startswith("transaction_"):
+            yield from ((name, value) for value in known[kind] + STRANGE.get(name, []))
+
+
+def reset(conn: Connection) -> bool:
+    """Take back all settings, unless statement_timeout strikes."""
+    try:
+        conn.execute("RESET ALL")
+    except psycopg.errors.QueryCanceled:
+        return False
+    conn.execute("SELECT pg_advisory_unlock_all()")
+    return True
+
+
+def test_each_setting_at_its_extremes(conn: Connection, clerk: Connection) -> None:
+    """Each call answers as it does without the setting."""
+    begin = b"SET pgq.now = '2030-01-01 12:00Z'; SET pgq.jitter = '0'"
+    clerk.execute(begin)
+    usual = outcome(clerk)
+    assert len(usual) > len(CALLS)
+    refused, tried = {}, 0
+    for name, value in values(clerk):
+        try:
+            clerk.execute("SELECT set_config(%s, %s, false)", [name, value])
+        except psycopg.Error:
+            continue
+        conn.execute("DELETE FROM pgq_waiting; DELETE FROM pgq_running; DELETE FROM pgq_ended")
+        tried += 1
+        answers = outcome(clerk)
+        if answers != usual:
+            differing = [answer for answer in answers if answer not in usual]
+            refused[f"{name} = {value}"] = answers if isinstance(answers, str) else differing
+        eventually(lambda: reset(clerk))
+        clerk.execute(begin)
+    assert tried > 200
+    assert refused == {setting: MAY_REFUSE.get(setting) for setting in refused}
+
+
+def test_the_life_has_every_function(conn: Connection) -> None:
+    """A new one must be tried with all these settings, too; pgq_grant and pgq_revoke are for the owner alone."""
+    rows = conn.execute(
+        "SELECT proname FROM pg_proc WHERE pronamespace = current_schema()::regnamespace AND proname ~ '^pgq_'"
+    )
+    assert {row[0] for row in rows} - set(re.findall(r"pgq_\w+", LIFE)) == {"pgq_grant", "pgq_revoke"}
+
+
+def test_the_settings_that_pgq_reads(conn: Connection) -> None:
+    """These and no others; what comes from anybody's session must be expected to lie."""
+    rows = conn.execute(
+        "SELECT DISTINCT m[1] FROM pg_proc AS p CROSS JOIN LATERAL "
+        r"regexp_matches(pg_get_functiondef(p.oid), 'current_setting\(([^,)]+(\([^)]*\))?)', 'g') AS m "
+        "WHERE p.pronamespace = current_schema()::regnamespace AND p.proname ~ '^_?pgq_'"
+    ).fetchall()
+    assert {row[0].removesuffix("::text") for row in rows} == {
+        "'pgq.jitter'", "'pgq.now'", "'role'", "'track_counts'", "'transaction_isolation'",
+        "_pgq_head_setting(queue)", "_pgq_head_setting('')",
+    }  # fmt: skip
+
+
+ODD = {
+    "DateStyle": "SQL, DMY",
+    "IntervalStyle": "sql_standard",
+    "TimeZone": "<+167>-167",
+    "array_nulls": "off",
+    "backslash_quote": "off",
+    "bytea_output": "escape",
+    "client_encoding": "LATIN1",
+    "client_min_messages": "debug5",
+    "default_transaction_deferrable": "on",
+    "default_transaction_isolation": "serializable",
+    "extra_float_digits": "-15",
+    "plan_cache_mode": "force_custom_plan",
+    "quote_all_identifiers": "on",
+    "row_security": "off",
+    "standard_conforming_strings": "off",
+    "transform_null_equals": "on",
+    "xmloption": "document",
+}
+
+
+@pytest.fixture
+def odd(conn: Connection, clerk: Connection, dsn: str) -> str:
+    """The way to the database for a role with all of these at once."""
+    for name, value in ODD.items():
+        conn.execute(sql.SQL("ALTER ROLE clerk SET {} = {}").format(sql.Identifier(name), value))
+    return make_conninfo(dsn, user="clerk")
+
+
+def test_a_worker_whose_role_has_odd_settings(queue: Queue, odd: str, handlers: Handlers) -> None:
+    """It does its jobs, those with characters that the encoding of the role has not among them."""
+    done: list[Any] = []
+    handlers.handler("k")(lambda job: done.append(job.args["text"]))
+    handlers.handler("pay", transaction=True)(lambda job, conn: done.append(job.args["text"]))
+    handlers.handler("bad")(lambda job: 1 / 0)
+    worker = Worker(odd, handlers, poll=60, name="\u20ac", presence=False)
+    for kind in ("k", "pay", "bad"):
+        queue.enqueue(kind, {"text": "\u20ac\U0001f600\\'"})
+    try:
+        drain(worker.loops[0])
+    finally:
+        worker.close()
+    assert done == ["\u20ac\U0001f600\\'"] * 2
+    assert [state for _, state, _ in jobs(queue.conn)] == ["waiting"]
+
+
+def test_a_client_whose_role_has_odd_settings(conn: Connection, odd: str) -> None:
+    """The driver and the command line read and write all the same."""
+    with psycopg.connect(odd, autocommit=True) as session:
+        queue = Queue(session)
+        queue.enqueue("k", {"text": "\xe4\\"}, delay="-0 s")
+        queue.enqueue("k", ripe_at=datetime.fromisoformat("2000-01-02T03:04:05+06:00"), backoff="90 s")
+        first, second = queue.claim(max_jobs=2)
+        assert first.ripe_at == datetime.fromisoformat("2000-01-01T21:04:05+00:00")
+        assert second.args == {"text": "\xe4\\"}
+        failure = queue.fail(second)
+        assert failure.ripe_at is not None
+        assert 54 <= (failure.ripe_at - second.ripe_at).total_seconds() < 120
+        queue.enqueue("l")
+        assert Views(session).stats()[1]["oldest_ripe_age"].total_seconds() >= 0
+    for words in (["enqueue", "k", "{}"], ["stats"], ["list"], ["show", str(second.id)]):
+        result = CliRunner().invoke(main, ["--dsn", odd, *words])
+        assert result.exit_code == 0, result.output
+
+
+def test_what_another_session_knows_is_no_lie(conn: Connection, connect: Connect) -> None:
+    """Heads that are copied from one session to another hide nothing that the other would find."""
+    other, names = connect(), [one(conn, "SELECT _pgq_head_setting(%s)", queue) for queue in ("default", "")]
+    Queue(conn).enqueue("k")
+    Queue(conn).claim()
+    for name in names:
+        other.execute("SELECT set_config(%s, %s, false)", [name, one(conn, "SELECT current_setting(%s)", name)])
+    expire(conn)
+    assert len(Queue(other).claim()) == 1
+
+
+def test_who_denies_that_leases_run_out_does_not_keep_others_from_it(conn: Connection, connect: Connect) -> None:
+    """A session can put off its own search for them, for ten minutes, and nobody else's."""
+    liar, queue = connect(), Queue(connect())
+    queue.enqueue("k", backoff="0")
+    queue.claim()
+    expire(conn)
+    lie = "SELECT set_config(_pgq_head_setting(''), _pgq_microseconds(now() + %s * interval '1 s')::text, false)"
+    liar.execute(lie, [500])
+    assert Queue(liar).claim() == []
+    assert len(queue.claim()) == 1
+    expire(conn)
+    liar.execute(lie, [700])
+    assert len(Queue(liar).claim()) == 1
+
+
+@pytest.mark.parametrize("value", ["", "garbage", "0" * 1_000_000, "-1", "NaN", "\u20ac'\\"])
+def test_garbage_for_jitter_and_heads(conn: Connection, value: str) -> None:
+    """What is no value is none, however long it is."""
+    queue = Queue(conn)
+    queue.enqueue("k", backoff="100 s")
+    for name in ("'pgq.jitter'", "_pgq_head_setting('')", "_pgq_head_setting('default')"):
+        conn.execute(f"SELECT set_config({name}, %s, false)".encode(), [value])
+    (job,) = queue.claim()
+    rest = queue.fail(job).ripe_at
+    assert rest is not None
+    assert 85 < (rest - job.ripe_at).total_seconds() < 130

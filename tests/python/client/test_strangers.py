@@ -1,0 +1,87 @@
+"""What two applications in one database notice of each other while both are at work: nothing, not even a wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from support.database import Connect, Connection, one
+
+from pgq import Job, JobNotFound, LeaseLost, Queue
+
+
+@pytest.fixture
+def stranger(conn: Connection, dsn: str) -> Iterator[Queue]:
+    """The queue as a role sees it that may do everything, but in the queue "mine" only; and it waits for nobody."""
+    conn.execute("DROP ROLE IF EXISTS stranger")
+    conn.execute("CREATE ROLE stranger LOGIN")
+    for what in ("producer", "worker", "admin", "reader"):
+        conn.execute("SELECT pgq_grant('stranger', %s, '{mine}')", [what])
+    with psycopg.connect(make_conninfo(dsn, user="stranger"), autocommit=True) as opened:
+        opened.execute("SET lock_timeout = '1ms'")
+        yield Queue(opened)
+
+
+def held(conn: Connection, connect: Connect) -> Job:
+    """A running job in the queue "theirs" that is locked by its worker's transaction."""
+    Queue(conn).enqueue("k", queue="theirs")
+    worker = Queue(connect(autocommit=False))
+    (job,) = worker.claim(["theirs"])
+    worker.conn.commit()
+    worker.hold(job)
+    return job
+
+
+def test_the_stranger_logs_in_and_works(stranger: Queue) -> None:
+    """In his queue, from the enqueue to the end."""
+    assert stranger.enqueue("k", queue="mine").created
+    (job,) = stranger.claim(["mine"])
+    stranger.complete(job, "done")
+    assert one(stranger.conn, "SELECT state FROM pgq_jobs") == "done"
+    assert stranger.purge("0") == 1
+
+
+@pytest.mark.parametrize("on_duplicate", ["keep", "replace", "soonest", "error"])
+def test_an_enqueue_is_refused_before_it_meets_a_twin(stranger: Queue, connect: Connect, on_duplicate: str) -> None:
+    """Neither the twin nor the transaction that is about to insert it can be noticed."""
+    producer = Queue(connect(autocommit=False))
+    producer.enqueue("k", queue="theirs")
+    twin = {"kind": "k", "queue": "theirs", "on_duplicate": on_duplicate}
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match='role "stranger" may not use queue "theirs"'):
+        stranger.conn.execute("SELECT pgq_enqueue('k', queue => 'theirs', on_duplicate => %s)", [on_duplicate])
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match='role "stranger" may not use queue "theirs"'):
+        stranger.enqueue_many([{"kind": "k", "queue": "mine"}, twin])
+    producer.conn.commit()
+    assert one(producer.conn, "SELECT count(*) FROM pgq_jobs") == 1
+
+
+def test_a_job_of_theirs_is_not_waited_for(stranger: Queue, conn: Connection, connect: Connect) -> None:
+    """By its id, even with its token, it cannot be told from one that is not there, although it is locked."""
+    job = held(conn, connect)
+    with pytest.raises(JobNotFound):
+        stranger.cancel(job.id)
+    with pytest.raises(JobNotFound):
+        stranger.retry(job.id)
+    for verb in (stranger.hold, stranger.complete, stranger.fail, stranger.extend, stranger.release):
+        with pytest.raises(LeaseLost):
+            verb(job)
+    assert stranger.complete_many([job]) == set()
+
+
+def test_an_administrator_waits_for_a_job_of_his_own(stranger: Queue, conn: Connection, connect: Connect) -> None:
+    """Otherwise the test above would prove nothing."""
+    conn.execute("SELECT pgq_grant('stranger', 'admin', '{theirs}')")
+    job = held(conn, connect)
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        stranger.cancel(job.id)
+
+
+def test_a_claim_settles_the_leases_of_all(stranger: Queue, conn: Connection) -> None:
+    """A job of theirs whose worker hangs comes back, whoever claims; he is told nothing of it."""
+    Queue(conn).enqueue("k", queue="theirs")
+    (job,) = Queue(conn).claim(["theirs"])
+    conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 second'")
+    assert stranger.claim(["mine"]) == []
+    assert one(conn, "SELECT state FROM pgq_jobs WHERE id = %s", job.id) == "waiting"

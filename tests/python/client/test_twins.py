@@ -1,0 +1,209 @@
+"""Jobs with the same signature in several sessions: who waits for whom, and which job comes out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from support.database import Connect, Connection, jobs, one, waits_for_lock
+from support.threads import eventually
+
+from pgq import Enqueued, Queue
+
+Enqueue = Callable[[Queue], Enqueued]
+BOTH = pytest.mark.parametrize(
+    "enqueue",
+    [lambda queue: queue.enqueue("k"), lambda queue: queue.enqueue_many([{"kind": "k"}])[0]],
+    ids=["enqueue", "enqueue_many"],
+)
+
+
+@BOTH
+def test_a_duplicate_keeps_its_twin_from_starting_until_it_commits(
+    conn: Connection, connect: Connect, queue: Queue, enqueue: Enqueue
+) -> None:
+    """So the twin sees the writes of the duplicate's transaction. The claim does not wait for it."""
+    first = queue.enqueue("k")
+    other = queue.enqueue("other")
+    producer = connect()
+    conn.execute("SET lock_timeout = '2s'")
+    with producer.transaction():
+        assert enqueue(Queue(producer)) == Enqueued(first.id, created=False)
+        assert [job.id for job in queue.claim(max_jobs=10)] == [other.id]
+    assert [job.id for job in queue.claim(max_jobs=10)] == [first.id]
+
+
+@BOTH
+def test_a_duplicate_of_a_running_job_is_new_and_waits_for_no_handler(
+    conn: Connection, connect: Connect, queue: Queue, enqueue: Enqueue
+) -> None:
+    """Even while the handler holds its job in an open transaction."""
+    running = queue.enqueue("k")
+    (job,) = queue.claim()
+    worker, producer = connect(), connect()
+    producer.execute("SET lock_timeout = '2s'")
+    with worker.transaction():
+        Queue(worker).hold(job)
+        answer = enqueue(Queue(producer))
+    assert answer.created
+    assert answer.id != running.id
+    assert jobs(conn) == [(running.id, "running", 1), (answer.id, "waiting", 0)]
+
+
+@BOTH
+@pytest.mark.parametrize("commits", [True, False])
+def test_an_enqueue_waits_for_the_open_transaction_of_its_twin(
+    conn: Connection, connect: Connect, pool: ThreadPoolExecutor, enqueue: Enqueue, commits: bool
+) -> None:
+    """It answers the twin's id after a commit, and makes a job of its own after a rollback."""
+    a, b = connect(), connect()
+    with a.transaction(force_rollback=not commits):
+        first = Queue(a).enqueue("k")
+        second = pool.submit(enqueue, Queue(b))
+        eventually(lambda: waits_for_lock(conn, b))
+    answer = second.result(10)
+    assert answer.created is not commits
+    assert (answer.id == first.id) is commits
+    assert jobs(conn) == [(answer.id, "waiting", 0)]
+
+
+@BOTH
+@pytest.mark.parametrize("commits", [True, False])
+def test_an_enqueue_whose_twin_is_being_claimed_waits_for_the_claim(
+    conn: Connection, connect: Connect, queue: Queue, pool: ThreadPoolExecutor, enqueue: Enqueue, commits: bool
+) -> None:
+    """The job is new when the claim commits, and a duplicate when it rolls back."""
+    old = queue.enqueue("k")
+    a, b = connect(), connect()
+    with a.transaction(force_rollback=not commits):
+        assert Queue(a).claim()
+        future = pool.submit(enqueue, Queue(b))
+        eventually(lambda: waits_for_lock(conn, b))
+    answer = future.result(10)
+    assert answer.created is commits
+    assert (answer.id != old.id) is commits
+
+
+@BOTH
+def test_an_enqueue_whose_twin_is_claimed_between_its_statements_is_new(
+    conn: Connection, connect: Connect, queue: Queue, pool: ThreadPoolExecutor, enqueue: Enqueue
+) -> None:
+    """Its insert has met the twin, but by the time it wants to lock the twin a worker has taken it."""
+    old = queue.enqueue("k")
+    a, b = connect(), connect()
+    with a.transaction():
+        # A lock lets the insert pass and stops what follows.
+        a.execute("SELECT FROM pgq_waiting FOR UPDATE")
+        future = pool.submit(enqueue, Queue(b))
+        eventually(lambda: waits_for_lock(conn, b))
+        assert Queue(a).claim()
+    answer = future.result(10)
+    assert answer.created
+    assert jobs(conn) == [(old.id, "running", 1), (answer.id, "waiting", 0)]
+
+
+def test_a_job_that_is_replaced_while_it_is_claimed_comes_out_with_the_new_arguments(
+    conn: Connection, connect: Connect, pool: ThreadPoolExecutor
+) -> None:
+    """Or not in that claim, but it is never lost, and never handed out with arguments that were replaced before."""
+    keys, rounds = 10, 150
+    producer, worker = Queue(connect()), Queue(connect())
+    committed, over = 0, threading.Event()
+
+    def replace() -> None:
+        nonlocal committed
+        for version in range(1, rounds + 1):
+            producer.enqueue_many(
+                {"kind": "k", "args": version, "dedup_key": str(key), "on_duplicate": "replace"} for key in range(keys)
+            )
+            committed = version
+        over.set()
+
+    def claim() -> list[tuple[int, int]]:
+        seen: list[tuple[int, int]] = []
+        while True:
+            last = over.is_set()
+            least = committed
+            batch = worker.claim(max_jobs=keys)
+            seen += [(least, job.args) for job in batch]
+            worker.complete_many(batch)
+            if last and not batch:
+                return seen
+
+    claims, replaces = pool.submit(claim), pool.submit(replace)
+    replaces.result(60)
+    seen = claims.result(60)
+    assert [(least, version) for least, version in seen if version < least] == []
+    assert [version for _, version in seen].count(rounds) == keys
+    assert jobs(conn) == []
+
+
+def test_a_failure_and_an_enqueue_of_its_twin_merge_whoever_comes_first(
+    conn: Connection, connect: Connect, pool: ThreadPoolExecutor
+) -> None:
+    """Neither ever meets a unique violation, and at most one job waits."""
+    producer, worker = Queue(connect()), Queue(connect())
+    over = threading.Event()
+
+    def enqueue() -> None:
+        for n in range(400):
+            with producer.conn.transaction(force_rollback=n % 3 == 0):
+                producer.enqueue("k")
+        over.set()
+
+    def fail() -> set[str]:
+        outcomes = set()
+        while not over.is_set():
+            for job in worker.claim():
+                outcomes.add(worker.fail(job, "no", retry_in="0").outcome)
+        return outcomes
+
+    enqueues, fails = pool.submit(enqueue), pool.submit(fail)
+    enqueues.result(60)
+    assert fails.result(60) <= {"retry", "merged", "dead"}
+    assert one(conn, "SELECT count(*) FROM pgq_waiting") <= 1
+
+
+@pytest.mark.parametrize("policy", ["keep", "replace", "soonest"])
+@pytest.mark.parametrize("waiting", [False, True], ids=["all new", "half waiting"])
+def test_bulk_enqueues_that_overlap_never_deadlock(
+    connect: Connect, queue: Queue, pool: ThreadPoolExecutor, policy: str, waiting: bool
+) -> None:
+    """Not even with the same jobs in opposite orders: the order of the locks is that of the signatures."""
+    producers = [Queue(connect()), Queue(connect())]
+    start = threading.Barrier(2)
+
+    def enqueue(producer: Queue, step: int) -> int:
+        created = 0
+        for turn in range(15):
+            batch = [
+                {"kind": f"k{turn}", "args": {}, "dedup_key": str(n), "on_duplicate": policy, "delay": f"{9 + step} s"}
+                for n in range(100)
+            ]
+            if waiting:
+                queue.enqueue_many({**job, "on_duplicate": "keep", "delay": "1 h"} for job in batch[::2])
+            start.wait(10)
+            created += sum(answer.created for answer in producer.enqueue_many(batch[::step]))
+        return created
+
+    futures = [pool.submit(enqueue, producer, step) for producer, step in zip(producers, (1, -1), strict=True)]
+    assert sum(future.result(60) for future in futures) == 15 * (50 if waiting else 100)
+
+
+def test_bulk_enqueues_in_different_orders_do_not_deadlock(
+    connect: Connect, queue: Queue, pool: ThreadPoolExecutor
+) -> None:
+    """Not even where the arguments are equal for jsonb, and no twins, because their text differs."""
+    third, first, second = connect(autocommit=False), connect(), connect()
+    call = "SELECT count(*) FROM pgq_enqueue_many((SELECT jsonb_agg(jsonb_build_object('kind', 'k', 'args', a)) {}))"
+    values = "FROM unnest(%s::jsonb[]) AS a"
+    third.execute("SELECT pgq_enqueue('k', '1.00')")
+    futures = [
+        pool.submit(conn.execute, call.format(values).encode(), [list(order)])
+        for conn, order in ((first, ("1", "1.00", "1.0")), (second, ("1.0", "1.00", "1")))
+    ]
+    eventually(lambda: waits_for_lock(queue.conn, first) and waits_for_lock(queue.conn, second))
+    third.rollback()
+    assert [future.result(10).fetchone() for future in futures] == [(3,), (3,)]

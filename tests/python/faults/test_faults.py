@@ -1,0 +1,303 @@
+"""What goes wrong around a worker: servers, connections and transactions that end before their time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from devpg import Server
+from psycopg.conninfo import make_conninfo
+from support.database import Connect, Connection, jobs, one
+from support.servers import Place
+from support.threads import Thread, eventually
+
+from pgq import Handlers, Job, Queue, Worker
+from pgq.schema.install import install
+from pgq.views import Views
+from pgq.worker.loop import Loop
+
+
+@pytest.fixture
+def worker(dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    """A worker that is there, and connects again soon."""
+    monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.02)
+    worker = Worker(dsn, handlers, poll=0.05, name="faulty")
+    yield worker
+    worker.stop()
+
+
+def sessions(conn: Connection, like: str = "pgq faulty:%") -> list[int]:
+    """The server processes of the worker."""
+    query = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE %s ORDER BY backend_start"
+    return [row[0] for row in conn.execute(query, [like]).fetchall()]
+
+
+def cut(conn: Connection, pids: list[int]) -> None:
+    """End these, and wait until they are gone."""
+    conn.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s) AS pid", [pids])
+
+
+class Run:
+    """A worker that runs in a thread until all jobs are done."""
+
+    def __init__(self, conn: Connection, worker: Worker) -> None:
+        self.conn = conn
+        self.worker = worker
+        self.thread = Thread(worker.run)
+
+    def finish(self, left: int = 0) -> None:
+        """Wait until so many jobs are left, and stop."""
+        eventually(lambda: len(jobs(self.conn)) == left or not self.thread.is_alive(), "the jobs are done", 30)
+        self.worker.stop()
+        self.thread.result(15)
+        assert len(jobs(self.conn)) == left
+
+
+def test_each_of_its_connections_can_be_ended_in_the_middle_of_a_plain_handler(
+    conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one that claims and the one of its presence: the handler runs once, and its job is done."""
+    ran: list[int] = []
+
+    @handlers.handler("k")
+    def k(job: Job) -> None:
+        ran.append(job.attempt)
+        cut(conn, sessions(conn))
+
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(3))
+    with caplog.at_level(logging.WARNING, "pgq"):
+        Run(conn, worker).finish()
+    assert ran == [1, 1, 1]
+    assert "the database is not available" in caplog.text
+
+
+def test_jobs_that_were_claimed_without_an_answer_go_back(
+    conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and uncounted, when the worker has a connection again; what it does know of stays its own."""
+    ran: list[tuple[int, int]] = []
+    go = threading.Event()
+    worker.concurrency = 2
+    worker.loops.append(Loop(worker))
+
+    @handlers.handler("long")
+    def long(job: Job) -> None:
+        ran.append((job.args, job.attempt))
+        assert go.wait(20)
+
+    handlers.handler("k")(lambda job: ran.append((job.args, job.attempt)))
+    queue.enqueue("long", -1)
+    run = Run(conn, worker)
+    eventually(lambda: ran == [(-1, 1)])
+    claim, losses = Queue.claim_only, [1]
+
+    def lose_the_answer(self: Queue, *args: Any) -> list[Job]:
+        claimed = claim(self, *args)
+        if claimed and losses:
+            losses.pop()
+            raise psycopg.OperationalError("the answer is lost")
+        return claimed
+
+    monkeypatch.setattr(Queue, "claim_only", lose_the_answer)
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(3))
+    eventually(lambda: len(ran) == 4)
+    assert losses == []
+    go.set()
+    run.finish()
+    assert sorted(ran) == [(-1, 1), (0, 1), (1, 1), (2, 1)]
+
+
+@pytest.mark.happens("a connection is lost")
+@pytest.mark.parametrize("step", ["before hold", "in the handler", "before complete", "in the completion"])
+def test_a_transactional_job_survives_the_end_of_its_connection_at_each_step(
+    conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Its effect is there once. An attempt that had not begun does not count."""
+    conn.execute("CREATE TABLE effect (job bigint, attempt integer)")
+    cuts = [1]
+
+    def once(pid: int) -> None:
+        if cuts:
+            cuts.pop()
+            cut(conn, [pid])
+
+    hold, complete = Queue.hold, Queue.complete_within
+    if step == "in the completion":
+        conn.execute(
+            "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
+            "IF nextval('public.deaths') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; "
+            "RETURN NULL; END$$"
+        )
+        conn.execute("CREATE SEQUENCE deaths")
+        conn.execute("CREATE TRIGGER die AFTER DELETE ON pgq_running FOR EACH ROW EXECUTE FUNCTION die()")
+
+    def held(self: Queue, job: Job) -> str:
+        if step == "before hold":
+            once(self.conn.info.backend_pid)
+        return hold(self, job)
+
+    def completed(self: Queue, transaction: str, job: Job, result: Any = None) -> bool:
+        if step == "before complete":
+            once(self.conn.info.backend_pid)
+        return complete(self, transaction, job, result)
+
+    monkeypatch.setattr(Queue, "hold", held)
+    monkeypatch.setattr(Queue, "complete_within", completed)
+
+    @handlers.handler("k", transaction=True)
+    def k(job: Job, inside: Connection) -> None:
+        inside.execute("INSERT INTO effect VALUES (%s, %s)", [job.id, job.attempt])
+        if step == "in the handler":
+            once(inside.info.backend_pid)
+
+    answer = queue.enqueue("k", backoff="0")
+    Run(conn, worker).finish()
+    attempt = 1 if step == "before hold" else 2
+    assert conn.execute("SELECT * FROM effect").fetchall() == [(answer.id, attempt)]
+
+
+def test_a_settlement_that_is_ended_before_its_commit_is_made_again(
+    conn: Connection, queue: Queue, handlers: Handlers, worker: Worker
+) -> None:
+    """The failures of a batch are on record once, and the jobs of the claim in the same transaction do not suffer."""
+    handlers.handler("bad")(lambda job: 1 / 0)
+    handlers.handler("good")(lambda job: None)
+    conn.execute("CREATE SEQUENCE deaths")
+    conn.execute(
+        "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
+        "IF nextval('public.deaths') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; "
+        "RETURN NULL; END$$"
+    )
+    conn.execute("CREATE TRIGGER die AFTER INSERT ON pgq_ended FOR EACH ROW EXECUTE FUNCTION die()")
+    bad = queue.enqueue("bad", max_retries=0)
+    for n in range(5):
+        queue.enqueue("good", n)
+    Run(conn, worker).finish(left=1)
+    assert jobs(conn) == [(bad.id, "dead", 1)]
+    assert len(Views(conn).job(bad.id)["errors"]) == 1
+
+
+@pytest.mark.happens("PostgreSQL crashes or restarts")
+def test_workers_and_their_jobs_survive_a_crash_of_the_server(
+    place: Place, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A job that runs meanwhile runs once: when the server is back, its worker has five seconds to come back, too. Effects
+    are there once, whatever was cut off.
+    """
+    monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.05)
+    begun, go = threading.Event(), threading.Event()
+    plain: list[int] = []
+    with Server(bindir=place.server.bindir, durable=True) as server:
+        dsn = make_conninfo(host=server.host, port=server.port, user=server.user, dbname=server.dbname)
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            install(conn)
+            conn.execute("CREATE TABLE effect (job bigint)")
+            queue = Queue(conn)
+            slow = queue.enqueue("slow")
+            queue.enqueue_many({"kind": "quick", "args": n, "backoff": "0 s"} for n in range(200))
+
+        @handlers.handler("slow")
+        def wait(job: Job) -> None:
+            plain.append(job.attempt)
+            begun.set()
+            assert go.wait(30)
+
+        @handlers.handler("quick", transaction=True)
+        def quick(job: Job, inside: Connection) -> None:
+            inside.execute("INSERT INTO effect VALUES (%s)", [job.id])
+
+        worker = Worker(dsn, handlers, concurrency=2, poll=0.05, lease=timedelta(seconds=20))
+        thread = Thread(worker.run)
+        assert begun.wait(10)
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            # The claim need not be on disk before the next commit that waits for it.
+            Queue(conn).enqueue("quick", "durable")
+        for _ in range(2):
+            server.restart("immediate")
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            eventually(lambda: one(conn, "SELECT count(*) FROM pgq_workers WHERE present"), seconds=20)
+            eventually(lambda: jobs(conn) == [(slow.id, "running", 1)], seconds=60)
+            go.set()
+            eventually(lambda: jobs(conn) == [])
+            assert plain == [1]
+            assert conn.execute("SELECT count(*), count(DISTINCT job) FROM effect").fetchone() == (201, 201)
+            worker.stop()
+            thread.result(15)
+
+
+def deadlock(job: Job, inside: Connection, other: Connection) -> None:
+    """Two transactions that wait for each other; it is this one that gives way."""
+    inside.execute("SET LOCAL deadlock_timeout = '50ms'")
+    other.execute("SET deadlock_timeout = '30s'")
+    with other.transaction():
+        other.execute("SELECT pg_advisory_xact_lock(1)")
+        inside.execute("SELECT pg_advisory_xact_lock(2)")
+        waiting = Thread(other.execute, "SELECT pg_advisory_xact_lock(2)")
+        try:
+            inside.execute("SELECT pg_advisory_xact_lock(1)")
+        finally:
+            # Its locks go with the transaction, for which the other one waits.
+            inside.execute("ROLLBACK")
+            waiting.result()
+
+
+def serialization_failure(job: Job, inside: Connection, other: Connection) -> None:
+    """A row that was changed since the snapshot."""
+    inside.execute("COMMIT; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT * FROM account")
+    other.execute("UPDATE account SET balance = 1")
+    inside.execute("UPDATE account SET balance = 2")
+
+
+def lock_timeout(job: Job, inside: Connection, other: Connection) -> None:
+    """A row that somebody else does not let go of."""
+    with other.transaction():
+        other.execute("UPDATE account SET balance = 1")
+        inside.execute("SET LOCAL lock_timeout = '50ms'")
+        inside.execute("UPDATE account SET balance = 2")
+
+
+def unique_violation(job: Job, inside: Connection, other: Connection) -> None:
+    """Not a matter of time, but a failure like any other."""
+    inside.execute("INSERT INTO account VALUES (7, 1)")
+
+
+FAILURES: list[tuple[Callable[..., None], str]] = [
+    (serialization_failure, "40001"),
+    (deadlock, "40P01"),
+    (lock_timeout, "55P03"),
+    (unique_violation, "23505"),
+]
+
+
+@pytest.mark.happens("the database refuses something within a handler")
+@pytest.mark.parametrize(("fail", "sqlstate"), FAILURES, ids=[sqlstate for _, sqlstate in FAILURES])
+def test_a_failure_of_the_database_within_a_handler_is_the_failure_of_its_job(
+    conn: Connection,
+    connect: Connect,
+    queue: Queue,
+    handlers: Handlers,
+    worker: Worker,
+    fail: Callable[..., None],
+    sqlstate: str,
+) -> None:
+    """It is tried again, with the SQLSTATE in its error; the worker goes on."""
+    conn.execute("CREATE TABLE account (id integer PRIMARY KEY, balance integer)")
+    conn.execute("INSERT INTO account VALUES (7, 0)")
+    errors: list[str] = []
+
+    @handlers.handler("k", transaction=True)
+    def k(job: Job, inside: Connection) -> None:
+        if job.attempt == 1:
+            fail(job, inside, connect())
+        errors.append(Views(conn).job(job.id)["errors"][0]["error"])
+
+    queue.enqueue("k", backoff="0")
+    Run(conn, worker).finish()
+    (error,) = errors
+    assert f"(SQLSTATE {sqlstate})" in error

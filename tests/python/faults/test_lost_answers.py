@@ -1,0 +1,119 @@
+"""A connection that breaks at the worst moments: before a statement arrives, or when it is done and nobody is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from support.database import Connection, jobs
+from support.proxy import Proxy
+from support.threads import Thread, eventually
+
+from pgq import Handlers, Job, Queue, Worker
+
+
+@pytest.fixture
+def worker(dsn: str, proxy: Proxy, handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    """A worker whose way to the server can be broken, and whose leases last."""
+    monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.02)
+    worker = Worker(proxy.lead(dsn), handlers, poll=0.05, lease=timedelta(minutes=5))
+    yield worker
+    worker.stop()
+
+
+@pytest.mark.happens("the answer to a `COMMIT` is lost")
+@pytest.mark.parametrize(
+    ("pattern", "delivered", "attempts"),
+    [
+        ("pgq_claim", False, 1),
+        ("pgq_claim", True, 1),
+        ("pgq_hold", False, 1),
+        ("pgq_hold", True, 1),
+        ("INSERT INTO effect", False, 2),
+        ("INSERT INTO effect", True, 2),
+        ("pgq_complete", False, 2),
+        ("pgq_complete", True, 2),
+        ("COMMIT", False, 2),
+        ("COMMIT", True, 1),
+        ("RESET ALL", False, 1),
+        ("RESET ALL", True, 1),
+    ],
+)
+def test_a_transactional_job_has_its_effect_once(
+    conn: Connection,
+    queue: Queue,
+    proxy: Proxy,
+    handlers: Handlers,
+    worker: Worker,
+    pattern: str,
+    delivered: bool,
+    attempts: int,
+) -> None:
+    """
+    Wherever its connection breaks, before the statement arrives or after it is done; without waiting for the lease, and
+    with an attempt counted only where the handler had begun.
+    """
+    conn.execute("CREATE TABLE effect (attempt integer)")
+
+    @handlers.handler("k", transaction=True)
+    def k(job: Job, inside: Connection) -> None:
+        inside.execute("INSERT INTO effect VALUES (%s)", [job.attempt])
+
+    thread = Thread(worker.run)
+    eventually(lambda: worker.loops[0].session.asleep)
+    sprung = (proxy.cut_after if delivered else proxy.cut_before)(pattern.encode())
+    queue.enqueue("k", backoff="0")
+    assert sprung.wait(10)
+    eventually(lambda: jobs(conn) == [])
+    worker.stop()
+    thread.result(15)
+    assert conn.execute("SELECT attempt FROM effect").fetchall() == [(attempts,)]
+
+
+@pytest.mark.happens("the answer to a `COMMIT` is lost")
+@pytest.mark.parametrize("delivered", [False, True])
+def test_a_settlement_without_an_answer_is_made_again_and_changes_nothing(
+    conn: Connection, queue: Queue, proxy: Proxy, handlers: Handlers, worker: Worker, delivered: bool
+) -> None:
+    """The handler is not called again for a job that is done."""
+    ran: list[int] = []
+    begun, go = threading.Event(), threading.Event()
+
+    @handlers.handler("k")
+    def k(job: Job) -> None:
+        ran.append(job.attempt)
+        begun.set()
+        assert go.wait(20)
+
+    queue.enqueue("k")
+    thread = Thread(worker.run)
+    assert begun.wait(10)
+    sprung = (proxy.cut_after if delivered else proxy.cut_before)(b"pgq_complete_many")
+    go.set()
+    assert sprung.wait(10)
+    eventually(lambda: jobs(conn) == [])
+    worker.stop()
+    thread.result(15)
+    assert ran == [1]
+
+
+def test_a_way_that_is_closed_for_a_while_is_waited_for(
+    conn: Connection, queue: Queue, proxy: Proxy, handlers: Handlers, worker: Worker
+) -> None:
+    """The worker comes back by itself, and so does its presence."""
+    done: list[int] = []
+    handlers.handler("k")(lambda job: done.append(job.args))
+    thread = Thread(worker.run)
+    eventually(lambda: worker.loops[0].session.asleep)
+    proxy.refuse()
+    proxy.cut()
+    queue.enqueue("k", 1)
+    eventually(lambda: conn.execute("SELECT FROM pgq_workers WHERE present").fetchall() == [])
+    assert done == []
+    proxy.accept()
+    eventually(lambda: done == [1])
+    eventually(lambda: len(conn.execute("SELECT FROM pgq_workers WHERE present").fetchall()) == 1)
+    worker.stop()
+    thread.result(15)

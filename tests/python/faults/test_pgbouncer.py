@@ -1,0 +1,86 @@
+"""What is different behind a pooler: PgBouncer in transaction mode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+import psycopg
+import pytest
+from support.database import Connection, one
+from support.pgbouncer import pgbouncer
+from support.servers import Place
+from support.threads import Thread, eventually
+
+from pgq import Handlers, Job, Queue, Worker
+
+
+@pytest.fixture
+def pooled(place: Place, dsn: str) -> Iterator[str]:
+    """The way to the database of this test through PgBouncer."""
+    with pgbouncer(place.server, dsn) as way:
+        yield way
+
+
+def test_a_pooled_session_keeps_nothing_from_one_transaction_to_the_next(conn: Connection, pooled: str) -> None:
+    """Without prepared statements psycopg works, but what it sets goes to whoever comes next."""
+    with (
+        psycopg.connect(pooled, prepare_threshold=None) as a,
+        psycopg.connect(pooled, prepare_threshold=None) as b,
+    ):
+        a.execute("SET work_mem = '123kB'")
+        assert one(a, "SHOW work_mem") == "123kB"
+        pid = one(a, "SELECT pg_backend_pid()")
+        a.commit()
+        assert (one(b, "SELECT pg_backend_pid()"), one(b, "SHOW work_mem")) == (pid, "123kB")
+        assert (one(a, "SELECT pg_backend_pid()") != pid, one(a, "SHOW work_mem")) == (True, one(conn, "SHOW work_mem"))
+        for n in range(10):
+            assert one(a, "SELECT %s::int", n) == n
+            a.commit()
+
+
+def test_a_worker_without_presence_and_notifications_works_behind_it(
+    conn: Connection, queue: Queue, pooled: str, handlers: Handlers
+) -> None:
+    """
+    With all kinds of handlers, and extended leases. It leaves nothing in sessions that others are given: no setting, no
+    lock, no channel, no prepared statement.
+    """
+    conn.execute("CREATE TABLE effect (job bigint, attempt integer)")
+    plain: list[tuple[int, int]] = []
+
+    @handlers.handler("plain")
+    def run(job: Job) -> None:
+        plain.append((job.args, job.attempt))
+        if job.args == 0:
+            time.sleep(1.5)
+
+    @handlers.handler("inside", transaction=True)
+    def write(job: Job, inside: Connection) -> None:
+        inside.execute("INSERT INTO effect VALUES (%s, %s)", [job.id, job.attempt])
+        if job.attempt == 1 and job.args == 0:
+            raise ValueError
+
+    handlers.handler("listed", batch=10)(lambda jobs: {job.id: "kept" for job in jobs})
+    jobs_ = [{"kind": kind, "args": n, "backoff": "0 s"} for n in range(30) for kind in ("plain", "inside", "listed")]
+    queue.enqueue_many(jobs_)
+    worker = Worker(
+        pooled, handlers, concurrency=3, poll=0.02, lease=timedelta(seconds=0.6), presence=False, listen=False
+    )
+    thread = Thread(worker.run)
+    pending = "SELECT count(*) FROM pgq_jobs WHERE state IN ('waiting', 'running')"
+    eventually(lambda: one(conn, pending) == 0, seconds=30)
+    worker.stop()
+    thread.result(15)
+    assert sorted(plain) == [(n, 1) for n in range(30)]
+    assert conn.execute("SELECT count(*), count(DISTINCT job), max(attempt) FROM effect").fetchone() == (30, 30, 2)
+    assert one(conn, "SELECT count(*) FROM pgq_jobs WHERE state = 'done'") == 30
+    with psycopg.connect(pooled, prepare_threshold=None) as other:
+        assert one(other, "SELECT count(*) FROM pg_prepared_statements") == 0
+        assert one(other, "SELECT count(*) FROM pg_listening_channels()") == 0
+        # The pooler itself sets the name of the application.
+        mine = "name LIKE 'pgq.%' OR name = 'application_name'"
+        changed = f"SELECT name FROM pg_settings WHERE source = 'session' AND NOT ({mine})".encode()
+        assert other.execute(changed).fetchall() == []
+        assert one(other, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0

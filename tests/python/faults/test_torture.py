@@ -1,0 +1,96 @@
+"""Under fire nothing is lost, nothing done twice that is done exactly once; a broken build is caught at it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.paths import ROOT
+from support.threads import eventually
+from torture import broken
+from torture.run import Plan, torture
+from torture.verdict import Control
+
+
+def test_nothing_is_lost_doubled_or_left(tmp_path: Path) -> None:
+    """In fifteen seconds of kills, freezes, stops, cut connections and two crashes of the server."""
+    log = tmp_path / "log"
+    run = torture(Plan(seconds=15, seed=9), log)
+    verdict = run.verdict
+    assert verdict.is_clean, f"{verdict}\n{log.read_text()[-5000:]}"
+    assert verdict.line == f"{verdict.jobs:,} jobs, {verdict.kills} kills, 2 restarts: 0 lost, 0 doubled, 0 left"
+    # There was something to survive.
+    assert verdict.jobs > 100
+    assert all(run.counts[act] > 0 for act in ("kill", "freeze", "stop", "stop twice", "cut", "cut all"))
+    assert run.undone > 10
+    assert run.duplicates > 10
+    assert run.repeated > 0
+
+
+@pytest.mark.parametrize(
+    "build", [broken.without_tokens, broken.without_refusal, broken.with_completion_apart], ids=lambda b: b.__name__
+)
+def test_a_broken_build_is_caught(build: broken.Build, tmp_path: Path) -> None:
+    """Within twenty seconds, and by what it does wrong."""
+    plan = build(seed=1)
+    verdict = torture(plan, tmp_path / "log").verdict
+    assert plan.symptom is not None
+    assert any(plan.symptom in line for line in verdict.doubled), verdict.line
+    assert not verdict.is_clean
+
+
+@pytest.mark.parametrize("what", ["lost", "doubled", "left", "crashes"])
+def test_one_thing_amiss_is_enough(what: str) -> None:
+    """Each of the numbers, and a worker that has ended for no reason, spoils the verdict."""
+    nothing: dict[str, list[str]] = {"lost": [], "doubled": [], "left": [], "crashes": []}
+    assert Control(1, 0, 0, **nothing).is_clean
+    assert not Control(1, 0, 0, **{**nothing, what: ["x"]}).is_clean
+
+
+def marked(mark: str) -> list[tuple[int, str]]:
+    """The processes that have this in their environment, and their states."""
+    found: list[tuple[int, str]] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.append((int(process.name), (process / "stat").read_text().rpartition(")")[2].split()[0]))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
+    """Neither a process, although some are frozen, nor a file."""
+    mark = f"TORTURE_OF={tmp_path}"
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    # The account that the server runs under has to get there.
+    tmp_path.chmod(0o755)
+    temporary.chmod(0o777)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "torture", "--seed", "1", "--log", str(tmp_path / "log")],
+        env=os.environ
+        | {
+            "TORTURE_OF": str(tmp_path),
+            "TMPDIR": str(temporary),
+            "PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in ("tests", "tools")),
+        },
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        # Where the tests run in the background, it may be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        eventually(lambda: any(state == "T" for _, state in marked(mark)), "a worker is frozen", 40)
+        assert len(list(temporary.iterdir())) == 2
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(20) == 128 + signal.SIGINT
+        assert marked(mark) == []
+        assert list(temporary.iterdir()) == []
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,279 @@
+"""A worker that loses its connection carries on, and runs no job twice by itself."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from support.database import Connection, jobs, record, seen
+from support.threads import Thread, eventually
+from support.workers import drain
+
+from pgq import Handlers, Job, Queue, Worker
+from pgq.worker.loop import Loop
+
+# Past its first statements: what fails before is no lost connection but none to begin with.
+IDLE = (
+    "SELECT pid FROM pg_stat_activity "
+    "WHERE application_name LIKE 'pgq lost:%' AND state = 'idle' AND query ~ 'pgq_claim[(]|pgq_idle|LISTEN'"
+)
+
+
+@pytest.fixture
+def worker(dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    """A worker that connects again at once."""
+    monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.01)
+    worker = Worker(dsn, handlers, poll=0.02, name="lost", presence=False)
+    yield worker
+    worker.close()
+
+
+def cut(conn: Connection) -> None:
+    """End the session of the worker, and wait until it is gone."""
+    conn.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE 'pgq lost:%%'"
+    ).fetchall()
+
+
+def run_until_empty(conn: Connection, worker: Worker) -> None:
+    """Run the worker until no job is left."""
+    thread = Thread(worker.run)
+    eventually(lambda: jobs(conn) == [] or not thread.is_alive())
+    worker.stop()
+    thread.result(10)
+    assert jobs(conn) == []
+
+
+@pytest.mark.happens("a connection is lost")
+def test_an_outcome_survives_a_connection_that_is_lost_before_it_is_settled(
+    queue: Queue, worker: Worker, handlers: Handlers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The handler has run, and does not run again: the outcome is settled through the next connection."""
+    ran: list[int] = []
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        ran.append(job.args)
+        if job.args == 1:
+            cut(queue.conn)
+
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(3))
+    with caplog.at_level(logging.WARNING, "pgq"):
+        run_until_empty(queue.conn, worker)
+    assert sorted(ran) == [0, 1, 2]
+    assert "terminating connection" in caplog.text
+
+
+@pytest.mark.happens("a connection is lost")
+@pytest.mark.parametrize("how", ["cut", "close", "close and return"])
+def test_a_transactional_job_whose_connection_is_lost_has_failed(
+    queue: Queue, loop: Loop, handlers: Handlers, how: str
+) -> None:
+    """
+    Whether by the server or by its own handler, and whether or not that notices. Its writes are gone, the attempt is on
+    record through the worker's other connection, and the neighbours do not suffer.
+    """
+    conn = queue.conn
+    conn.execute("CREATE TABLE effect (job bigint)")
+    neighbours: list[tuple[int, int]] = []
+
+    @handlers.handler("k", transaction=True)
+    def work(job: Job, inside: Connection) -> None:
+        inside.execute("INSERT INTO effect VALUES (%s)", [job.id])
+        if job.attempt > 1:
+            return
+        if how == "cut":
+            conn.execute("SELECT pg_terminate_backend(%s, 5000)", [inside.info.backend_pid])
+        else:
+            inside.close()
+        if how != "close and return":
+            inside.execute("SELECT 1")
+
+    handlers.handler("neighbour")(lambda job: neighbours.append((job.args, job.attempt)))
+    answer = queue.enqueue("k", backoff="0")
+    queue.enqueue_many({"kind": "neighbour", "args": n} for n in range(3))
+    drain(loop)
+    assert jobs(conn) == []
+    assert neighbours == [(0, 1), (1, 1), (2, 1)]
+    assert conn.execute("SELECT job FROM effect").fetchall() == [(answer.id,)]
+
+
+def test_an_idle_worker_whose_connection_is_cut_connects_again(
+    queue: Queue, worker: Worker, handlers: Handlers
+) -> None:
+    """Between two polls, again and again."""
+    ran: list[int] = []
+    handlers.handler("k")(lambda job: ran.append(job.args))
+    thread = Thread(worker.run)
+    for n in range(3):
+        old = eventually(lambda: queue.conn.execute(IDLE).fetchall())
+        cut(queue.conn)
+        eventually(lambda before=old: queue.conn.execute(IDLE).fetchall() not in ([], before))  # type: ignore[misc]
+        queue.enqueue("k", n)
+        eventually(lambda: jobs(queue.conn) == [])
+    worker.stop()
+    thread.result(10)
+    assert ran == [0, 1, 2]
+
+
+def test_a_claim_that_is_cut_before_it_commits_takes_nothing(queue: Queue, worker: Worker, handlers: Handlers) -> None:
+    """The jobs are ripe at once, their attempt not counted, and run once."""
+    conn = queue.conn
+    ran: list[tuple[int, int]] = []
+    handlers.handler("k")(lambda job: ran.append((job.args, job.attempt)))
+    conn.execute("CREATE SEQUENCE cuts")
+    conn.execute(
+        "CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
+        "IF nextval('public.cuts') <= 2 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; RETURN NULL; END$$"
+    )
+    conn.execute("CREATE TRIGGER cut AFTER INSERT ON pgq_running FOR EACH STATEMENT EXECUTE FUNCTION cut()")
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(5))
+    run_until_empty(conn, worker)
+    assert ran == [(n, 1) for n in range(5)]
+
+
+def test_a_worker_that_never_had_a_connection_says_so(dsn: str, handlers: Handlers) -> None:
+    """The first failure is raised: it is a wrong DSN rather than a restart."""
+    worker = Worker(dsn.replace("pgq_test", "pgq_nowhere"), handlers)
+    with pytest.raises(psycopg.OperationalError, match="pgq_nowhere"):
+        worker.run()
+
+
+def test_an_error_that_a_new_connection_would_not_mend_ends_the_worker(
+    conn: Connection, worker: Worker, handlers: Handlers
+) -> None:
+    """Such as a database without pgq."""
+    conn.execute("DROP FUNCTION pgq_claim CASCADE")
+    with pytest.raises(Exception, match="pgq_claim"):
+        worker.run()
+
+
+@pytest.mark.happens("the database is full or read-only")
+def test_a_worker_waits_while_the_database_is_read_only(
+    conn: Connection, queue: Queue, worker: Worker, handlers: Handlers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a failover: it connects again until it finds one that takes writes."""
+    handlers.handler("k")(lambda job: None)
+    queue.enqueue("k")
+    name = conn.info.dbname
+    conn.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
+    with caplog.at_level(logging.WARNING, "pgq"):
+        thread = Thread(worker.run)
+        eventually(lambda: "read-only" in caplog.text, "the worker meets the read-only database")
+        conn.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only".encode())
+        eventually(lambda: jobs(conn) == [], "the job is done")
+    worker.stop()
+    thread.result(10)
+
+
+def test_a_job_that_was_not_begun_is_not_left_to_its_lease(
+    queue: Queue, worker: Worker, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the connection is lost before the handler is entered, the attempt does not count."""
+    attempts: list[int] = []
+    handlers.handler("k", transaction=True)(lambda job, conn: attempts.append(job.attempt))
+    queue.enqueue("k", max_retries=0)
+    hold, cuts = Queue.hold, [1]
+
+    def cut_before(self: Queue, job: Job) -> str:
+        if cuts:
+            cuts.pop()
+            cut(queue.conn)
+        return hold(self, job)
+
+    monkeypatch.setattr(Queue, "hold", cut_before)
+    run_until_empty(queue.conn, worker)
+    assert attempts == [1]
+
+
+def test_a_job_whose_turn_comes_when_the_connection_is_gone_is_not_left_to_its_lease(
+    queue: Queue, worker: Worker, handlers: Handlers
+) -> None:
+    """The outcomes before it were to be settled first, and could not be."""
+    attempts: list[int] = []
+    handlers.handler("plain")(lambda job: cut(queue.conn))
+    handlers.handler("transactional", transaction=True)(lambda job, conn: attempts.append(job.attempt))
+    queue.enqueue_many([{"kind": "plain"}, {"kind": "transactional", "max_retries": 0}])
+    run_until_empty(queue.conn, worker)
+    assert attempts == [1]
+
+
+def test_a_slow_handler_outlasts_a_server_that_is_gone(
+    queue: Queue,
+    worker: Worker,
+    loop: Loop,
+    handlers: Handlers,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Meanwhile its worker tries now and then to settle what came before, and then waits for the handler."""
+    monkeypatch.setattr("pgq.worker.loop.TRY_AGAIN", 60.0)
+    tried: list[int] = []
+    connect = psycopg.connect
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        tried.append(1)
+        raise psycopg.OperationalError("nobody there")
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        if job.args == 1:
+            monkeypatch.setattr(psycopg, "connect", refuse)
+            loop.session.queue().conn.close()
+            eventually(lambda: tried)
+            time.sleep(0.3)
+            monkeypatch.setattr(psycopg, "connect", connect)
+
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(3))
+    with caplog.at_level(logging.WARNING, "pgq"):
+        run_until_empty(queue.conn, worker)
+    assert tried == [1]
+    assert caplog.text.count("nobody there") == 1
+
+
+def test_whatever_happens_in_it_the_thread_of_the_worker_lives(
+    queue: Queue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error there is logged, and met again by the worker itself if it lasts."""
+    settle, errors = Loop.settle, [RuntimeError("once")]
+
+    def fail_once(self: Loop) -> None:
+        if errors:
+            raise errors.pop()
+        settle(self)
+
+    monkeypatch.setattr(Loop, "settle", fail_once)
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        if job.args == 1:
+            eventually(lambda: not errors)
+        if job.args == 3:
+            eventually(lambda: len(jobs(queue.conn)) == 1)
+
+    for n in range(4):
+        queue.enqueue("k", n)
+        if n % 2:
+            loop.turn()
+    drain(loop)
+    assert jobs(queue.conn) == []
+
+
+def test_a_worker_claims_in_read_committed_whatever_the_default_is(
+    conn: Connection, queue: Queue, loop: Loop, handlers: Handlers
+) -> None:
+    """Also by a statement on its own, to which psycopg adds no BEGIN."""
+    record(conn, "pgq_running", "INSERT OR DELETE", "current_setting('transaction_isolation')")
+    conn.execute(f"ALTER DATABASE {conn.info.dbname} SET default_transaction_isolation = serializable".encode())
+    handlers.handler("plain")(lambda job: None)
+    handlers.handler("kept")(lambda job: "result")
+    handlers.handler("transactional", transaction=True)(lambda job, conn: None)
+    for kind in ("plain", "kept", "transactional"):
+        queue.enqueue(kind)
+        loop.turn()
+    drain(loop)
+    assert set(seen(conn)) == {("read committed",)}

@@ -1,0 +1,159 @@
+"""What a handler does to its process: a worker that dies is replaced, and one that lives can be stopped."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from support.database import Connection, jobs
+from support.processes import Start
+from support.threads import eventually
+
+from pgq import Queue
+from pgq.views import Views
+
+TASKS = """
+import ctypes, os, pathlib, resource, signal, threading, time
+import pgq
+
+kept = []
+
+
+@pgq.around
+def note(job, proceed):
+    pathlib.Path(f"{job.kind}-{job.attempt}").write_text(str(os.getpid()))
+    if job.attempt == 1:
+        return proceed()
+
+
+@pgq.handler("exit")
+def exit_(job):
+    os._exit(7)
+
+
+@pgq.handler("kill", transaction=True)
+def kill(job, conn):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pgq.handler("crash")
+def crash(job):
+    ctypes.string_at(0)
+
+
+def limit(spare):
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + spare,) * 2)
+
+
+@pgq.handler("much memory")
+def much_memory(job):
+    limit(64 << 20)
+    bytearray(1 << 30)
+
+
+@pgq.handler("all memory")
+def all_memory(job):
+    limit(16 << 20)
+    size = 1 << 20
+    while True:
+        try:
+            kept.append(bytearray(size))
+        except MemoryError:
+            if size == 1:
+                raise
+            size >>= 1
+
+
+@pgq.handler("fork")
+def fork(job):
+    if os.fork() != 0:
+        os.wait()
+
+
+@pgq.handler("thread")
+def thread(job):
+    threading.Thread(target=time.sleep, args=[600], name="left-behind").start()
+
+
+@pgq.handler("next", transaction=True)
+def following(job, conn):
+    pass
+"""
+# Those that end their process, and how the supervisor says it.
+DEADLY = {
+    "exit": "ended with exit code 7",
+    "kill": "was killed by SIGKILL",
+    "crash": "was killed by SIGSEGV",
+}
+
+
+def seconds_between(tmp_path: Path, kind: str) -> float:
+    """From the first attempt to the second."""
+    first, second = (tmp_path / f"{kind}-{attempt}" for attempt in (1, 2))
+    return second.stat().st_mtime - first.stat().st_mtime
+
+
+@pytest.mark.happens("ends its process")
+def test_a_process_that_a_handler_ends_is_replaced_and_its_job_runs_again(
+    conn: Connection, queue: Queue, start: Start, tmp_path: Path, grown_up: None
+) -> None:
+    """Within seconds, by the other process: its lease of five minutes does not count. The attempt does."""
+    (tmp_path / "tasks.py").write_text(TASKS)
+    process = start("--processes", "2", "--batch", "1")
+    for kind in DEADLY:
+        eventually(lambda: len([one for one in Views(conn).workers() if one["present"]]) == 2, seconds=30)
+        queue.enqueue(kind)
+        eventually(lambda: jobs(conn) == [], f"the job {kind} is done", seconds=20)
+        # About two, and slack.
+        assert seconds_between(tmp_path, kind) < 6
+        assert (tmp_path / f"{kind}-1").read_text() != (tmp_path / f"{kind}-2").read_text()
+    process.terminate()
+    _, log = process.communicate(timeout=15)
+    assert process.returncode == 0
+    assert re.findall(r"ERROR +worker process \d+ (.*?),", log) == list(DEADLY.values())
+
+
+@pytest.mark.happens("uses up the memory")
+@pytest.mark.parametrize("kind", ["much memory", "all memory"])
+def test_a_handler_that_wants_more_memory_than_there_is_fails_or_ends_its_process(
+    conn: Connection, queue: Queue, start: Start, tmp_path: Path, kind: str
+) -> None:
+    """One allocation that is too large is an error as any other; where all is used up, it depends on who is next."""
+    (tmp_path / "tasks.py").write_text(TASKS)
+    process = start("--processes", "2", "--batch", "1")
+    answer = queue.enqueue(kind, backoff="0")
+    eventually(lambda: [attempt for _, _, attempt in jobs(conn)] != [0])
+    queue.enqueue_many({"kind": "next", "args": n} for n in range(5))
+    eventually(lambda: jobs(conn) == [], f"{kind} is done", seconds=20)
+    assert (tmp_path / f"{kind}-2").exists()
+    process.terminate()
+    _, log = process.communicate(timeout=20)
+    assert process.returncode == 0
+    if kind == "much memory":
+        assert f"job {answer.id} {kind} attempt 1: retry" in log
+        assert "after MemoryError" in log
+        assert "worker process" not in log
+
+
+@pytest.mark.happens("leaves a thread behind")
+@pytest.mark.happens("forks, and the child returns")
+def test_a_child_that_returns_and_a_thread_that_does_not_are_no_workers(
+    conn: Connection, queue: Queue, start: Start, tmp_path: Path
+) -> None:
+    """The child is gone, the process goes on, and a stop does not wait for the thread for long."""
+    (tmp_path / "tasks.py").write_text(TASKS)
+    process = start()
+    queue.enqueue_many([{"kind": "fork"}, {"kind": "thread"}, {"kind": "next"}])
+    eventually(lambda: jobs(conn) == [])
+    pids = {(tmp_path / f"{kind}-1").read_text() for kind in ("fork", "thread", "next")}
+    assert pids == {str(process.pid)}
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert time.monotonic() - begun < 10
+    assert "1 threads of handlers still run: left-behind" in log

@@ -1,0 +1,274 @@
+"""The command line: each command, its exit codes, and mistakes in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from support.database import Connection, expire, jobs, one
+
+from pgq import Queue
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pgq(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the program as it is installed."""
+    program = Path(sys.executable).with_name("pgq")
+    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False, cwd=cwd, timeout=30)
+
+
+@pytest.fixture
+def run(dsn: str) -> Run:
+    """Run the program on the database of the test, by default to a good end."""
+
+    def run(*arguments: str, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        done = pgq("--dsn", dsn, *arguments, cwd=cwd)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def bare(conn: Connection) -> Connection:
+    """The same database without pgq."""
+    conn.execute("DROP SCHEMA public CASCADE")
+    conn.execute("CREATE SCHEMA public")
+    return conn
+
+
+def test_help_names_every_command() -> None:
+    """And ends well."""
+    done = pgq("--help")
+    assert done.returncode == 0
+    for command in (
+        "install",
+        "upgrade",
+        "uninstall",
+        "version",
+        "enqueue",
+        "worker",
+        "list",
+        "show",
+        "stats",
+        "retry",
+        "cancel",
+        "purge",
+    ):
+        assert f"\n  {command} " in done.stdout
+        assert pgq(command, "--help").returncode == 0
+
+
+def test_enqueue_takes_what_the_function_takes(run: Run, conn: Connection) -> None:
+    """It prints the id, and says so when the job was waiting already."""
+    at = datetime.fromisoformat("2040-01-31T12:00:00+01:00")
+    options = ["--queue", "q", "--at", at.isoformat(), "--priority", "2", "--max-retries", "3", "--backoff", "90s",
+               "--backoff-cap", "2h", "--dedup-key", "x"]  # fmt: skip
+    first = run("enqueue", "mail", '{"to": "ann"}', *options).stdout
+    job_id = int(first)
+    assert run("enqueue", "mail", "--queue", "q", "--dedup-key", "x").stdout == f"{job_id} (waiting already)\n"
+    assert conn.execute(
+        "SELECT id, queue, kind, args, ripe_at, priority, max_retries, backoff, backoff_cap, dedup_key FROM pgq_waiting"
+    ).fetchall() == [
+        (job_id, "q", "mail", {"to": "ann"}, at, 2, 3, timedelta(seconds=90), timedelta(hours=2), "x")
+    ]  # fmt: skip
+    assert run("enqueue", "mail", "--queue", "q", "--dedup-key", "x", "--no-dedup").stdout.strip().isdigit()
+    twin = ["enqueue", "mail", "--queue", "q", "--dedup-key", "x", "--on-duplicate", "error"]
+    assert f"job {job_id} is waiting already" in run(*twin, code=1).stderr
+    assert one(conn, "SELECT count(*) FROM pgq_waiting") == 2
+    run("enqueue", "later", "--delay", "1.5h")
+    assert one(conn, "SELECT ripe_at - enqueued_at FROM pgq_waiting WHERE kind = 'later'") == timedelta(hours=1.5)
+
+
+def test_list_show_and_stats_print_tables_and_json(run: Run, queue: Queue) -> None:
+    """The JSON is what a program can read; the tables have a heading and a line for each row."""
+    done, dead = queue.enqueue_many([{"kind": "a", "args": "x"}, {"kind": "b", "max_retries": 0}])
+    for job in queue.claim(max_jobs=2, worker="me"):
+        if job.id == done.id:
+            queue.complete(job, "kept")
+        else:
+            queue.fail(job, "no such address")
+    listed = json.loads(run("list", "--json").stdout)
+    assert [(row["id"], row["state"]) for row in listed] == [(dead.id, "dead"), (done.id, "done")]
+    assert datetime.fromisoformat(listed[0]["ended_at"]).tzinfo
+    assert [row["id"] for row in json.loads(run("list", "--state", "dead", "--json").stdout)] == [dead.id]
+    assert len(run("list", "--limit", "1").stdout.splitlines()) == 2
+    assert run("list").stdout.splitlines()[0].split()[:3] == ["id", "state", "queue"]
+
+    shown: dict[str, Any] = json.loads(run("show", str(dead.id), "--json").stdout)
+    assert (shown["errors"][0]["error"], shown["errors"][0]["worker"]) == ("no such address", "me")
+    text = run("show", str(dead.id)).stdout
+    assert "no such address" in text
+    assert "dead" in text
+    assert json.loads(json.loads(run("show", str(done.id), "--json").stdout)["result"]) == "kept"
+
+    counts = {row["kind"]: (row["done"], row["dead"]) for row in json.loads(run("stats", "--json").stdout)}
+    assert counts == {"a": (1, 0), "b": (0, 1)}
+    assert len(run("stats").stdout.splitlines()) == 3
+
+
+def test_cancel_retry_and_purge_move_jobs(run: Run, queue: Queue) -> None:
+    """And say what they did."""
+    a, b = (queue.enqueue(kind).id for kind in "ab")
+    assert run("cancel", str(a), str(b)).stdout == f"{a} cancelled\n{b} cancelled\n"
+    assert run("retry", str(a)).stdout == f"{a} retry\n"
+    assert jobs(queue.conn) == [(a, "waiting", 0), (b, "cancelled", 0)]
+    assert run("purge").stdout == "0 purged\n"
+    assert run("purge", "--older-than", "0s", "--outcome", "cancelled").stdout == "1 purged\n"
+
+
+def test_version_shows_both_sides(run: Run) -> None:
+    """The driver's, and that of the SQL in the database."""
+    assert run("version").stdout.split() == ["driver", version("pgq-jobs"), "SQL", version("pgq-jobs")]
+
+
+def test_a_refusal_is_one_line_and_exit_code_1(run: Run, queue: Queue) -> None:
+    """With a hint in a second line, and no traceback."""
+    answer = queue.enqueue("k")
+    for arguments in (
+        ["cancel", "404"],
+        ["show", "404"],
+        ["retry", str(answer.id)],
+        ["enqueue", "k", "--priority", "11"],
+    ):
+        lines = run(*arguments, code=1).stderr.splitlines()
+        assert lines[0].startswith("pgq: ")
+        assert [line.split(":")[0] for line in lines[1:]] == ["hint"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["enqueue"], ["enqueue", "k", "{"], ["enqueue", "k", "--delay", "5"], ["enqueue", "k", "--at", "x"],
+     ["list", "--state", "asleep"], ["worker"], ["worker", "m", "--batch", "0"], ["show", "x"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_wrong_usage_is_exit_code_2(run: Run, arguments: list[str]) -> None:
+    """It is found before anything is done."""
+    assert "Usage:" in run(*arguments, code=2).stderr
+
+
+def test_no_way_to_the_database_is_exit_code_3(tmp_path: Path) -> None:
+    """For a server that is not there."""
+    for command in (["stats"], ["enqueue", "k"], ["install"]):
+        done = pgq("--dsn", f"host={tmp_path} port=5432", *command)
+        assert (done.returncode, len(done.stderr.splitlines())) == (3, 1)
+        assert done.stderr.startswith("pgq: cannot reach the database")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [("postgresql://me:s3cret@127.0.0.1:1/db", 3), ("host=/nowhere password=s3cret", 3),
+     ("password=s3cret nonsense", 1), ("postgresql://me:s3cret@[::1/db", 1), ("nonsense=1 password=s3cret", 1)],
+)  # fmt: skip
+def test_a_wrong_dsn_does_not_show_its_password(wrong: str, code: int) -> None:
+    """Whether libpq cannot read it or nobody answers."""
+    done = pgq("--dsn", wrong, "stats")
+    assert done.returncode == code, done.stderr
+    assert "s3cret" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_dsn_may_come_from_the_environment(dsn: str, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From PGQ_DSN; the option goes first."""
+    queue.enqueue("k")
+    monkeypatch.setenv("PGQ_DSN", dsn)
+    assert len(json.loads(pgq("list", "--json").stdout)) == 1
+    assert pgq("--dsn", "host=/nowhere", "list").returncode == 3
+
+
+def test_install_works_once(run: Run, bare: Connection) -> None:
+    """The second time it says that there is one."""
+    assert "installed" in run("install").stdout
+    run("enqueue", "k")
+    assert "is installed in the schema" in run("install", code=1).stderr
+    assert one(bare, "SELECT count(*) FROM pgq_waiting") == 1
+
+
+def test_install_into_a_schema_of_any_name(run: Run, bare: Connection) -> None:
+    """It is made if need be, and every command finds it there."""
+    name = 'my "Jobs"'
+    run("--schema", name, "install")
+    run("--schema", name, "enqueue", "k")
+    assert [row["kind"] for row in json.loads(run("--schema", name, "stats", "--json").stdout)] == ["k"]
+    assert "installed" in run("--schema", name, "install", code=1).stderr
+    assert one(bare, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == 0
+
+
+def test_install_print_shows_sql_that_any_client_can_run(bare: Connection) -> None:
+    """Without psql and without a database at hand."""
+    printed = pgq("install", "--print")
+    assert printed.returncode == 0
+    bare.execute(printed.stdout.encode())
+    assert Queue(bare).enqueue("k").created
+
+
+def test_a_database_without_pgq_says_what_to_do(run: Run, bare: Connection, tmp_path: Path) -> None:
+    """From every command, the worker included."""
+    (tmp_path / "tasks.py").write_text("import pgq\npgq.handler('k')(print)\n")
+    for arguments in (["stats"], ["enqueue", "k"], ["version"], ["worker", "tasks"]):
+        assert "hint: Run pgq install" in run(*arguments, code=1, cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [("import nonsense_indeed", "cannot import tasks"), ("def", "cannot import tasks"),
+     ("1 / 0", "ZeroDivisionError"), ("x = 1", "registers no handler")],
+)  # fmt: skip
+def test_a_module_that_is_no_good_is_refused(run: Run, tmp_path: Path, source: str, complaint: str) -> None:
+    """Before any job is claimed."""
+    (tmp_path / "tasks.py").write_text(source)
+    assert complaint in run("worker", "tasks", code=1, cwd=tmp_path).stderr
+
+
+def test_purge_counts_more_than_one_round(run: Run, queue: Queue, conn: Connection) -> None:
+    """It goes on until nothing is left that is old enough."""
+    conn.execute("SELECT pgq_enqueue('k', to_jsonb(n), max_retries => 0) FROM generate_series(1, 10500) AS n")
+    queue.claim(max_jobs=10_000)
+    queue.claim(max_jobs=500)
+    conn.execute("SELECT pgq_cancel(id) FROM pgq_running")
+    assert run("purge", "--older-than", "0s").stdout == "10500 purged\n"
+    expire(conn)
+    with pytest.raises(psycopg.Error):
+        queue.purge("no interval")
+
+
+def test_grant_and_revoke_let_a_role_in_and_out(run: Run, conn: Connection) -> None:
+    """As what, and to which queues; without any, to all of them."""
+    conn.execute("CREATE ROLE clerk")
+    try:
+        run("grant", "clerk", "producer", "--queue", "a", "--queue", "b")
+        run("grant", "clerk", "reader")
+        given = "SELECT what, queues FROM pgq_permission ORDER BY what"
+        assert conn.execute(given).fetchall() == [("producer", ["a", "b"]), ("reader", None)]
+        run("revoke", "clerk", "producer", "--queue", "a")
+        run("revoke", "clerk", "reader")
+        assert conn.execute(given).fetchall() == [("producer", ["b"])]
+        assert "there is no role" in run("grant", "nobody here", "admin", code=1).stderr
+    finally:
+        conn.execute("DROP OWNED BY clerk")
+        conn.execute("DROP ROLE clerk")
+
+
+@pytest.mark.parametrize("password", [True, False])
+def test_a_password_on_the_command_line_is_warned_of(
+    dsn: str, queue: Queue, monkeypatch: pytest.MonkeyPatch, password: bool
+) -> None:
+    """But not one that comes from the environment; and the warning does not repeat it."""
+    secret = make_conninfo(dsn, password="s3cret")
+    done = pgq("--dsn", secret if password else dsn, "stats")
+    assert done.returncode == 0
+    assert ("PGPASSFILE" in done.stderr) == password
+    assert "s3cret" not in done.stderr + done.stdout
+    monkeypatch.setenv("PGQ_DSN", secret)
+    assert pgq("stats").stderr == ""

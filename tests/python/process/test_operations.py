@@ -1,0 +1,227 @@
+"""What an operator and a service manager see of a worker: its log, its end, and that it is well."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from support.database import Connection, jobs, one
+from support.processes import Start
+from support.threads import Thread, eventually
+
+from pgq import Drain, Handlers, Job, Queue, Worker
+
+TASKS = """
+import pgq
+
+@pgq.handler("good", timeout=5)
+def good(job):
+    pass
+
+@pgq.handler("bad")
+def bad(job):
+    raise ValueError(job.args)
+
+@pgq.handler("inside", transaction=True)
+def inside(job, conn):
+    pass
+"""
+
+
+def test_the_log_can_be_read_by_machines(conn: Connection, queue: Queue, start: Start, tmp_path: Path) -> None:
+    """One JSON object a line; those about a job have its coordinates, how long it took and how long it had waited."""
+    (tmp_path / "tasks.py").write_text(TASKS)
+    for kind in ("good", "bad", "inside"):
+        queue.enqueue(kind, "s3cret", max_retries=0)
+    conn.execute("UPDATE pgq_waiting SET ripe_at = ripe_at - interval '1 hour'")
+    process = start("--drain", "--log-format", "json")
+    _, log = process.communicate(timeout=20)
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    about = {line["kind"]: line for line in lines if "kind" in line}
+    assert {kind: (line["action"], line["level"]) for kind, line in about.items()} == {
+        "good": ("done", "info"),
+        "bad": ("dead", "error"),
+        "inside": ("done", "info"),
+    }
+    for line in about.values():
+        assert isinstance(line["job_id"], int)
+        assert (line["queue"], line["attempt"], line["logger"]) == ("default", 1, "pgq")
+        assert 0 <= line["duration"] < 10
+        assert 3600 <= line["wait"] < 3700
+    assert "s3cret" not in log
+
+
+def test_a_drained_worker_ends_when_nothing_is_ripe(queue: Queue, dsn: str, handlers: Handlers) -> None:
+    """What comes later waits, and what its handlers enqueue is done."""
+    done: list[int] = []
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        done.append(job.args)
+        if job.args:
+            queue.enqueue("k", job.args - 1)
+
+    later = queue.enqueue("k", 7, delay="1 hour")
+    queue.enqueue("k", 2)
+    worker = Worker(dsn, handlers, drain=Drain(until_empty=False), concurrency=2)
+    Thread(worker.run).result(20)
+    assert sorted(done) == [0, 1, 2]
+    assert jobs(queue.conn) == [(later.id, "waiting", 0)]
+    assert worker.drained
+
+
+def test_until_empty_a_worker_also_waits_for_what_comes_later_or_runs_elsewhere(
+    queue: Queue, dsn: str, handlers: Handlers
+) -> None:
+    """And begins it when its time has come, however long the poll is."""
+    done: list[str] = []
+    handlers.handler("k")(lambda job: done.append(job.args))
+    queue.enqueue("k", "elsewhere")
+    (elsewhere,) = queue.claim()
+    queue.enqueue("k", "later", delay="300 milliseconds")
+    worker = Worker(dsn, handlers, drain=Drain(until_empty=True), poll=0.2)
+    thread = Thread(worker.run)
+    eventually(lambda: jobs(queue.conn) == [(elsewhere.id, "running", 1)])
+    # Some polls later.
+    end = time.monotonic() + 0.7
+    eventually(lambda: time.monotonic() > end or not thread.is_alive())
+    assert thread.is_alive()
+    assert done == ["later"]
+    queue.complete(elsewhere)
+    thread.result(20)
+    assert jobs(queue.conn) == []
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_worker_ends_after_so_many_jobs(queue: Queue, dsn: str, handlers: Handlers, concurrency: int) -> None:
+    """Exactly; those that it has claimed beyond are not kept."""
+    done: list[int] = []
+    lock = threading.Lock()
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        with lock:
+            done.append(job.args)
+
+    handlers.handler("list", batch=4)(lambda jobs: done.extend(job.args for job in jobs))
+    queue.enqueue_many({"kind": kind, "args": n} for n in range(20) for kind in ("k", "list"))
+    Thread(Worker(dsn, handlers, max_jobs=7, concurrency=concurrency).run).result(20)
+    assert len(done) == 7
+    assert [(state, attempt) for _, state, attempt in jobs(queue.conn)] == [("waiting", 0)] * 33
+
+
+def test_a_job_that_a_worker_gives_back_does_not_count(
+    queue: Queue, dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Because another one took long; it claims as many again."""
+    monkeypatch.setattr("pgq.worker.loop.KEEP_UNSTARTED", 0.01)
+    done: list[int] = []
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        if job.args == 0:
+            eventually(lambda: [state for _, state, _ in jobs(queue.conn)] == ["running", *["waiting"] * 5])
+        done.append(job.args)
+
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(6))
+    Thread(Worker(dsn, handlers, max_jobs=4).run).result(20)
+    assert done == [0, 1, 2, 3]
+
+
+def test_a_file_tells_that_the_worker_is_well(queue: Queue, dsn: str, handlers: Handlers, tmp_path: Path) -> None:
+    """It is touched at each turn, but not while the worker hangs in a handler."""
+    path = tmp_path / "health"
+    go = threading.Event()
+    begun = threading.Event()
+
+    @handlers.handler("k")
+    def hang(job: Job) -> None:
+        begun.set()
+        go.wait(20)
+
+    worker = Worker(dsn, handlers, poll=0.05, health_file=path, presence=False)
+    thread = Thread(worker.run)
+    try:
+        eventually(path.exists)
+        os.utime(path, (0, 0))
+        eventually(lambda: path.stat().st_mtime > 0)
+        queue.enqueue("k")
+        assert begun.wait(10)
+        os.utime(path, (0, 0))
+        # Longer than the half second that it may be late.
+        end = time.monotonic() + 0.8
+        eventually(lambda: time.monotonic() > end)
+        assert path.stat().st_mtime == 0
+        go.set()
+        eventually(lambda: path.stat().st_mtime > 0)
+    finally:
+        go.set()
+        worker.stop()
+        thread.result(20)
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_a_service_manager_is_told(
+    conn: Connection, dsn: str, handlers: Handlers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool
+) -> None:
+    """When the worker is registered and can work, and when it stops; by a datagram, also to an abstract address."""
+    path = f"@pgq-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path.replace("@", "\0"))
+        manager.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+        worker = Worker(dsn, handlers, poll=0.05)
+        thread = Thread(worker.run)
+        assert manager.recv(100) == b"READY=1"
+        assert one(conn, "SELECT count(*) FROM pgq_workers WHERE present") == 1
+        worker.stop()
+        assert manager.recv(100) == b"STOPPING=1"
+        thread.result(10)
+
+
+def test_a_service_manager_that_does_not_hear_is_none_of_its_business(
+    dsn: str, handlers: Handlers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker works."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    Thread(Worker(dsn, handlers, drain=Drain(until_empty=False)).run).result(10)
+
+
+def test_a_worker_that_fails_leaves_its_jobs_to_others_at_once(
+    conn: Connection, queue: Queue, dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch, grown_up: None
+) -> None:
+    """It does not say good-bye, and so is missed like one that was killed; its lease of five minutes does not count."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    @handlers.handler("k")
+    def work(job: Job) -> str:
+        monkeypatch.setattr("pgq.worker.loop.settle", fail)
+        return "kept"
+
+    answer = queue.enqueue("k")
+    with pytest.raises(ZeroDivisionError):
+        Thread(Worker(dsn, handlers, lease=timedelta(minutes=5)).run).result(20)
+    assert jobs(conn) == [(answer.id, "running", 1)]
+    queue.claim(["other"])
+    eventually(lambda: [job.attempt for job in queue.claim()] == [2], seconds=10)
+
+
+def test_a_log_line_for_people_says_what_became_of_a_job(queue: Queue, start: Start, tmp_path: Path) -> None:
+    """After which exception, and when it comes again."""
+    (tmp_path / "tasks.py").write_text(TASKS)
+    queue.enqueue("bad", "s3cret", backoff="1 hour")
+    _, log = start("--drain").communicate(timeout=20)
+    line = r"WARNING job \d+ bad attempt 1: retry at [-\d]+ [:\d]+\+0000 after ValueError in 0\.\d{3} s"
+    assert len(re.findall(line, log)) == 1
+    assert "s3cret" not in log

@@ -1,0 +1,106 @@
+"""Workers as processes of their own: how they end when they are told to, and what is left when they are killed."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from support.database import Connection, expire, jobs, one
+from support.processes import Start
+from support.threads import eventually
+
+from pgq import Queue
+from pgq.views import Views
+
+IDLE = (
+    "SELECT count(*) FROM pg_stat_activity "
+    "WHERE application_name LIKE 'pgq %%' AND state = 'idle' AND query ~ 'pgq_claim'"
+)
+
+
+@pytest.mark.happens("it is told to stop")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_worker_ends_at_once(conn: Connection, start: Start, number: signal.Signals) -> None:
+    """Even in the middle of a pause of a minute, and with exit code 0."""
+    process = start("--poll", "60s")
+    eventually(lambda: one(conn, IDLE))
+    begun = time.monotonic()
+    process.send_signal(number)
+    _, log = process.communicate(timeout=10)
+    assert time.monotonic() - begun < 2
+    assert process.returncode == 0, log
+    assert log.splitlines()[-1].endswith("stopped")
+    assert "Traceback" not in log
+
+
+@pytest.mark.happens("it is told to stop")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_busy_worker_finishes_its_job_and_gives_back_the_rest(
+    conn: Connection, queue: Queue, start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    """The job that runs is done; the others of its batch have lost no attempt."""
+    _, second, third = queue.enqueue_many([{"kind": "slow", "args": n} for n in range(3)])
+    process = start("--batch", "10")
+    eventually((tmp_path / "begun-0-1").exists)
+    assert [state for _, state, _ in jobs(conn)] == ["running"] * 3
+    process.send_signal(number)
+    (tmp_path / "go-0").touch()
+    _, log = process.communicate(timeout=10)
+    assert process.returncode == 0, log
+    assert jobs(conn) == [(second.id, "waiting", 0), (third.id, "waiting", 0)]
+    assert sorted(path.name for path in tmp_path.glob("begun-*")) == ["begun-0-1"]
+
+
+@pytest.mark.happens("it is told to stop twice")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_worker_in_the_middle_of_a_job(
+    conn: Connection, queue: Queue, start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Whoever insists need not wait for the handler; the job is given back, and its attempt does not count."""
+    answer = queue.enqueue("slow", 0)
+    process = start()
+    eventually((tmp_path / "begun-0-1").exists)
+    # Signals of one number that are sent in one go may arrive as one: repeat until there is an end.
+    deadline = time.monotonic() + 10
+    while process.poll() is None and time.monotonic() < deadline:
+        process.send_signal(number)
+        time.sleep(0.01)
+    assert process.returncode == 128 + number
+    assert jobs(conn) == [(answer.id, "waiting", 0)]
+
+
+@pytest.mark.happens("a worker is killed")
+def test_a_killed_worker_loses_its_job_to_the_next_one(
+    conn: Connection, queue: Queue, start: Start, tmp_path: Path
+) -> None:
+    """Once the lease has run out the job is run again, as its second attempt, and not before."""
+    answer = queue.enqueue("slow", 0)
+    process = start()
+    eventually((tmp_path / "begun-0-1").exists)
+    process.kill()
+    process.wait(10)
+    assert queue.claim() == []
+    assert jobs(conn) == [(answer.id, "running", 1)]
+    expire(conn)
+    (tmp_path / "go-0").touch()
+    start()
+    eventually(lambda: jobs(conn) == [])
+    assert sorted(path.name for path in tmp_path.glob("begun-*")) == ["begun-0-1", "begun-0-2"]
+
+
+def test_a_job_that_kills_every_worker_is_buried(conn: Connection, queue: Queue, start: Start, tmp_path: Path) -> None:
+    """After max_retries + 1 of them, with an entry for each."""
+    answer = queue.enqueue("slow", 0, max_retries=2, backoff="0")
+    for attempt in range(1, 4):
+        process = start("--name", f"victim {attempt}")
+        eventually((tmp_path / f"begun-0-{attempt}").exists)
+        process.kill()
+        process.wait(10)
+        expire(conn)
+    assert queue.claim() == []
+    job = Views(conn).job(answer.id)
+    assert (job["state"], job["attempt"]) == ("dead", 3)
+    assert [error["worker"].split(":")[0] for error in job["errors"]] == ["victim 3", "victim 2", "victim 1"]
+    assert {error["error"] for error in job["errors"]} == {"the lease ran out"}

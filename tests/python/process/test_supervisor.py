@@ -1,0 +1,309 @@
+"""A worker in several processes: whoever dies is replaced, and all of them end with their supervisor."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.database import Connection, jobs, one
+from support.processes import Start
+from support.threads import eventually
+
+from pgq import Queue
+from pgq.process.supervisor import READY, Place, Supervisor
+from pgq.reload import Files
+
+PIDS = "SELECT pid FROM pgq_worker_session ORDER BY registered_at"
+
+
+def pids(conn: Connection) -> list[int]:
+    """The processes that have registered, and are there."""
+    return [row[0] for row in conn.execute("SELECT pid FROM pgq_workers WHERE present").fetchall()]
+
+
+def both(conn: Connection) -> list[int]:
+    """The two, once they are there."""
+    return eventually(lambda: found if len(found := pids(conn)) == 2 else [])
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, that is not a zombie."""
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_children_do_the_work_and_end_with_their_supervisor(
+    conn: Connection,
+    queue: Queue,
+    start: Start,
+    tmp_path: Path,
+) -> None:
+    """Two of them run a job each at a time; a stop lets both finish, and the exit code is 0."""
+    queue.enqueue_many([{"kind": "slow", "args": n} for n in range(2)])
+    process = start("--processes", "2", "--batch", "1")
+    eventually(lambda: len(list(tmp_path.glob("begun-*"))) == 2)
+    children = pids(conn)
+    assert len(children) == 2
+    assert process.pid not in children
+    process.terminate()
+    for n in range(2):
+        (tmp_path / f"go-{n}").touch()
+    assert process.wait(15) == 0
+    assert jobs(conn) == []
+    assert not any(map(is_running, children))
+
+
+def test_a_ctrl_c_reaches_each_child_once(
+    conn: Connection,
+    queue: Queue,
+    dsn: str,
+    start: Start,
+    tmp_path: Path,
+) -> None:
+    """Although a terminal sends it to a whole process group: the jobs that run are finished."""
+    queue.enqueue("slow", 0)
+    process = start("--processes", "2", start_new_session=True)
+    eventually((tmp_path / "begun-0-1").exists)
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.3)
+    (tmp_path / "go-0").touch()
+    assert process.wait(15) == 0
+    assert jobs(conn) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_all_of_them(
+    conn: Connection,
+    queue: Queue,
+    start: Start,
+    tmp_path: Path,
+    number: signal.Signals,
+) -> None:
+    """What they run is given back, and its attempt does not count."""
+    answer = queue.enqueue("slow", 0)
+    process = start("--processes", "2")
+    eventually((tmp_path / "begun-0-1").exists)
+    process.send_signal(number)
+    # Two that come in one go may arrive as one.
+    time.sleep(0.5)
+    process.send_signal(number)
+    assert process.wait(15) == 128 + number
+    assert jobs(conn) == [(answer.id, "waiting", 0)]
+
+
+@pytest.mark.happens("ends its process")
+def test_a_child_that_dies_is_logged_and_replaced(conn: Connection, start: Start) -> None:
+    """With its signal; the others go on."""
+    process = start("--processes", "2")
+    first, second = both(conn)
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: len(set(pids(conn)) - {first}) == 2)
+    assert second in pids(conn)
+    process.terminate()
+    _, log = process.communicate(timeout=15)
+    assert f"worker process {first} was killed by SIGKILL, the next one starts in 0.5 s" in log
+    assert process.returncode == 0
+
+
+def test_children_end_when_their_supervisor_is_killed(conn: Connection, start: Start) -> None:
+    """They notice, and stop as after a signal."""
+    process = start("--processes", "2")
+    children = both(conn)
+    process.kill()
+    eventually(lambda: not any(map(is_running, children)))
+    assert one(conn, "SELECT count(*) FROM pgq_worker_session") == 0
+
+
+def test_what_can_never_work_ends_the_supervisor(start: Start, tmp_path: Path) -> None:
+    """One clear error a child, no restarts, and the exit code of the child."""
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name")
+    process = start("broken", "--processes", "2")
+    _, log = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert 1 <= log.count("pgq: cannot import broken: ModuleNotFoundError: No module named 'nothing_of_this_name'") <= 2
+    assert "Traceback" not in log
+    assert "next one starts" not in log
+
+
+def test_a_child_that_has_done_its_number_of_jobs_is_replaced(
+    conn: Connection,
+    queue: Queue,
+    start: Start,
+    tmp_path: Path,
+) -> None:
+    """At once, and until nothing is left: then all of them end."""
+    queue.enqueue_many([{"kind": "slow", "args": n} for n in range(6)])
+    for n in range(6):
+        (tmp_path / f"go-{n}").touch()
+    process = start("--processes", "2", "--max-jobs", "1", "--drain")
+    _, log = process.communicate(timeout=30)
+    assert process.returncode == 0, log
+    assert jobs(conn) == []
+    assert len(re.findall("stopped$", log, flags=re.MULTILINE)) >= 6
+    assert "next one starts" not in log
+
+
+def test_code_that_has_changed_is_loaded(
+    conn: Connection,
+    queue: Queue,
+    start: Start,
+    tmp_path: Path,
+) -> None:
+    """Also after it was broken for a while, which is said."""
+    module = tmp_path / "changing.py"
+    text = "import pathlib, pgq\n@pgq.handler('k')\ndef k(job): pathlib.Path('ran-{}').touch()\n"
+    module.write_text(text.format("one"))
+    process = start("changing", "--reload")
+    queue.enqueue("k")
+    eventually((tmp_path / "ran-one").exists)
+    module.write_text("import nothing_of_this_name")
+    eventually(lambda: pids(conn) == [])
+    module.write_text(text.format("three"))
+    queue.enqueue("k")
+    eventually((tmp_path / "ran-three").exists, seconds=20)
+    process.terminate()
+    _, log = process.communicate(timeout=15)
+    assert "reloading: changing.py" in log
+    assert process.returncode == 0
+
+
+def test_readiness_is_told_once_all_children_work(
+    conn: Connection,
+    start: Start,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the supervisor alone, with a plain datagram; and that it stops."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(15)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        # The second one to come takes its time.
+        (tmp_path / "uneven.py").write_text(
+            "import os, time\n"
+            "late = time.monotonic() + 20\n"
+            "try: os.open('first', os.O_CREAT | os.O_EXCL)\n"
+            "except FileExistsError:\n"
+            "    while not os.path.exists('go') and time.monotonic() < late: time.sleep(0.01)\n"
+        )
+        process = start("uneven", "--processes", "2")
+        eventually(lambda: len(pids(conn)) == 1)
+        manager.settimeout(0.7)
+        with pytest.raises(TimeoutError):
+            manager.recv(100)
+        manager.settimeout(15)
+        (tmp_path / "go").touch()
+        assert manager.recv(100) == b"READY=1"
+        assert len(pids(conn)) == 2
+        process.terminate()
+        assert manager.recv(100) == b"STOPPING=1"
+        assert process.wait(15) == 0
+        manager.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            manager.recv(100)
+
+
+@pytest.mark.happens("ends its process")
+def test_a_place_waits_longer_after_each_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to half a minute, and from the start again for who has lived for a while."""
+    now = [0.0]
+    monkeypatch.setattr("pgq.process.supervisor.monotonic", lambda: now[0])
+    supervisor = Supervisor(["true"], 1, grace=1)
+    supervisor._were_ready = True
+    pauses: list[float] = []
+
+    def die(after: float) -> None:
+        place.process = subprocess.Popen([sys.executable, "-c", ""])
+        place.process.wait()
+        place.lifeline, _ = socket.socketpair()
+        place.started_at = now[0]
+        now[0] += after
+        assert supervisor.bury(place, -9) is None
+        pauses.append(place.start_at - now[0])
+
+    place = Place()
+    for _ in range(8):
+        die(after=1)
+    die(after=60)
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 0.5]
+
+
+@pytest.mark.parametrize(("said", "code"), [(READY, None), (b"", 3)], ids=["worked", "never worked"])
+def test_who_cannot_reach_the_server_is_replaced_if_any_has_worked(said: bytes, code: int | None) -> None:
+    """Even one that is not there any more, while its neighbour was not there yet."""
+    supervisor = Supervisor([sys.executable, "-c", "import sys; sys.exit(3)"], 2, grace=1)
+    place = supervisor.places[0]
+    place.lifeline, child = socket.socketpair()
+    place.lifeline.setblocking(False)
+    place.process = subprocess.Popen([sys.executable, "-c", ""])
+    place.process.wait()
+    with child:
+        child.send(said)
+        supervisor.listen(place)
+    assert supervisor.bury(place, -signal.SIGKILL) is None
+    supervisor.start(place)
+    assert place.process is not None
+    assert supervisor.bury(place, place.process.wait()) == code
+
+
+def test_only_what_belongs_to_the_project_is_watched(tmp_path: Path) -> None:
+    """Python files that are new, changed or gone; not those in hidden directories or environments."""
+    for name in ("a.py", ".git/b.py", "venv/lib/c.py", "venv/pyvenv.cfg", "pkg/__pycache__/d.py", "pkg/e.py", "f.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    files = Files(tmp_path)
+    assert files.changed() == []
+    for name in (".git/b.py", "venv/lib/c.py", "pkg/__pycache__/d.py", "f.txt", "a.py"):
+        os.utime(tmp_path / name, (1, 1))
+    (tmp_path / "pkg/e.py").unlink()
+    (tmp_path / "g.py").touch()
+    assert files.changed() == ["a.py", "g.py", "pkg/e.py"]
+    assert files.changed() == []
+
+
+def in_a_pid_namespace() -> bool:
+    """Whether this process may be the first one of its own."""
+    unshare = shutil.which("unshare")
+    return (
+        unshare is not None
+        and subprocess.run([unshare, "--pid", "--fork", "true"], capture_output=True, check=False).returncode == 0
+    )
+
+
+@pytest.mark.skipif(not in_a_pid_namespace(), reason="no PID namespace can be made here")
+@pytest.mark.parametrize("options", [(), ("--processes", "2")], ids=["alone", "supervisor"])
+def test_it_stops_as_the_first_process_of_a_container(
+    conn: Connection,
+    dsn: str,
+    tmp_path: Path,
+    options: tuple[str, ...],
+) -> None:
+    """Where signals without a handler have no effect."""
+    (tmp_path / "tasks.py").write_text("import pgq\npgq.handler('k')(lambda job: None)\n")
+    pgq = str(Path(sys.executable).with_name("pgq"))
+    process = subprocess.Popen(
+        ["unshare", "--pid", "--fork", "--kill-child", pgq, "--dsn", dsn, "worker", "tasks", *options],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        eventually(lambda: len(pids(conn)) == max(1, len(options)))
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGTERM)
+        _, log = process.communicate(timeout=15)
+        assert process.returncode == 0, log
+        assert pids(conn) == []
+    finally:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,157 @@
+"""What pg_dump saves, restored into another database: everything is there, and the queue goes on where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from support.database import As, Connection, expire, jobs, one, record, seen
+from support.installed import NOISE, PLAIN, RELEASED, VERSION, call, program, run
+from support.servers import Place
+
+from pgq import Queue
+
+FORMS = ("plain", "extension")
+Restore = Callable[[str], Callable[[str], Connection]]
+
+
+@pytest.fixture
+def filled(as_: As, extension: Path, request: pytest.FixtureRequest) -> Connection:
+    """A database in which jobs wait, run and have ended, with grants to another role."""
+    owner = as_("owner")
+    if request.param == "plain":
+        run(owner, PLAIN)
+    else:
+        version = VERSION if request.param == "extension" else request.param
+        owner.execute(f"CREATE EXTENSION pgq VERSION '{version}'".encode())
+    owner.execute("SELECT pgq_grant('web', 'producer')")
+    owner.execute("GRANT SELECT (id, outcome) ON pgq_ended TO web")
+    queue = Queue(owner)
+    queue.enqueue_many([{"kind": kind, "max_retries": 0, "args": {"n": 1.0}} for kind in ("done", "dead", "cancelled")])
+    for job in queue.claim(max_jobs=3, worker="w"):
+        if job.kind == "done":
+            queue.complete(job, {"kept": True})
+        elif job.kind == "dead":
+            queue.fail(job, "no such address")
+        else:
+            queue.cancel(job.id)
+    queue.enqueue("running")
+    owner.execute("SELECT pgq_register('w')")
+    queue.claim(worker="w", lease="1 hour")
+    owner.execute("SELECT pgq_enqueue('later', '[1]', delay => '1 day', dedup_key => 'x', context => '{\"t\": 1}')")
+    queue.enqueue("ripe")
+    return owner
+
+
+@pytest.fixture
+def restore(conn: Connection, place: Place, dsn: str, psql: Path, tmp_path: Path) -> Iterator[Restore]:
+    """
+    Dump the database of the test and restore it into a new one, in a way that has a name; both as the owner. The answer
+    connects to that as a role.
+    """
+    name = f"{conn.info.dbname}_restored"
+    there = make_conninfo(dsn, dbname=name, user="owner")
+    opened: list[Connection] = []
+
+    def connect(role: str) -> Connection:
+        opened.append(psycopg.connect(make_conninfo(there, user=role), autocommit=True))
+        return opened[-1]
+
+    def restore(way: str) -> Callable[[str], Connection]:
+        pg_dump, here = program(place, "pg_dump"), make_conninfo(dsn, user="owner")
+        conn.execute(f"CREATE DATABASE {name} OWNER owner TEMPLATE template0".encode())
+        # A dump counts on a schema of this name, and says whose it is.
+        connect("postgres").execute("ALTER SCHEMA public OWNER TO owner")
+        if way == "psql":
+            call(psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", there, text=NOISE.sub("", call(pg_dump, here)))
+        else:
+            archive = tmp_path / "dump"
+            call(pg_dump, "-Fc", "-f", archive, here)
+            call(program(place, "pg_restore", newer=False), "--exit-on-error", "-j2", "-d", there, archive)
+        return connect
+
+    conn.execute(f"DROP DATABASE IF EXISTS {name}".encode())
+    yield restore
+    for connection in opened:
+        connection.close()
+    conn.execute(f"DROP DATABASE IF EXISTS {name}".encode())
+
+
+def everything(conn: Connection) -> list[tuple[object, ...]]:
+    """Each job with all that is known of it, and the signature that tells twins."""
+    return conn.execute(
+        "SELECT j.*, w.signature, r.token FROM pgq_jobs AS j LEFT JOIN pgq_waiting AS w USING (id) "
+        "LEFT JOIN pgq_running AS r USING (id) ORDER BY id"
+    ).fetchall()
+
+
+@pytest.mark.parametrize("way", ["psql", "pg_restore"])
+@pytest.mark.parametrize("filled", FORMS, indirect=True)
+def test_a_restored_queue_goes_on(filled: Connection, restore: Restore, way: str) -> None:
+    """Jobs in every state, sequences and grants are there; no twin slips in, and the next id and token are new."""
+    before = everything(filled)
+    assert {row[1] for row in before} == {"done", "dead", "cancelled", "waiting", "running"}
+    connect = restore(way)
+    owner, web = connect("owner"), connect("web")
+    assert everything(owner) == before
+    for sequence in ("pgq_job_id", "pgq_token"):
+        state = f"SELECT last_value, is_called FROM {sequence}".encode()
+        assert owner.execute(state).fetchall() == filled.execute(state).fetchall(), sequence
+
+    answer = Queue(web).enqueue("new")
+    assert (answer.created, answer.id) == (True, one(filled, "SELECT last_value + 1 FROM pgq_job_id"))
+    queue = Queue(owner)
+    assert not queue.enqueue("ripe").created
+    (job,) = queue.claim()
+    assert job.kind == "ripe"
+    assert job.token > one(owner, "SELECT token FROM pgq_running WHERE kind = 'running'")
+    queue.complete(job)
+    assert one(web, "SELECT count(outcome) FROM pgq_ended") == 3
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        web.execute("SELECT * FROM pgq_claim()")
+
+
+@pytest.mark.parametrize("filled", FORMS, indirect=True)
+def test_a_running_job_comes_back_through_its_lease(filled: Connection, restore: Restore) -> None:
+    """Its worker stayed with the old server: on the new one the job runs again, and the attempt counts."""
+    connect = restore("psql")
+    owner = connect("owner")
+    (before,) = (row for row in jobs(filled) if row[1] == "running")
+    token = one(filled, "SELECT token FROM pgq_running")
+    queue = Queue(owner)
+    assert before[0] not in [job.id for job in queue.claim(max_jobs=10)]
+    expire(owner, before[0])
+    # Expired leases are looked for once a second in each session.
+    (job,) = Queue(connect("owner")).claim()
+    assert (job.id, job.attempt) == (before[0], before[2] + 1)
+    with pytest.raises(psycopg.Error) as caught:
+        owner.execute("SELECT pgq_complete(%s::bigint, %s::bigint)", [before[0], token])
+    assert caught.value.sqlstate == "PGQ02"
+
+
+@pytest.mark.parametrize(("filled", "kept"), [("plain", True), ("extension", False)], indirect=["filled"])
+def test_no_trigger_fires_twice(filled: Connection, restore: Restore, kept: bool) -> None:
+    """
+    One of the owner's on the table of jobs has done its work already. It is there for the jobs to come, but for that on
+    a table of an extension, which pg_dump does not save.
+    """
+    record(filled, "pgq_waiting", "INSERT", "'one'")
+    Queue(filled).enqueue("seen")
+    assert seen(filled) == [("one",)]
+    owner = restore("psql")("owner")
+    assert seen(owner) == [("one",)]
+    Queue(owner).enqueue("seen again")
+    assert len(seen(owner)) == (2 if kept else 1)
+
+
+@pytest.mark.parametrize("filled", [release for release in RELEASED if release != VERSION], indirect=True)
+def test_a_dump_of_an_older_release_fits_into_the_files_of_this_one(filled: Connection, restore: Restore) -> None:
+    """CREATE EXTENSION names no version: the jobs of the old one come into the tables of the new."""
+    before = jobs(filled)
+    owner = restore("psql")("owner")
+    assert one(owner, "SELECT pgq_version()") == VERSION
+    assert jobs(owner) == before
+    assert not Queue(owner).enqueue("ripe").created

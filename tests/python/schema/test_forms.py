@@ -1,0 +1,220 @@
+"""However pgq is installed, it is the same; what is published holds it, and another's files are left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import make_conninfo
+from support.database import As, Connection
+from support.installed import COMMAND, CONTROL, PLAIN, VERSION, call, detach, in_schema, members, program, run, schema
+from support.paths import ROOT
+from support.servers import Place
+from support.skytools import pgq3
+
+from pgq.version import driver_version
+
+PAYLOAD = re.compile(r"^SELECT pgtle\.(\w+)\(([^$]*), \$pg_tle\$(.*?)\$pg_tle\$\);\n", re.MULTILINE | re.DOTALL)
+Install = Callable[[str, Connection, str], None]
+ODD = 'my "Jobs", and %I'
+
+
+def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run make."""
+    environ = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")}
+    return subprocess.run(
+        ["make", *arguments], cwd=cwd, env=environ, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@pytest.fixture
+def install(psql: Path, dsn: str, extension: Path) -> Iterator[Install]:
+    """Install pgq in a way that has a name, into a schema that exists, for the owner of a database."""
+    owners = make_conninfo(dsn, user="owner")
+
+    def install_(form: str, owner: Connection, where: str) -> None:
+        if form == "psql":
+            environ = os.environ | {"PGOPTIONS": f"-c search_path={quoted(where).replace(' ', chr(92) + ' ')}"}
+            done = subprocess.run(
+                [psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", ROOT / "build/pgq.sql", owners],
+                env=environ, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+        elif form == "command":
+            call(COMMAND, "--dsn", owners, "--schema", where, "install")
+        else:
+            if form == "pg_tle":
+                # pg_tle is a prerequisite of what it installs, so its schema is on the path of the script.
+                ((_, _, script), *_) = PAYLOAD.findall((ROOT / "build/pgq.pg_tle.sql").read_text())
+                (extension / f"pgq--{VERSION}.sql").write_text(script)
+                (extension / "pgq.control").write_text(CONTROL + "requires = 'pg_tle_stub'\n")
+                (extension / "pg_tle_stub.control").write_text(
+                    "default_version = '1'\nschema = pgtle\nsuperuser = false\n"
+                )
+                (extension / "pg_tle_stub--1.sql").write_text("")
+                owner.execute("CREATE EXTENSION pg_tle_stub")
+            owner.execute(f"CREATE EXTENSION pgq SCHEMA {quoted(where)}".encode())
+            assert len(members(owner)) > 50
+            detach(owner)
+
+    yield install_
+    for left in extension.glob("pg_tle_stub*"):
+        left.unlink()
+
+
+def quoted(name: str) -> str:
+    """An identifier in quotes."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+@pytest.mark.parametrize("where", ["jobs", ODD])
+@pytest.mark.parametrize("form", ["psql", "command", "extension", "pg_tle"])
+def test_every_form_makes_the_same_objects(
+    as_: As, place: Place, dsn: str, install: Install, form: str, where: str
+) -> None:
+    """With the same definitions, comments, owners and privileges, as pg_dump tells; in a schema of any name."""
+    owner = as_("owner")
+
+    def made(by: Callable[[], None]) -> dict[str, str]:
+        with in_schema(owner, where):
+            by()
+            found = {key: body for key, body in schema(place, dsn).items() if "pgtle" not in key + body}
+        owner.execute(f"DROP SCHEMA {quoted(where)} CASCADE".encode())
+        return found
+
+    plain = made(lambda: run(owner, PLAIN))
+    assert len(plain) > 100
+    assert made(lambda: install(form, owner, where)) == plain
+
+
+def test_the_script_for_pg_tle_holds_the_scripts_of_the_extension() -> None:
+    """Each as it is, in a call that pg_tle has, and nothing else."""
+    text = (ROOT / "build/pgq.pg_tle.sql").read_text()
+    comment = re.findall(r"^comment = ('.*')$", CONTROL, re.MULTILINE)[0]
+    calls = PAYLOAD.findall(text)
+    head, *rest = PAYLOAD.sub("\0", text).split("\0")
+    assert (head.splitlines()[-1], "".join(rest)) == ("BEGIN;", "COMMIT;\n")
+    assert all(line.startswith("--") for line in head.splitlines()[:-1])
+    assert calls[0] == (
+        "install_extension",
+        f"'pgq', '{VERSION}', {comment}",
+        (ROOT / f"build/pgq--{VERSION}.sql").read_text(),
+    )
+    paths = sorted((ROOT / "build").glob("pgq--*--*.sql"))
+    assert len(paths) == len(calls) - 1 > 0
+    for path, (name, arguments, script) in zip(paths, calls[1:], strict=True):
+        before, after = path.stem.removeprefix("pgq--").split("--")
+        assert (name, arguments) == ("install_update_path", f"'pgq', '{before}', '{after}'")
+        assert script == path.read_text()
+
+
+def test_make_install_puts_the_files_of_the_extension_there_and_nothing_else(place: Place, tmp_path: Path) -> None:
+    """And make uninstall removes them."""
+    arguments = [f"DESTDIR={tmp_path}", f"PG_CONFIG={program(place, 'pg_config')}"]
+    done = make("install", *arguments)
+    assert done.returncode == 0, done.stderr
+    found = {path.name: path for path in tmp_path.rglob("*") if path.is_file()}
+    assert set(found) == {"pgq.control", *(path.name for path in (ROOT / "build").glob("pgq--*.sql"))}
+    assert {path.parent.name for path in found.values()} == {"extension"}
+    for name, path in found.items():
+        assert path.read_bytes() == (ROOT / ("" if name == "pgq.control" else "build") / name).read_bytes()
+    assert make("install", *arguments).returncode == 0, "it replaces its own"
+    assert make("uninstall", *arguments).returncode == 0
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("verb", ["install", "uninstall"])
+def test_make_leaves_the_files_of_skytools_alone(place: Place, tmp_path: Path, verb: str) -> None:
+    """Another extension of this name is there: nothing is written, and nothing removed."""
+    pg_config = program(place, "pg_config")
+    foreign = pgq3("pgq.control")
+    directory = tmp_path / call(pg_config, "--sharedir").strip().lstrip("/") / "extension"
+    directory.mkdir(parents=True)
+    shutil.copy(foreign, directory)
+    done = make(verb, f"DESTDIR={tmp_path}", f"PG_CONFIG={pg_config}")
+    assert done.returncode != 0
+    assert "belongs to another pgq" in done.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [directory / "pgq.control"]
+    assert (directory / "pgq.control").read_bytes() == foreign.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What make dist makes of the sources as they are now, committed or not."""
+    if shutil.which("git") is None:
+        pytest.skip("make dist asks git for the sources")
+    copy = tmp_path_factory.mktemp("dist") / "pgq"
+    shutil.copytree(
+        ROOT,
+        copy,
+        ignore=shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", "upgrades", "pgq.sql", "results"),
+    )
+    (copy / ".venv").mkdir()
+    shutil.copytree(ROOT / "sql", copy / "sql", dirs_exist_ok=True)
+    (copy / ".venv/ready").touch()
+    os.utime(copy / ".venv/ready", (2**32, 2**32))
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
+    for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "x"]):
+        subprocess.run([*git, *command], cwd=copy, check=True, capture_output=True)
+    done = make("dist", f"BIN={Path(sys.executable).parent}", cwd=copy)
+    assert done.returncode == 0, done.stderr
+    return copy / "build/dist"
+
+
+def test_dist_makes_everything_that_is_published(dist: Path) -> None:
+    """A source archive for PGXN, both packages for PyPI, and two scripts for those who have only SQL."""
+    packages = {f"pgq_jobs-{VERSION}-py3-none-any.whl", f"pgq_jobs-{VERSION}.tar.gz"}
+    assert {path.name for path in dist.iterdir()} == packages | {f"pgq-{VERSION}.zip", "pgq.pg_tle.sql", "pgq.sql"}
+    assert (dist / "pgq.sql").read_bytes() == PLAIN
+    assert (dist / "pgq.pg_tle.sql").read_bytes() == (ROOT / "build/pgq.pg_tle.sql").read_bytes()
+
+
+def test_the_archive_for_pgxn_builds_the_same_files(dist: Path, tmp_path: Path) -> None:
+    """And its META.json tells the version and what is in it."""
+    with zipfile.ZipFile(dist / f"pgq-{VERSION}.zip") as archive:
+        archive.extractall(tmp_path)
+    (root,) = tmp_path.iterdir()
+    assert root.name == f"pgq-{VERSION}"
+    meta = json.loads((root / "META.json").read_text())
+    assert {"name", "abstract", "version", "maintainer", "license", "provides", "meta-spec"} <= set(meta)
+    assert (meta["name"], meta["version"], meta["provides"]["pgq"]["version"]) == ("pgq", VERSION, VERSION)
+    for key in ("file", "docfile"):
+        assert (root / meta["provides"]["pgq"][key]).is_file()
+    assert make("all", cwd=root).returncode == 0
+    for path in [root / "pgq.sql", root / "build/pgq.sql"]:
+        assert path.read_bytes() == PLAIN
+    scripts = sorted((ROOT / "build").glob("pgq--*.sql"))
+    assert {path.name: path.read_bytes() for path in root.glob("build/pgq--*.sql")} == {
+        path.name: path.read_bytes() for path in scripts
+    }
+
+
+def test_the_packages_for_pypi_carry_the_sql(dist: Path, tmp_path: Path) -> None:
+    """The wheel, and the wheel that the source package makes: all scripts, byte for byte, and the license."""
+    (wheel,), (source,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    shutil.unpack_archive(source, tmp_path)
+    (unpacked,) = tmp_path.iterdir()
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "again"],
+        cwd=unpacked, check=True, capture_output=True,
+    )  # fmt: skip
+    (again,) = tmp_path.glob("again/*.whl")
+    for path in (wheel, again):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            assert archive.read("pgq/schema/pgq.sql") == PLAIN
+            upgrades = sorted((ROOT / "build/upgrades").iterdir())
+            assert [archive.read(f"pgq/schema/upgrades/{file.name}") for file in upgrades] == [
+                f.read_bytes() for f in upgrades
+            ]
+            assert {"pgq/testkit.sql", "pgq/py.typed"} <= set(names)
+            assert [name for name in names if name.endswith("/LICENSE")]
+            assert f"Version: {driver_version()}\n" in archive.read(f"pgq_jobs-{VERSION}.dist-info/METADATA").decode()

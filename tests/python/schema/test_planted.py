@@ -1,0 +1,203 @@
+"""Whatever a role plants in the schemas it may write to, nothing of it runs with the rights of pgq."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import psycopg
+import pytest
+from support.calls import life
+from support.database import Connection, one
+
+from pgq.schema.install import install
+
+# Everything whose name pgq's functions and views mention, once more: it raises, and tells on whose behalf it ran.
+PLANT = r"""
+CREATE FUNCTION pg_temp.attempt(statement text) RETURNS integer LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE statement;
+    RETURN 1;
+EXCEPTION WHEN OTHERS THEN  -- not every signature can be had: some are of types that nobody can write
+    RETURN 0;
+END
+$$;
+
+CREATE TEMP TABLE source AS
+SELECT string_agg(CASE WHEN l.lanname = 'plpgsql' THEN p.prosrc ELSE pg_get_functiondef(p.oid) END, ' ') AS text
+FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
+WHERE p.pronamespace = 'home'::regnamespace;
+
+CREATE TEMP TABLE mentioned AS
+SELECT DISTINCT lower(m[1]) AS name FROM source, regexp_matches(source.text, '(\w+)', 'g') AS m;
+
+-- What stands for the types that take any.
+CREATE TEMP TABLE concrete (name text);
+INSERT INTO concrete VALUES ('text'), ('bigint'), ('integer'), ('smallint'), ('boolean'), ('jsonb'), ('tid'), ('uuid'),
+    ('interval'), ('timestamp with time zone'), ('double precision'), ('numeric'), ('name'), ('regclass'), ('oid');
+
+CREATE TEMP TABLE signature AS
+WITH one AS (
+    SELECT DISTINCT p.proname, p.proretset, c.name AS any, w.width,
+           pg_get_function_arguments(p.oid) AS arguments, pg_get_function_result(p.oid) AS result
+    FROM pg_proc AS p
+    JOIN mentioned AS m ON m.name = p.proname
+    CROSS JOIN concrete AS c
+    CROSS JOIN generate_series(1, 4) AS w (width)
+    WHERE p.pronamespace IN ('pg_catalog'::regnamespace, 'home'::regnamespace)
+      AND (c.name = 'text' OR pg_get_function_arguments(p.oid) ~ '\many')
+      AND (w.width = 1 OR pg_get_function_arguments(p.oid) ~ 'VARIADIC')
+)
+SELECT DISTINCT proname,
+       regexp_replace(regexp_replace(regexp_replace(
+           regexp_replace(arguments, ' DEFAULT .*?(?=, \w+ \w|$)', '', 'g'),
+           'VARIADIC "?any"?', repeat('any, ', width - 1) || 'any'),
+           '\many(compatible)?array\M', one.any || '[]', 'g'),
+           '"?\many(element|nonarray|compatible|compatiblenonarray)?\M"?', one.any, 'g') AS arguments,
+       regexp_replace(regexp_replace(result, '\many(compatible)?array\M', one.any || '[]', 'g'),
+                      '\many\w*', one.any, 'g') AS result
+FROM one;
+
+CREATE FUNCTION pg_temp.plant(schema text) RETURNS bigint LANGUAGE plpgsql AS $plant$
+DECLARE
+    v_body CONSTANT text := $$LANGUAGE plpgsql AS
+        'BEGIN RAISE EXCEPTION USING ERRCODE = ''TRAP1'', MESSAGE = current_user; END'$$;
+    v_planted bigint;
+BEGIN
+    SELECT sum(pg_temp.attempt(format(
+        'CREATE FUNCTION %I.%I(%s) RETURNS %s %s', schema, s.proname, s.arguments, s.result, v_body)))
+    INTO v_planted
+    FROM signature AS s;
+
+    SELECT v_planted + sum(
+        pg_temp.attempt(format('CREATE FUNCTION %I.operator_%s(%s, %s) RETURNS %s %s',
+                               schema, o.oid, t.lft, t.rgt, t.result, v_body))
+        + pg_temp.attempt(format('CREATE OPERATOR %I.%s (LEFTARG = %s, RIGHTARG = %s, FUNCTION = %I.operator_%s)',
+                                 schema, o.oprname, t.lft, t.rgt, schema, o.oid)))
+    INTO v_planted
+    FROM pg_operator AS o
+    CROSS JOIN LATERAL (
+        SELECT format_type(o.oprleft, NULL) AS lft, format_type(o.oprright, NULL) AS rgt,
+               format_type(o.oprresult, NULL) AS result
+    ) AS t
+    WHERE o.oprkind = 'b' AND strpos((SELECT text FROM source), o.oprname) > 0
+      AND t.lft IN (SELECT name FROM concrete) AND t.rgt IN (SELECT name FROM concrete);
+
+    EXECUTE format('CREATE FUNCTION %I.spring(pg_catalog.text) RETURNS boolean %s', schema, v_body);
+    SELECT v_planted + sum(pg_temp.attempt(format(
+        'CREATE DOMAIN %1$I.%2$I AS pg_catalog.%2$I CHECK (%1$I.spring(VALUE::pg_catalog.text))', schema, t.typname)))
+    INTO v_planted
+    FROM pg_type AS t JOIN mentioned AS m ON m.name = t.typname
+    WHERE t.typnamespace = 'pg_catalog'::regnamespace AND t.typtype = 'b';
+    RETURN v_planted;
+END
+$plant$;
+"""
+
+# The relations that they mention, as views of the session: whoever reads or writes one springs the trap, too.
+LURE = r"""
+CREATE FUNCTION evil.spring_row() RETURNS trigger LANGUAGE plpgsql
+    AS 'BEGIN RAISE EXCEPTION USING ERRCODE = ''TRAP1'', MESSAGE = current_user; END';
+DO $$
+DECLARE
+    r record;
+BEGIN
+    FOR r IN
+        SELECT c.oid::regclass AS original, c.relname AS name
+        FROM pg_class AS c JOIN mentioned AS m ON m.name = c.relname
+        WHERE c.relkind IN ('r', 'v') AND c.relnamespace IN ('pg_catalog'::regnamespace, 'home'::regnamespace)
+    LOOP
+        EXECUTE format($f$CREATE FUNCTION evil.lure_%s() RETURNS SETOF %s LANGUAGE plpgsql AS
+                       'BEGIN RAISE EXCEPTION USING ERRCODE = ''TRAP1'', MESSAGE = current_user; END'$f$,
+                       r.name, r.original);
+        EXECUTE format('CREATE TEMP VIEW %I AS SELECT * FROM evil.lure_%s()', r.name, r.name);
+        EXECUTE format('CREATE TRIGGER spring INSTEAD OF INSERT OR UPDATE OR DELETE ON pg_temp.%I '
+                       'FOR EACH ROW EXECUTE FUNCTION evil.spring_row()', r.name);
+    END LOOP;
+END
+$$;
+"""
+
+# Where mallory's things come first, where they are merely a better match, and where the session's own come first.
+PATHS = ["evil, pg_catalog, home", "public, home", "home", "pg_temp, evil, public, pg_catalog, home"]
+
+
+@pytest.fixture
+def mallory(conn: Connection, dsn: str) -> Iterator[Connection]:
+    """A session of a role that may use pgq and has planted all it can, in public, in its own schema, in pg_temp."""
+    conn.execute("DROP ROLE IF EXISTS mallory")
+    conn.execute(
+        "CREATE ROLE mallory LOGIN; CREATE SCHEMA evil AUTHORIZATION mallory; GRANT CREATE ON SCHEMA public TO mallory"
+    )
+    install(conn, schema="home")
+    for what in ("producer", "worker", "admin"):
+        conn.execute("SELECT home.pgq_grant('mallory', %s)", [what])
+    with psycopg.connect(dsn, user="mallory", autocommit=True) as session:
+        session.execute("SET search_path = pg_catalog")
+        session.execute(PLANT.encode())
+        for schema in ("evil", "public"):
+            assert one(session, "SELECT pg_temp.plant(%s)", schema) > 500
+        session.execute(LURE.encode())
+        yield session
+    conn.execute("DROP SCHEMA evil CASCADE; DROP OWNED BY mallory CASCADE; DROP ROLE mallory")
+
+
+def sprung(conn: Connection) -> str | None:
+    """In whose name a trap was sprung, if one was, while all calls were made."""
+    try:
+        life(conn, "home")
+    except psycopg.Error as error:
+        if error.sqlstate == "TRAP1":
+            return error.diag.message_primary
+        raise
+    return None
+
+
+def go(conn: Connection, path: str) -> None:
+    """Let the session have this path."""
+    conn.execute(f"SET search_path = {path}".encode())
+
+
+def public_functions(conn: Connection) -> dict[str, str]:
+    """The signatures of the functions that act with the rights of the owner, by name."""
+    rows = conn.execute(
+        "SELECT proname, oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'home'::regnamespace AND prosecdef"
+    )
+    return dict(rows.fetchall())
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nothing_of_it_runs(mallory: Connection, path: str) -> None:
+    """Neither under the path of the caller nor under that of the functions."""
+    go(mallory, path)
+    assert sprung(mallory) is None
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_it_would_run_without_the_pin(conn: Connection, mallory: Connection, path: str) -> None:
+    """The traps are good: take the path from one function at a time, and they spring with the rights of the owner."""
+    go(mallory, path)
+    caught = set()
+    for name, signature in public_functions(conn).items():
+        conn.execute(f"ALTER FUNCTION {signature} RESET search_path".encode())
+        # Where not all is shadowed, what is left may not fit together.
+        with suppress(psycopg.Error):
+            if sprung(mallory) == "postgres":
+                caught.add(name)
+        conn.execute(f"ALTER FUNCTION {signature} SET search_path = home, pg_temp".encode())
+        conn.execute("DELETE FROM home.pgq_waiting; DELETE FROM home.pgq_running; DELETE FROM home.pgq_ended")
+    some = {"pgq_cancel", "pgq_hold", "pgq_idle", "pgq_purge"}
+    assert caught >= (set(public_functions(conn)) if "evil" in path else some)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nor_does_it_run_when_the_owner_gives_rights(conn: Connection, mallory: Connection, path: str) -> None:
+    """A session of the owner's may have a path that leads by what others have planted; without the pin it would run."""
+    conn.execute(f"SET search_path = {path}".encode())
+    conn.execute("SELECT home.pgq_grant('mallory', 'reader')")
+    conn.execute("ALTER FUNCTION home.pgq_grant(pg_catalog.text, pg_catalog.text, pg_catalog.text[]) RESET search_path")
+    if "evil" in path:
+        with pytest.raises(psycopg.Error) as caught:
+            conn.execute("SELECT home.pgq_grant('mallory', 'reader')")
+        assert (caught.value.sqlstate, caught.value.diag.message_primary) == ("TRAP1", "postgres")
+    conn.execute("RESET search_path")

@@ -1,0 +1,131 @@
+"""Two installations in one database, one an extension and one not, that do not see each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.database import As, Connection, one
+from support.installed import PLAIN, in_schema, run
+from support.threads import eventually
+
+from pgq import Queue
+
+NAMES = ("one", 'the "other", %I')
+
+
+@pytest.fixture
+def owner(as_: As, extension: Path) -> Connection:
+    """Both in a database that belongs to an ordinary role, each function with plans that are not kept."""
+    owner = as_("owner")
+    with in_schema(owner, NAMES[0]):
+        owner.execute("CREATE EXTENSION pgq SCHEMA one")
+    with in_schema(owner, NAMES[1]):
+        run(owner, PLAIN)
+    return owner
+
+
+@pytest.fixture
+def queues(owner: Connection) -> tuple[Queue, Queue]:
+    """Both, seen through one session."""
+    return Queue(owner, schema=NAMES[0]), Queue(owner, schema=NAMES[1])
+
+
+def test_jobs_stay_apart(owner: Connection, queues: tuple[Queue, Queue]) -> None:
+    """Twins, ids, claims and ends: what happens in one is not known in the other."""
+    a, b = queues
+    assert (a.enqueue("k").created, b.enqueue("k").created) == (True, True)
+    assert (a.enqueue("k").created, b.enqueue("k").created) == (False, False)
+    (job,) = a.claim()
+    (twin,) = b.claim()
+    assert a.complete_many([job]) == {job.id}
+    assert b.fail(twin).outcome == "retry"
+    counts = [one(owner, f"SELECT count(*) FROM {name}.pgq_jobs") for name in ("one", '"the ""other"", %I"')]
+    assert counts == [0, 1]
+    b.cancel(twin.id)
+    assert a.enqueue("k").created
+
+
+def test_sleepers_are_woken_by_their_own_only(as_: As, queues: tuple[Queue, Queue]) -> None:
+    """The channels differ and so do the locks: an enqueue in one neither notifies the other nor sees its sleeper."""
+    a, b = queues
+    sleeper = as_("owner")
+    asleep = Queue(sleeper, schema=NAMES[0])
+    (channel,) = asleep.idle()
+    assert [channel] == a.idle(["default"], False) != b.idle(["default"], False)
+    for name in (channel, *b.idle(["default"], False)):
+        sleeper.execute(f'LISTEN "{name}"'.encode())
+    b.enqueue("k")
+    assert list(sleeper.notifies(timeout=0.2)) == []
+    a.enqueue("k")
+    assert [notice.channel for notice in sleeper.notifies(timeout=10, stop_after=1)] == [channel]
+
+
+def test_workers_of_one_are_strangers_in_the_other(as_: As, owner: Connection) -> None:
+    """A name may be in use in both; when a worker goes, only its own jobs come back."""
+    here, there = as_("owner"), as_("owner")
+    for conn, name in ((here, NAMES[0]), (there, NAMES[1])):
+        conn.execute("SELECT set_config('search_path', quote_ident(%s), false)", [name])
+        conn.execute("SELECT pgq_register('w')")
+        Queue(conn).enqueue("k")
+        assert len(Queue(conn).claim(worker="w")) == 1
+    here.close()
+
+    def present(name: str) -> list[bool]:
+        with in_schema(owner, name):
+            return [row[0] for row in owner.execute("SELECT present FROM pgq_workers").fetchall()]
+
+    eventually(lambda: present(NAMES[0]) == [False], "the server notices that the session is gone")
+    assert present(NAMES[1]) == [True]
+    with in_schema(owner, NAMES[1]):
+        owner.execute("SELECT _pgq_sweep_workers(pgq_now())")
+        assert one(owner, "SELECT bool_and(lease_until > claimed_at) FROM pgq_running")
+    with in_schema(owner, NAMES[0]):
+        # Right after the start of the server nobody is thought to be gone.
+        def swept() -> bool:
+            owner.execute("SELECT _pgq_sweep_workers(pgq_now())")
+            return bool(one(owner, "SELECT bool_and(lease_until = claimed_at) FROM pgq_running"))
+
+        eventually(swept, "the lease ends", 15.0)
+
+
+def test_heads_are_of_one_installation(owner: Connection, queues: tuple[Queue, Queue]) -> None:
+    """The settings in which a session keeps them have names of their own."""
+    names = []
+    for name in NAMES:
+        with in_schema(owner, name):
+            names.append(one(owner, "SELECT _pgq_head_setting('default')"))
+    assert names[0] != names[1]
+    for queue in queues:
+        queue.claim()
+    assert [one(owner, "SELECT current_setting(%s, true) <> ''", name) for name in names] == [True, True]
+
+
+def test_grants_are_of_one_installation(as_: As, owner: Connection, queues: tuple[Queue, Queue]) -> None:
+    """Whoever may enqueue in one may do nothing in the other."""
+    with in_schema(owner, NAMES[0]):
+        owner.execute("SELECT pgq_grant('web', 'producer')")
+    web = as_("web")
+    assert Queue(web, schema=NAMES[0]).enqueue("k").created
+    assert (
+        one(
+            web, "SELECT count(*) FROM pg_namespace WHERE nspname = %s AND has_schema_privilege(oid, 'USAGE')", NAMES[1]
+        )
+        == 0
+    )
+    assert one(
+        web,
+        "SELECT count(*) FROM pg_proc WHERE pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s) "
+        "AND has_function_privilege(oid, 'EXECUTE')",
+        NAMES[1],
+    ) == 0  # fmt: skip
+
+
+def test_dropping_one_leaves_the_other(owner: Connection, queues: tuple[Queue, Queue]) -> None:
+    """With its jobs, and in working order."""
+    a, b = queues
+    a.enqueue("k")
+    b.enqueue("k")
+    owner.execute("DROP EXTENSION pgq")
+    (job,) = b.claim()
+    b.complete(job)

@@ -1,0 +1,137 @@
+"""Taking pgq out of a database: it leaves nothing behind, and not while there are jobs to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from support.database import As, Connection, jobs, one, waits_for_lock
+from support.installed import COMMAND, PLAIN, RELEASED, call, in_schema, released, run
+from support.threads import Thread, eventually
+
+from pgq import Queue
+from pgq.errors import NotInstalled
+from pgq.schema import install as installation
+from pgq.schema.install import Busy, LiveJobs, uninstall
+
+CATALOGS = (
+    "pg_class", "pg_proc", "pg_type", "pg_attribute", "pg_attrdef", "pg_constraint", "pg_index", "pg_rewrite",
+    "pg_sequence", "pg_description", "pg_depend", "pg_shdepend", "pg_init_privs", "pg_default_acl", "pg_extension",
+    "pg_namespace",
+)  # fmt: skip
+
+
+def rows(conn: Connection) -> dict[str, int]:
+    """How much there is in the catalogues."""
+    return {catalog: one(conn, f"SELECT count(*) FROM {catalog}") for catalog in CATALOGS}
+
+
+def put(owner: Connection, form: str) -> None:
+    """Install pgq, as an extension or by the plain script of a version."""
+    if form == "extension":
+        owner.execute("CREATE EXTENSION pgq")
+    else:
+        run(owner, PLAIN if form == "plain" else released(form))
+
+
+@pytest.mark.parametrize("form", ["plain", "extension", *RELEASED])
+def test_uninstall_leaves_nothing_behind(as_: As, extension: Path, dsn: str, form: str) -> None:
+    """Of this version or an older one, whatever it had granted; objects of others with such names stay."""
+    owner = as_("owner")
+    owner.execute("CREATE TABLE pgq_mine ()")
+    owner.execute("CREATE FUNCTION pgq_mine() RETURNS integer LANGUAGE sql RETURN 1")
+    owner.execute("GRANT USAGE ON SCHEMA public TO web")
+    before = rows(owner)
+    put(owner, form)
+    for role in ("producer", "worker", "admin", "reader"):
+        owner.execute("SELECT pgq_grant('web', %s)", [role])
+    queue = Queue(owner)
+    queue.enqueue("k")
+    queue.complete(queue.claim()[0], "kept")
+    assert call(COMMAND, "--dsn", make_conninfo(dsn, user="owner"), "uninstall").endswith(" removed\n")
+    assert rows(owner) == before
+
+
+def test_drop_extension_leaves_nothing_behind(as_: As, extension: Path) -> None:
+    """Without pgq's own command."""
+    owner = as_("owner")
+    before = rows(owner)
+    put(owner, "extension")
+    owner.execute("DROP EXTENSION pgq")
+    assert rows(owner) == before
+
+
+@pytest.mark.parametrize("form", ["plain", "extension"])
+@pytest.mark.parametrize("state", ["waiting", "running"])
+def test_uninstall_refuses_while_jobs_live(as_: As, extension: Path, dsn: str, form: str, state: str) -> None:
+    """And says how to lose them; with --force they go."""
+    owner = as_("owner")
+    put(owner, form)
+    queue = Queue(owner)
+    queue.enqueue("k")
+    if state == "running":
+        queue.claim()
+    before = jobs(owner)
+    arguments = (COMMAND, "--dsn", make_conninfo(dsn, user="owner"), "uninstall")
+    refusal = call(*arguments, code=1)
+    assert refusal == "pgq: 1 jobs wait or run\nhint: Let them be done, or give --force to lose them.\n"
+    assert jobs(owner) == before
+    call(*arguments, "--force")
+    assert one(owner, "SELECT to_regclass('pgq_waiting') IS NULL")
+
+
+@pytest.mark.parametrize("form", ["plain", "extension"])
+def test_what_others_built_upon_it_keeps_it_whole(as_: As, extension: Path, form: str) -> None:
+    """Neither their view nor anything of pgq is dropped, not even by force."""
+    owner = as_("owner")
+    put(owner, form)
+    owner.execute("CREATE VIEW mine AS SELECT count(*) FROM pgq_jobs")
+    before = rows(owner)
+    with pytest.raises(psycopg.errors.DependentObjectsStillExist):
+        uninstall(owner, force=True)
+    assert rows(owner) == before
+
+
+def test_uninstall_removes_the_one_in_the_schema(as_: As) -> None:
+    """Another one stays, with its jobs; where there is none it says so."""
+    owner = as_("owner")
+    names = ("a", 'my "Jobs"')
+    for name in names:
+        with in_schema(owner, name):
+            run(owner, PLAIN)
+    Queue(owner, schema="a").enqueue("k")
+    uninstall(owner, schema=names[1])
+    assert one(owner, "SELECT count(*) FROM a.pgq_jobs") == 1
+    for nowhere in (names[1], None):
+        with pytest.raises(NotInstalled):
+            uninstall(owner, schema=nowhere)
+
+
+def test_a_job_that_is_enqueued_meanwhile_is_not_lost(as_: As) -> None:
+    """Uninstalling waits for open transactions, and counts what they leave."""
+    owner, other = as_("owner"), as_("owner")
+    run(owner, PLAIN)
+    other.execute("BEGIN")
+    Queue(other).enqueue("k")
+    thread = Thread(uninstall, owner)
+    eventually(lambda: waits_for_lock(other, owner), "it waits for the producer")
+    other.execute("COMMIT")
+    with pytest.raises(LiveJobs):
+        thread.result()
+    assert one(owner, "SELECT count(*) FROM pgq_jobs") == 1
+
+
+def test_uninstall_gives_up_when_the_tables_are_never_free(as_: As, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And changes nothing."""
+    monkeypatch.setattr(installation, "PATIENCE", 0.0)
+    owner, other = as_("owner"), as_("owner")
+    run(owner, PLAIN)
+    before = rows(owner)
+    other.execute("BEGIN")
+    Queue(other).enqueue("k")
+    with pytest.raises(Busy) as caught:
+        uninstall(owner)
+    assert "pg_stat_activity" in (caught.value.hint or "")
+    assert rows(owner) == before

@@ -1,0 +1,240 @@
+"""Handlers that are given many jobs at a time: each job has an outcome of its own."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from support.database import Connection, jobs, one
+from support.modes import write
+from support.workers import drain
+
+from pgq import Handlers, Job, PayloadError, Queue, Worker
+from pgq.views import Views
+from pgq.worker.loop import Loop
+
+
+def of(queue: Queue) -> dict[Any, tuple[str, int]]:
+    """State and attempt of each job that is not done without a result, by its arguments."""
+    return {
+        row[0]: (row[1], row[2])
+        for row in queue.conn.execute("SELECT args, state, attempt FROM pgq_jobs WHERE jsonb_typeof(args) = 'number'")
+    }
+
+
+def errors(queue: Queue) -> dict[Any, str]:
+    """The first line of the newest error of each job that has one."""
+    rows = queue.conn.execute("SELECT args, errors -> 0 ->> 'error' FROM pgq_jobs WHERE errors <> '[]'")
+    return {args: error.splitlines()[0] for args, error in rows}
+
+
+def enqueue(queue: Queue, count: int, kind: str = "k") -> list[int]:
+    """Some jobs, whose arguments are their numbers."""
+    return [
+        one.id
+        for one in queue.enqueue_many({"kind": kind, "args": n, "backoff": timedelta(hours=1)} for n in range(count))
+    ]
+
+
+def test_a_batch_handler_sees_as_many_as_it_wants_at_a_time(
+    queue: Queue, worker: Worker, loop: Loop, handlers: Handlers
+) -> None:
+    """In their order, whatever else is between them; an answer of None says that all are done."""
+    seen: list[list[int]] = []
+    alone: list[int] = []
+    handlers.handler("k", batch=4)(lambda jobs: seen.append([job.args for job in jobs]))
+    handlers.handler("other")(lambda job: alone.append(job.args))
+    for n in range(10):
+        queue.enqueue_many([{"kind": "k", "args": n}, {"kind": "other", "args": n}])
+    loop.pace.limit = 100
+    loop.pace.note(100, 0.001)
+    drain(loop)
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert alone == list(range(10))
+    assert jobs(queue.conn) == []
+
+
+@pytest.mark.happens("fails in a batch")
+def test_a_batch_handler_answers_for_each_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """A result is kept, None is none to keep, an exception is a failure, and what it leaves out is not done."""
+
+    @handlers.handler("k", batch=10, cancel_on=LookupError)
+    def work(jobs: list[Job]) -> dict[int, Any]:
+        given = [None, {"n": 1}, 0, ValueError("bad"), KeyError("lost"), object(), float("nan")]
+        answers = {job.id: answer for job, answer in zip(jobs, given, strict=False)}
+        return answers | {12345678: ValueError("of nobody")}
+
+    ids = enqueue(queue, 8)
+    drain(loop)
+    assert of(queue) == {
+        1: ("done", 1),
+        2: ("done", 1),
+        3: ("waiting", 1),
+        4: ("cancelled", 1),
+        5: ("waiting", 1),
+        6: ("waiting", 1),
+        7: ("waiting", 1),
+    }
+    assert [Views(queue.conn).job(job_id)["result"] for job_id in ids[1:3]] == ['{"n": 1}', "0"]
+    said = errors(queue)
+    assert said[3] == "ValueError: bad"
+    assert said[4] == "KeyError: 'lost'"
+    assert said[5].startswith("TypeError: Object of type object is not JSON")
+    assert said[7] == "pgq.errors.Error: its batch handler has left it out"
+
+
+@pytest.mark.happens("fails in a batch")
+@pytest.mark.parametrize("answer", [ValueError("down"), SystemExit(3), [1, 2], "done", {"id"}], ids=repr)
+def test_a_batch_handler_that_raises_or_answers_something_else_has_done_nothing(
+    queue: Queue, loop: Loop, handlers: Handlers, answer: Any
+) -> None:
+    """All its jobs have failed; the others of the claim have not."""
+
+    @handlers.handler("k", batch=10)
+    def work(jobs: list[Job]) -> Any:
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    handlers.handler("other")(lambda job: None)
+    enqueue(queue, 3)
+    enqueue(queue, 3, "other")
+    drain(loop)
+    assert of(queue) == dict.fromkeys(range(3), ("waiting", 1))
+    expected = (
+        f"{type(answer).__name__}: {answer}" if isinstance(answer, BaseException) else "TypeError: a batch handler"
+    )
+    assert all(text.startswith(expected) for text in errors(queue).values())
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_a_payload_that_cannot_be_decoded_is_not_in_the_way_of_the_batch(
+    queue: Queue, loop: Loop, handlers: Handlers, transaction: bool
+) -> None:
+    """It fails by itself, and its handler is not called for it."""
+    seen: list[Any] = []
+
+    @handlers.handler("k", batch=10, transaction=transaction)
+    def work(given: Any, *_: Connection) -> None:
+        seen.extend(job.args for job in (given if isinstance(given, list) else [given]))
+
+    enqueue(queue, 2)
+    bad = one(queue.conn, "SELECT id FROM pgq_enqueue('k', '1e131071')")
+    enqueue(queue, 4)
+    drain(loop)
+    assert seen == [0, 1, 2, 3]
+    assert jobs(queue.conn) == [(bad, "waiting", 1)]
+    assert PayloadError.__name__ in Views(queue.conn).job(bad)["errors"][0]["error"]
+
+
+@pytest.mark.happens("fails in a batch")
+def test_a_transactional_batch_is_one_transaction_with_a_savepoint_for_each_job(
+    queue: Queue, loop: Loop, handlers: Handlers
+) -> None:
+    """Those that are done commit with their writes, and those that have failed go back, at the same moment."""
+    conn = queue.conn
+    conn.execute("CREATE TABLE effect (job bigint)")
+    conn.execute("CREATE TABLE moved (job bigint, xid text)")
+    conn.execute(
+        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
+        "INSERT INTO public.moved VALUES (old.id, pg_current_xact_id()::text); RETURN NULL; END$$"
+    )
+    conn.execute("CREATE TRIGGER see AFTER DELETE ON pgq_running FOR EACH ROW EXECUTE FUNCTION see()")
+
+    @handlers.handler("k", batch=10, transaction=True)
+    def work(job: Job, inside: Connection) -> None:
+        write(job, inside)
+        assert one(conn, "SELECT count(*) FROM effect") == 0
+        if job.args == 1:
+            inside.execute("SELECT 1 / 0")
+        if job.args == 3:
+            raise psycopg.Rollback
+
+    ids = enqueue(queue, 5)
+    assert loop.turn() == 5
+    assert of(queue) == {1: ("waiting", 1), 3: ("waiting", 1)}
+    assert [row[0] for row in conn.execute("SELECT job FROM effect ORDER BY job")] == ids[::2]
+    assert conn.execute("SELECT count(*), count(DISTINCT xid) FROM moved").fetchone() == (5, 1)
+
+
+ENDINGS = {
+    "COMMIT": lambda conn: conn.execute("COMMIT"),
+    "ROLLBACK": lambda conn: conn.execute("ROLLBACK"),
+    "COMMIT; BEGIN": lambda conn: conn.execute("COMMIT; BEGIN"),
+    "close": lambda conn: conn.close(),
+}
+
+
+@pytest.mark.happens("ends its transaction")
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_who_ends_the_transaction_of_a_batch_fails_and_its_neighbours_do_not(
+    queue: Queue, loop: Loop, handlers: Handlers, ending: str
+) -> None:
+    """
+    Those before it are done if it was with a COMMIT; otherwise they run again, as those after it do, with no attempt
+    lost. Effects are there once.
+    """
+    conn = queue.conn
+    conn.execute("CREATE TABLE effect (job bigint)")
+    attempts: list[tuple[int, int]] = []
+
+    @handlers.handler("k", batch=10, transaction=True)
+    def work(job: Job, inside: Connection) -> None:
+        attempts.append((job.args, job.attempt))
+        if job.args == 2:
+            ENDINGS[ending](inside)
+        else:
+            write(job, inside)
+
+    ids = enqueue(queue, 5)
+    assert loop.turn() == 5
+    assert attempts == [(0, 1), (1, 1), (2, 1)]
+    loop.turn()
+    drain(loop)
+    assert of(queue) == {2: ("waiting", 1)}
+    assert "TransactionEnded" in errors(queue)[2] or "closed" in errors(queue)[2]
+    again = [] if "COMMIT" in ending else [(0, 1), (1, 1)]
+    assert attempts[3:] == [*again, (3, 1), (4, 1)]
+    assert [row[0] for row in conn.execute("SELECT job FROM effect ORDER BY job")] == [n for n in ids if n != ids[2]]
+
+
+def test_a_commit_that_fails_is_the_failure_of_the_whole_batch(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """Nobody knows whose; but who has failed before, and why, is known."""
+    conn = queue.conn
+    conn.execute("CREATE TABLE parent (id bigint PRIMARY KEY)")
+    conn.execute("CREATE TABLE child (id bigint REFERENCES parent DEFERRABLE INITIALLY DEFERRED)")
+
+    @handlers.handler("k", batch=10, transaction=True, retry_on=OSError)
+    def work(job: Job, inside: Connection) -> None:
+        if job.args == 0:
+            raise ValueError("by itself")
+        inside.execute("INSERT INTO child VALUES (%s)", [job.id])
+
+    enqueue(queue, 3)
+    loop.turn()
+    drain(loop)
+    assert of(queue) == {0: ("dead", 1), 1: ("waiting", 1), 2: ("waiting", 1)}
+    said = errors(queue)
+    assert said[0] == "ValueError: by itself"
+    assert all("ForeignKeyViolation" in said[n] for n in (1, 2))
+
+
+def test_what_a_batch_handler_has_completed_by_itself_it_need_not_answer_for(
+    queue: Queue, dsn: str, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is done, and nothing else is said of it."""
+
+    @handlers.handler("k", batch=10)
+    def work(jobs: list[Job]) -> dict[int, Any]:
+        with psycopg.connect(dsn) as own:
+            jobs[0].complete(own)
+        return {jobs[1].id: None}
+
+    enqueue(queue, 2)
+    with caplog.at_level(logging.INFO, "pgq"):
+        drain(loop)
+    assert jobs(queue.conn) == []
+    assert [record.__dict__["action"] for record in caplog.records if "action" in record.__dict__] == ["done", "done"]

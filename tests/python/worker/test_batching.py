@@ -1,0 +1,161 @@
+"""How much a worker takes at a time, and what it does not keep to itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from support.database import Connect, Connection, jobs, one, record, seen
+from support.threads import Thread, eventually
+from support.workers import drain
+
+from pgq import Handlers, Job, Queue
+from pgq.worker.batching import BatchSize
+from pgq.worker.loop import Loop
+
+
+def test_the_first_batch_is_a_small_one() -> None:
+    """As long as nothing is known."""
+    assert BatchSize(100).size() == 10
+    assert BatchSize(3).size() == 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "size"), [(0.0, 100), (0.0001, 100), (0.001, 100), (0.004, 25), (0.04, 2), (0.2, 1), (3600.0, 1)]
+)
+def test_a_batch_lasts_a_tenth_of_a_second(seconds: float, size: int) -> None:
+    """Within the limit, and never less than one job."""
+    pace = BatchSize(100)
+    pace.note(1, seconds)
+    assert pace.size() == size
+
+
+def test_the_pace_follows_the_jobs() -> None:
+    """One batch that was unlike the others is soon forgotten."""
+    pace = BatchSize(100)
+    pace.note(10, 10.0)
+    assert pace.size() == 1
+    for _ in range(10):
+        pace.note(10, 0.01)
+    assert pace.size() > 40
+    pace.note(1, 5.0)
+    assert pace.size() == 1
+
+
+def test_a_worker_whose_jobs_are_slow_leaves_them_to_others(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """After the first batch it takes one at a time."""
+    running: list[int] = []
+
+    @handlers.handler("k")
+    def slow(job: Job) -> None:
+        running.append(int(one(queue.conn, "SELECT count(*) FROM pgq_running")))
+        time.sleep(0.06)
+
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(14))
+    drain(loop)
+    assert running[-4:] == [1, 1, 1, 1]
+
+
+def test_the_rest_of_a_batch_is_given_back_while_a_handler_takes_its_time(
+    queue: Queue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker can claim it, with the attempt not counted."""
+    monkeypatch.setattr("pgq.worker.loop.KEEP_UNSTARTED", 0.1)
+    begun, go = threading.Event(), threading.Event()
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        if job.args == 0:
+            begun.set()
+            assert go.wait(10)
+
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(5))
+    turn = Thread(loop.turn)
+    assert begun.wait(10)
+    others = eventually(lambda: queue.claim(max_jobs=10))
+    assert sorted(job.args for job in others) == [1, 2, 3, 4]
+    assert {job.attempt for job in others} == {1}
+    go.set()
+    turn.result()
+    drain(loop)
+    assert [job[0] for job in jobs(queue.conn)] == sorted(job.id for job in others)
+
+
+def test_what_is_done_is_on_record_while_the_next_handler_takes_its_time(
+    queue: Queue, loop: Loop, handlers: Handlers
+) -> None:
+    """Within a tenth of a second: it need not be done again when the next one takes the worker down."""
+    begun, go = threading.Event(), threading.Event()
+
+    @handlers.handler("k")
+    def work(job: Job) -> str | None:
+        if job.args == 1:
+            raise ValueError("failed")
+        if job.args == 3:
+            begun.set()
+            assert go.wait(10)
+        return "kept" if job.args == 2 else None
+
+    _done, failed, kept, slow = [answer.id for answer in queue.enqueue_many({"kind": "k", "args": n} for n in range(4))]
+    turn = Thread(loop.turn)
+    assert begun.wait(10)
+    begun_at = time.monotonic()
+    record = [(failed, "waiting", 1), (kept, "done", 1), (slow, "running", 1)]
+    eventually(lambda: jobs(queue.conn) == record)
+    # The promise is a tenth; a loaded machine gets more.
+    assert time.monotonic() - begun_at < 1
+    go.set()
+    turn.result()
+
+
+def test_what_is_done_is_on_record_while_a_transactional_handler_takes_its_time(
+    queue: Queue, loop: Loop, handlers: Handlers
+) -> None:
+    """It has a connection of its own, and so does not keep the others' outcomes from the record."""
+    handlers.handler("plain")(lambda job: None)
+    handlers.handler("transactional", transaction=True)(
+        lambda job, conn: eventually(lambda: len(jobs(queue.conn)) == 1) and None
+    )
+    queue.enqueue_many([{"kind": "plain"}, {"kind": "transactional"}])
+    drain(loop)
+    assert jobs(queue.conn) == []
+
+
+def test_only_a_claim_by_itself_need_not_reach_the_disk(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """What completes a job, or carries the writes of a handler, is as durable as the server."""
+    conn = queue.conn
+    record(conn, "pgq_running", "INSERT OR DELETE", "TG_OP", "current_setting('synchronous_commit')")
+    conn.execute(f"ALTER DATABASE {conn.info.dbname} SET synchronous_commit = on".encode())
+    handlers.handler("plain")(lambda job: None)
+    handlers.handler("kept")(lambda job: "result")
+    handlers.handler("transactional", transaction=True)(lambda job, conn: None)
+    loop.pace.limit = 1
+    for kind in ("plain", "plain", "kept", "plain", "transactional", "plain"):
+        queue.enqueue(kind, dedup=False)
+    drain(loop)
+    committed = seen(conn)
+    # The first claim, and the one after the transactional handler, settle nothing.
+    assert [row for row in committed if row[1] == "off"] == [("INSERT", "off"), ("INSERT", "off")]
+    assert committed[0] == ("INSERT", "off")
+    assert [what for what, _ in committed].count("INSERT") == 6
+
+
+def test_a_claim_by_itself_is_refused_within_a_transaction(queue: Queue, connect: Connect) -> None:
+    """It would take the durability from whatever else is in there."""
+    with queue.conn.transaction(), pytest.raises(RuntimeError, match="autocommit"):
+        queue.claim_only(["default"], 1, "1 minute", None)
+    with pytest.raises(RuntimeError, match="autocommit"):
+        Queue(connect(autocommit=False)).claim_only(["default"], 1, "1 minute", None)
+
+
+def test_completing_and_claiming_is_one_statement(conn: Connection, queue: Queue) -> None:
+    """It tells which leases were lost, and claims all the same; without a ripe job, too."""
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(4))
+    first, second, third = queue.claim(max_jobs=3)
+    queue.release(second)
+    lost, claimed = queue.complete_and_claim([first, second, third], ["default"], 1, "1 minute", "me")
+    assert lost == {second.id}
+    assert [job.id for job in claimed] == [second.id]
+    assert queue.complete_and_claim(claimed, ["none"], 1, "1 minute", None) == (set(), [])
+    assert [job.args for job in queue.claim(max_jobs=10)] == [3]

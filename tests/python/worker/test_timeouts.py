@@ -1,0 +1,163 @@
+"""A handler that takes too long is interrupted: at once in the main thread, and as soon as it can be in another one."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+from support.database import Connection, jobs, one
+from support.threads import Thread, eventually
+from support.workers import drain
+
+from pgq import Handlers, Job, Queue, Worker
+from pgq.views import Views
+from pgq.worker.loop import Loop
+
+# What would take longer than anybody waits for a test.
+LONG = 60.0
+
+
+def sleep(job: Job, *conn: Connection) -> None:
+    """In C, waiting for the clock."""
+    time.sleep(LONG)
+
+
+def wait(job: Job, *conn: Connection) -> None:
+    """In C, waiting for another thread."""
+    threading.Event().wait(LONG)
+
+
+def compute(job: Job, *conn: Connection) -> None:
+    """In Python, waiting for nobody."""
+    end = time.monotonic() + LONG
+    while time.monotonic() < end:
+        pass
+
+
+def swallow(job: Job, *conn: Connection) -> None:
+    """With a handler of exceptions that catches everything, once."""
+    try:
+        compute(job)
+    except BaseException:
+        compute(job)
+
+
+def ignore(job: Job, *conn: Connection) -> None:
+    """With one that catches every Exception, again and again."""
+    end = time.monotonic() + LONG
+    while time.monotonic() < end:
+        try:
+            time.sleep(0.01)
+            raise ValueError
+        except Exception:
+            continue
+
+
+def query(job: Job, *conn: Connection) -> None:
+    """Waiting for an answer of the server."""
+    for inside in conn:
+        inside.execute("INSERT INTO effect VALUES (%s)", [job.id])
+        inside.execute("SELECT pg_sleep(15)")
+
+
+def timed_out(conn: Connection, job_id: int) -> bool:
+    """Whether the job has failed, and why."""
+    job = Views(conn).job(job_id)
+    return (job["state"], job["attempt"], job["errors"][0]["error"].splitlines()[0]) == (
+        "waiting", 1, "pgq.errors.TimedOut: the handler took longer than its timeout",
+    )  # fmt: skip
+
+
+@pytest.mark.happens("takes longer than its `timeout`")
+def test_a_handler_is_interrupted_in_the_main_thread(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """
+    Whatever it does in Python, waits for, or catches. Its writes are undone, the statement that it waits for is
+    cancelled, and the worker goes on; that has nothing to do with retry_on.
+    """
+    conn = queue.conn
+    conn.execute("CREATE TABLE effect (job bigint)")
+    cases = [sleep, wait, compute, swallow, ignore]
+    ids = []
+    for function in cases:
+        handlers.handler(function.__name__, timeout=0.2, retry_on=OSError)(function)
+        ids.append(queue.enqueue(function.__name__).id)
+    handlers.handler("query", timeout=timedelta(seconds=0.3), transaction=True)(query)
+    handlers.handler("list", timeout=0.2, batch=2)(sleep)
+    ids += [queue.enqueue("query").id, queue.enqueue("list", 1).id, queue.enqueue("list", 2).id]
+    done: list[Job] = []
+    handlers.handler("next", transaction=True)(lambda job, conn: done.append(job))
+    queue.enqueue("next")
+    begun = time.monotonic()
+    drain(loop)
+    # Two tenths of a second for each, a second more for the one that has to be told twice, and the rest is slack.
+    assert time.monotonic() - begun < 15
+    assert [timed_out(conn, job_id) for job_id in ids] == [True] * len(ids)
+    assert (
+        one(conn, "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep%%'")
+        == 0
+    )
+    assert one(conn, "SELECT count(*) FROM effect") == 0
+    assert len(done) == 1
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+@pytest.mark.happens("takes longer than its `timeout`")
+def test_a_handler_is_interrupted_in_a_thread_as_soon_as_it_can_be(dsn: str, queue: Queue, handlers: Handlers) -> None:
+    """At once where it runs Python; what waits in C for something is interrupted once that is over."""
+    conn = queue.conn
+    waited: dict[str, float] = {}
+
+    def sleep_for_a_second(job: Job, *inside: Connection) -> None:
+        begun = time.monotonic()
+        try:
+            for one_ in inside:
+                one_.execute("SELECT pg_sleep(1)")
+            if not inside:
+                time.sleep(1)
+            compute(job)
+        finally:
+            waited[job.kind] = time.monotonic() - begun
+
+    for function in (compute, swallow, ignore):
+        handlers.handler(function.__name__, timeout=0.2)(function)
+    handlers.handler("sleep", timeout=0.2)(sleep_for_a_second)
+    handlers.handler("query", timeout=0.2, transaction=True)(sleep_for_a_second)
+    ids = [queue.enqueue(kind).id for kind in ("compute", "swallow", "ignore", "sleep", "query")]
+    main = threading.get_ident()
+    threads: set[int] = set()
+    handlers.handler("next")(lambda job: threads.add(threading.get_ident()))
+    queue.enqueue_many({"kind": "next", "args": n, "priority": 9} for n in range(5))
+    worker = Worker(dsn, handlers, concurrency=2, presence=False, poll=0.1)
+    thread = Thread(worker.run)
+    try:
+        eventually(lambda: [state for _, state, _ in jobs(conn)] == ["waiting"] * len(ids), seconds=20)
+    finally:
+        worker.stop()
+        thread.result(20)
+    assert [timed_out(conn, job_id) for job_id in ids] == [True] * len(ids)
+    assert all(seconds > 0.9 for seconds in waited.values())
+    assert threads
+    assert main not in threads
+
+
+def test_who_is_in_time_is_not_interrupted(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """Nor is what comes after, when the time would have been over: a job without a timeout, or the worker itself."""
+    seen: list[str] = []
+
+    @handlers.handler("quick", timeout=0.15)
+    def quick(job: Job) -> None:
+        seen.append("quick")
+
+    @handlers.handler("slow")
+    def slow(job: Job) -> None:
+        time.sleep(0.3)
+        seen.append("slow")
+
+    queue.enqueue("quick")
+    queue.enqueue("slow")
+    drain(loop)
+    assert seen == ["quick", "slow"]
+    assert jobs(queue.conn) == []

@@ -1,0 +1,234 @@
+"""The worker: what a handler does, and what becomes of its job."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from support.database import Connect, Connection, expire, jobs, one
+from support.threads import Thread, eventually
+from support.workers import drain
+
+import pgq
+from pgq import Handlers, Job, Queue, Worker
+from pgq.views import Views
+from pgq.worker.loop import Loop
+
+
+def actions(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """What the log says became of which kind of job."""
+    return [(r.kind, r.action) for r in caplog.records if hasattr(r, "action") and hasattr(r, "kind")]
+
+
+def test_a_plain_handler_completes_its_job_by_returning(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """It sees the job as it was enqueued, once, and nothing of it remains."""
+    seen: list[Job] = []
+    handlers.handler("k")(seen.append)
+    answer = queue.enqueue("k", {"to": "ann"})
+    drain(loop)
+    assert [(job.id, job.args, job.attempt) for job in seen] == [(answer.id, {"to": "ann"}, 1)]
+    assert jobs(queue.conn) == []
+
+
+def test_a_transactional_handler_commits_with_its_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """Before that neither its writes nor the completion are seen; after it both are."""
+    conn = queue.conn
+    conn.execute("CREATE TABLE effect (job bigint)")
+
+    @handlers.handler("k", transaction=True)
+    def write(job: Job, inside: Connection) -> None:
+        inside.execute("INSERT INTO effect VALUES (%s)", [job.id])
+        assert one(conn, "SELECT count(*) FROM effect") == 0
+        assert jobs(conn) == [(job.id, "running", 1)]
+
+    answer = queue.enqueue("k")
+    assert loop.turn() == 1
+    assert one(conn, "SELECT job FROM effect") == answer.id
+    assert jobs(conn) == []
+
+
+def test_a_transactional_handler_whose_lease_is_lost_leaves_no_write(
+    queue: Queue, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When an operator cancels the job between its claim and its hold, the handler does not even begin."""
+    begun: list[int] = []
+    handlers.handler("first")(lambda job: queue.cancel(job.id + 1))
+    handlers.handler("second", transaction=True)(lambda job, conn: begun.append(job.id))
+    queue.enqueue_many([{"kind": "first"}, {"kind": "second"}])
+    with caplog.at_level(logging.INFO, "pgq"):
+        drain(loop)
+    assert begun == []
+    assert [state for _, state, _ in jobs(queue.conn)] == ["cancelled"]
+    assert sorted(actions(caplog)) == [("first", "done"), ("second", "lost")]
+
+
+def test_a_completion_that_finds_its_lease_lost_rolls_the_writes_back(
+    queue: Queue, loop: Loop, handlers: Handlers
+) -> None:
+    """Here the handler itself releases the job that it works on."""
+    queue.conn.execute("CREATE TABLE effect (job bigint)")
+
+    @handlers.handler("k", transaction=True)
+    def write(job: Job, inside: Connection) -> None:
+        inside.execute("INSERT INTO effect VALUES (%s)", [job.id])
+        Queue(inside).release(job)
+
+    queue.enqueue("k")
+    assert loop.turn() == 1
+    assert one(queue.conn, "SELECT count(*) FROM effect") == 0
+    assert [state for _, state, _ in jobs(queue.conn)] == ["running"]
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_what_a_handler_returns_is_kept(queue: Queue, loop: Loop, handlers: Handlers, transaction: bool) -> None:
+    """As JSON; a falsy result is one, too."""
+    handlers.handler("k", transaction=transaction)(lambda job, *_: job.args)
+    queue.enqueue_many([{"kind": "k", "args": args} for args in ({"n": 1}, 0, False)])
+    drain(loop)
+    rows = Views(queue.conn).jobs(state="done")
+    assert [Views(queue.conn).job(row["id"])["result"] for row in rows] == ["false", "0", '{"n": 1}']
+
+
+def test_a_batch_costs_one_commit(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """The last batch is settled in the transaction that claims the next one."""
+    conn = queue.conn
+    conn.execute("CREATE TABLE seen (what text, xid text)")
+    conn.execute(
+        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN INSERT INTO public.seen VALUES (TG_OP, pg_current_xact_id()::text); RETURN NULL; END$$"
+    )
+    conn.execute("CREATE TRIGGER see AFTER INSERT OR DELETE ON pgq_running FOR EACH ROW EXECUTE FUNCTION see()")
+    handlers.handler("k")(lambda job: None)
+    loop.pace.limit = 3
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(6))
+    drain(loop)
+    rows = conn.execute("SELECT xid, array_agg(what ORDER BY what) FROM seen GROUP BY xid ORDER BY xid::bigint")
+    assert [what for _, what in rows] == [["INSERT"] * 3, ["DELETE"] * 3 + ["INSERT"] * 3, ["DELETE"] * 3]
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_slow_job_does_not_hold_back_the_outcomes_before_it(
+    queue: Queue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch, slow: bool
+) -> None:
+    """What is done is settled between two jobs once 100 ms have passed, and otherwise with the next claim."""
+    now = [100.0]
+    monkeypatch.setattr("pgq.worker.loop.monotonic", lambda: now[0])
+    states: list[int] = []
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        states.append(len(jobs(queue.conn)))
+        now[0] += 0.11 if slow else 0.01
+
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(3))
+    drain(loop)
+    assert states == ([3, 2, 1] if slow else [3, 3, 3])
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_each_job_begins_with_nearly_a_whole_lease(
+    queue: Queue, worker: Worker, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch, transaction: bool
+) -> None:
+    """What a slow job leaves no time for goes back, and is claimed anew with its attempt not counted."""
+    now = [100.0]
+    monkeypatch.setattr("pgq.worker.loop.monotonic", lambda: now[0])
+    worker.lease = timedelta(seconds=60)
+    claimed_at: list[float] = []
+    attempts: list[int] = []
+
+    @handlers.handler("k", transaction=transaction)
+    def work(job: Job, *_: object) -> None:
+        claimed_at.append(now[0] - loop.claimed_at)
+        attempts.append(job.attempt)
+        now[0] += job.args
+
+    queue.enqueue_many({"kind": "k", "args": seconds, "dedup": False} for seconds in (5, 50, 59, 5))
+    drain(loop)
+    assert claimed_at == [0, 5, 0, 0]
+    assert attempts == [1, 1, 1, 1]
+    assert jobs(queue.conn) == []
+
+
+def test_a_failure_that_meets_an_open_producer_is_left_to_its_lease(
+    queue: Queue,
+    connect: Connect,
+    loop: Loop,
+    handlers: Handlers,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The rest of the batch is settled; after the producer's commit the job merges into its twin."""
+    monkeypatch.setattr("pgq.worker.settle.LOCK_TIMEOUT", "50ms")
+    handlers.handler("bad")(lambda job: 1 / 0)
+    handlers.handler("also bad")(lambda job: 1 / 0)
+    handlers.handler("good")(lambda job: None)
+    bad, other, _ = queue.enqueue_many([{"kind": "bad"}, {"kind": "also bad"}, {"kind": "good"}])
+    loop.turn()
+    producer = connect()
+    with caplog.at_level(logging.INFO, "pgq"), producer.transaction():
+        twin = Queue(producer).enqueue("bad")
+        assert loop.turn() == 0
+    assert sorted(actions(caplog)) == [("also bad", "retry"), ("bad", "left"), ("good", "done")]
+    assert jobs(queue.conn) == [(bad.id, "running", 1), (other.id, "waiting", 1), (twin.id, "waiting", 0)]
+    expire(queue.conn)
+    queue.claim(max_jobs=0)
+    assert [job_id for job_id, _, _ in jobs(queue.conn)] == [other.id, twin.id]
+
+
+def test_each_outcome_is_one_line_in_the_log_and_none_shows_a_payload(
+    queue: Queue, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the coordinates of the job as extras for machines."""
+    failing: Callable[[Job], Any] = lambda job: int(job.args)  # noqa: E731
+    handlers.handler("done")(lambda job: None)
+    handlers.handler("inside", transaction=True)(lambda job, conn: None)
+    for kind in ("retry", "dead", "merged"):
+        handlers.handler(kind)(failing)
+    for kind in ("done", "inside", "retry", "dead", "merged"):
+        queue.enqueue(kind, "s3cret", max_retries=0 if kind == "dead" else 1)
+    with caplog.at_level(logging.DEBUG, "pgq"):
+        loop.turn()
+        queue.enqueue("merged", "s3cret", delay="1 hour")
+        assert loop.turn() == 0
+    assert sorted(actions(caplog)) == [
+        (kind, {"inside": "done"}.get(kind, kind)) for kind in sorted(("done", "inside", "retry", "dead", "merged"))
+    ]
+    assert "s3cret" not in caplog.text
+    (dead,) = [record for record in caplog.records if getattr(record, "action", "") == "dead"]
+    assert (dead.levelname, dead.__dict__["queue"], dead.__dict__["attempt"]) == ("ERROR", "default", 1)
+    assert dead.__dict__["job_id"] > 0
+
+
+def test_run_serves_its_queues_until_stopped(queue: Queue, worker: Worker, handlers: Handlers) -> None:
+    """Only these; a stop ends the sleep at once, and what was claimed but not begun goes back uncounted."""
+    handlers.handler("k")(lambda job: worker.stop())
+    worker.queues = ["mine"]
+    alien = queue.enqueue("k", queue="other")
+    first, second = queue.enqueue_many([{"kind": "k", "args": n, "queue": "mine"} for n in range(2)])
+    thread = Thread(worker.run)
+    thread.result(10)
+    assert jobs(queue.conn) == [(alien.id, "waiting", 0), (second.id, "waiting", 0)]
+    assert first.id < second.id
+
+
+def test_a_stop_wakes_an_idle_worker(queue: Queue, worker: Worker) -> None:
+    """Its poll is a minute; it ends at once all the same."""
+    thread = Thread(worker.run)
+    idle = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgq test:%%' AND state = 'idle'"
+    eventually(lambda: one(queue.conn, idle))
+    worker.stop()
+    thread.result(10)
+    gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name LIKE 'pgq test:%%'"
+    eventually(lambda: one(queue.conn, gone), "the session of the worker ends")
+
+
+def test_a_kind_has_one_handler() -> None:
+    """The second registration is refused."""
+    registry = pgq.Handlers()
+    registry.handler("k")(lambda job: None)
+    with pytest.raises(ValueError, match="k"):
+        registry.handler("k")(lambda job: None)
+    assert registry.kinds == ["k"]

@@ -1,0 +1,287 @@
+"""What a handler does wrong is the failure of its own job: of no other job, and never of the worker."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+import psycopg
+import pytest
+from support.database import Connection, jobs, one
+from support.modes import all_of, states, try_all
+from support.servers import Place
+from support.workers import drain
+
+from pgq import Handlers, Job, LeaseLost, Queue, Worker
+from pgq.schema.install import install
+from pgq.views import Views
+from pgq.worker.loop import Loop
+
+
+class Mute(Exception):
+    """An exception that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def error_of(conn: Connection, job_id: int) -> str:
+    """The newest error that is kept with a job."""
+    return str(Views(conn).job(job_id)["errors"][0]["error"])
+
+
+def test_what_one_job_cannot_do_is_its_own_failure(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """An unknown kind and a payload that Python cannot decode fail; their neighbours in the batch are done."""
+    done: list[str] = []
+    handlers.handler("k")(lambda job: done.append(job.args))
+    handlers.handler("deep")(lambda job: done.append("must not run"))
+    queue.enqueue("k", "first")
+    unknown = queue.enqueue("unheard of")
+    deep = one(queue.conn, "SELECT id FROM pgq_enqueue('deep', '1e131071')")
+    queue.enqueue("k", "last")
+    drain(loop)
+    assert done == ["first", "last"]
+    assert jobs(queue.conn) == [(unknown.id, "waiting", 1), (deep, "waiting", 1)]
+    assert "unheard of" in error_of(queue.conn, unknown.id)
+    assert "PayloadError" in error_of(queue.conn, deep)
+
+
+@pytest.mark.happens("returns what is no JSON")
+@pytest.mark.parametrize("transaction", [False, True])
+@pytest.mark.parametrize(
+    "result", [object(), float("nan"), "a\0b", "x" * 1_100_000], ids=["object", "NaN", "NUL", "too long"]
+)
+def test_a_result_that_cannot_be_kept_fails_the_job(
+    queue: Queue, loop: Loop, handlers: Handlers, result: Any, transaction: bool
+) -> None:
+    """Whether it is Python or PostgreSQL that refuses it; the others in the batch are settled."""
+    handlers.handler("bad", transaction=transaction)(lambda *_: result)
+    handlers.handler("good")(lambda job: None)
+    bad, _ = queue.enqueue_many([{"kind": "bad"}, {"kind": "good"}])
+    drain(loop)
+    assert jobs(queue.conn) == [(bad.id, "waiting", 1)]
+
+
+@pytest.mark.happens("raises anything")
+@pytest.mark.parametrize("transaction", [False, True])
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (SystemExit(3), "SystemExit: 3"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (GeneratorExit(), "GeneratorExit"),
+        (ValueError("x" * 10_000_000), "ValueError: xxxx"),
+        (ValueError("a\0b\ud800c"), "ValueError: ab\\ud800c"),
+        (Mute(), "test_worker_failures.Mute: "),
+    ],
+    ids=["SystemExit", "KeyboardInterrupt", "GeneratorExit", "10 MB", "NUL and surrogate", "no text"],
+)
+def test_whatever_a_handler_raises_is_the_failure_of_its_job(
+    queue: Queue, loop: Loop, handlers: Handlers, error: BaseException, kept: str, transaction: bool
+) -> None:
+    """The worker survives it, keeps a text that PostgreSQL can store, and goes on to the next job."""
+
+    def fail(*_: Any) -> NoReturn:
+        raise error
+
+    done: list[Job] = []
+    handlers.handler("bad", transaction=transaction)(fail)
+    handlers.handler("good")(done.append)
+    bad, _ = queue.enqueue_many([{"kind": "bad"}, {"kind": "good"}])
+    drain(loop)
+    assert len(done) == 1
+    assert jobs(queue.conn) == [(bad.id, "waiting", 1)]
+    text = error_of(queue.conn, bad.id)
+    assert text.startswith(kept)
+    assert "Traceback" in text
+    assert len(text) <= 4000
+
+
+def recurse(job: Job, *rest: Any) -> Any:
+    """Until Python has had enough."""
+    return recurse(job, *rest)
+
+
+@pytest.mark.happens("raises anything")
+def test_what_python_itself_raises_is_the_failure_of_the_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """In each mode, and with its name."""
+    deep: list[Any] = []
+    deep.append(deep)
+    cases = {
+        "RecursionError": recurse,
+        "MemoryError": lambda *_: bytearray(1 << 62),
+        "SystemExit": lambda *_: sys.exit("enough"),
+        "ValueError": lambda *_: deep,
+    }
+    found = try_all(queue, loop, handlers, cases)
+    assert states(found) == all_of(cases, ("waiting", 1))
+    for kind, job in found.items():
+        assert job["errors"][0]["error"].startswith(kind.split(": ")[1])
+
+
+@pytest.mark.happens("ends its transaction")
+@pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK", "COMMIT; BEGIN", "ROLLBACK; BEGIN"])
+def test_a_handler_that_ends_its_transaction_fails(
+    queue: Queue, loop: Loop, handlers: Handlers, statement: str
+) -> None:
+    """Its writes and the completion would not be one: the job is not done."""
+    handlers.handler("k", transaction=True)(lambda _, conn: conn.execute(statement) and None)
+    answer = queue.enqueue("k")
+    drain(loop)
+    assert jobs(queue.conn) == [(answer.id, "waiting", 1)]
+    assert "TransactionEnded" in error_of(queue.conn, answer.id)
+
+
+@pytest.mark.happens("ends its transaction")
+@pytest.mark.parametrize("method", ["commit", "rollback"])
+def test_a_handler_cannot_commit_through_its_connection(
+    queue: Queue, loop: Loop, handlers: Handlers, method: str
+) -> None:
+    """psycopg refuses it, and the job has failed."""
+    handlers.handler("k", transaction=True)(lambda _, conn: getattr(conn, method)())
+    answer = queue.enqueue("k")
+    drain(loop)
+    assert jobs(queue.conn) == [(answer.id, "waiting", 1)]
+
+
+def test_a_transactional_handler_that_raises_leaves_no_write(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """The job is retried, with the error kept."""
+    queue.conn.execute("CREATE TABLE effect (job bigint)")
+
+    @handlers.handler("k", transaction=True)
+    def write(job: Job, inside: Connection) -> NoReturn:
+        inside.execute("INSERT INTO effect VALUES (%s)", [job.id])
+        raise ValueError("no such address")
+
+    answer = queue.enqueue("k")
+    drain(loop)
+    assert one(queue.conn, "SELECT count(*) FROM effect") == 0
+    assert jobs(queue.conn) == [(answer.id, "waiting", 1)]
+    assert error_of(queue.conn, answer.id).startswith("ValueError: no such address")
+
+
+def test_a_handler_that_rolls_back_has_failed(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """psycopg.Rollback ends its transaction without an error, but the job is not done."""
+
+    @handlers.handler("k", transaction=True)
+    def work(job: Job, conn: Connection) -> NoReturn:
+        raise psycopg.Rollback
+
+    answer = queue.enqueue("k")
+    drain(loop)
+    assert jobs(queue.conn) == [(answer.id, "waiting", 1)]
+    assert "TransactionEnded" in error_of(queue.conn, answer.id)
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_a_lease_that_is_lost_on_another_job_is_a_failure_of_this_one(
+    queue: Queue, loop: Loop, handlers: Handlers, transaction: bool
+) -> None:
+    """Only the worker's own calls tell whether its job is lost."""
+
+    @handlers.handler("k", transaction=transaction)
+    def work(job: Job, *_: object) -> NoReturn:
+        raise LeaseLost("of some other job")
+
+    answer = queue.enqueue("k")
+    drain(loop)
+    assert jobs(queue.conn) == [(answer.id, "waiting", 1)]
+    assert "some other job" in error_of(queue.conn, answer.id)
+
+
+@pytest.mark.happens("forks, and the child returns")
+@pytest.mark.parametrize("ending", ["return", "sys.exit"])
+def test_a_child_of_a_handler_does_not_become_a_worker(
+    queue: Queue, loop: Loop, handlers: Handlers, ending: str
+) -> None:
+    """A fork that comes out of the handler ends there; its parent goes on."""
+    children: list[int] = []
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        child = os.fork()
+        if child == 0 and ending == "sys.exit":
+            sys.exit(0)
+        children.append(child)
+
+    queue.enqueue("k")
+    drain(loop)
+    (child,) = children
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert jobs(queue.conn) == []
+
+
+def test_an_exception_that_cannot_be_described_is_named(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """Whatever its description raises."""
+
+    class Opaque(Exception):
+        @property
+        def __notes__(self) -> list[str]:  # type: ignore[override]
+            raise RuntimeError("no notes")
+
+    def fail(job: Job) -> NoReturn:
+        raise Opaque
+
+    handlers.handler("k")(fail)
+    answer = queue.enqueue("k")
+    drain(loop)
+    # From Python 3.13 on the traceback copes, and gives the class with its place.
+    assert "Opaque" in error_of(queue.conn, answer.id).splitlines()[0]
+
+
+@pytest.mark.parametrize(("encoding", "kept"), [("LATIN1", "\\u2603"), ("SQL_ASCII", "\u2603")])
+def test_a_database_in_another_encoding_keeps_what_it_can_of_an_error(
+    place: Place, conn: Connection, handlers: Handlers, encoding: str, kept: str
+) -> None:
+    """With escapes if need be; handlers are found by their kinds, and the neighbours are settled."""
+    conn.execute("DROP DATABASE IF EXISTS pgq_encoded")
+    conn.execute(f"CREATE DATABASE pgq_encoded ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0".encode())
+    dsn = f"host={place.host} port={place.port} user={place.user} dbname=pgq_encoded"
+    worker = Worker(dsn, handlers)
+    try:
+        with psycopg.connect(dsn, autocommit=True, client_encoding="utf8") as encoded:
+            install(encoded)
+
+            def fail(job: Job) -> NoReturn:
+                raise ValueError("\u2603")
+
+            handlers.handler("bad")(fail)
+            handlers.handler("good")(lambda job: None)
+            bad, _ = Queue(encoded).enqueue_many([{"kind": "bad"}, {"kind": "good"}])
+            drain(worker.loops[0])
+            assert jobs(encoded) == [(bad.id, "waiting", 1)]
+            assert kept in error_of(encoded, bad.id)
+    finally:
+        worker.close()
+        conn.execute("DROP DATABASE pgq_encoded WITH (FORCE)")
+
+
+def test_a_result_that_is_far_too_long_is_not_even_sent(
+    queue: Queue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gigabyte costs the connection, and so again each time it is settled."""
+    monkeypatch.setattr("pgq.convert.LONGEST_RESULT", 1000)
+    handlers.handler("plain")(lambda *_: "x" * 1000)
+    handlers.handler("transactional", transaction=True)(lambda *_: "x" * 1000)
+    ids = [queue.enqueue(kind).id for kind in ("plain", "transactional")]
+    drain(loop)
+    assert [error_of(queue.conn, job_id).splitlines()[0] for job_id in ids] == [
+        "ValueError: the result takes 1002 characters as JSON"
+    ] * 2
+
+
+def test_a_result_that_is_too_deep_for_the_server_fails_the_job(
+    conn: Connection, queue: Queue, loop: Loop, handlers: Handlers
+) -> None:
+    """However deep that is: it is not mistaken for a server that is out of something for a while."""
+    conn.execute(f"ALTER DATABASE {conn.info.dbname} SET max_stack_depth = '100kB'".encode())
+    deep: list[Any] = []
+    for _ in range(900):
+        deep = [deep]
+    handlers.handler("deep")(lambda job: deep)
+    handlers.handler("good")(lambda job: None)
+    bad, _ = queue.enqueue_many([{"kind": "deep"}, {"kind": "good"}])
+    drain(loop)
+    assert jobs(conn) == [(bad.id, "waiting", 1)]
+    assert error_of(conn, bad.id) == "the database refused the result"

@@ -1,0 +1,1 @@
+"""What the tests share: servers, ways to break them, workers as processes, a model, comparisons."""

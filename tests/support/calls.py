@@ -1,0 +1,81 @@
+"""Every public function, called once or more, so that the answers can be compared."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from support.database import Connection
+
+# Nothing but the calls, for what else there were would look up operators on the path of the caller. :id and :token are
+# those of the job that was claimed last, :first is the id of the one that was claimed first.
+LIFE = """
+    pgq_now()
+    pgq_version()
+    pgq_backoff(3, '90 s', '1 day')
+    pgq_register('w', '{default}', 'host', 7)
+    pgq_idle('{default}', true)
+    pgq_idle('{default}', false)
+    pgq_enqueue('k', '{"x": 1.50, "a": "\\\\"}', delay => '1 hour', backoff => '90 s')
+    pgq_enqueue_many('[
+        {"kind": "k", "args": {"a": "\\\\", "x": 1.50}, "on_duplicate": "soonest"},
+        {"kind": "l", "ripe_at": "2019-12-31T12:00+02:00", "delay": null, "backoff": "00:01:30", "priority": 0}]')
+    pgq_enqueue('l', dedup_key => 'x', on_duplicate => 'replace', delay => '1 hour')
+    pgq_enqueue('l', dedup_key => 'x', on_duplicate => 'replace', delay => '2 hours')
+    pgq_remaining()
+    pgq_claim(lease => '90 s')
+    pgq_hold(':id', ':token')
+    pgq_extend(':id', ':token', '2 hours')
+    pgq_fail(':id', ':token', 'e')
+    pgq_claim(worker => 'w')
+    pgq_release(':id', ':token')
+    pgq_claim('{default,a}', worker => 'w')
+    pgq_snooze(':id', ':token', delay => '0')
+    pgq_claim(worker => 'w')
+    pgq_cancel_claimed(':id', ':token', 'no')
+    pgq_retry(':id')
+    pgq_cancel(':id')
+    pgq_retry(':id')
+    pgq_claim(worker => 'w')
+    pgq_reconcile('w', '{:id}', '{:token}')
+    pgq_complete(':id', ':token', '{"done": [1.0, null]}')
+    pgq_complete_many('{:id}', '{:token}')
+    pgq_cancel(':first')
+    pgq_jobs
+    pgq_stats
+    pgq_workers
+    pgq_purge('0')
+    pgq_unregister('w')
+"""
+CALLS = [" ".join(call.split()) for call in re.split(r"\n    (?=pgq)", LIFE) if call.strip()]
+
+
+def life(conn: Connection, home: str) -> list[Any]:
+    """Make all calls and answer their rows, without ids and tokens; raises the error of the first that is refused."""
+    answers: list[Any] = []
+    held = {"id": "0", "token": "0"}
+    for call in CALLS:
+        for name, number in held.items():
+            call = call.replace(f":{name}", number)  # noqa: PLW2901
+        cursor = conn.execute(f"SELECT * FROM {home}.{call}".encode(), binary=True)
+        names = [column.name for column in cursor.description or []]
+        rows = []
+        for row in cursor.fetchall():
+            named = dict(zip(names, row, strict=True))
+            if "token" in named:
+                held |= {"id": str(named["id"]), "token": str(named.pop("token"))}
+                held.setdefault("first", held["id"])
+            # When an error happened is kept as text, in the time zone of the session.
+            for name in ("id", "errors"):
+                named.pop(name, None)
+            rows.append([readable(value) for value in named.values()])
+        # A view has no order, and shows it once a table has been analyzed.
+        answers += rows if "(" in call else sorted(rows, key=lambda row: row[:2])
+    return answers
+
+
+def readable(value: Any) -> Any:
+    """A value; text that the encoding of the session has left as bytes is text again."""
+    if isinstance(value, list):
+        return [readable(element) for element in value]
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,64 @@
+"""How long hypothesis hunts: one round from a fixed seed, or round after round until FUZZ_SECONDS are over."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.configuration import set_hypothesis_home_dir
+
+from support.database import Connection, one
+from support.paths import ROOT
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS") or 0)
+SEED = int(os.environ.get("FUZZ_SEED") or (random.randrange(10**6) if SECONDS else 0))
+
+# What it keeps of unicode tables and the like belongs to the build.
+set_hypothesis_home_dir(ROOT / "build/hypothesis")
+
+
+def bounds(examples: int, steps: int = 50) -> settings:
+    """The settings of one round."""
+    return settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+    )
+
+
+def clean(*connections: Connection) -> None:
+    """Leave no job, no worker, and nothing that these sessions remember."""
+    delete = one(
+        connections[0],
+        "SELECT string_agg('DELETE FROM ' || c.oid::regclass::text, '; ') FROM pg_class AS c "
+        "WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' AND c.relname ~ '^pgq_'",
+    )
+    connections[0].execute(delete.encode())
+    for conn in connections:
+        conn.execute("SELECT pg_advisory_unlock_all()")
+        conn.execute("RESET ALL")
+
+
+def hunt(a_round: Callable[[Callable[[Any], Any]], None]) -> None:
+    """Call ``a_round`` with hypothesis' decorator for the seed of the round, at least once."""
+    until = time.monotonic() + SECONDS
+    n = SEED
+    while True:
+        try:
+            a_round(seed(n))
+        except BaseException as error:
+            error.add_note(f"make fuzz SECONDS=1 SEED={n} does it again")
+            raise
+        n += 1
+        if time.monotonic() >= until:
+            break
+    if SECONDS:
+        print(f"found nothing in {n - SEED} rounds, seeds {SEED} to {n - 1}")

@@ -1,0 +1,38 @@
+"""The server of a test run."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from devpg import Server
+
+
+@dataclass(frozen=True)
+class Place:
+    """A server as pytest-postgresql wants to know it."""
+
+    server: Server
+    host: str
+    port: int
+    user: str
+    password: str = ""
+    options: str = ""
+    maintenance_dbname: str = "postgres"
+    template_dbname: str = "template0"
+
+
+def close_public(**where: Any) -> None:
+    """As from PostgreSQL 15 on: pgq grants nothing where everybody may create objects."""
+    with psycopg.connect(**where) as conn:
+        conn.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+
+
+def client(place: Place, program: str) -> Path:
+    """A client program of the server, or any other: some distributions of the server come without."""
+    found = shutil.which(program, path=place.server.env["PATH"])
+    assert found is not None, f"there is no {program} beside the server's programs, nor on PATH"
+    return Path(found)
