@@ -17,6 +17,7 @@ from pgq.errors import (
 from pgq.handlers import Handlers, around, handler
 from pgq.job import Enqueued, Failure, Job, Remaining
 from pgq.queue import Queue
+from pgq.worker.calls import WorkerQueue
 from pgq.worker.drain import Drain
 from pgq.worker.worker import Worker
 
@@ -42,6 +43,7 @@ __all__ = [
     "TimedOut",
     "TransactionEnded",
     "Worker",
+    "WorkerQueue",
     "WrongState",
     "around",
     "handler",

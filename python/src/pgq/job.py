@@ -1,21 +1,21 @@
-"""What goes in and out of the queue, as values."""
+"""The values that go in and out of the queue."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import psycopg
 
 from pgq.errors import PayloadError
 
 decode = json.JSONDecoder().decode
+NOT_DECODED: Final = object()
 
 
-class Executor(Protocol):
+class Runtime(Protocol):
     """What a worker lends to a job while its handler runs."""
 
     lease: timedelta
@@ -25,12 +25,13 @@ class Executor(Protocol):
     def complete(self, job: Job, conn: psycopg.Connection[Any], result: Any) -> None: ...
 
 
-@dataclass(frozen=True, init=False)
+@dataclass
 class Job:
     """
     A claimed job. ``id`` stays the same through all attempts, ``token`` names this one claim.
 
-    ``attempt`` counts from 1. The job belongs to the worker until ``lease_until``, by the database's clock.
+    ``attempt`` counts from 1. The job belongs to the worker until ``lease_until``, by the database's clock. ``payload``
+    and ``context`` are JSON text.
     """
 
     id: int
@@ -44,88 +45,64 @@ class Job:
     ripe_at: datetime
     enqueued_at: datetime
     lease_until: datetime
-    context: str | None = field(repr=False)
+    context: str | None = field(default=None, repr=False)
+    # Set by the worker, while the handler runs.
+    _runtime: Runtime | None = field(default=None, init=False, repr=False, compare=False)
+    # Whether the handler has completed the job in a transaction of its own.
+    _completed: bool = field(default=False, init=False, repr=False, compare=False)
+    _args: Any = field(default=NOT_DECODED, init=False, repr=False, compare=False)
 
-    def __init__(
-        self,
-        id: int,  # noqa: A002 - the name of the field
-        token: int,
-        queue: str,
-        kind: str,
-        payload: str,
-        attempt: int,
-        max_retries: int,
-        priority: int,
-        ripe_at: datetime,
-        enqueued_at: datetime,
-        lease_until: datetime,
-        context: str | None = None,
-    ) -> None:
-        # All at once: that a dataclass is frozen makes eleven slow assignments of what takes as long as a handler.
-        self.__dict__.update(
-            id=id,
-            token=token,
-            queue=queue,
-            kind=kind,
-            payload=payload,
-            attempt=attempt,
-            max_retries=max_retries,
-            priority=priority,
-            ripe_at=ripe_at,
-            enqueued_at=enqueued_at,
-            lease_until=lease_until,
-            context=context,
-        )
+    def __hash__(self) -> int:
+        return hash((self.id, self.token))
 
-    @cached_property
+    @property
     def args(self) -> Any:
         """
         The arguments, decoded from ``payload`` at the first use.
 
         Raises PayloadError for what PostgreSQL accepts as JSON but Python does not, such as a number of 5,000 digits.
         """
-        try:
-            return decode(self.payload)
-        except (ValueError, RecursionError) as error:
-            raise PayloadError(f"cannot decode the arguments of job {self.id}: {type(error).__name__}") from error
+        if self._args is NOT_DECODED:
+            try:
+                self._args = decode(self.payload)
+            except (ValueError, RecursionError) as error:
+                raise PayloadError(f"cannot decode the arguments of job {self.id}: {type(error).__name__}") from error
+        return self._args
 
     @property
     def waited(self) -> timedelta | None:
         """How long the job was ripe before it was claimed, by the database's clock; None outside a worker."""
-        bench: Executor | None = self.__dict__.get("bench")
-        return None if bench is None else self.lease_until - bench.lease - self.ripe_at
+        return None if self._runtime is None else self.lease_until - self._runtime.lease - self.ripe_at
 
     def extend(self, lease: timedelta | None = None) -> datetime:
         """
-        Let the lease end no sooner than ``lease`` from now, by default as long as at the claim; the answer is its end.
+        Let the lease end no sooner than ``lease`` from now (None: as long as at the claim), and return its end.
 
-        A worker does it by itself, on a connection of its own, as long as the handler runs and is within its timeout.
-        Raises LeaseLost, and RuntimeError outside a worker.
+        A worker extends the lease of each running handler that is within its timeout, so handlers need this only for
+        a longer lease. Raises LeaseLost, and RuntimeError outside a worker.
         """
-        return self._bench.extend(self, lease)
+        return self._require_runtime().extend(self, lease)
 
     def complete(self, conn: psycopg.Connection[Any], result: Any = None) -> None:
         """
-        Complete the job within a transaction of the handler's own: then its writes there take effect exactly once.
+        Complete the job within a transaction of the handler's own: its writes there take effect exactly once.
 
-        The worker leaves alone what a handler has completed before it returned. When the handler raises, or when that
-        transaction is never committed, the job is not done. Raises LeaseLost, and RuntimeError outside a worker and
-        in a handler with ``transaction=True``.
+        The worker records nothing more for a job that its handler has completed before it returned. When the handler
+        raises, or when that transaction is never committed, the job is not done. Raises LeaseLost, and RuntimeError
+        outside a worker and in a handler with ``transaction=True``.
         """
-        self._bench.complete(self, conn, result)
-        self.__dict__["completed"] = True
+        self._require_runtime().complete(self, conn, result)
+        self._completed = True
 
-    @property
-    def _bench(self) -> Executor:
-        bench: Executor | None = self.__dict__.get("bench")
-        if bench is None:
+    def _require_runtime(self) -> Runtime:
+        if self._runtime is None:
             raise RuntimeError("only while its handler runs in a worker")
-        return bench
+        return self._runtime
 
 
 @dataclass(frozen=True)
 class Enqueued:
-    """The answer to an enqueue. For a duplicate ``created`` is false, and ``id`` that of the job that was there."""
+    """The result of an enqueue. For a duplicate ``created`` is false, and ``id`` is that of the waiting job."""
 
     id: int
     created: bool
@@ -133,7 +110,7 @@ class Enqueued:
 
 @dataclass(frozen=True)
 class Failure:
-    """The answer to a failed attempt: ``outcome`` is retry (at ``ripe_at``), dead, or merged into a waiting twin."""
+    """The result of a failed attempt: ``outcome`` is retry (at ``ripe_at``), dead, or merged into a waiting twin."""
 
     outcome: str
     ripe_at: datetime | None

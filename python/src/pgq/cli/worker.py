@@ -16,12 +16,11 @@ import click
 from pgq import handlers
 from pgq.cli.support import Mistake, Target, duration, mistakes
 from pgq.process import logs
-from pgq.process.signals import end_within
+from pgq.process.signals import exit_within
 from pgq.process.supervisor import DRAINED, LIFELINE, Supervisor
-from pgq.reload import Files
 from pgq.worker.drain import Drain
 from pgq.worker.joblog import logger
-from pgq.worker.worker import LEAVE_WITHIN, Worker
+from pgq.worker.worker import RELEASE_WITHIN, Worker
 
 
 @click.command()
@@ -39,35 +38,40 @@ from pgq.worker.worker import LEAVE_WITHIN, Worker
     type=duration,
     metavar="DURATION",
     default="5m",
-    help="After this long without a sign of life, others take the jobs.",
+    help="Time after the last renewal until other workers may take a job.",
 )
-@click.option("--poll", type=duration, metavar="DURATION", default="1s", help="Longest pause when nothing is ripe.")
+@click.option("--poll", type=duration, metavar="DURATION", default="1s", help="Longest sleep when no job is ripe.")
 @click.option(
-    "--grace", type=duration, metavar="DURATION", default="30s", help="What a stop leaves to the handlers that run."
+    "--grace",
+    type=duration,
+    metavar="DURATION",
+    default="30s",
+    help="Time that running handlers get to finish after a stop.",
 )
-@click.option("--max-jobs", type=click.IntRange(1), help="End after so many jobs; with --processes, be replaced.")
-@click.option("--drain", is_flag=True, help="End when nothing is ripe.")
-@click.option("--until-empty", is_flag=True, help="End when nothing waits and nothing runs; also wait for later jobs.")
+@click.option("--max-jobs", type=click.IntRange(1), help="End after so many jobs; --processes starts a successor.")
+@click.option("--drain", is_flag=True, help="End when no job is ripe.")
+@click.option("--until-empty", is_flag=True, help="End when no job waits and none runs; wait for later jobs.")
 @click.option(
-    "--presence/--no-presence",
-    default=True,
-    help="Let others notice when this worker is killed; needs its own session.",
+    "--transaction-pooler",
+    is_flag=True,
+    help="Keep nothing in a session, for PgBouncer in transaction mode: no presence, no wake-up, only polling.",
 )
-@click.option("--listen/--no-listen", default=True, help="Be notified of jobs, and keep settings in the session.")
-@click.option("--name", help="Label of the worker, to be seen by operators.  [default: the host]")
-@click.option("--reload", is_flag=True, help="Start again when a Python file below the current directory changes.")
+@click.option("--name", help="Label of the worker, shown to operators.  [default: the host]")
 @click.option(
     "--health-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Touch this file at each turn.",
+    help="Update this file's mtime on every loop (liveness probe).",
 )
 @click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", help="Least to log."
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    help="Minimum level to log.",
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="For people, or for machines.")
 @click.make_pass_decorator(Target)
 def worker(
-    at: Target,
+    target: Target,
     modules: tuple[str, ...],
     queues: tuple[str, ...],
     concurrency: int,
@@ -79,10 +83,8 @@ def worker(
     max_jobs: int | None,
     drain: bool,
     until_empty: bool,
-    presence: bool,
-    listen: bool,
+    transaction_pooler: bool,
     name: str | None,
-    reload: bool,
     health_file: Path | None,
     log_level: str,
     log_format: str,
@@ -90,25 +92,22 @@ def worker(
     """
     Run jobs with the handlers that MODULE registers.
 
-    Modules are looked for in the current directory, too. SIGTERM or Ctrl-C stops the worker: jobs that run are finished
-    within --grace, those that were not begun go back, and the exit code is 0. A second signal does not wait: jobs that
-    run are given back where they can be, and the exit code is 143 or 130.
-
-    Behind a pooler in transaction mode, such as PgBouncer, use --no-presence --no-listen.
+    Modules are also searched in the current directory. SIGTERM or Ctrl-C stops the worker: running jobs finish within
+    --grace, jobs that have not begun go back, and the exit code is 0. A second signal does not wait: running jobs are
+    given back where that is possible, and the exit code is 143 or 130.
     """
     logs.configure(log_level, log_format)
     lifeline = os.environ.pop(LIFELINE, None)
-    if lifeline is None and (processes > 1 or reload):
-        files = Files(Path.cwd()) if reload else None
+    if lifeline is None and processes > 1:
         command = [sys.executable, "-m", "pgq", *sys.argv[1:]]
-        sys.exit(Supervisor(command, processes, grace=grace.total_seconds(), files=files).run())
+        sys.exit(Supervisor(command, processes, grace=grace.total_seconds()).run())
 
     load(modules)
     code = 1
     try:
         with mistakes(), socket.socket(fileno=int(lifeline)) if lifeline is not None else socket.socket() as line:
             one = Worker(
-                at.dsn,
+                target.dsn,
                 queues=queues,
                 concurrency=concurrency,
                 batch=batch,
@@ -117,10 +116,9 @@ def worker(
                 grace=grace.total_seconds(),
                 max_jobs=max_jobs,
                 drain=Drain(until_empty=until_empty) if drain or until_empty else None,
-                presence=presence,
-                listen=listen,
+                transaction_pooler=transaction_pooler,
                 name=name,
-                schema=at.schema,
+                schema=target.schema,
                 health_file=health_file,
             )
             one.run(line if lifeline is not None else None)
@@ -133,11 +131,11 @@ def worker(
 
 
 def exit_despite_threads(code: int) -> None:
-    """Do not wait for long for threads that handlers have left behind."""
+    """Limit how long the process waits for threads that handlers have left behind."""
     left = [one.name for one in threading.enumerate() if not one.daemon and one is not threading.current_thread()]
     if left:
         logger.warning("%d threads of handlers still run: %s", len(left), ", ".join(left))
-        end_within(LEAVE_WITHIN, code)
+        exit_within(RELEASE_WITHIN, code)
 
 
 def load(modules: tuple[str, ...]) -> None:

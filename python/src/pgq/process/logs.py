@@ -1,4 +1,4 @@
-"""The log of the command "pgq worker": lines for people, or objects for machines."""
+"""The log of the command ``pgq worker``: lines for people, or JSON objects for machines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 TEXT: Final = "%(asctime)s %(levelname)-7s %(message)s"
-# What every record has; the rest are extras.
+# The attributes that every record has; all others are extras.
 COMMON: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -29,7 +29,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: str, form: str) -> None:
-    """Log to standard error, at least what has this level; the form is text or json."""
+    """Log to standard error what has at least this level; the form is text or json."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(TEXT))
     logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -1,4 +1,4 @@
-"""Stopping: by signal, once to finish, twice to leave; and in the end whatever is left behind."""
+"""Stop signals: the first one lets a process finish its work, the second one ends it."""
 
 from __future__ import annotations
 
@@ -15,45 +15,47 @@ from typing import Any
 STOP = (signal.SIGTERM, signal.SIGINT)
 
 
-def end_within(seconds: float, code: int) -> None:
-    """End this process, whatever comes: Python would wait for ever for a thread that a handler has left behind."""
-    last = threading.Timer(seconds, os._exit, [code])
-    last.daemon = True
-    last.start()
+def exit_within(seconds: float, code: int) -> None:
+    """
+    End this process after a time, whatever happens: Python would wait for ever for threads that handlers have left.
+    """
+    timer = threading.Timer(seconds, os._exit, [code])
+    timer.daemon = True
+    timer.start()
 
 
 class StopSignals:
     """
-    Within this context, call ``stop`` at the first SIGTERM or SIGINT, and ``leave`` with the signal's number at the
+    Within this context, call ``stop`` at the first SIGTERM or SIGINT, and ``abort`` with the signal's number at the
     second one, or when ``grace`` seconds have passed since the first.
 
-    Both are called in a thread of their own, because the main thread may be in the middle of anything, and Python would
-    tell it of a signal only when that is over; ``stop`` also there, before it begins anything else. Outside the main
-    thread, where no signals can be had, do nothing. A lifeline, if given, counts as a first signal when it comes to its
-    end.
+    Both are called in a thread of their own, because the main thread may be in the middle of anything, and Python runs
+    signal handlers there only between two instructions; ``stop`` is called in the main thread as well, before that
+    begins anything else. Outside the main thread, which alone receives signals, the context does nothing. The end of
+    the ``lifeline``, if given, counts as a first signal.
     """
 
     def __init__(
         self,
         stop: Callable[[], None],
-        leave: Callable[[int], None],
+        abort: Callable[[int], None],
         grace: float,
         lifeline: socket.socket | None = None,
     ) -> None:
         self._stop = stop
-        self._leave = leave
+        self._abort = abort
         self._grace = grace
         self._lifeline = lifeline
         self._before: dict[int, Any] = {}
-        self._wakeup = -1
+        self._wakeup_fd = -1
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._ear, self._mouth = socket.socketpair()
-            self._mouth.setblocking(False)
-            self._wakeup = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
-            # The thread is told by a byte that is written in C.
+            self._reader, self._writer = socket.socketpair()
+            self._writer.setblocking(False)
+            self._wakeup_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+            # The thread reads the number of the signal, which Python writes from C, at once.
             self._before = {number: signal.signal(number, lambda *_: self._stop()) for number in STOP}
             self._thread = threading.Thread(target=self._watch, name="pgq-signals", daemon=True)
             self._thread.start()
@@ -66,35 +68,33 @@ class StopSignals:
             return
         for number, handler in self._before.items():
             signal.signal(number, handler or signal.SIG_DFL)
-        signal.set_wakeup_fd(self._wakeup)
-        self._mouth.close()
+        signal.set_wakeup_fd(self._wakeup_fd)
+        self._writer.close()
         self._thread.join()
-        self._ear.close()
+        self._reader.close()
 
     def _watch(self) -> None:
         first: int | None = None
-        leave_at = float("inf")
+        abort_at = float("inf")
         lifeline = [self._lifeline] if self._lifeline is not None else []
         while True:
-            left = None if first is None else max(0.0, leave_at - monotonic())
-            ready, _, _ = select.select([self._ear, *lifeline], [], [], left)
-            if self._ear in ready:
-                numbers = self._ear.recv(4096)
+            timeout = None if first is None else max(0.0, abort_at - monotonic())
+            ready, _, _ = select.select([self._reader, *lifeline], [], [], timeout)
+            stops: list[int] = []
+            if self._reader in ready:
+                numbers = self._reader.recv(4096)
                 if not numbers:
                     return
-                stops = [number for number in numbers if number in STOP]
-            else:
-                stops = []
-            for one in lifeline:
-                # Nobody writes to it: it has come to its end, and so has who held the other.
-                if one in ready:
-                    lifeline = []
-                    stops.append(signal.SIGTERM)
+                stops += [number for number in numbers if number in STOP]
+            if any(file in ready for file in lifeline):
+                # The supervisor never writes: the lifeline has ended, and with it the supervisor.
+                lifeline = []
+                stops.append(signal.SIGTERM)
             for number in stops:
                 if first is None:
-                    first, leave_at = number, monotonic() + self._grace
+                    first, abort_at = number, monotonic() + self._grace
                     self._stop()
                 else:
-                    self._leave(number)
-            if first is not None and monotonic() >= leave_at:
-                self._leave(first)
+                    self._abort(number)
+            if first is not None and monotonic() >= abort_at:
+                self._abort(first)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-# Enough that the cost of a claim is small beside the work, and little enough that other workers find something to do.
+# Seconds of work: enough that a claim costs little beside it, and little enough that other workers get jobs, too.
 BATCH_LASTS = 0.1
 FIRST = 10
 
@@ -13,7 +13,7 @@ class BatchSize:
     """
     The size of the next batch: as many jobs as take about a tenth of a second, at most ``limit``.
 
-    How long a job takes is a running mean, in which each batch counts as much as all before it together.
+    The time that a job takes is a running mean, in which each batch counts as much as all batches before it.
     """
 
     def __init__(self, limit: int) -> None:
@@ -21,42 +21,42 @@ class BatchSize:
         self.seconds: float | None = None
 
     def size(self) -> int:
-        """How many jobs to claim."""
+        """Return how many jobs to claim."""
         if self.seconds is None:
             return min(FIRST, self.limit)
         return max(1, min(self.limit, int(BATCH_LASTS / max(self.seconds, 1e-9))))
 
     def note(self, jobs: int, seconds: float) -> None:
-        """So many jobs took so long together."""
-        one = seconds / jobs
-        self.seconds = one if self.seconds is None else (self.seconds + one) / 2
+        """Note how long a number of jobs took together."""
+        mean = seconds / jobs
+        self.seconds = mean if self.seconds is None else (self.seconds + mean) / 2
 
 
 class JobBudget:
-    """How many jobs the loops of a worker may begin together; without a limit, as many as they like."""
+    """The number of jobs that the loops of a worker may begin together (None: no limit)."""
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
-        self._taken = 0
+        self._reserved = 0
         self._begun = 0
         self._lock = threading.Lock()
 
-    def take(self, jobs: int) -> int:
-        """Ask for so many; the answer is how many may be claimed."""
+    def reserve(self, jobs: int) -> int:
+        """Return how many of these jobs may be claimed."""
         if self.limit is None:
             return jobs
         with self._lock:
-            granted = min(jobs, self.limit - self._taken)
-            self._taken += granted
+            granted = min(jobs, self.limit - self._reserved)
+            self._reserved += granted
         return granted
 
     def give_back(self, jobs: int) -> None:
-        """So many of them will not be begun."""
+        """Take back the reservation of jobs that will not begin."""
         with self._lock:
-            self._taken -= jobs
+            self._reserved -= jobs
 
     def begin(self, jobs: int) -> bool:
-        """So many have been; the answer is whether they were the last ones."""
+        """Count jobs that have begun; return whether the budget is used up."""
         if self.limit is None:
             return False
         with self._lock:

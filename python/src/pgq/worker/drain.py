@@ -1,4 +1,4 @@
-"""When a worker that shall end by itself has nothing left to do."""
+"""When a worker that is to end on its own has nothing left to do."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ NOW = timedelta(0)
 
 
 class Drain:
-    """End when no job is ripe; with ``until_empty``, when none waits and none is running, with whomever."""
+    """End when no job is ripe; with ``until_empty``, when no job waits and none runs in any worker."""
 
     def __init__(self, *, until_empty: bool) -> None:
         self.until_empty = until_empty
 
-    def is_reached(self, pending: Remaining) -> bool:
-        """Whether this is it."""
+    def is_reached(self, remaining: Remaining) -> bool:
+        """Return whether the worker may end."""
         if self.until_empty:
-            return pending.ripe_in is None and not pending.running
-        return pending.ripe_in is None or pending.ripe_in > NOW
+            return remaining.ripe_in is None and not remaining.running
+        return remaining.ripe_in is None or remaining.ripe_in > NOW
 
-    def sleep(self, pending: Remaining, poll: float) -> float:
-        """How long to sleep at most: a job that becomes ripe notifies nobody."""
-        if pending.ripe_in is None:
+    def sleep(self, remaining: Remaining, poll: float) -> float:
+        """Return how long to sleep at most: no notification is sent for a job that becomes ripe."""
+        if remaining.ripe_in is None:
             return poll
-        return min(poll, max(pending.ripe_in.total_seconds(), 0.01))
+        return min(poll, max(remaining.ripe_in.total_seconds(), 0.01))

@@ -1,76 +1,89 @@
-"""One attempt at a job: its handler is called, and what it returns or raises becomes an outcome."""
+"""One attempt at a job: the executor calls the handler, and turns what it returns or raises into an outcome."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgq import tracing
-from pgq.control import Cancel, Retry, Snooze
 from pgq.convert import as_result
-from pgq.errors import Error, LeaseLost, PayloadError, TimedOut, TransactionEnded
+from pgq.errors import Error, LeaseLost, PayloadError, TransactionEnded
 from pgq.handlers import Handler, Handlers
 from pgq.job import Job
-from pgq.queue import Queue
-from pgq.worker.joblog import MAX_ERROR, clean, describe, log_settlement
-from pgq.worker.outcomes import Cancelled, Completed, Failed, Outcome, Released, Settlement, Snoozed
+from pgq.worker.calls import WorkerQueue
+from pgq.worker.judge import judge
+from pgq.worker.outcomes import Completed, Outcome, Released, Settlement
 from pgq.worker.session import Session
-from pgq.worker.settle import settle
+from pgq.worker.settings import Settings
+from pgq.worker.settle import record
 from pgq.worker.timeout import Timeout
 
-if TYPE_CHECKING:
-    from pgq.worker.presence import Presence
+Result = Outcome | Settlement
 
 
 class NotBegun(Exception):
-    """There was no connection for these jobs: their handler was not called."""
+    """There was no connection for these jobs, so their handler was not called."""
 
     def __init__(self, jobs: list[Job]) -> None:
         super().__init__(f"{len(jobs)} jobs")
         self.jobs = jobs
 
 
+class Execution(NamedTuple):
+    """What an executor runs. Other threads read it; it is replaced as a whole and never changed."""
+
+    jobs: tuple[Job, ...]
+    handler: Handler | None
+    # When the handler was called; its timeout counts from here.
+    since: float
+    # When the jobs were claimed; their lease counts from here.
+    claimed_at: float
+
+
 class Executor:
     """
-    Where a loop runs its handlers, one at a time.
+    Run handlers, one at a time.
 
-    Whatever a handler does is the failure of its own job. Those in a transaction have a connection of their own, so
-    that none can touch the one through which the loop claims and settles.
+    Whatever a handler does is the failure of its own job. Transactional handlers use a session of their own, so that
+    none can touch the one through which the loop claims and settles. ``extend`` extends the lease of a job.
     """
 
-    def __init__(self, handlers: Handlers, inside: Session, presence: Presence, lease: timedelta) -> None:
+    def __init__(
+        self, handlers: Handlers, session: Session, settings: Settings, extend: Callable[[Job, timedelta], datetime]
+    ) -> None:
         self.handlers = handlers
-        self.inside = inside
-        self.presence = presence
-        self.lease = lease
-        self.deadline = Timeout()
-        # What runs, read by other threads: the jobs, their handler, and since when.
-        self.running: tuple[Job, ...] = ()
-        self.handler: Handler | None = None
-        self.called_at = 0.0
+        self.session = session
+        self.settings = settings
+        self.lease = settings.lease
+        self.timeout = Timeout()
+        self.execution: Execution | None = None
+        self._extend = extend
+        self._clock = settings.timing.clock
+        self._called_at = 0.0
+        # Whether any handler of this run was called; whether one is being called.
         self._begun = False
         self._calling = False
         self._threads = 0
 
-    def run(self, handler: Handler | None, jobs: list[Job]) -> list[Outcome]:
+    def run(self, handler: Handler | None, jobs: list[Job], claimed_at: float) -> list[Result]:
         """
-        Run some jobs of one kind: more than one only for a batch handler. Raises NotBegun.
+        Run jobs of one kind (several only for a batch handler), and return a result for each.
 
-        Nothing is answered for a job that is on record already.
+        A result is an outcome that is to be recorded, or a settlement where the job's transaction has recorded it.
+        Raises NotBegun.
         """
-        self.called_at = monotonic()
+        self._called_at = self._clock()
         self._begun = self._calling = False
         self._threads = threading.active_count()
-        self.handler, self.running = handler, tuple(jobs)
+        self.execution = Execution(tuple(jobs), handler, self._called_at, claimed_at)
         for job in jobs:
-            job.__dict__["bench"] = self
+            job._runtime = self
         try:
             if handler is None:
                 return [
@@ -78,93 +91,92 @@ class Executor:
                 ]
             if handler.batch is not None:
                 return (self._in_one_transaction if handler.transaction else self._list)(handler, jobs)
-            return (self._in_transaction if handler.transaction else self._plain)(handler, jobs[0])
+            return [(self._in_transaction if handler.transaction else self._plain)(handler, jobs[0])]
         finally:
-            self.deadline.disarm()
-            self.running = ()
+            self.timeout.disarm()
+            self.execution = None
 
     def extend(self, job: Job, lease: timedelta | None) -> datetime:
-        """What Job.extend does."""
-        return self.presence.extend(job, lease or self.lease)
+        """Extend the lease of a job; ``Job.extend`` calls this."""
+        return self._extend(job, lease or self.lease)
 
     def complete(self, job: Job, conn: psycopg.Connection[Any], result: Any) -> None:
-        """What Job.complete does."""
-        if self.handler is not None and self.handler.transaction:
+        """Complete a job through a connection of its handler; ``Job.complete`` calls this."""
+        execution = self.execution
+        if execution is not None and execution.handler is not None and execution.handler.transaction:
             raise RuntimeError("a handler with transaction=True leaves it to the worker to complete its job")
-        Queue(conn, schema=self.presence.schema).complete(job, result)
+        WorkerQueue(conn, schema=self.settings.schema).complete(job, result)
 
-    def _plain(self, handler: Handler, job: Job) -> list[Outcome]:
+    def _plain(self, handler: Handler, job: Job) -> Result:
         try:
-            job.args  # noqa: B018 - a payload that cannot be decoded fails here, before its handler runs
-            result = self._call(handler, job)
-            return self._done(job, result)
+            job.args  # noqa: B018 - a payload that cannot be decoded fails here, before the handler is called
+            return self._returned(job, self._call(handler, job))
         except BaseException as error:
-            return [self._judge(handler, job, error)]
+            return self._judge(handler, job, error)
 
-    def _list(self, handler: Handler, jobs: list[Job]) -> list[Outcome]:
-        """A batch handler answers for each job; one whose payload cannot be decoded is not shown to it."""
-        outcomes: list[Outcome] = []
+    def _list(self, handler: Handler, jobs: list[Job]) -> list[Result]:
+        """Call a batch handler with all jobs whose payload can be decoded."""
+        results: list[Result] = []
         decoded: list[Job] = []
         for job in jobs:
             try:
                 job.args  # noqa: B018 - as above
                 decoded.append(job)
             except PayloadError as error:
-                outcomes.append(self._judge(handler, job, error))
+                results.append(self._judge(handler, job, error))
         if not decoded:
-            return outcomes
+            return results
         try:
-            answers = self._call(handler, decoded)
-            if answers is not None and not isinstance(answers, Mapping):
+            returned = self._call(handler, decoded)
+            if returned is not None and not isinstance(returned, Mapping):
                 raise TypeError(
-                    f"a batch handler returns None or a mapping from ids, and not a {type(answers).__name__}"
+                    f"a batch handler returns None or a mapping from ids, and not a {type(returned).__name__}"
                 )
         except BaseException as error:
-            return outcomes + [self._judge(handler, job, error) for job in decoded]
+            return results + [self._judge(handler, job, error) for job in decoded]
         for job in decoded:
             try:
-                outcomes += self._answered(handler, job, answers)
+                results.append(self._returned_by_batch(handler, job, returned))
             except BaseException as error:
-                outcomes.append(self._judge(handler, job, error))
-        return outcomes
+                results.append(self._judge(handler, job, error))
+        return results
 
-    def _answered(self, handler: Handler, job: Job, answers: Mapping[int, Any] | None) -> list[Outcome]:
-        if answers is None or "completed" in job.__dict__:
-            return self._done(job, None)
-        if job.id not in answers:
+    def _returned_by_batch(self, handler: Handler, job: Job, returned: Mapping[int, Any] | None) -> Result:
+        if returned is None or job._completed:
+            return self._returned(job, None)
+        if job.id not in returned:
             raise Error("its batch handler has left it out")
-        answer = answers[job.id]
-        if isinstance(answer, BaseException):
-            return [self._judge(handler, job, answer, own=True)]
-        return self._done(job, answer)
+        result = returned[job.id]
+        if isinstance(result, BaseException):
+            return self._judge(handler, job, result, raised_by_handler=True)
+        return self._returned(job, result)
 
-    def _in_transaction(self, handler: Handler, job: Job) -> list[Outcome]:
-        """The handler's writes and the completion of its job commit together, or not at all."""
-        done = False
+    def _in_transaction(self, handler: Handler, job: Job) -> Result:
+        """Let the handler's writes and the completion of its job commit together, or not at all."""
+        committed = False
         try:
-            queue = self.inside.queue()
+            queue = self.session.queue()
             with queue.conn.transaction():
                 self._hold_and_call(handler, job, queue)
-                done = True
+                committed = True
             # psycopg.Rollback ends the block without an error.
-            if not done:
+            if not committed:
                 raise TransactionEnded(f"the handler of {job.kind} rolled its transaction back")
         except BaseException as error:
-            return self._undone(handler, [job], [], error)
+            return self._rolled_back(handler, [job], [], error)[0]
         finally:
-            self._clean()
-        log_settlement(Settlement(job, "done", seconds=self._seconds()))
-        return []
+            self._reset_session()
+        return Settlement(job, "done", seconds=self._seconds())
 
-    def _in_one_transaction(self, handler: Handler, jobs: list[Job]) -> list[Outcome]:
-        """Each job under a savepoint, and one commit for all: those that have failed go back in it, too."""
+    def _in_one_transaction(self, handler: Handler, jobs: list[Job]) -> list[Result]:
+        """Run each job under a savepoint, with one commit for all; it records the failed ones, too."""
         settled: list[Settlement] = []
         failed: list[Outcome] = []
         left = jobs.copy()
         current: Job | None = None
-        done = False
+        committed = False
         try:
-            queue = self.inside.queue()
+            queue = self.session.queue()
             with queue.conn.transaction():
                 transaction = None
                 while left:
@@ -175,127 +187,113 @@ class Executor:
                     except BaseException as error:
                         if isinstance(error, TransactionEnded) or not _is_in_transaction(queue):
                             raise
-                        failed += self._verdict(handler, current, error)
+                        result = self._undone(handler, current, error)
+                        if isinstance(result, Settlement):
+                            settled.append(result)
+                        else:
+                            failed.append(result)
                 current = None
-                settled += settle(queue, failed)
-                done = True
-            if not done:
+                recorded = record(queue, failed, self.settings.timing.lock_timeout)
+                committed = True
+            if not committed:
                 raise TransactionEnded(f"the handler of {handler.kind} rolled its transaction back")
         except BaseException as error:
-            good = [one.job for one in settled if one.state == "done"]
-            # It was the one whose turn it was; but when the commit fails, that may be due to any of them.
-            guilty, innocent = (good, []) if current is None else ([current], good)
-            return failed + self._undone(handler, guilty, innocent + left, error)
+            done = [one.job for one in settled if one.state == "done"]
+            lost = [one for one in settled if one.state == "lost"]
+            # The job that was running has failed; when the commit fails, any of the completed ones may be the cause.
+            guilty, innocent = (done, []) if current is None else ([current], done)
+            return [*failed, *lost, *self._rolled_back(handler, guilty, innocent + left, error)]
         finally:
-            self._clean()
-        for one in settled:
-            log_settlement(one)
-        return []
+            self._reset_session()
+        return [*settled, *recorded]
 
-    def _under_savepoint(self, handler: Handler, job: Job, queue: Queue, transaction: str | None) -> str:
-        done = False
+    def _under_savepoint(self, handler: Handler, job: Job, queue: WorkerQueue, transaction: str | None) -> str:
+        released = False
         self._calling = False
         with queue.conn.transaction():
-            here = self._hold_and_call(handler, job, queue)
-            done = True
-        if not done:
+            current = self._hold_and_call(handler, job, queue)
+            released = True
+        if not released:
             raise Error(f"the handler of {job.kind} rolled its savepoint back")
-        if transaction is not None and here != transaction:
+        if transaction is not None and current != transaction:
             raise TransactionEnded(f"a handler of {job.kind} ended the transaction of its batch")
-        return here
+        return current
 
-    def _hold_and_call(self, handler: Handler, job: Job, queue: Queue) -> str:
+    def _hold_and_call(self, handler: Handler, job: Job, queue: WorkerQueue) -> str:
+        """Hold a job, call its handler, complete the job; return the id of the transaction."""
         transaction = queue.hold(job)
         job.args  # noqa: B018 - as above
         try:
             result = self._call(handler, job, queue.conn)
         finally:
-            left = self.inside.close_if_busy()
-        if left:
+            was_busy = self.session.close_if_busy()
+        if was_busy:
             raise TransactionEnded(f"the handler of {job.kind} left its connection in the middle of something")
-        if not queue.complete_within(transaction, job, result):
+        if not queue._complete_in(transaction, job, result):
             raise TransactionEnded(f"the handler of {job.kind} ended its transaction")
         return transaction
 
-    def _undone(self, handler: Handler, jobs: list[Job], left: list[Job], error: BaseException) -> list[Outcome]:
+    def _rolled_back(
+        self, handler: Handler, failed: list[Job], others: list[Job], error: BaseException
+    ) -> list[Result]:
         """
-        The outcomes after a transaction that was rolled back, for the jobs that were tried and those that are left.
+        Return the results after a rollback, for the jobs that have failed and those that go back.
 
-        When a connection is lost in the middle of a COMMIT nobody knows which it was; but a failure that is put on
-        record under the token of a job that is done comes too late, and changes nothing.
+        When a connection is lost in the middle of a COMMIT, its result is unknown; but a failure that is recorded under
+        the token of a job that is done comes too late, and changes nothing.
         """
-        if not self._begun and (self.inside.closed or isinstance(error, psycopg.OperationalError)):
-            raise NotBegun(jobs + left) from error
-        verdicts = [outcome for job in jobs for outcome in self._verdict(handler, job, error)]
-        return [*verdicts, *(Released(job) for job in left)]
+        if not self._begun and (self.session.closed or isinstance(error, psycopg.OperationalError)):
+            raise NotBegun(failed + others) from error
+        return [*(self._undone(handler, job, error) for job in failed), *(Released(job) for job in others)]
 
-    def _verdict(self, handler: Handler, job: Job, error: BaseException) -> list[Outcome]:
-        """The outcome of a job that was not completed; none when it is not the worker's any more."""
+    def _undone(self, handler: Handler, job: Job, error: BaseException) -> Result:
+        """Return the result of a job that was not completed; there is nothing to record when its lease is lost."""
         if not self._calling and isinstance(error, LeaseLost):
-            log_settlement(Settlement(job, "lost"))
-            return []
-        return [self._judge(handler, job, error)]
+            return Settlement(job, "lost")
+        return self._judge(handler, job, error)
 
     def _call(self, handler: Handler, job: Job | list[Job], *connection: Any) -> Any:
-        """Call a handler; a child process that it forked ends here, and does not go on as a second worker."""
+        """Call a handler. A child process that it forks ends here, and does not go on as a second worker."""
         pid = os.getpid()
-        self.called_at = monotonic()
+        self._called_at = self._clock()
+        if self.execution is not None:
+            self.execution = Execution(*self.execution[:2], self._called_at, self.execution.claimed_at)
         self._begun = self._calling = True
         try:
             if handler.timeout is not None:
-                self.deadline.arm(handler.timeout)
+                self.timeout.arm(handler.timeout)
             if tracing.is_on():
                 with tracing.span(handler.kind, job if isinstance(job, list) else [job]):
                     result = self.handlers.execute(handler, job, *connection)
             else:
                 result = self.handlers.execute(handler, job, *connection)
         finally:
-            self.deadline.disarm()
+            self.timeout.disarm()
             if os.getpid() != pid:
                 os._exit(1)
         self._calling = False
         return result
 
-    def _done(self, job: Job, result: Any) -> list[Outcome]:
-        """A handler has returned: there is nothing to put on record for a job that it has completed by itself."""
-        if "completed" in job.__dict__:
-            log_settlement(Settlement(job, "done", seconds=self._seconds()))
-            return []
-        return [Completed(job, None if result is None else as_result(result), self._seconds())]
+    def _returned(self, job: Job, result: Any) -> Result:
+        """Return the result of a job whose handler has returned, perhaps after it completed the job itself."""
+        if job._completed:
+            return Settlement(job, "done", seconds=self._seconds())
+        return Completed(job, None if result is None else as_result(result), self._seconds())
 
-    def _judge(self, handler: Handler | None, job: Job, error: BaseException, *, own: bool = False) -> Outcome:
-        """What becomes of a job after an exception; ``own``: the handler's, though it is not being called any more."""
-        try:
-            return self._weigh(handler, job, error, own or self._calling)
-        except Exception:
-            # An exception of a class that looks like a verdict, or does not even let itself be looked at.
-            return Failed(job, describe(error), type(error).__name__, self._seconds())
+    def _judge(
+        self, handler: Handler | None, job: Job, error: BaseException, *, raised_by_handler: bool = False
+    ) -> Outcome:
+        return judge(handler, job, error, raised_by_handler=raised_by_handler or self._calling, seconds=self._seconds())
 
-    def _weigh(self, handler: Handler | None, job: Job, error: BaseException, own: bool) -> Outcome:
-        seconds, cause = self._seconds(), type(error).__name__
-        if isinstance(error, Snooze):
-            return Snoozed(job, error.until, error.delay, seconds)
-        if isinstance(error, Cancel):
-            return Cancelled(job, clean(error.reason[:MAX_ERROR]), cause, seconds)
-        if isinstance(error, Retry):
-            return Failed(job, describe(error), cause, seconds, retry_in=error.in_)
-        if handler is not None and isinstance(error, handler.cancel_on):
-            return Cancelled(job, describe(error), cause, seconds)
-        # Only what the handler itself has raised, and in its own time, tells that another attempt is no use.
-        retry = (
-            handler is None or handler.retry_on is None or not own or isinstance(error, (*handler.retry_on, TimedOut))
-        )
-        return Failed(job, describe(error), cause, seconds, retry=retry)
-
-    def _clean(self) -> None:
-        """A thread that a handler has left behind may go on to use its connection: that is nobody else's any more."""
+    def _reset_session(self) -> None:
+        """Prepare the session for the next job; a thread that the handler has left behind may still use it."""
         if threading.active_count() > self._threads:
-            self.inside.abandon()
-        self.inside.clean()
+            self.session.abandon()
+        self.session.reset()
 
     def _seconds(self) -> float:
-        return monotonic() - self.called_at
+        return self._clock() - self._called_at
 
 
-def _is_in_transaction(queue: Queue) -> bool:
+def _is_in_transaction(queue: WorkerQueue) -> bool:
     return queue.conn.info.transaction_status == TransactionStatus.INTRANS

@@ -1,4 +1,4 @@
-"""What is said about a job: the error that is kept with it, and the line in the log. Never the payload."""
+"""What is said about a job: the error that is kept with it, and its line in the log. Never the payload."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pgq.worker.outcomes import Settlement
 
 logger = logging.getLogger("pgq")
 
-# What pgq_fail keeps. The message comes first, and it is the traceback that is cut.
+# What pgq_fail keeps. The message comes first; the traceback is cut.
 MAX_ERROR = 4000
 MAX_MESSAGE = 2000
 
@@ -30,44 +30,51 @@ LEVELS = {
 
 
 def describe(error: BaseException) -> str:
-    """The exception as text that PostgreSQL can store: type, message and SQLSTATE if it has one, then the traceback."""
+    """Return an exception as text that PostgreSQL can store: type, message, SQLSTATE if any, then the traceback."""
     try:
         trace = traceback.TracebackException.from_exception(error)
         last = list(trace.format_exception_only())
         sqlstate = f" (SQLSTATE {error.sqlstate})" if isinstance(error, psycopg.Error) and error.sqlstate else ""
         message = f"{''.join(last).strip()[:MAX_MESSAGE]}{sqlstate}\n\n"
-        # Without the message, with which it ends; the last frame is where it happened.
+        # Without the message, with which it ends; the last frame is where the error happened.
         frames = "".join(list(trace.format())[: -len(last)])
         text = message + frames[-(MAX_ERROR - len(message)) :]
     except Exception:
-        # Not even its description can be had without an exception.
+        # The exception raises another one when it is formatted.
         text = type(error).__name__
     return clean(text)
 
 
 def clean(text: str) -> str:
-    """Text as PostgreSQL can store it."""
+    """Return a text as PostgreSQL can store it."""
     return text.replace("\0", "").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def worth_a_line(action: str) -> bool:
-    """Whether anybody listens to what is said about it."""
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or else the name of its class."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def is_logged(action: str) -> bool:
+    """Return whether the log takes lines about this action."""
     return logger.isEnabledFor(LEVELS[action])
 
 
-def log_settlement(settled: Settlement) -> None:
-    """One line for what became of a job."""
-    if not worth_a_line(settled.state):
+def log_settlement(settlement: Settlement) -> None:
+    """Log what became of a job."""
+    if not is_logged(settlement.state):
         return
-    at = f" at {settled.ripe_at:%Y-%m-%d %H:%M:%S%z}" if settled.ripe_at else ""
-    after = f" after {settled.cause}" if settled.cause else ""
-    log_job(settled.job, settled.state, f"{settled.state}{at}{after}", settled.seconds)
+    at = f" at {settlement.ripe_at:%Y-%m-%d %H:%M:%S%z}" if settlement.ripe_at else ""
+    after = f" after {settlement.cause}" if settlement.cause else ""
+    log_job(settlement.job, settlement.state, f"{settlement.state}{at}{after}", settlement.seconds)
 
 
 def log_job(job: Job, action: str, text: str, seconds: float | None = None) -> None:
     """
-    One line about a job, with its coordinates as extras, and how many seconds it waited once it was ripe and its
-    handler took.
+    Log a line about a job.
+
+    The extras of the record are the job's id, kind, queue and attempt, the action, and in seconds how long the job
+    waited once it was ripe (``wait``) and how long its handler took (``duration``).
     """
     waited = job.waited
     logger.log(

@@ -1,4 +1,4 @@
-"""What becomes of a claimed job: first as its handler left it, then as the database has it on record."""
+"""What becomes of a claimed job: an outcome, as its handler left it; a settlement, as the database recorded it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pgq.job import Job
 
 @dataclass(frozen=True)
 class Completed:
-    """A handler returned; ``result`` is JSON text to be kept, or None."""
+    """The handler returned; ``result`` is JSON text to be kept, or None."""
 
     job: Job
     result: str | None = None
@@ -20,9 +20,9 @@ class Completed:
 @dataclass(frozen=True)
 class Failed:
     """
-    A handler raised; ``error`` is what to remember of it, ``cause`` the name of the exception.
+    The handler raised; ``error`` is the text to be kept, ``cause`` the name of the exception.
 
-    The next attempt comes after ``retry_in``, or without it after the backoff; never, unless ``retry`` is set.
+    The next attempt comes after ``retry_in``, or (None) after the backoff of the job; never, unless ``retry`` is set.
     """
 
     job: Job
@@ -35,7 +35,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Snoozed:
-    """A handler put its job off, until a time or for a while."""
+    """The handler put its job off, until a time or for a while."""
 
     job: Job
     until: datetime | None
@@ -45,7 +45,7 @@ class Snoozed:
 
 @dataclass(frozen=True)
 class Cancelled:
-    """A handler found its job not worth doing; ``cause`` is the name of the exception that said so."""
+    """The handler gave its job up; ``cause`` is the name of the exception that said so."""
 
     job: Job
     reason: str
@@ -55,7 +55,7 @@ class Cancelled:
 
 @dataclass(frozen=True)
 class Released:
-    """A claimed job goes back as if it had not been claimed."""
+    """The job goes back as if it had not been claimed."""
 
     job: Job
     seconds: float | None = None
@@ -65,15 +65,15 @@ Outcome = Completed | Failed | Snoozed | Cancelled | Released
 
 
 def is_plain(outcome: Outcome) -> bool:
-    """Whether it is a completion without a result: those are settled all at once."""
+    """Return whether the outcome is a completion without a result: one statement records all of those."""
     return isinstance(outcome, Completed) and outcome.result is None
 
 
 @dataclass(frozen=True)
 class Settlement:
     """
-    What became of an outcome: done, retry, dead, merged, snoozed, discarded, released; lost (with the lease), or left
-    (to the lease, because a producer's open transaction stood in the way).
+    How the database recorded an outcome: done, retry, dead, merged, snoozed, cancelled or released; lost (the lease
+    was lost), or left (to its lease, because a producer's open transaction stood in the way).
     """
 
     job: Job

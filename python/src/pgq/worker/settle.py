@@ -1,47 +1,117 @@
-"""Putting the outcomes of a batch on record."""
+"""Settling: the outcomes of jobs are recorded in the database and logged here, and nowhere else."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
 import psycopg
 
 from pgq.errors import LeaseLost
-from pgq.queue import Queue
+from pgq.job import Job
+from pgq.worker.calls import WorkerQueue
+from pgq.worker.joblog import is_logged, log_settlement
 from pgq.worker.outcomes import Cancelled, Completed, Failed, Outcome, Settlement, Snoozed, is_plain
+from pgq.worker.session import Session
+from pgq.worker.settings import Settings
 
-# A worker that meets a producer's open transaction leaves the job to its lease. Shorter than deadlock_timeout, so that
-# it is never the producer who gives way.
-LOCK_TIMEOUT: Final = "300ms"
-# What is wrong with a value, and will be wrong with it the next time.
+# The database refuses the value of an outcome, and would refuse it again.
 REFUSED: Final = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 
 
-def settle(queue: Queue, outcomes: Sequence[Outcome]) -> list[Settlement]:
+class Settler:
     """
-    Put the outcomes on record; call it inside a transaction.
+    Record the outcomes of one loop through its session, and log what the database made of them.
 
-    One that cannot be recorded, because its lease is lost or a producer's open transaction is in the way, does not
-    keep the others from it: each but the plain completions has a savepoint of its own.
+    ``pending`` are the outcomes that are not recorded yet. The caller of ``settle`` and ``settle_and_claim`` holds
+    ``session.lock``.
+    """
+
+    def __init__(self, settings: Settings, session: Session) -> None:
+        self.settings = settings
+        self.session = session
+        self.pending: list[Outcome] = []
+        self.settled_at = 0.0
+
+    def add(self, results: Iterable[Outcome | Settlement]) -> None:
+        """Take what became of jobs: outcomes to be recorded, and settlements that a transaction has recorded."""
+        for result in results:
+            if isinstance(result, Settlement):
+                log_settlement(result)
+            else:
+                self.pending.append(result)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether outcomes have waited long enough for a claim to take them along."""
+        timing = self.settings.timing
+        return bool(self.pending) and timing.clock() - self.settled_at > timing.settle_after
+
+    def settle(self) -> None:
+        """Record the pending outcomes in one transaction."""
+        queue = self.session.queue()
+        outcomes = self.pending.copy()
+        with queue.conn.transaction():
+            settlements = record(queue, outcomes, self.settings.timing.lock_timeout)
+        self._note(len(outcomes), settlements)
+
+    def settle_and_claim(self, max_jobs: int) -> list[Job]:
+        """
+        Record the pending outcomes and claim jobs, in one transaction: a batch costs one commit.
+
+        Where all outcomes are plain, that is one statement.
+        """
+        settings = self.settings
+        queue = self.session.queue()
+        outcomes = self.pending.copy()
+        claim = (settings.queues, max_jobs, settings.lease, settings.name)
+        settlements: list[Settlement] = []
+        if settings.transaction_pooler or not all(is_plain(outcome) for outcome in outcomes):
+            with queue.conn.transaction():
+                settlements = record(queue, outcomes, settings.timing.lock_timeout)
+                jobs = queue.claim(*claim)
+        elif outcomes:
+            lost, jobs = queue._complete_and_claim([outcome.job for outcome in outcomes], *claim)
+            if lost or is_logged("done"):
+                settlements = [_completion(outcome, outcome.job.id not in lost) for outcome in outcomes]
+        else:
+            jobs = queue._claim_only(*claim)
+        self._note(len(outcomes), settlements)
+        return jobs
+
+    def _note(self, count: int, settlements: list[Settlement]) -> None:
+        """Forget the first pending outcomes, which are committed, and log their settlements."""
+        del self.pending[:count]
+        self.settled_at = self.settings.timing.clock()
+        for settlement in settlements:
+            log_settlement(settlement)
+
+
+def record(queue: WorkerQueue, outcomes: Sequence[Outcome], lock_timeout: str) -> list[Settlement]:
+    """
+    Record outcomes within the caller's transaction, and return a settlement for each.
+
+    An outcome that cannot be recorded, because its lease is lost or a producer's open transaction is in the way, does
+    not prevent the others: each but the plain completions has a savepoint of its own.
     """
     plain = [outcome for outcome in outcomes if is_plain(outcome)]
     others = [outcome for outcome in outcomes if not is_plain(outcome)]
     done = queue.complete_many([outcome.job for outcome in plain]) if plain else set()
-    settled = [
-        Settlement(outcome.job, "done" if outcome.job.id in done else "lost", seconds=outcome.seconds)
-        for outcome in plain
-    ]
+    settlements = [_completion(outcome, outcome.job.id in done) for outcome in plain]
     if others:
-        queue.conn.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
-    return settled + [_settle_one(queue, outcome) for outcome in others]
+        queue.conn.execute("SELECT set_config('lock_timeout', %s, true)", [lock_timeout])
+    return settlements + [_record_one(queue, outcome) for outcome in others]
 
 
-def _settle_one(queue: Queue, outcome: Outcome) -> Settlement:
+def _completion(outcome: Outcome, done: bool) -> Settlement:
+    return Settlement(outcome.job, "done" if done else "lost", seconds=outcome.seconds)
+
+
+def _record_one(queue: WorkerQueue, outcome: Outcome) -> Settlement:
     try:
         with queue.conn.transaction():
-            return _record(queue, outcome)
+            return _call_verb(queue, outcome)
     except LeaseLost:
         return Settlement(outcome.job, "lost", cause=_cause(outcome), seconds=outcome.seconds)
     except psycopg.errors.LockNotAvailable:
@@ -50,17 +120,13 @@ def _settle_one(queue: Queue, outcome: Outcome) -> Settlement:
         storable = _storable(outcome, error)
         if storable is None:
             raise
-        return _settle_one(queue, storable)
+        return _record_one(queue, storable)
 
 
-def _cause(outcome: Outcome) -> str | None:
-    return outcome.cause if isinstance(outcome, Failed | Cancelled) else None
-
-
-def _record(queue: Queue, outcome: Outcome) -> Settlement:
+def _call_verb(queue: WorkerQueue, outcome: Outcome) -> Settlement:
     job, seconds = outcome.job, outcome.seconds
     if isinstance(outcome, Completed):
-        queue.complete_with(job, outcome.result)
+        queue._complete_json(job, outcome.result)
         return Settlement(job, "done", seconds=seconds)
     if isinstance(outcome, Failed):
         failure = queue.fail(job, outcome.error, outcome.retry_in, retry=outcome.retry)
@@ -73,8 +139,12 @@ def _record(queue: Queue, outcome: Outcome) -> Settlement:
     return Settlement(job, queue.release(job))
 
 
+def _cause(outcome: Outcome) -> str | None:
+    return outcome.cause if isinstance(outcome, Failed | Cancelled) else None
+
+
 def _storable(outcome: Outcome, error: Exception) -> Outcome | None:
-    """What to record instead of an outcome that the database refused; None when there is nothing else."""
+    """Return what to record instead of an outcome that the database refused; None when there is nothing else."""
     cause = type(error).__name__
     if isinstance(outcome, Completed):
         return Failed(outcome.job, "the database refused the result", cause, outcome.seconds)

@@ -1,4 +1,4 @@
-"""A thread that looks after something, again and again, while there is something to look after."""
+"""A thread that calls a function at regular intervals."""
 
 from __future__ import annotations
 
@@ -7,37 +7,42 @@ from collections.abc import Callable
 
 
 class Ticker:
-    """Call a function every so many seconds, in a thread of its own, from ``resume`` to ``pause``."""
+    """Call a function every few milliseconds from ``resume`` to ``pause``, in a thread of its own."""
 
     def __init__(self, function: Callable[[], None], seconds: float) -> None:
         self._function = function
         self._seconds = seconds
-        self._going = threading.Event()
+        self._running = threading.Event()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the ticker calls its function."""
+        return self._running.is_set()
+
     def resume(self) -> None:
-        """Tick; cheap when it ticks already."""
-        if not self._going.is_set():
-            self._going.set()
+        """Begin to tick; cheap when it ticks already."""
+        if not self._running.is_set():
+            self._running.set()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="pgq-ticker", daemon=True)
                 self._thread.start()
 
     def pause(self) -> None:
-        """Do not tick; a call that has begun goes on."""
-        self._going.clear()
+        """Stop ticking; a call that has begun goes on."""
+        self._running.clear()
 
     def close(self) -> None:
         """End the thread, after a call that has begun."""
         self._closed.set()
-        self._going.set()
+        self._running.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
     def _run(self) -> None:
         while not self._closed.wait(self._seconds):
-            self._going.wait()
+            self._running.wait()
             if not self._closed.is_set():
                 self._function()

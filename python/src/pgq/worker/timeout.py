@@ -1,4 +1,4 @@
-"""A limit on how long a handler takes."""
+"""The time limit of a handler."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from types import FrameType
 
 from pgq.errors import TimedOut
 
-# A handler that has swallowed the first interruption gets another one.
+# Seconds until a handler that has swallowed an interruption gets another one.
 AGAIN = 1.0
 
 
 class Timeout:
     """
-    Interrupt what runs in a thread when its time is over, by raising TimedOut in it.
+    Interrupt a thread when its time is over, by raising TimedOut in it.
 
-    In the main thread by a signal, which also ends a sleep or a wait for the network. In any other thread Python can be
-    interrupted only between two of its own instructions: as soon as whatever it is waiting for is over. Nowhere can it
-    interrupt code in C that does not look for signals.
+    In the main thread a signal does it, which also ends a sleep or a wait for the network. Any other thread can be
+    interrupted only between two instructions of Python: as soon as a blocking call returns. Code in C that does not
+    check for signals is never interrupted.
     """
 
     def __init__(self) -> None:
@@ -30,16 +30,16 @@ class Timeout:
         self._main = False
 
     def arm(self, seconds: float) -> None:
-        """Interrupt the calling thread after so many seconds."""
+        """Interrupt the calling thread after this time."""
         self._main = threading.current_thread() is threading.main_thread()
         self._thread = threading.get_ident()
         self.at = monotonic() + seconds
         if self._main:
-            signal.signal(signal.SIGALRM, self._strike)
+            signal.signal(signal.SIGALRM, self._interrupt)
             signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
 
     def disarm(self) -> None:
-        """Do not interrupt it, or not any more. From the thread that has armed it, and as often as one likes."""
+        """Disarm. Idempotent; call it from the thread that armed."""
         if self.at is None:
             return
         with self._lock:
@@ -47,16 +47,16 @@ class Timeout:
             if self._main:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             else:
-                # One that was asked for and not raised yet.
+                # Cancel an interruption that is requested and not raised yet.
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), None)
 
-    def look(self) -> None:
-        """Interrupt a thread other than the main one, if its time is over; to be called by somebody now and then."""
+    def check(self) -> None:
+        """Interrupt a thread other than the main one if its time is over. Call it every few milliseconds."""
         with self._lock:
             if not self._main and self.at is not None and monotonic() >= self.at:
                 self.at = monotonic() + AGAIN
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(TimedOut))
 
-    def _strike(self, _number: int, _frame: FrameType | None) -> None:
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         if self.at is not None:
             raise TimedOut

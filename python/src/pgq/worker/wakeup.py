@@ -1,4 +1,4 @@
-"""A sleep that another thread ends at once."""
+"""A sleep that another thread, or a file that becomes readable, ends at once."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import socket
 
 
 class Wakeup:
-    """Sleep until somebody rings. A ring while nobody sleeps ends the next sleep."""
+    """A self-pipe: ``set`` ends the current ``wait``, or the next one if no thread waits."""
 
     def __init__(self) -> None:
-        self._ear, self._clapper = socket.socketpair()
-        self._ear.setblocking(False)
-        self._clapper.setblocking(False)
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
 
-    def ring(self) -> None:
-        """End the sleep, if anybody is left to sleep; may be called from any thread."""
+    def set(self) -> None:
+        """End the wait. Safe in any thread and in a signal handler; does nothing after ``close``."""
         with contextlib.suppress(OSError):
-            self._clapper.send(b"\0")
+            self._writer.send(b"\0")
 
-    def sleep(self, seconds: float, *files: int) -> None:
-        """Sleep, but no longer than to the next ring, or until there is something to read from one of the files."""
-        select.select([self._ear.fileno(), *files], [], [], seconds)
+    def wait(self, seconds: float, *files: int) -> None:
+        """Sleep until ``set`` is called, one of the files is readable, or the time is over."""
+        select.select([self._reader.fileno(), *files], [], [], seconds)
         with contextlib.suppress(BlockingIOError):
-            while self._ear.recv(4096):
+            while self._reader.recv(4096):
                 pass
 
     def close(self) -> None:
-        """Give the sockets back."""
-        self._ear.close()
-        self._clapper.close()
+        """Close the sockets."""
+        self._reader.close()
+        self._writer.close()

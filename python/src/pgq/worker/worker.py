@@ -1,4 +1,4 @@
-"""The worker: some loops in threads, its presence beside them, and how all of it ends."""
+"""The worker: loops in threads, its presence beside them, and how all of it stops."""
 
 from __future__ import annotations
 
@@ -8,28 +8,32 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from time import monotonic, sleep
 
 from pgq import handlers as registry
-from pgq.process import notify as service
-from pgq.process.signals import StopSignals, end_within
+from pgq.job import Job
+from pgq.process.health import notify_systemd
+from pgq.process.signals import StopSignals, exit_within
 from pgq.process.supervisor import READY
-from pgq.queue import Queue
-from pgq.worker.batching import JobBudget
+from pgq.worker.calls import WorkerQueue
 from pgq.worker.drain import Drain
-from pgq.worker.joblog import log_settlement, logger
+from pgq.worker.executor import Execution
+from pgq.worker.joblog import first_line, log_settlement, logger
 from pgq.worker.loop import Loop
 from pgq.worker.outcomes import Outcome, Released
 from pgq.worker.presence import Presence
 from pgq.worker.session import connect
-from pgq.worker.settle import settle
+from pgq.worker.settings import RunState, Settings, Timing
+from pgq.worker.settle import record
 
-# How long a worker that is told twice to stop tries to give back what it has, in seconds.
-LEAVE_WITHIN = 3.0
+# Seconds for which a worker that is told twice to stop tries to give its jobs back.
+RELEASE_WITHIN = 3.0
 
 
 @dataclass(eq=False)
@@ -37,17 +41,18 @@ class Worker:
     """
     Run the jobs of some queues until stopped by SIGTERM, SIGINT or ``stop()``.
 
-    ``concurrency`` threads have a loop and a connection each; if it is one, that is the thread that calls ``run``. A
-    loop claims at most ``batch`` jobs at a time, for ``lease``: fewer when they take long. When nothing is ripe it
-    sleeps until it is notified of a job, at most ``poll`` seconds.
+    ``concurrency`` is the number of threads, each with a loop and connections of its own; a single one is the thread
+    that calls ``run``. A loop claims at most ``batch`` jobs at a time, for ``lease``: fewer when they take long. When
+    no job is ripe, it sleeps until it is notified of one, at most ``poll`` seconds.
 
-    With ``presence``, a worker that is killed loses its jobs to others within two seconds. The leases of handlers that
-    run are extended in any case. Behind a pooler in transaction mode do without ``presence`` and ``listen``: then
-    nothing is kept in a session. ``name`` is a label; the process id and something random make it unique.
+    Other workers take the jobs of a killed worker within two seconds. The leases of running handlers are extended. With
+    ``transaction_pooler`` nothing is kept in a session, as a pooler in transaction mode demands: the worker polls, and
+    the jobs of a killed one wait for the end of their leases. ``name`` is a label; the process id and a random part
+    make it unique.
 
-    The worker ends by itself after ``max_jobs``, or as ``drain`` says. A stop gives the handlers that run ``grace``
-    seconds; then, or at a second signal, their jobs are released where they can be, and the process ends with the exit
-    code 128 plus the number of the signal. ``health_file`` is touched at each turn.
+    The worker ends on its own after ``max_jobs``, or as ``drain`` says. A stop gives running handlers ``grace``
+    seconds; then, or at a second signal, their jobs are released where that is possible, and the process ends with the
+    exit code 128 plus the number of the signal. ``health_file`` is touched at each turn.
     """
 
     conninfo: str = ""
@@ -61,73 +66,99 @@ class Worker:
     grace: float = 30.0
     max_jobs: int | None = None
     drain: Drain | None = None
-    presence: bool = True
-    listen: bool = True
+    transaction_pooler: bool = False
     name: str | None = None
     schema: str | None = None
     health_file: Path | None = None
+    timing: Timing = field(default_factory=Timing)
 
     def __post_init__(self) -> None:
-        self.full_name = f"{self.name or socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-        self.stopping = False
-        self.leaving = False
-        self.drained = False
-        self.allowance = JobBudget(self.max_jobs)
-        self.health = service.Health(self.health_file)
-        self.presence = Presence(
-            self.conninfo, self.full_name, self.schema, self.queues, self.lease, registered=self.presence
+        self.settings = Settings(
+            conninfo=self.conninfo,
+            name=f"{self.name or socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}",
+            schema=self.schema,
+            queues=tuple(self.queues),
+            batch=self.batch,
+            lease=self.lease,
+            poll=self.poll,
+            transaction_pooler=self.transaction_pooler,
+            drain=self.drain,
+            timing=self.timing,
         )
-        self.loops = [Loop(self) for _ in range(self.concurrency)]
+        self.state = RunState.start(self.max_jobs, self.health_file)
+        self.drained = False
+
+    @cached_property
+    def loops(self) -> list[Loop]:
+        """The loops, made at the first use, because they open sockets."""
+        return [
+            Loop(
+                self.settings,
+                self.handlers,
+                self.state,
+                extend=self.presence.extend,
+                connection_lost=self.presence.mark_uncertain,
+            )
+            for _ in range(self.concurrency)
+        ]
+
+    @cached_property
+    def presence(self) -> Presence:
+        """The presence, likewise."""
+        return Presence(self.settings, self._executions, self._claims_paused)
 
     def run(self, lifeline: socket.socket | None = None) -> None:
         """
-        Work until stopped, then release what was not begun.
+        Work until stopped, then release what has not begun.
 
-        Whoever holds the other end of the ``lifeline`` is sent a byte once the worker works, and stops it by closing
-        that. Raises what the first connections fail with, and every error that a new connection would not mend.
+        A supervisor holds the other end of the ``lifeline``: it receives a byte once the worker works, and stops the
+        worker by closing its end. Raises the error of the first connections, and every error that a new connection
+        would not mend.
         """
-        with StopSignals(self.stop, self.leave, self.grace, lifeline):
+        with StopSignals(self.stop, self.abort, self.grace, lifeline):
             try:
-                self.presence.start(self.loops)
+                self.presence.start()
                 self.loops[0].session.queue()
                 logger.info(
-                    "worker %s serves %s: %s", self.full_name, ", ".join(self.queues), ", ".join(self.handlers.kinds)
+                    "worker %s serves %s: %s",
+                    self.settings.name,
+                    ", ".join(self.queues),
+                    ", ".join(self.handlers.kinds),
                 )
-                service.notify("READY=1")
+                notify_systemd("READY=1")
                 if lifeline is not None:
-                    # Whoever does not hear it any more is about to stop this worker, by not being there.
+                    # A supervisor that is gone stops this worker by that.
                     with contextlib.suppress(OSError):
                         lifeline.send(READY)
                 self._run_loops()
-                # Whoever has jobs left does not take leave: others notice that he is gone, and take them at once.
-                if not any(loop.outcomes for loop in self.loops):
-                    self.presence.leave()
+                # Do not unregister while jobs are still held: other workers then see this one as dead and take its jobs
+                # at once.
+                if not any(loop.settler.pending for loop in self.loops):
+                    self.presence.unregister()
             finally:
-                service.notify("STOPPING=1")
+                notify_systemd("STOPPING=1")
                 self.close()
-        logger.info("worker %s stopped", self.full_name)
+        logger.info("worker %s stopped", self.settings.name)
 
     def stop(self) -> None:
-        """Claim no more, finish the jobs that run, and leave; may be called from a signal handler or any thread."""
-        self.stopping = True
-        for loop in self.loops:
-            loop.bell.ring()
+        """Claim no more, finish the running jobs, and end. Safe in a signal handler and in any thread."""
+        self.state.stop()
 
-    def leave(self, number: int) -> None:
-        """Release what can be released, and end the process as after a signal."""
-        self.leaving = True
-        end_within(LEAVE_WITHIN + 2, 128 + number)
-        running = [job for loop in self.loops for job in loop.bench.running]
-        logger.warning("worker %s leaves in the middle of %d jobs", self.full_name, len(running))
+    def abort(self, number: int) -> None:
+        """Release the jobs where that is possible, and end the process as after a signal with this number."""
+        self.state.aborting = True
+        exit_within(RELEASE_WITHIN + 2, 128 + number)
+        running = sum(len(execution.jobs) for execution in self._executions())
+        logger.warning("worker %s ends in the middle of %d jobs", self.settings.name, running)
         try:
-            self._give_back()
+            self._release_all()
         except Exception as error:
-            logger.warning("what could not be released is left to its lease: %s", str(error).strip())
+            logger.warning("jobs that could not be released are left to their leases: %s", first_line(error))
         logging.shutdown()
         os._exit(128 + number)
 
     def close(self) -> None:
-        """Give everything back."""
+        """Close all connections."""
         for loop in self.loops:
             loop.close()
         self.presence.close()
@@ -155,26 +186,44 @@ class Worker:
                 thread.join()
             if errors:
                 raise errors[0]
-        self.drained = self.drain is not None and not self.stopping
+        self.drained = self.drain is not None and not self.state.stopping
 
-    def _give_back(self) -> None:
-        """Through a connection of its own, while the threads may be anywhere."""
+    def _executions(self) -> list[Execution]:
+        """Return what the executors run."""
+        executions = [loop.executor.execution for loop in self.loops]
+        return [execution for execution in executions if execution is not None]
+
+    @contextmanager
+    def _claims_paused(self) -> Iterator[list[Job] | None]:
+        """Keep the loops from claiming, and yield all jobs that they know of; None if a loop is claiming."""
+        with ExitStack() as stack:
+            for loop in self.loops:
+                if not loop.session.lock.acquire(blocking=False):
+                    yield None
+                    return
+                stack.callback(loop.session.lock.release)
+            yield [job for loop in self.loops for job in loop.known_jobs()]
+
+    def _release_all(self) -> None:
+        """Settle and release through a connection of its own, whatever the threads are doing."""
         outcomes: list[Outcome] = []
         for loop in self.loops:
-            loop.inside.shut()
-            outcomes += loop.outcomes
-            outcomes += [Released(job) for job in (*loop.bench.running, *loop.unstarted)]
-        give_up_at = monotonic() + LEAVE_WITHIN
-        with connect(self.conninfo, self.full_name) as conn:
-            queue = Queue(conn, schema=self.schema)
+            loop.inside.shut_down()
+            outcomes += loop.settler.pending
+            execution = loop.executor.execution
+            running = execution.jobs if execution is not None else ()
+            outcomes += [Released(job) for job in (*running, *loop.unstarted)]
+        give_up_at = monotonic() + RELEASE_WITHIN
+        with connect(self.conninfo, self.settings.name) as conn:
+            queue = WorkerQueue(conn, schema=self.schema)
             while outcomes and monotonic() < give_up_at:
                 with conn.transaction():
-                    settled = settle(queue, outcomes)
+                    settlements = record(queue, outcomes, self.timing.lock_timeout)
                 # A job whose transaction the server has not ended yet is locked.
-                left = [one.job for one in settled if one.state == "left"]
-                for one in settled:
-                    if one.state != "left":
-                        log_settlement(one)
+                left = [settlement.job for settlement in settlements if settlement.state == "left"]
+                for settlement in settlements:
+                    if settlement.state != "left":
+                        log_settlement(settlement)
                 outcomes = [outcome for outcome in outcomes if outcome.job in left]
                 if outcomes:
                     sleep(0.05)

@@ -1,4 +1,4 @@
-"""What a service manager wants to know."""
+"""What a service manager wants to know of a worker: messages to systemd, and a file for a liveness probe."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import socket
 from pathlib import Path
 from time import monotonic
 
-# More often would be of no use to whoever looks at it.
+# Seconds. A probe gains nothing from a file that is touched more often.
 TOUCH_EVERY = 0.5
 
 
-def notify(state: str) -> None:
-    """Tell systemd (``Type=notify``), or whoever has set NOTIFY_SOCKET: a plain datagram, whether heard or not."""
+def notify_systemd(state: str) -> None:
+    """Send a state to the service manager that has set NOTIFY_SOCKET (systemd, ``Type=notify``); errors are ignored."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -25,15 +25,15 @@ def notify(state: str) -> None:
             return
 
 
-class Health:
-    """A file whose time of modification is that of the worker's last turn, but for half a second; None: no file."""
+class HealthFile:
+    """A file whose mtime is, within half a second, that of the worker's last turn (None: no file)."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._touched_at = float("-inf")
 
     def touch(self) -> None:
-        """A turn begins."""
+        """Update the mtime."""
         if self.path is not None and monotonic() - self._touched_at > TOUCH_EVERY:
             self.path.touch()
             self._touched_at = monotonic()

@@ -1,0 +1,196 @@
+"""The calls of workers to the SQL functions of pgq."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import args_row
+
+from pgq import handlers
+from pgq.convert import Interval, as_result, check_aware, held, interval
+from pgq.errors import translated
+from pgq.handlers import Handlers
+from pgq.job import Failure, Job, Remaining
+from pgq.queue import Queue
+
+# JSON comes as text: a value that Python cannot decode must not cost the whole batch.
+AS_TEXT: Final = {"payload": "args::text", "context": "context::text"}
+COLUMNS: Final = ", ".join(AS_TEXT.get(field.name, field.name) for field in fields(Job) if field.init)
+
+
+class WorkerQueue(Queue):
+    """
+    The queue, with the calls of a worker besides those of producers and operators.
+
+    ``pgq.Worker`` uses it; so can a loop of an application's own. As with Queue, nothing here commits.
+    """
+
+    def __init__(
+        self, conn: psycopg.Connection[Any], *, schema: str | None = None, handlers: Handlers = handlers.default
+    ) -> None:
+        super().__init__(conn, schema=schema, handlers=handlers)
+        self._claim = f"{self._prefix}pgq_claim(%s::text[], %s::integer, %s::interval, %s::text)"
+
+    def claim(
+        self,
+        queues: Sequence[str] = ("default",),
+        max_jobs: int = 1,
+        lease: Interval = timedelta(minutes=5),
+        worker: str | None = None,
+    ) -> list[Job]:
+        """Claim ripe jobs. The first of the list comes first; the list is empty when no job is ripe."""
+        return self._jobs(f"SELECT {COLUMNS} FROM {self._claim}", [list(queues), max_jobs, interval(lease), worker])
+
+    def _claim_only(self, queues: Sequence[str], max_jobs: int, lease: Interval, worker: str | None) -> list[Job]:
+        """
+        Claim in a transaction that does nothing else, and whose commit does not wait for the disk.
+
+        A crash of the server may undo the claim: then the job is ripe again, and its attempt not counted. Raises
+        RuntimeError inside a transaction.
+        """
+        if self.conn.info.transaction_status != TransactionStatus.IDLE or not self.conn.autocommit:
+            raise RuntimeError("a claim on its own takes a connection in autocommit mode, outside a transaction")
+        return self._jobs(
+            f"SELECT {COLUMNS} FROM set_config('synchronous_commit', 'off', true) CROSS JOIN LATERAL {self._claim}",
+            [list(queues), max_jobs, interval(lease), worker],
+        )
+
+    def _complete_and_claim(
+        self, jobs: Sequence[Job], queues: Sequence[str], max_jobs: int, lease: Interval, worker: str | None
+    ) -> tuple[set[int], list[Job]]:
+        """
+        Call ``complete_many`` and ``claim`` in one statement: one round trip, one commit.
+
+        Return the ids of the jobs whose lease was lost, and the claimed jobs.
+        """
+        ids, tokens = held(jobs)
+        rows = self._rows(
+            "SELECT ended.lost, job.* FROM (SELECT ARRAY(SELECT unnest(%s::bigint[]) "
+            f"EXCEPT SELECT {self._prefix}pgq_complete_many(%s::bigint[], %s::bigint[])) AS lost) AS ended "
+            f"LEFT JOIN LATERAL (SELECT {COLUMNS} FROM {self._claim}) AS job ON true",
+            [ids, ids, tokens, list(queues), max_jobs, interval(lease), worker],
+        )
+        return set(rows[0][0]), [Job(*row[1:]) for row in rows if row[1] is not None]
+
+    def idle(self, queues: Sequence[str] = ("default",), idle: bool = True) -> list[str]:
+        """Declare that this session is about to sleep (or awake again); return the channels to LISTEN to."""
+        rows = self._rows(f"SELECT {self._prefix}pgq_idle(%s::text[], %s::boolean)", [list(queues), idle])
+        return [row[0] for row in rows]
+
+    def remaining(self, queues: Sequence[str] = ("default",)) -> Remaining:
+        """Return what is left to do in these queues."""
+        return Remaining(
+            *self._row(f"SELECT ripe_in, running FROM {self._prefix}pgq_remaining(%s::text[])", [list(queues)])
+        )
+
+    def register(
+        self, worker: str, queues: Sequence[str] = ("default",), host: str | None = None, pid: int | None = None
+    ) -> None:
+        """
+        Register a worker; it counts as present until this connection closes.
+
+        Raises WrongState while another session has the name.
+        """
+        self._row(
+            f"SELECT {self._prefix}pgq_register(%s::text, %s::text[], %s::text, %s::integer)",
+            [worker, list(queues), host, pid],
+        )
+
+    def unregister(self, worker: str) -> bool:
+        """End the registration; return whether this connection had registered the worker."""
+        return bool(self._row(f"SELECT {self._prefix}pgq_unregister(%s::text)", [worker])[0])
+
+    def reconcile(self, worker: str, jobs: Sequence[Job]) -> int:
+        """
+        Give back the jobs that were claimed under the name of a worker, except these; return how many.
+
+        Raises WrongState unless this connection has registered the worker.
+        """
+        query = f"SELECT {self._prefix}pgq_reconcile(%s::text, %s::bigint[], %s::bigint[])"
+        return int(self._row(query, [worker, *held(jobs)])[0])
+
+    def hold(self, job: Job) -> str:
+        """Lock the job until the end of the transaction, and return the transaction's id. Raises LeaseLost."""
+        return str(
+            self._row(
+                f"SELECT pg_current_xact_id()::text, {self._prefix}pgq_hold(%s::bigint, %s::bigint)",
+                [job.id, job.token],
+            )[0]
+        )
+
+    def complete(self, job: Job, result: Any = None) -> None:
+        """End the job; a result other than None is kept. Raises LeaseLost."""
+        self._complete_json(job, None if result is None else as_result(result))
+
+    def _complete_json(self, job: Job, result: str | None) -> None:
+        """End the job; the result is JSON text. Raises LeaseLost."""
+        self._row(f"SELECT {self._prefix}pgq_complete(%s::bigint, %s::bigint, %s::jsonb)", [job.id, job.token, result])
+
+    def _complete_in(self, transaction: str, job: Job, result: Any = None) -> bool:
+        """End the job, but only in the transaction with this id; return whether this is that transaction."""
+        ended = self._row(
+            "SELECT CASE WHEN pg_current_xact_id()::text = %s "
+            f"THEN {self._prefix}pgq_complete(%s::bigint, %s::bigint, %s::jsonb) END",
+            [transaction, job.id, job.token, None if result is None else as_result(result)],
+        )
+        return ended[0] is not None
+
+    def complete_many(self, jobs: Sequence[Job]) -> set[int]:
+        """End the jobs; return the ids of those that were still held. The others are not done."""
+        ended = self._rows(f"SELECT {self._prefix}pgq_complete_many(%s::bigint[], %s::bigint[])", held(jobs))
+        return {row[0] for row in ended}
+
+    def fail(
+        self, job: Job, error: str | None = None, retry_in: Interval | None = None, *, retry: bool = True
+    ) -> Failure:
+        """End the attempt as failed, with ``retry=False`` for good. Raises LeaseLost."""
+        return Failure(
+            *self._row(
+                f"SELECT outcome, ripe_at FROM {self._prefix}pgq_fail(%s::bigint, %s::bigint, %s::text, %s::interval, "
+                "%s::boolean)",
+                [job.id, job.token, error, interval(retry_in), retry],
+            )
+        )
+
+    def cancel_claimed(self, job: Job, reason: str | None = None) -> None:
+        """End a job that is not worth doing; it is kept as cancelled. Raises LeaseLost."""
+        self._row(
+            f"SELECT {self._prefix}pgq_cancel_claimed(%s::bigint, %s::bigint, %s::text)", [job.id, job.token, reason]
+        )
+
+    def extend(self, job: Job, lease: Interval = timedelta(minutes=5)) -> datetime:
+        """Let the lease end no sooner than ``lease`` from now, and return its end. Raises LeaseLost."""
+        query = f"SELECT {self._prefix}pgq_extend(%s::bigint, %s::bigint, %s::interval)"
+        until: datetime = self._row(query, [job.id, job.token, interval(lease)])[0]
+        return until
+
+    def snooze(self, job: Job, until: datetime | None = None, delay: Interval | None = None) -> str:
+        """
+        Put the job back until a time or for a while; the attempt does not count.
+
+        Return snoozed or merged. Raises LeaseLost.
+        """
+        if until is not None:
+            check_aware("until", until)
+        return str(
+            self._row(
+                f"SELECT {self._prefix}pgq_snooze(%s::bigint, %s::bigint, %s::timestamptz, %s::interval)",
+                [job.id, job.token, until, interval(delay)],
+            )[0]
+        )
+
+    def release(self, job: Job) -> str:
+        """
+        Put the job back at its old place; the attempt does not count. Return released or merged. Raises LeaseLost.
+        """
+        return str(self._row(f"SELECT {self._prefix}pgq_release(%s::bigint, %s::bigint)", [job.id, job.token])[0])
+
+    def _jobs(self, query: str, params: Sequence[Any]) -> list[Job]:
+        with translated(), self._cursor(args_row(Job)) as cursor:
+            cursor.execute(query, params)
+            return cursor.fetchall()

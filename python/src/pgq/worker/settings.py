@@ -1,0 +1,83 @@
+"""What the parts of a worker share: settings that never change, and the state of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic
+
+from pgq.process.health import HealthFile
+from pgq.worker.batching import JobBudget
+from pgq.worker.drain import Drain
+from pgq.worker.wakeup import Wakeup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """The worker's own delays, in seconds, and its clock. Tests shorten them."""
+
+    # Outcomes wait for the next claim, but no longer than settle_after and a tick; after a failure, settle_again
+    # longer.
+    settle_after: float = 0.07
+    settle_again: float = 1.0
+    tick: float = 0.025
+    # When a handler runs for longer, the rest of its batch goes back to other workers.
+    keep_unstarted: float = 1.0
+    # The part of a lease in which jobs may begin. The rest of the batch goes back, so each job has nearly a whole
+    # lease.
+    begin_within: float = 0.1
+    # The pauses before new connections: short enough that work goes on soon after a restart of the server, and jittered
+    # so that its workers do not all come at once.
+    first_pause: float = 0.5
+    longest_pause: float = 3.0
+    # A settlement that meets a producer's open transaction leaves the job to its lease. Shorter than deadlock_timeout,
+    # so that PostgreSQL never chooses the producer as the victim of a deadlock.
+    lock_timeout: str = "300ms"
+    clock: Callable[[], float] = monotonic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of a worker, as its parts need them. ``name`` is unique among processes."""
+
+    conninfo: str
+    name: str
+    schema: str | None
+    queues: tuple[str, ...]
+    batch: int
+    lease: timedelta
+    poll: float
+    transaction_pooler: bool
+    drain: Drain | None
+    timing: Timing
+
+    @property
+    def begin_within(self) -> float:
+        """How many seconds after its claim the last job of a batch may begin."""
+        return self.timing.begin_within * self.lease.total_seconds()
+
+
+@dataclass(eq=False)
+class RunState:
+    """The state of a worker's run, which its loops share."""
+
+    budget: JobBudget
+    health: HealthFile
+    # Claim no more jobs.
+    stopping: bool = False
+    # The process is about to end: jobs are being given back.
+    aborting: bool = False
+    wakeups: list[Wakeup] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, max_jobs: int | None, health_file: Path | None) -> RunState:
+        """Return the state of a worker that has not begun."""
+        return cls(JobBudget(max_jobs), HealthFile(health_file))
+
+    def stop(self) -> None:
+        """Let each loop end after its current handler. Safe in a signal handler and in any thread."""
+        self.stopping = True
+        for wakeup in self.wakeups:
+            wakeup.set()
