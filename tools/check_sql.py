@@ -19,9 +19,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psycopg
-from _binaries import Account, DevpgError, check_programs
-from _debian import unpacked
-from devpg import Server
+from postgres.debian import unpacked
+from postgres.programs import Account, DevpgError, check_programs
+from postgres.server import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 # A message, whole or the first string of a format() or an array of three; what follows it tells which it is.

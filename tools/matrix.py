@@ -20,9 +20,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from _binaries import DevpgError
-from _servers import find_clients, find_server, full_version
-from _signals import Terminated, raise_on_signals, restore, run
+from postgres.children import Terminated, raise_on_signals, restore, run
+from postgres.programs import DevpgError
+from postgres.versions import find_clients, find_server, full_version
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "matrix"

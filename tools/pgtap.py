@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from _signals import Terminated, ignored, raise_on_signals, restore, run
-from _tap import TapError, find_pgtap, find_prover
+from postgres.children import Terminated, ignored, raise_on_signals, restore, run
+from postgres.tap import TapError, find_pgtap, find_prover
 
 PSQL = ("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1")
 

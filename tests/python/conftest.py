@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from devpg import Server
+from postgres.server import Server
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from pytest_postgresql.factories import postgresql, postgresql_noproc

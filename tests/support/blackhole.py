@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import IO
 
 import pytest
-from devpg import Server
+from postgres.server import Server
 from psycopg.conninfo import make_conninfo
 
 CLONE_NEWNET = 0x40000000

@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from _binaries import Account
-from devpg import Server
+from postgres.programs import Account
+from postgres.server import Server
 
 from support.database import Connection
 

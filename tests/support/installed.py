@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from _binaries import DevpgError, find_bindir
+from postgres.programs import DevpgError, find_bindir
 from psycopg import sql
 
 from pgq.schema.upgrade import scripts

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from _binaries import Account
-from _debian import unpacked
-from _signals import GRACE, in_child, masked
-from devpg import Server
+from postgres.children import GRACE, in_child, masked
+from postgres.debian import unpacked
+from postgres.programs import Account
+from postgres.server import Server
 from psycopg.conninfo import make_conninfo
 
 HOST = "127.0.0.1"

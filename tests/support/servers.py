@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from devpg import Server
+from postgres.server import Server
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from _debian import unpacked
+from postgres.debian import unpacked
 
 PACKAGE = re.compile(r"postgresql-(\d+)-pgq3")
 

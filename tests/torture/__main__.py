@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from random import SystemRandom
 
-from devpg import DevpgError, Terminated
+from postgres.children import Terminated
+from postgres.programs import DevpgError
 
 from torture.run import Plan, torture
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from _signals import ignored, in_child, masked
+from postgres.children import ignored, in_child, masked
 
 HERE = Path(__file__).parent
 # Of each kind that there is: alone, with threads, with processes, and as behind a pooler.

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 import psycopg
-from devpg import Server
+from postgres.server import Server
 from psycopg.conninfo import make_conninfo
 
 from torture import tables, verdict

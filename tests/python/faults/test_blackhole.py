@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from devpg import Server
+from postgres.server import Server
 from psycopg.conninfo import make_conninfo
 from support.blackhole import Link, far_server
 from support.database import jobs, one

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from devpg import Server
+from postgres.server import Server
 from support.database import Connection, jobs, one
 from support.disk import read_only, small_disk
 from support.paths import ROOT

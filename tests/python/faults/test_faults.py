@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from devpg import Server
+from postgres.server import Server
 from psycopg.conninfo import make_conninfo
 from support.database import Connect, Connection, jobs, one
 from support.servers import Place

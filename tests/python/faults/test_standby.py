@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from _standby import SYNCHRONOUS, Standby
-from devpg import Server
+from postgres.server import Server
+from postgres.standby import SYNCHRONOUS, Standby
 from psycopg.conninfo import make_conninfo
 from support.database import one
 from support.threads import eventually

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-CACHE = Path(__file__).resolve().parent.parent / "build" / "debian"
+CACHE = Path(__file__).resolve().parents[2] / "build" / "debian"
 ATTEMPTS = 3
 
 

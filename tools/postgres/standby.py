@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from _binaries import copy_programs, find_in_wheel
-from devpg import START_TIMEOUT, Server
+from postgres.programs import copy_programs, find_in_wheel
+from postgres.server import START_TIMEOUT, Server
 
 # Settings of a primary whose acknowledged commits outlive it in its standby: without one it acknowledges none.
 SYNCHRONOUS = {"synchronous_standby_names": "*", "synchronous_commit": "on"}

