@@ -1,4 +1,4 @@
-"""One session that claims, timed on the client, and the tables that it claims from."""
+"""A session that claims jobs, timed on the client, and the jobs that it claims."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from contenders.floor import STEADY_PLAN, TAKE
 from databases import connect
 from harness import BenchError
-from queues.floor import STEADY_PLAN, TAKE
 
 JOBS = 10
 CLAIM = f"SELECT * FROM pgq_claim(max_jobs => {JOBS})"
 ENQUEUE_CHUNK = 10_000
-# Rows that are born dead: inserted by hand, because no queue can be made to drain so many in the time there is.
-BORN_DEAD = """
+# Rows to be deleted at once. Inserted by hand, because draining so many jobs would take too long.
+DEAD_ROWS = """
     INSERT INTO pgq_waiting (
         queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, enqueued_at, errors
     )
@@ -35,7 +35,7 @@ class Session:
     """
     A session that claims ten jobs at a time.
 
-    It commits without waiting for the disk, whose moods are larger than the differences to be seen.
+    It commits without waiting for the disk, whose variation exceeds the differences to be measured.
     """
 
     def __init__(self, database: str, *, claim: str = CLAIM, expected: int = JOBS) -> None:
@@ -45,7 +45,7 @@ class Session:
         self._expected = expected
 
     def claim(self) -> float:
-        """Milliseconds of a claim and its commit."""
+        """Claim, and complete the jobs; return the milliseconds that the claim and its commit took."""
         started = time.perf_counter()
         rows = self.conn.execute(self._claim, prepare=True).fetchall()
         took = time.perf_counter() - started
@@ -55,6 +55,7 @@ class Session:
         return 1000 * took
 
     def finish(self, rows: list[Any]) -> None:
+        """Complete the claimed jobs."""
         if rows:
             ids, tokens = ([row[n] for row in rows] for n in (0, 1))
             self.conn.execute("SELECT pgq_complete_many(%s::bigint[], %s::bigint[])", [ids, tokens])
@@ -64,25 +65,25 @@ class Session:
 
 
 class FloorSession(Session):
-    """The same for the floor, whose claim completes as well."""
+    """The same for the floor, whose claim also completes the jobs."""
 
     def __init__(self, database: str) -> None:
         super().__init__(database, claim=TAKE.replace("%s", str(JOBS)))
         self.conn.execute(STEADY_PLAN)
 
     def finish(self, rows: list[Any]) -> None:
-        """Nothing is left to do."""
+        """Do nothing: the claim has deleted the rows."""
 
 
 def enqueue(database: str, jobs: int, first: int = 0, options: str = "{}") -> None:
-    """Enqueue jobs with pgq_enqueue_many, in the server."""
+    """Enqueue jobs with pgq_enqueue_many from arguments that the server generates."""
     with connect(database) as conn:
         for start in range(first, first + jobs, ENQUEUE_CHUNK):
             conn.execute(ENQUEUE, [options, start, min(start + ENQUEUE_CHUNK, first + jobs) - 1])
 
 
 def sample(calls: int, seconds: float, call: Callable[[], float]) -> list[float]:
-    """The values of so many calls, or of those that are done in time."""
+    """Return the values of at most ``calls`` calls, begun within ``seconds``; at least one."""
     end = time.monotonic() + seconds
     values = [call()]
     while len(values) < calls and time.monotonic() < end:

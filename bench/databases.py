@@ -1,4 +1,4 @@
-"""Databases of a run: one for each measurement, so that none inherits the dead rows of another."""
+"""The databases of a run: a new one for each measurement, without dead rows of another measurement."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from contender import Contender
 from psycopg import sql
-from queues import Contender
 
 Connection = psycopg.Connection[Any]
 numbers = itertools.count(1)
 
 
 def connect(database: str = "", *, autocommit: bool = True) -> Connection:
-    """A connection to a database of the server that libpq's variables name."""
+    """Connect to a database of the server that libpq's variables name."""
     return psycopg.connect(dbname=database or None, autocommit=autocommit, application_name="bench")
 
 
 @contextmanager
 def fresh(contender: Contender) -> Iterator[str]:
-    """A new database with the contender installed; it is gone afterwards."""
+    """Create a database with the contender installed; drop it at the end."""
     database = f"bench_{contender.name}_{next(numbers)}"
     name = sql.Identifier(database)
     with connect() as conn:
@@ -37,7 +37,7 @@ def fresh(contender: Contender) -> Iterator[str]:
 
 @contextmanager
 def held_snapshot(database: str) -> Iterator[None]:
-    """Meanwhile a session keeps a snapshot, as a report or a dump does: no row that dies can be removed."""
+    """Hold a snapshot in another session, as a report or a dump does: vacuum cannot remove rows deleted meanwhile."""
     with connect(database, autocommit=False) as conn:
         conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         conn.execute("SELECT count(*) FROM pg_class")
@@ -46,6 +46,6 @@ def held_snapshot(database: str) -> Iterator[None]:
 
 
 def value(conn: Connection, query: str, params: list[Any] | None = None) -> Any:
-    """The one value that a query answers."""
+    """Return the first value of the first row that a query returns."""
     row = conn.execute(query, params).fetchone()
     return row[0] if row else None

@@ -1,4 +1,4 @@
-"""Alternating runs, and what they measured."""
+"""Run contenders in turns, and keep what was measured."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ OURS = "pgq"
 
 
 class BenchError(Exception):
-    """The numbers of a run cannot be believed, or there are none."""
+    """A measurement failed, or its numbers cannot be right."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one contender showed in one comparison, a value for each round."""
+    """The values of one contender in one comparison, one for each round."""
 
     scenario: str
     what: str
@@ -38,20 +38,20 @@ class Measurement:
 
 @dataclass
 class Results:
-    """Everything that a run measured, in the order of measuring; ``series`` is what the pictures are drawn from."""
+    """All measurements of a run, in the order in which they were taken; ``series`` holds the data of the pictures."""
 
     measurements: list[Measurement] = field(default_factory=list)
     series: dict[str, dict[str, list[tuple[float, float]]]] = field(default_factory=dict)
 
     def find(self, scenario: str, what: str, contender: str = OURS) -> Measurement | None:
-        """The measurement, or None where it was not run."""
+        """Return a measurement, or None if it was not taken."""
         for one in self.measurements:
             if (one.scenario, one.what, one.contender) == (scenario, what, contender):
                 return one
         return None
 
     def ratio_to(self, yardstick: Measurement) -> float | None:
-        """Our median over that of the yardstick; None where there is nothing to compare."""
+        """Return the median of pgq divided by that of the yardstick; None if there is no other median to compare."""
         ours = self.find(*yardstick.key)
         if ours is None or ours is yardstick or not yardstick.median:
             return None
@@ -78,24 +78,25 @@ class Results:
 
 
 @dataclass
-class Bench:
-    """One run: its size, and where the scenarios put what they find."""
+class Harness:
+    """One run of the benchmarks: its size, and the results of the scenarios."""
 
     quick: bool
     results: Results = field(default_factory=Results)
 
     def pick(self, full: T, quick: T) -> T:
-        """The size for this run."""
+        """Return the value for this size of run."""
         return quick if self.quick else full
 
     @property
     def rounds(self) -> int:
+        """The number of rounds of a comparison."""
         return self.pick(3, 1)
 
     def compare(
         self, scenario: str, what: str, unit: str, contenders: Mapping[str, Callable[[], float]], rounds: int = 0
     ) -> None:
-        """Let the contenders take turns, and record a value for each and round."""
+        """Measure the contenders in turns; record one value for each contender and round."""
         values: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(rounds or self.rounds):
             for name, measure in contenders.items():
@@ -105,13 +106,14 @@ class Bench:
         self.print_ratios(scenario, what)
 
     def record(self, scenario: str, what: str, contender: str, unit: str, values: Sequence[float]) -> None:
+        """Record and print the values of a contender."""
         one = Measurement(scenario, what, contender, unit, list(values))
         self.results.measurements.append(one)
         spread = f"  ({number(min(values))} to {number(max(values))})" if len(values) > 1 else ""
         print(f"  {what:<44} {contender:<22} {number(one.median):>10} {unit}{spread}", flush=True)
 
     def print_ratios(self, scenario: str, what: str) -> None:
-        """Print our median over those of the others in this comparison."""
+        """Print the median of pgq divided by that of each other contender in this comparison."""
         ratios = [
             f"{ratio:.2f} x {one.contender}"
             for one in self.results.measurements
@@ -122,7 +124,7 @@ class Bench:
 
 
 def number(value: float) -> str:
-    """A number with three significant digits, or all those before the point."""
+    """Return a number as text with three significant digits, and with all digits before the decimal point."""
     if value == 0:
         return "0"
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
@@ -130,7 +132,7 @@ def number(value: float) -> str:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that is not exceeded by this percentage of them."""
+    """Return the percentile of values, by the nearest-rank method."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, max(0, round(percent / 100 * len(ordered) + 0.5) - 1))]
 

@@ -1,4 +1,4 @@
-"""On what the numbers were measured."""
+"""The machine, the software and the settings on which the numbers were measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SETTINGS = ("fsync", "synchronous_commit", "full_page_writes", "shared_buffers",
 
 
 def environment() -> dict[str, str]:
-    """Date, hardware, versions, and the settings of the server that decide what a commit costs."""
+    """Return the date, hardware, versions, and the server's settings that decide what a commit costs."""
     memory = int(found(r"MemTotal:\s*(\d+)", "/proc/meminfo") or 0) / 1024**2
     with connect() as conn:
         server = {name: str(value(conn, "SELECT current_setting(%s)", [name])) for name in SETTINGS}
@@ -39,7 +39,7 @@ def markdown(environment: dict[str, str]) -> str:
 
 
 def found(pattern: str, file: str) -> str:
-    """The first group of a pattern in a file, or the empty string."""
+    """Return the first group of a pattern in a file, or the empty string."""
     try:
         match = re.search(pattern, Path(file).read_text(encoding="utf-8"))
     except OSError:

@@ -1,4 +1,4 @@
-"""The two pictures."""
+"""The pictures: jobs per second under a held snapshot, and the cost of a claim by dead rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LABELS = {"floor": "plain SKIP LOCKED (floor)"}
 
 
 def draw(series: dict[str, Series], directory: Path) -> list[Path]:
-    """Draw what there are numbers for; the answer is the files."""
+    """Draw the pictures for which there is data; return the files."""
     mpl.use("agg")
     drawn = []
     for name, picture in PICTURES.items():
@@ -66,7 +66,7 @@ def _dead_rows(axes: Axes, series: Series) -> None:
     axes.set_title("Claim of 10 jobs, by dead rows that vacuum cannot remove")
     axes.set_xlabel("dead rows in the table")
     axes.set_ylabel("milliseconds per claim (median)")
-    # Linear between 0 and the first level, which a logarithm cannot show.
+    # Linear from 0 to the first level: a logarithmic axis cannot show 0.
     axes.set_xscale("symlog", linthresh=10_000)
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter("{x:,.0f}")

@@ -15,13 +15,14 @@ NEEDED = ("psycopg", "psycopg_pool", "pgqueuer", "asyncpg", "uvloop", "procrasti
 
 
 def main() -> int:
+    """Check the requirements and run the benchmarks; return the exit status."""
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        print(f"bench: {', '.join(missing)} missing: pip install './python[bench]'", file=sys.stderr)
+        print(f"bench: {', '.join(missing)} not installed; run pip install './python[bench]'", file=sys.stderr)
         return 2
     if "PGHOST" not in os.environ:
-        print("bench: no PGHOST: run me through python tools/devpg.py run --durable --", file=sys.stderr)
+        print("bench: PGHOST is not set; run this through python tools/devpg.py run --durable --", file=sys.stderr)
         return 2
-    # By name: each worker process imports this module again, and shall carry nothing but its own library.
+    # Imported here, by name: each child process imports this module again, but must load only its own library.
     status: int = importlib.import_module("suite").main()
     return status
 

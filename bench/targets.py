@@ -1,4 +1,4 @@
-"""What pgq wants to reach, and whether this run did."""
+"""The targets of pgq, and whether this run reached them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from harness import OURS, Bench, Results, number
+from harness import OURS, Harness, Results, number
 from scenarios import bulk, drain, enqueue, held_snapshot, idle, latency, scale
 
 NOT_RUN = "not run"
@@ -14,7 +14,7 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Target:
-    """One line of the table; ``measured`` is None where the scenario was not run."""
+    """One line of the table; ``measured`` is None if the scenario was not run."""
 
     what: str
     wanted: str
@@ -23,9 +23,9 @@ class Target:
     reached: bool | None
 
 
-def targets(bench: Bench) -> list[Target]:
-    """All lines, from the measurements of this run alone."""
-    return list(_lines(bench, bench.results))
+def targets(harness: Harness) -> list[Target]:
+    """Return all lines, from the measurements of this run only."""
+    return list(_lines(harness, harness.results))
 
 
 def markdown(lines: list[Target]) -> str:
@@ -37,7 +37,7 @@ def markdown(lines: list[Target]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _lines(bench: Bench, results: Results) -> Iterator[Target]:
+def _lines(harness: Harness, results: Results) -> Iterator[Target]:
     one = drain.what(100, 1)
     yield _at_least("drain, batch 100, one process", 0.5, _ratio(results, drain.NAME, one, "floor"), "the floor")
     yield _at_least("drain, batch 100, one process", 4, _ratio(results, drain.NAME, one, "pgqueuer"), "pgqueuer")
@@ -59,10 +59,10 @@ def _lines(bench: Bench, results: Results) -> Iterator[Target]:
     last = _median(results, held_snapshot.NAME, held_snapshot.LAST_OVER_FIRST)
     yield _at_least("held snapshot, last interval", 0.95, last, "the first")
 
-    for what in scale.names(bench).values():
+    for what in scale.comparisons(harness).values():
         ratio = _ratio(results, scale.NAME, what, scale.BASE)
         yield _target(f"claim, {what}", "<= 1.3 x a fresh small table", ratio, "x", operator.le, 1.3)
-    dead = scale.names(bench)["dead"]
+    dead = scale.comparisons(harness)["dead"]
     for what in (scale.FIRST, scale.FIRST_MAX):
         yield _at_most(f"{what}, {dead}", 50, _median(results, scale.NAME, what), "ms")
 

@@ -1,4 +1,4 @@
-"""What a client says to the server, counted on the wire: an observer that neither of the two pays for."""
+"""Count statements between client and server, at no cost to either."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Counter:
         self._control_parsed = False
 
     def feed(self, data: bytes) -> None:
+        """Take the next bytes of the stream."""
         self._buffer += data
         if not self._started and len(self._buffer) >= 4:
             # The first message has no type byte.
@@ -50,7 +51,7 @@ class Counter:
 
 
 class Proxy:
-    """A socket that leads to the server of libpq's variables, and counts what goes through."""
+    """A proxy to the server that libpq's variables name; it counts the statements of each client."""
 
     def __init__(self) -> None:
         self.counters: list[Counter] = []
@@ -73,7 +74,7 @@ class Proxy:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How many queries there were, and how many statements that only begin or end a transaction."""
+        """The number of queries, and of statements that only begin or end a transaction."""
         return sum(one.queries for one in self.counters), sum(one.control for one in self.counters)
 
     def _accept(self) -> None:

@@ -1,4 +1,4 @@
-"""What is measured, a module for each; every one has a function ``run(bench)``."""
+"""The scenarios, one module each, with a function ``run(harness)``."""
 
 NAMES = (
     "enqueue",

@@ -5,29 +5,31 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 
-from crew import Crew
+from child import Task
+from contender import Contender
+from contenders import by_name
 from databases import connect, fresh
-from duty import CHUNK, Task
-from harness import Bench
-from queues import Contender, by_name
+from harness import Harness
+from processes import Processes
+from roles import CHUNK
 
 NAME = "drain"
-# Full and quick; a worker that takes one job at a time is given less to do.
+# Jobs of a full and of a quick run, by batch. Smaller batches are slower, and get fewer jobs.
 JOBS = {1: (5_000, 500), 10: (20_000, 2_000), 100: (100_000, 10_000), 300: (100_000, 10_000)}
 SLOW_JOBS = (3_000, 500)
 PEER_BATCH = 100
 
 
-def run(bench: Bench) -> None:
+def run(harness: Harness) -> None:
     for batch, jobs in JOBS.items():
         for processes in (1, 2):
-            if bench.quick and processes == 2 and batch < 100:
+            if harness.quick and processes == 2 and batch < 100:
                 continue
-            rates = {name: partial(rate, name, batch, processes, bench.pick(*jobs)) for name in ("pgq", "floor")}
+            rates = {name: partial(rate, name, batch, processes, harness.pick(*jobs)) for name in ("pgq", "floor")}
             if batch == PEER_BATCH:
-                rates["pgqueuer"] = partial(rate, "pgqueuer", batch, processes, bench.pick(*jobs))
-                rates["procrastinate"] = partial(rate, "procrastinate", None, processes, bench.pick(*SLOW_JOBS))
-            bench.compare(NAME, what(batch, processes), "jobs/s", rates)
+                rates["pgqueuer"] = partial(rate, "pgqueuer", batch, processes, harness.pick(*jobs))
+                rates["procrastinate"] = partial(rate, "procrastinate", None, processes, harness.pick(*SLOW_JOBS))
+            harness.compare(NAME, what(batch, processes), "jobs/s", rates)
 
 
 def what(batch: int, processes: int) -> str:
@@ -35,16 +37,16 @@ def what(batch: int, processes: int) -> str:
 
 
 def rate(name: str, batch: int | None, processes: int, jobs: int) -> float:
-    """Jobs a second, from the signal to begin until the last one is handled and completed."""
+    """Return jobs per second, from the start until the last job is completed."""
     contender = by_name(name)
-    with fresh(contender) as database, Crew(contender, Task(database, batch), processes) as crew:
+    with fresh(contender) as database, Processes(contender, Task(database, batch), processes) as children:
         fill(contender, database, jobs)
-        crew.ready()
-        return jobs / crew.drain(jobs)
+        children.wait_ready()
+        return jobs / children.drain(jobs)
 
 
 def fill(contender: Contender, database: str, jobs: int, chunk: int = CHUNK, pad: str = "") -> None:
-    """Enqueue the jobs, and let no write of it be left for the one who drains."""
+    """Enqueue jobs, then checkpoint, so that their writes do not slow down the drain."""
     with contextlib.closing(contender.producer(database)) as producer:
         for first in range(0, jobs, chunk):
             producer.many(first, min(chunk, jobs - first), pad)

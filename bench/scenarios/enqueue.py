@@ -1,4 +1,4 @@
-"""Enqueue one by one, against a bare INSERT, and with a NOTIFY in each transaction."""
+"""Enqueue jobs one by one; compare with a bare INSERT, and with a NOTIFY in each transaction."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import time
 from functools import partial
 from pathlib import Path
 
+from contenders import by_name
 from databases import connect, fresh
-from harness import Bench, BenchError
-from queues import by_name
+from harness import BenchError, Harness
 
 NAME = "enqueue"
 UNIT = "jobs/s"
@@ -26,17 +26,17 @@ STATEMENTS = {
     FLOOR: "INSERT INTO floor (payload) VALUES (to_jsonb(:n::bigint));",
     NOTIFY: ENQUEUE.replace(" FROM", ", pg_notify('bench', '') FROM"),
 }
-# Far enough apart for the arguments of all clients to be distinct.
+# Far enough apart to keep the arguments of all clients distinct.
 DISTINCT = "\\set i :i + 1\n\\set n :client_id * 1000000000000 + :i\n"
 
 
-def run(bench: Bench) -> None:
+def run(harness: Harness) -> None:
     for clients in CLIENTS:
-        bench.compare(
+        harness.compare(
             NAME,
             what(clients),
             UNIT,
-            {name: partial(rate, bench.pick(5, 1), clients, name) for name in STATEMENTS},
+            {name: partial(rate, harness.pick(5, 1), clients, name) for name in STATEMENTS},
         )
 
 
@@ -45,7 +45,7 @@ def what(clients: int) -> str:
 
 
 def rate(seconds: int, clients: int, name: str) -> float:
-    """Enqueued jobs a second, counted afterwards in the table."""
+    """Return jobs per second; check the number of jobs in the table."""
     contender, table = ("floor", "floor") if name == FLOOR else ("pgq", "pgq_waiting")
     client = pgbench if shutil.which("pgbench") else threads
     with fresh(by_name(contender)) as database:
@@ -58,6 +58,7 @@ def rate(seconds: int, clients: int, name: str) -> float:
 
 
 def pgbench(database: str, statement: str, clients: int, seconds: int) -> tuple[int, float]:
+    """Run a statement with pgbench; return the number of calls and the seconds they took."""
     with tempfile.TemporaryDirectory() as directory:
         script = Path(directory, "enqueue.sql")
         script.write_text(f"{DISTINCT}{statement}\n", encoding="utf-8")
@@ -72,7 +73,7 @@ def pgbench(database: str, statement: str, clients: int, seconds: int) -> tuple[
 
 
 def threads(database: str, statement: str, clients: int, seconds: int) -> tuple[int, float]:
-    """Where there is no pgbench, whose client costs less."""
+    """Enqueue from Python threads; used without pgbench, whose clients cost less."""
     query = statement.rstrip(";").replace(":n", "%s")
     counts = [0] * clients
     barrier = threading.Barrier(clients + 1)

@@ -1,4 +1,4 @@
-"""How soon an idle worker begins a job: from the return of the enqueue's COMMIT to the start of the handler."""
+"""The time from the return of the enqueue's COMMIT to the start of the handler, in an idle worker."""
 
 from __future__ import annotations
 
@@ -6,46 +6,46 @@ import contextlib
 import random
 import time
 
-from crew import Crew
+from child import Task
+from contenders import NAMES, by_name
 from databases import fresh
-from duty import Task
-from harness import Bench, percentile
-from queues import MODULES, by_name
+from harness import Harness, percentile
+from processes import Processes
 
 NAME = "latency"
 EVERY = 0.05
 PERCENTS = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "max": 100.0}
 
 
-def run(bench: Bench) -> None:
-    jobs = bench.pick(250, 30)
-    waits: dict[str, list[list[float]]] = {name: [] for name in MODULES}
-    for _ in range(bench.rounds):
+def run(harness: Harness) -> None:
+    jobs = harness.pick(250, 30)
+    waits: dict[str, list[list[float]]] = {name: [] for name in NAMES}
+    for _ in range(harness.rounds):
         for name, rounds in waits.items():
             rounds.append(measure(name, jobs))
     for what, percent in PERCENTS.items():
         for name, rounds in waits.items():
-            bench.record(NAME, what, name, "ms", [percentile(one, percent) for one in rounds])
+            harness.record(NAME, what, name, "ms", [percentile(one, percent) for one in rounds])
 
 
 def measure(name: str, jobs: int) -> list[float]:
-    """Milliseconds, one for each job."""
+    """Return the latency of each job in milliseconds."""
     contender = by_name(name)
     with (
         fresh(contender) as database,
         contextlib.closing(contender.producer(database)) as producer,
-        Crew(contender, Task(database), latencies=jobs) as crew,
+        Processes(contender, Task(database), latencies=jobs) as children,
     ):
-        crew.ready()
-        crew.go()
+        children.wait_ready()
+        children.start()
         time.sleep(1)
         committed = []
         for n in range(jobs):
-            # A jitter, so that no contender polls in step with the producer.
+            # Vary the interval, so that no contender polls in step with the producer.
             time.sleep(random.uniform(0.5 * EVERY, 1.5 * EVERY))
             producer.one(n)
             committed.append(time.monotonic_ns())
-        crew.wait_for(jobs)
-        crew.stop(crew.members)
-        crew.verify(jobs)
-        return [(crew.counters.started[n] - at) / 1e6 for n, at in enumerate(committed)]
+        children.wait_for(jobs)
+        children.stop(children.workers)
+        children.verify(jobs)
+        return [(children.counters.started[n] - at) / 1e6 for n, at in enumerate(committed)]

@@ -1,21 +1,21 @@
-"""Payloads from 100 bytes to 100 kB: enqueue all, then drain all."""
+"""Payloads from 100 bytes to 100 kB: enqueue all jobs, then drain them."""
 
 from __future__ import annotations
 
 import time
 from functools import partial
 
-from crew import Crew
+from child import Task
+from contenders import by_name
 from databases import fresh
-from duty import Task
-from harness import Bench
-from queues import by_name
-from queues.payload import padding
+from harness import Harness
+from job import padding
+from processes import Processes
 
 from scenarios.drain import fill
 
 NAME = "payload"
-# Name: bytes, batch, jobs in a full and in a quick run.
+# Bytes, batch, jobs of a full and of a quick run.
 SIZES = {
     "100 B": (100, 100, (20_000, 2_000)),
     "1 kB": (1_000, 100, (20_000, 2_000)),
@@ -24,18 +24,18 @@ SIZES = {
 }
 
 
-def run(bench: Bench) -> None:
+def run(harness: Harness) -> None:
     for what, (size, batch, jobs) in SIZES.items():
-        rates = {name: partial(rate, name, size, batch, bench.pick(*jobs)) for name in ("pgq", "floor")}
-        bench.compare(NAME, what, "jobs/s", rates)
+        rates = {name: partial(rate, name, size, batch, harness.pick(*jobs)) for name in ("pgq", "floor")}
+        harness.compare(NAME, what, "jobs/s", rates)
 
 
 def rate(name: str, size: int, batch: int, jobs: int) -> float:
-    """Jobs a second through the whole queue, enqueued as many at a time as they are claimed."""
+    """Return jobs per second, enqueue and drain together; a call enqueues as many jobs as a claim takes."""
     contender = by_name(name)
     pad = padding(size)
-    with fresh(contender) as database, Crew(contender, Task(database, batch, pad=size)) as crew:
-        crew.ready()
+    with fresh(contender) as database, Processes(contender, Task(database, batch, pad=size)) as children:
+        children.wait_ready()
         started = time.monotonic()
         fill(contender, database, jobs, batch, pad)
-        return jobs / (time.monotonic() - started + crew.drain(jobs))
+        return jobs / (time.monotonic() - started + children.drain(jobs))

@@ -1,4 +1,4 @@
-"""What a claim costs on tables that are large, full of future jobs, full of dead rows, or lied about."""
+"""The cost of a claim: large tables, future jobs, dead rows, misleading statistics."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from claims import BORN_DEAD, FLOOR_ROWS, FloorSession, Session, enqueue, sample
+from claims import DEAD_ROWS, FLOOR_ROWS, FloorSession, Session, enqueue, sample
+from contenders import by_name
 from databases import connect, fresh, held_snapshot
-from harness import Bench
-from queues import by_name
+from harness import Harness
 
 NAME = "scale"
 BASE = "pgq, fresh small table"
@@ -23,86 +23,88 @@ FIRST, FIRST_MAX = "first claim of a new session, median", "first claim of a new
 PICTURE = "dead_rows"
 
 
-def run(bench: Bench) -> None:
-    empty(bench)
-    backlog(bench)
-    future(bench)
-    lying_statistics(bench)
-    dead_rows(bench)
-    dead_rows_of_floor(bench)
+def run(harness: Harness) -> None:
+    empty(harness)
+    backlog(harness)
+    future(harness)
+    lying_statistics(harness)
+    dead_rows(harness)
+    dead_rows_of_floor(harness)
 
 
-def backlog_jobs(bench: Bench) -> int:
-    return bench.pick(1_000_000, 50_000)
+def backlog_jobs(harness: Harness) -> int:
+    return harness.pick(1_000_000, 50_000)
 
 
-def dead_levels(bench: Bench) -> list[int]:
-    return [0, 10_000, 100_000, *bench.pick([1_000_000, 5_000_000], [])]
+def dead_levels(harness: Harness) -> list[int]:
+    return [0, 10_000, 100_000, *harness.pick([1_000_000, 5_000_000], [])]
 
 
-def names(bench: Bench) -> dict[str, str]:
-    """What the comparisons with a fresh small table are called in this run."""
-    jobs = f"{backlog_jobs(bench):,}"
+def comparisons(harness: Harness) -> dict[str, str]:
+    """Return the names of this run's comparisons with a fresh small table."""
+    jobs = f"{backlog_jobs(harness):,}"
     return {
         "backlog": f"{jobs} ready",
         "future": f"{jobs} future jobs at priority 0",
-        "dead": f"{dead_levels(bench)[-1]:,} dead rows",
+        "dead": f"{dead_levels(harness)[-1]:,} dead rows",
         "lying": "lying statistics",
     }
 
 
-def empty(bench: Bench) -> None:
+def empty(harness: Harness) -> None:
     with fresh(by_name("pgq")) as database, session(database, expected=0) as one:
         one.claim()
-        bench.record(NAME, EMPTY, "pgq", "ms", [one.claim() for _ in range(200)])
+        harness.record(NAME, EMPTY, "pgq", "ms", [one.claim() for _ in range(200)])
 
 
-def backlog(bench: Bench) -> None:
+def backlog(harness: Harness) -> None:
     with fresh(by_name("pgq")) as database:
-        enqueue(database, backlog_jobs(bench))
-        against_small(bench, names(bench)["backlog"], database)
+        enqueue(database, backlog_jobs(harness))
+        against_small(harness, comparisons(harness)["backlog"], database)
 
 
-def future(bench: Bench) -> None:
-    """The jobs of the future would come first, were they ripe."""
+def future(harness: Harness) -> None:
+    """Claim where many future jobs have a higher priority."""
     with fresh(by_name("pgq")) as database:
-        enqueue(database, backlog_jobs(bench), options='{"priority": 0, "delay": "1 day"}')
-        enqueue(database, 1000, backlog_jobs(bench), '{"priority": 9}')
-        against_small(bench, names(bench)["future"], database, calls=90)
+        enqueue(database, backlog_jobs(harness), options='{"priority": 0, "delay": "1 day"}')
+        enqueue(database, 1000, backlog_jobs(harness), '{"priority": 9}')
+        against_small(harness, comparisons(harness)["future"], database, calls=90)
 
 
-def lying_statistics(bench: Bench) -> None:
-    """The planner believes in an empty table."""
+def lying_statistics(harness: Harness) -> None:
+    """Claim while the statistics say that the table is empty."""
     with fresh(by_name("pgq")) as database:
         with connect(database) as conn:
-            conn.execute(BORN_DEAD, [0, LIED_ABOUT])
+            conn.execute(DEAD_ROWS, [0, LIED_ABOUT])
             conn.execute("DELETE FROM pgq_waiting")
             conn.execute("ANALYZE pgq_waiting, pgq_running")
         enqueue(database, LIED_ABOUT)
-        against_small(bench, names(bench)["lying"], database)
+        against_small(harness, comparisons(harness)["lying"], database)
 
 
-def dead_rows(bench: Bench) -> None:
-    series = bench.results.series.setdefault(PICTURE, {}).setdefault("pgq", [])
-    levels = dead_levels(bench)
+def dead_rows(harness: Harness) -> None:
+    """Claim in a table with more and more dead rows, which a held snapshot keeps from vacuum."""
+    series = harness.results.series.setdefault(PICTURE, {}).setdefault("pgq", [])
+    levels = dead_levels(harness)
     with fresh(by_name("pgq")) as database, held_snapshot(database):
         for number, (below, level) in enumerate(zip([0, *levels], levels, strict=False)):
             with connect(database) as conn:
                 conn.execute("DELETE FROM pgq_waiting")
-                conn.execute(BORN_DEAD, [below, level - below])
+                conn.execute(DEAD_ROWS, [below, level - below])
                 conn.execute("DELETE FROM pgq_waiting")
             enqueue(database, SMALL, number * SMALL)
             with session(database) as one:
                 one.claim()
                 claims = sample(200, 10, one.claim)
-            series.append((level, record(bench, f"{level:,} dead rows, alone", "pgq", claims)))
-        against_small(bench, names(bench)["dead"], database)
-        new_sessions(bench, database)
+            series.append((level, record(harness, f"{level:,} dead rows, alone", "pgq", claims)))
+        against_small(harness, comparisons(harness)["dead"], database)
+        new_sessions(harness, database)
 
 
-def dead_rows_of_floor(bench: Bench) -> None:
-    series = bench.results.series.setdefault(PICTURE, {}).setdefault("floor", [])
-    levels = dead_levels(bench)
+def dead_rows_of_floor(harness: Harness) -> None:
+    """Do the same on the floor's table."""
+    series = harness.results.series.setdefault(PICTURE, {}).setdefault("floor", [])
+    levels = dead_levels(harness)
     with fresh(by_name("floor")) as database, held_snapshot(database):
         for below, level in zip([0, *levels], levels, strict=False):
             with connect(database) as conn:
@@ -112,43 +114,45 @@ def dead_rows_of_floor(bench: Bench) -> None:
             with contextlib.closing(FloorSession(database)) as one:
                 one.claim()
                 claims = sample(200, 10, one.claim)
-            series.append((level, record(bench, f"{level:,} dead rows, alone", "floor", claims)))
+            series.append((level, record(harness, f"{level:,} dead rows, alone", "floor", claims)))
 
 
-def new_sessions(bench: Bench, database: str) -> None:
-    """Each connects, and its first claim is timed; another session has claimed here before."""
+def new_sessions(harness: Harness, database: str) -> None:
+    """Record the first claims of new sessions, after another session has claimed in this database."""
     firsts = []
     for _ in range(NEW_SESSIONS):
         with session(database) as one:
             firsts.append(one.claim())
-    record(bench, FIRST, "pgq", firsts)
-    bench.record(NAME, FIRST_MAX, "pgq", "ms", [max(firsts)])
+    record(harness, FIRST, "pgq", firsts)
+    harness.record(NAME, FIRST_MAX, "pgq", "ms", [max(firsts)])
 
 
-def against_small(bench: Bench, what: str, database: str, calls: int = 200) -> None:
-    """Claims in a table, in turns with claims in a fresh small one."""
+def against_small(harness: Harness, what: str, database: str, calls: int = 200) -> None:
+    """Record claims in a database, in turns with claims in a fresh one with a small table."""
     with fresh(by_name("pgq")) as small:
         enqueue(small, SMALL)
         with session(database) as there, session(small) as here:
-            # The first claim of a session compiles the function; it is measured apart.
+            # The first claim of a session also compiles the function; `new_sessions` measures it.
             there.claim()
             here.claim()
             values: tuple[list[float], list[float]] = ([], [])
-            end = time.monotonic() + bench.pick(20, 3)
+            end = time.monotonic() + harness.pick(20, 3)
             while len(values[0]) < calls and (time.monotonic() < end or not values[0]):
                 for one, taken in ((there, values[0]), (here, values[1])):
                     taken.extend(sample(min(BLOCK, calls - len(taken)), 2, one.claim))
-    record(bench, what, "pgq", values[0])
-    record(bench, what, BASE, values[1])
-    bench.print_ratios(NAME, what)
+    record(harness, what, "pgq", values[0])
+    record(harness, what, BASE, values[1])
+    harness.print_ratios(NAME, what)
 
 
-def record(bench: Bench, what: str, contender: str, claims: list[float]) -> float:
-    bench.record(NAME, what, contender, "ms", claims)
-    return bench.results.measurements[-1].median
+def record(harness: Harness, what: str, contender: str, claims: list[float]) -> float:
+    """Record the milliseconds of claims; return their median."""
+    harness.record(NAME, what, contender, "ms", claims)
+    return harness.results.measurements[-1].median
 
 
 @contextmanager
 def session(database: str, expected: int = 10) -> Iterator[Session]:
+    """Open a session that claims; close it at the end."""
     with contextlib.closing(Session(database, expected=expected)) as one:
         yield one

@@ -1,4 +1,4 @@
-"""Processes that work for a contender, and the counters that they share with the one that measures."""
+"""The parent process's side of a benchmark: child processes of a contender, and the counters shared with them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from multiprocessing.connection import Connection as Pipe
 from types import TracebackType
 from typing import Any
 
+from child import Counters, Task
+from contender import Contender
 from databases import connect, value
-from duty import Counters, Role, Task, main, produce, work
 from harness import BenchError
-from queues import Contender
+from roles import Role, main, produce, work
 
 STALLED_AFTER = 60.0
 START_TIMEOUT = 60.0
@@ -21,14 +22,14 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass
-class Member:
-    """One process, as its parent sees it."""
+class Process:
+    """A child process, as its parent sees it."""
 
     process: Any
     pipe: Pipe
 
     def listen(self, timeout: float = 0.0) -> str:
-        """What the process has said, or the empty string; raises BenchError if that was an error, or its end."""
+        """Return what the process has sent, or the empty string. Raises BenchError if it has failed or ended."""
         try:
             said = str(self.pipe.recv()) if self.pipe.poll(timeout) else ""
         except EOFError:
@@ -38,8 +39,8 @@ class Member:
         return said
 
 
-class Crew:
-    """Some worker processes of a contender, and perhaps one producer, from ``__enter__`` to ``__exit__``."""
+class Processes:
+    """Worker processes of a contender, and producers if there are any, from ``__enter__`` to ``__exit__``."""
 
     def __init__(
         self, contender: Contender, task: Task, workers: int = 1, producers: int = 0, latencies: int = 0
@@ -54,12 +55,12 @@ class Crew:
         )
         self._workers = workers
         self._producers = producers
-        self.members: list[Member] = []
-        self.producers: list[Member] = []
+        self.workers: list[Process] = []
+        self.producers: list[Process] = []
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Processes:
         for slot in range(self._workers):
-            self.members.append(self._spawn(work, self.task, slot))
+            self.workers.append(self._spawn(work, self.task, slot))
         for _ in range(self._producers):
             self.producers.append(self._spawn(produce, self.task, 0))
         return self
@@ -67,29 +68,30 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for member in self.members + self.producers:
-            member.process.kill()
-            member.process.join()
-            member.pipe.close()
+        for child in self.workers + self.producers:
+            child.process.kill()
+            child.process.join()
+            child.pipe.close()
 
     @property
     def handled(self) -> int:
+        """The number of jobs handled so far."""
         return sum(self.counters.handled)
 
-    def ready(self) -> None:
+    def wait_ready(self) -> None:
         """Wait until all processes are connected."""
-        for member in self.members + self.producers:
-            if member.listen(START_TIMEOUT) != "ready":
+        for child in self.workers + self.producers:
+            if child.listen(START_TIMEOUT) != "ready":
                 raise BenchError(f"a process of {self.contender.name} was not ready after {START_TIMEOUT:.0f} s")
 
-    def go(self) -> float:
-        """Let them begin; the answer is the time of it."""
-        for member in self.members + self.producers:
-            member.pipe.send("go")
+    def start(self) -> float:
+        """Let all processes begin; return the time of the start."""
+        for child in self.workers + self.producers:
+            child.pipe.send("start")
         return time.monotonic()
 
     def wait_for(self, jobs: int) -> None:
-        """Wait until so many jobs are handled; raises BenchError when nothing moves any more."""
+        """Wait until that many jobs are handled. Raises BenchError when none is handled for a minute."""
         seen, seen_at, checked_at = -1, 0.0, 0.0
         while (handled := self.handled) < jobs:
             now = time.monotonic()
@@ -99,35 +101,35 @@ class Crew:
                 raise BenchError(f"{self.contender.name} is stuck at {handled} of {jobs} jobs")
             if now - checked_at > 0.5:
                 checked_at = now
-                self.look()
+                self.check()
             time.sleep(0.002)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Raise BenchError if a process has failed."""
-        for member in self.members + self.producers:
-            member.listen()
+        for child in self.workers + self.producers:
+            child.listen()
 
     def wait_until(self, at: float) -> None:
-        """Sleep, but not past the failure of a process."""
+        """Sleep until a time. Raises BenchError as soon as a process fails."""
         while (rest := at - time.monotonic()) > 0:
-            self.look()
+            self.check()
             time.sleep(min(rest, 0.5))
 
     def drain(self, jobs: int) -> float:
-        """Let them do the jobs that are enqueued, numbered from 0; the answer is the seconds until none is left."""
+        """Start the workers on jobs numbered from 0; return the seconds until none is left."""
         with connect(self.task.database) as conn:
-            started = self.go()
+            started = self.start()
             self.wait_for(jobs)
             self._wait_until_none_left(conn, jobs)
             seconds = time.monotonic() - started
-        self.stop(self.members)
+        self.stop(self.workers)
         self.verify(jobs)
         return seconds
 
     def finish(self) -> None:
-        """Stop the producer and the workers where they are; what was produced was handled, or is still there."""
+        """Stop producers and workers. Raises BenchError unless each job produced was handled or is still queued."""
         self.stop(self.producers)
-        self.stop(self.members)
+        self.stop(self.workers)
         with connect(self.task.database) as conn:
             left = value(conn, self.contender.left)
         if self.handled + left != self.counters.produced[0]:
@@ -135,19 +137,19 @@ class Crew:
                 f"{self.contender.name} handled {self.handled} jobs and {left} are left, of {self.counters.produced[0]}"
             )
 
-    def stop(self, members: list[Member]) -> None:
-        """Let processes finish, and see that they do so without an error."""
-        for member in members:
-            member.pipe.send("stop")
-        for member in members:
-            if member.listen(STALLED_AFTER) != "done":
+    def stop(self, processes: list[Process]) -> None:
+        """Stop processes. Raises BenchError if one fails."""
+        for child in processes:
+            child.pipe.send("stop")
+        for child in processes:
+            if child.listen(STALLED_AFTER) != "done":
                 raise BenchError(f"a process of {self.contender.name} does not stop")
-            member.process.join()
-        # Their end is no failure any more.
-        members.clear()
+            child.process.join()
+        # A process that has ended is a failure to `check`, but these were stopped.
+        processes.clear()
 
     def verify(self, jobs: int) -> None:
-        """Nothing lost, nothing doubled."""
+        """Raise BenchError if a job was lost or handled twice."""
         expected = jobs * (jobs - 1) // 2
         if self.handled != jobs or sum(self.counters.sums) != expected:
             raise BenchError(
@@ -162,7 +164,7 @@ class Crew:
                 raise BenchError(f"{self.contender.name} handled {jobs} jobs but has not completed them all")
             time.sleep(0.002)
 
-    def _spawn(self, role: Role, task: Task, slot: int) -> Member:
+    def _spawn(self, role: Role, task: Task, slot: int) -> Process:
         ours, theirs = SPAWN.Pipe()
         process = SPAWN.Process(
             target=main,
@@ -172,4 +174,4 @@ class Crew:
         )
         process.start()
         theirs.close()
-        return Member(process, ours)
+        return Process(process, ours)

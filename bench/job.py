@@ -1,4 +1,4 @@
-"""The one kind of job that there is in the benchmarks."""
+"""The one kind of job in the benchmarks."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ KIND = "job"
 
 
 def args(n: int, pad: str = "") -> dict[str, Any]:
-    """The arguments of job ``n``."""
+    """Return the arguments of job ``n``."""
     return {"n": n, "pad": pad} if pad else {"n": n}
 
 
 def array(first: int, count: int, pad: str = "") -> str:
-    """The JSON text of many jobs, as pgq_enqueue_many takes it and as the floor stores its elements."""
+    """Return many jobs as JSON text: the argument of pgq_enqueue_many; the floor stores its elements."""
     return json.dumps([{"kind": KIND, "args": args(n, pad)} for n in range(first, first + count)])
 
 
 def padding(size: int) -> str:
-    """Text that does not compress: how PostgreSQL stores a payload depends on it."""
+    """Return text that does not compress; compressible text would be stored differently."""
     return "".join(random.Random(size).choices(string.ascii_letters + string.digits, k=size))

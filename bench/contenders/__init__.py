@@ -1,0 +1,15 @@
+"""The queues that are compared: pgq, the floor, and two other queues for Python. Each module defines a CONTENDER."""
+
+from __future__ import annotations
+
+import importlib
+
+from contender import Contender
+
+NAMES = ("pgq", "floor", "pgqueuer", "procrastinate")
+
+
+def by_name(name: str) -> Contender:
+    """Return a contender. Import its library only now, so that a process loads no other contender's library."""
+    contender: Contender = importlib.import_module(f"contenders.{name}").CONTENDER
+    return contender
