@@ -1,1 +1,1 @@
-"""Producers and workers under fire: nothing is lost, nothing is done twice, nothing is left. See run.py."""
+"""Producers and workers under faults: no job is lost, none is done twice, none is left. Begin reading at run.py."""

@@ -1,7 +1,7 @@
 """
     python -m torture [--seconds 60] [--seed N] [--log FILE]
 
-Exits with 1 unless the closing line ends with zeros, and tells what is behind the other numbers.
+Exits with 0 if nothing was lost, doubled or left and no worker crashed. Otherwise lists each case and exits with 1.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ SHOWN = 20
 
 
 def main() -> int:
-    """Run it; the answer is the exit code."""
-    parser = argparse.ArgumentParser(prog="torture", description="Producers and workers under fire.")
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long the storm lasts")
-    parser.add_argument("--seed", type=int, default=SystemRandom().randrange(10_000), help="from which all is drawn")
-    parser.add_argument("--log", type=Path, default=Path("build/torture.log"), help="what the workers say")
+    """Run the torture; return the exit code."""
+    parser = argparse.ArgumentParser(prog="torture", description="Run producers and workers under faults.")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long faults are injected")
+    parser.add_argument(
+        "--seed", type=int, default=SystemRandom().randrange(10_000), help="the seed of all choices"
+    )
+    parser.add_argument("--log", type=Path, default=Path("build/torture.log"), help="the log of the workers")
     options = parser.parse_args()
     for name in list(os.environ):
         if name.startswith("PG") and name not in {"PGQ_BINDIR", "PGQ_PGVERSION"}:
             del os.environ[name]
 
-    # That a transaction could not be rolled back, because its connection is gone.
+    # Silence its warnings that a transaction on a lost connection cannot be rolled back.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
     print(f"torture: {options.seconds:g} s with SEED={options.seed}", flush=True)
     try:
@@ -49,7 +51,7 @@ def main() -> int:
         if len(lines) > SHOWN:
             print(f"{what}: … and {len(lines) - SHOWN} more")
     if not verdict.is_clean:
-        print(f"the workers said: {options.log}")
+        print(f"log of the workers: {options.log}")
     print(verdict.line)
     return 0 if verdict.is_clean else 1
 

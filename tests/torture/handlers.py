@@ -1,8 +1,17 @@
 """
-What the workers of the torture run do.
+The handlers of the torture run.
 
-A job notes in a table which enqueues it has seen, in its own way: five kinds, of which three promise to do it exactly
-once. What else happens to it was decided when it was enqueued, and is among its arguments.
+Each run of a job inserts an effect, which lists the enqueues that it has seen. There are five kinds; three promise
+exactly one effect. The producer has put into the arguments what else happens to the job, its fate:
+
+    none          it succeeds
+    fail          its first two attempts fail
+    fail always   each attempt fails, until the job is dead
+    fail late     the first attempt fails after its effect
+    cut           the first attempt loses its connection after its effect
+    kill          the first attempt kills its process after its effect
+    snooze        it is put back once
+    cancel        it is cancelled
 """
 
 from __future__ import annotations
@@ -22,78 +31,78 @@ import pgq
 
 Connection = psycopg.Connection[Any]
 BATCH = 10
-mine = threading.local()
+local = threading.local()
 
 
-class Doomed(Exception):
-    """The fate of a job is to fail."""
+class Failed(Exception):
+    """The job fails, because that is its fate."""
 
 
 @contextmanager
 def session() -> Iterator[Connection]:
-    """A connection of the thread's own, in autocommit mode; a new one after an error."""
-    if getattr(mine, "conn", None) is None or mine.conn.closed:
-        mine.conn = psycopg.connect(os.environ["PGQ_DSN"], autocommit=True, application_name=f"own {os.getpid()}")
+    """Yield this thread's connection, in autocommit mode; a new one after an error."""
+    if getattr(local, "conn", None) is None or local.conn.closed:
+        local.conn = psycopg.connect(os.environ["PGQ_DSN"], autocommit=True, application_name=f"own {os.getpid()}")
     try:
-        yield mine.conn
+        yield local.conn
     except psycopg.Error:
-        mine.conn.close()
+        local.conn.close()
         raise
 
 
 @pgq.handler("plain")
 def plain(job: pgq.Job) -> None:
-    """At least once."""
+    """Take effect at least once."""
     with session() as conn:
         work(job, conn)
 
 
 @pgq.handler("list", batch=BATCH)
 def many(jobs: list[pgq.Job]) -> dict[int, Exception | None]:
-    """At least once; what fails is answered as an exception, or left out."""
-    answers: dict[int, Exception | None] = {}
+    """Take effect at least once; return a failure as an exception, or leave it out."""
+    results: dict[int, Exception | None] = {}
     for job in jobs:
         try:
             with session() as conn:
                 work(job, conn)
-            answers[job.id] = None
-        except Doomed as error:
+            results[job.id] = None
+        except Failed as error:
             if job.attempt % 2:
-                answers[job.id] = error
+                results[job.id] = error
         except Exception as error:
-            answers[job.id] = error
-    return answers
+            results[job.id] = error
+    return results
 
 
 @pgq.handler("transaction", transaction=True)
 def transactional(job: pgq.Job, conn: Connection) -> None:
-    """Exactly once."""
+    """Take effect exactly once."""
     work(job, conn)
 
 
 @pgq.handler("batch", transaction=True, batch=BATCH)
 def transactional_batch(job: pgq.Job, conn: Connection) -> None:
-    """Exactly once."""
+    """Take effect exactly once."""
     work(job, conn)
 
 
 @pgq.handler("own")
 def own(job: pgq.Job) -> None:
-    """Exactly once, in a transaction that the worker knows nothing of."""
+    """Take effect exactly once, in a transaction that the handler opens itself."""
     with session() as conn, conn.transaction():
         work(job, conn)
         job.complete(conn)
 
 
 def work(job: pgq.Job, conn: Connection) -> None:
-    """Look at the inputs, take some time, and leave an effect, unless it is the job's fate not to."""
+    """Read the ledger, take some time and insert an effect, unless the job's fate is another."""
     topic, fate = job.args["topic"], job.args["fate"]
     if fate == "snooze" and job.ripe_at - job.enqueued_at < timedelta(seconds=0.1):
         raise pgq.Snooze(delay=timedelta(seconds=0.2))
-    if fate == "discard":
+    if fate == "cancel":
         raise pgq.Cancel("not worth it")
-    if fate == "doom" or (fate == "fail" and job.attempt <= 2):
-        raise Doomed(fate)
+    if fate == "fail always" or (fate == "fail" and job.attempt <= 2):
+        raise Failed(fate)
     row = conn.execute("SELECT ARRAY(SELECT n FROM torture.ledger WHERE topic = %s)", [topic]).fetchone()
     assert row is not None
     time.sleep(job.args["seconds"])
@@ -101,8 +110,8 @@ def work(job: pgq.Job, conn: Connection) -> None:
         "INSERT INTO torture.effect VALUES (%s, %s, %s, %s, %s, %s, %s)",
         [job.kind, topic, job.id, job.token, job.attempt, os.getpid(), row[0]],
     )
-    if fate == "late" and job.attempt == 1:
-        raise Doomed(fate)
+    if fate == "fail late" and job.attempt == 1:
+        raise Failed(fate)
     if fate == "cut" and job.attempt == 1:
         conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
     if fate == "kill" and job.attempt == 1:

@@ -1,7 +1,7 @@
 """
-Who enqueues: in transactions that commit, roll back, or lose their connection, with delays, priorities and twins.
+Producers enqueue in transactions that commit, roll back, or lose their connection: with delays, priorities and twins.
 
-Each enqueue and its row in the ledger are one transaction. What its producer was told about the commit is kept here.
+Each enqueue and its row in the ledger are one transaction. The producer keeps the rows whose commit was acknowledged.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import psycopg
 from pgq import Queue
 
 KINDS = ("plain", "list", "transaction", "batch", "own")
-# Handlers that take longer than a lease, half a second, or hardly any time.
+# How long handlers take: a few of them longer than the lease.
 SECONDS = (2.5,) + 6 * (0.5,) + 193 * (0.02,)
-# How often: see handlers.py.
-FATES = {"none": 300, "fail": 20, "late": 10, "cut": 10, "snooze": 10, "discard": 5, "doom": 5, "kill": 1}
-# So that twins come while the first one waits, and while it runs.
-TOPIC_LASTS = 0.4
+# Weights; handlers.py describes the fates.
+FATES = {"none": 300, "fail": 20, "fail late": 10, "cut": 10, "snooze": 10, "cancel": 5, "fail always": 5, "kill": 1}
+# Short enough for twins to come while the first one waits, and while it runs.
+TOPIC_SECONDS = 0.4
 TWIN_SECONDS = (0.02, 0.3)
-ENOUGH = 400
-PATIENCE = 30.0
+MAX_BACKLOG = 400
+JOIN_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is enqueued: which kinds, with which fates, how long they take, and how long a producer rests."""
+    """What is enqueued: kinds, fates, how long handlers take, and the mean pause of a producer."""
 
     kinds: tuple[str, ...] = KINDS
     fates: Mapping[str, int] = field(default_factory=lambda: FATES)
@@ -55,18 +55,18 @@ class Producer:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin nothing more."""
+        """Tell the thread to stop; a transaction that is open goes on."""
         self._stopped.set()
 
     def join(self) -> None:
-        """Wait until what is open is over. Raises what the thread has failed with."""
-        self._thread.join(PATIENCE)
+        """Wait for the thread to end. Raises the error with which it has failed."""
+        self._thread.join(JOIN_TIMEOUT)
         if self._thread.is_alive():
-            raise TimeoutError(f"producer {self._name} waits for longer than {PATIENCE:.0f} s")
+            raise TimeoutError(f"producer {self._name} has not stopped after {JOIN_TIMEOUT:.0f} s")
         if self._error is not None:
             raise self._error
 
@@ -77,8 +77,8 @@ class Producer:
                     with psycopg.connect(self._dsn, autocommit=True, application_name=f"producer {self._name}") as conn:
                         while not self._stopped.wait(self._rng.uniform(0, 2 * self._work.pause)):
                             self._turn(conn)
-                # Of the server, which is gone for a moment, or of a deadlock between two producers. A Rollback comes
-                # out of its block when the server is gone just then.
+                # The server is restarting, or two producers met in a deadlock. A Rollback leaves its block if the
+                # connection is lost at that moment.
                 except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.Rollback):
                     self._stopped.wait(0.05)
         except BaseException as error:
@@ -86,14 +86,14 @@ class Producer:
 
     def _turn(self, conn: psycopg.Connection[Any]) -> None:
         (backlog,) = conn.execute("SELECT count(*) FROM pgq_waiting").fetchone() or (0,)
-        if backlog > ENOUGH:
+        if backlog > MAX_BACKLOG:
             return
         act: Callable[[psycopg.Connection[Any]], list[int]] = self._rng.choices(
-            (self._one, self._many, self._twin, self._half), (4, 1, 6, 1)
+            (self._one, self._many, self._twin, self._savepoint), (4, 1, 6, 1)
         )[0]
         undo = self._rng.random()
         if undo < 0.05:
-            # Nobody has said what is to become of it: the server rolls back.
+            # Neither commit nor rollback: the server rolls back when the connection ends.
             conn.execute("BEGIN")
             act(conn)
             conn.close()
@@ -108,28 +108,28 @@ class Producer:
             self.acknowledged += numbers
 
     def _one(self, conn: psycopg.Connection[Any]) -> list[int]:
-        """A single job, perhaps a later one."""
+        """Enqueue one job, perhaps with a delay."""
         job = self._job()
         answer = Queue(conn).enqueue(**job)
         return [self._note(conn, job, answer.id, answer.created)]
 
     def _many(self, conn: psycopg.Connection[Any]) -> list[int]:
-        """Some jobs at once, of which some may be twins of each other and of those that are there."""
+        """Enqueue some jobs in one call; they may be twins of each other and of waiting jobs."""
         jobs = [self._job() if self._rng.random() < 0.8 else self._twin_job() for _ in range(self._rng.randint(2, 20))]
         answers = Queue(conn).enqueue_many(jobs)
         return [self._note(conn, job, one.id, one.created) for job, one in zip(jobs, answers, strict=True)]
 
     def _twin(self, conn: psycopg.Connection[Any]) -> list[int]:
-        """A job that may be there already; the transaction may stay open for a while."""
+        """Enqueue a job that may have a twin; the transaction may stay open for a while."""
         job = self._twin_job()
         answer = Queue(conn).enqueue(**job)
         number = self._note(conn, job, answer.id, answer.created)
         if self._rng.random() < 0.5:
-            self._stopped.wait(self._rng.uniform(0, TOPIC_LASTS))
+            self._stopped.wait(self._rng.uniform(0, TOPIC_SECONDS))
         return [number]
 
-    def _half(self, conn: psycopg.Connection[Any]) -> list[int]:
-        """Two jobs, of which the first is rolled back alone."""
+    def _savepoint(self, conn: psycopg.Connection[Any]) -> list[int]:
+        """Enqueue two jobs, and roll back the first to a savepoint."""
         with conn.transaction():
             self._one(conn)
             self.undone += 1
@@ -137,7 +137,7 @@ class Producer:
         return self._one(conn)
 
     def _job(self) -> dict[str, Any]:
-        """A job that has no twin."""
+        """Return the arguments of a job without a twin."""
         rng, work = self._rng, self._work
         self._count += 1
         (fate,) = rng.choices(list(work.fates), list(work.fates.values()))
@@ -148,25 +148,25 @@ class Producer:
             "args": args,
             "delay": f"{rng.uniform(0, 2):.3f} seconds" if later else None,
             "priority": rng.randint(0, 9),
-            "max_retries": 2 if fate == "doom" else 1000,
+            "max_retries": 2 if fate == "fail always" else 1000,
             "backoff": "100 milliseconds",
             "backoff_cap": "1 second",
         }
 
     def _twin_job(self) -> dict[str, Any]:
-        """A job that has the same signature as others of this moment, and is often still waiting when they come."""
+        """Return the arguments of a job with the same signature as others of this moment, which often still wait."""
         job, rng = self._job(), self._rng
-        moment = int(time.monotonic() / TOPIC_LASTS)
+        moment = int(time.monotonic() / TOPIC_SECONDS)
         kind = self._work.kinds[moment % len(self._work.kinds)]
         topic = f"{moment} {kind}"
-        args = {"topic": topic, "fate": rng.choice(("none", "none", "late")), "seconds": rng.choice(TWIN_SECONDS)}
+        args = {"topic": topic, "fate": rng.choice(("none", "none", "fail late")), "seconds": rng.choice(TWIN_SECONDS)}
         return {
             **job,
             "kind": kind,
             "args": args,
-            "delay": f"{rng.uniform(0, TOPIC_LASTS):.3f} seconds",
+            "delay": f"{rng.uniform(0, TOPIC_SECONDS):.3f} seconds",
             "max_retries": 1000,
-            # With "keep" the arguments may differ, too, for the key decides.
+            # With "keep" the arguments may differ: the key decides.
             "dedup_key": topic,
             "on_duplicate": rng.choice(("keep", "keep", "soonest", "replace")),
         }

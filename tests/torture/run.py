@@ -1,4 +1,4 @@
-"""The torture run: a storm, a calm in which everything is to be finished, and the verdict."""
+"""The torture run: inject faults, let the workers finish all jobs, judge the result."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from postgres.server import Server
 from psycopg.conninfo import make_conninfo
 
 from torture import tables, verdict
-from torture.chaos import Chaos, Weather
-from torture.fleet import FLEET, Fleet
+from torture.faults import FaultPlan, Injector
 from torture.producers import Producer, Work
-from torture.verdict import Control
+from torture.verdict import Verdict
+from torture.workers import OPTIONS, Workers
 
-# A crash recovery begins with an fsync of every file, which takes seconds.
+# By default crash recovery first fsyncs each file, which takes seconds.
 SETTINGS = {"recovery_init_sync_method": "syncfs"} if sys.platform == "linux" else {}
-CALM_WITHIN = 60.0
+DRAINS_WITHIN = 60.0
 LOOK_EVERY = 0.25
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long, and what; every choice comes from ``seed``, and what the machine makes of it does not."""
+    """What a run does. ``seed`` decides every choice; timing is left to the machine."""
 
     seconds: float = 60.0
     seed: int = 1
     restarts: int = 2
     producers: int = 6
     lease: float = 2.0
-    fleet: tuple[tuple[str, ...], ...] = FLEET
+    workers: tuple[tuple[str, ...], ...] = OPTIONS
     work: Work = field(default_factory=Work)
-    weather: Weather = field(default_factory=Weather)
-    # For a build that is broken on purpose: patches of its SQL, a module for its workers, and what is said of the first
-    # job that shows it, with which the run ends.
+    faults: FaultPlan = field(default_factory=FaultPlan)
+    # For a broken build: patches of its SQL, modules that its workers load, and a text in the verdict's line about the
+    # first job that shows the defect. The run then ends.
     patches: tuple[tuple[str, str, str], ...] = ()
     modules: tuple[str, ...] = ()
     symptom: str | None = None
@@ -47,9 +47,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Run:
-    """The verdict, and what there was to judge."""
+    """The verdict, and how much the run has put to the test."""
 
-    verdict: Control
+    verdict: Verdict
     counts: Mapping[str, int]
     undone: int
     duplicates: int
@@ -58,9 +58,10 @@ class Run:
 
 def torture(plan: Plan, log: Path) -> Run:
     """
-    Run the plan on a server of its own, of which nothing is left. The workers write to the log.
+    Run a plan on a throw-away server; the workers write to the log.
 
-    Call it in the main thread: the server is restarted there.
+    Call it in the main thread, because it starts and restarts the server: the server dies with the thread that
+    started it.
     """
     with (
         Server(durable=plan.restarts > 0, settings=SETTINGS) as server,
@@ -70,30 +71,30 @@ def torture(plan: Plan, log: Path) -> Run:
         with psycopg.connect(dsn, autocommit=True) as conn:
             tables.prepare(conn, plan.patches)
         log.write_bytes(b"")
-        with Fleet(dsn, Path(scratch), log, plan.lease, ("torture.handlers", *plan.modules), plan.fleet) as fleet:
-            chaos = Chaos(fleet, dsn, Random(f"{plan.seed} chaos"), plan.weather)
-            producers = storm(plan, dsn, chaos, server)
+        with Workers(dsn, Path(scratch), log, plan.lease, ("torture.handlers", *plan.modules), plan.workers) as workers:
+            injector = Injector(workers, dsn, Random(f"{plan.seed} fault"), plan.faults)
+            producers = disturb(plan, dsn, injector, server)
             with psycopg.connect(dsn, autocommit=True) as conn:
                 if plan.symptom is None:
-                    calm(conn, fleet)
-                    fleet.stop()
+                    drain(conn, workers)
+                    workers.stop()
                 acknowledged = [number for producer in producers for number in producer.acknowledged]
                 return Run(
-                    verdict.judge(conn, acknowledged, chaos, fleet),
-                    chaos.counts,
+                    verdict.judge(conn, acknowledged, injector, workers),
+                    injector.counts,
                     sum(producer.undone for producer in producers),
-                    *verdict.extent(conn),
+                    *verdict.coverage(conn),
                 )
 
 
-def storm(plan: Plan, dsn: str, chaos: Chaos, server: Server) -> list[Producer]:
-    """Let everything happen at once; the answer is the producers, which have stopped."""
+def disturb(plan: Plan, dsn: str, injector: Injector, server: Server) -> list[Producer]:
+    """Run producers and inject faults at the same time; return the producers, which have stopped."""
     producers = [Producer(dsn, Random(f"{plan.seed} producer {n}"), f"p{n}", plan.work) for n in range(plan.producers)]
-    is_enough = Watch(dsn, chaos, plan.symptom) if plan.symptom is not None else lambda: False
+    is_enough = Watch(dsn, injector, plan.symptom) if plan.symptom is not None else lambda: False
     try:
         for producer in producers:
             producer.start()
-        chaos.rage(plan.seconds, plan.restarts, lambda: server.restart("immediate"), is_enough)
+        injector.run(plan.seconds, plan.restarts, lambda: server.restart("immediate"), is_enough)
     finally:
         for producer in producers:
             producer.stop()
@@ -102,11 +103,11 @@ def storm(plan: Plan, dsn: str, chaos: Chaos, server: Server) -> list[Producer]:
     return producers
 
 
-def calm(conn: psycopg.Connection[tuple[int, ...]], fleet: Fleet) -> None:
-    """Wait until nothing waits or runs any more, at most a minute."""
-    give_up_at = time.monotonic() + CALM_WITHIN
+def drain(conn: psycopg.Connection[tuple[int, ...]], workers: Workers) -> None:
+    """Wait until no job is waiting or running, at most a minute."""
+    give_up_at = time.monotonic() + DRAINS_WITHIN
     while time.monotonic() < give_up_at:
-        fleet.tend()
+        workers.replace_ended()
         row = conn.execute("SELECT (SELECT count(*) FROM pgq_waiting) + (SELECT count(*) FROM pgq_running)").fetchone()
         if row == (0,):
             return
@@ -114,11 +115,11 @@ def calm(conn: psycopg.Connection[tuple[int, ...]], fleet: Fleet) -> None:
 
 
 class Watch:
-    """Whether the symptom shows, looked for now and then."""
+    """Return True once the verdict shows the symptom; look for it at intervals."""
 
-    def __init__(self, dsn: str, chaos: Chaos, symptom: str) -> None:
+    def __init__(self, dsn: str, injector: Injector, symptom: str) -> None:
         self._conn = psycopg.connect(dsn, autocommit=True, application_name="watch")
-        self._chaos = chaos
+        self._injector = injector
         self._symptom = symptom
         self._due = time.monotonic()
 
@@ -126,4 +127,4 @@ class Watch:
         if time.monotonic() < self._due:
             return False
         self._due = time.monotonic() + LOOK_EVERY
-        return any(self._symptom in line for line in verdict.doubled(self._conn, self._chaos.told_twice))
+        return any(self._symptom in line for line in verdict.doubled(self._conn, self._injector.stopped_twice))

@@ -1,4 +1,4 @@
-"""The books of the run, kept in the database of the queue: what was enqueued, and what was done."""
+"""The records of the run, in the database of the queue: what was enqueued, and what was done."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import psycopg
 
 SCRIPT = Path(__file__).parents[2] / "build/pgq.sql"
 
-# A ledger row is written in the transaction of its enqueue, so there is one if and only if that has committed. An
-# effect is written by a handler, for the ledger rows that it saw when it began. No constraint keeps any of them unique.
+# A ledger row is written in the transaction of its enqueue, so it exists if and only if that transaction has committed.
+# A handler writes an effect, with the ledger rows that it has seen. No constraint keeps either of them unique.
 #
-# A trespass is an attempt that is ended by another worker than the one it belongs to, before its lease has run out.
-# Sessions of workers are told by their names, that of a presence by how it begins: it gives back what was claimed
-# without an answer. Those that handlers have opened themselves are not judged.
+# A foreign end is the end of an attempt, before its lease has ended, by another worker than the one that has claimed
+# it. The application name of a worker's session is "pgq " and the worker's name. A presence session adds a suffix, and
+# may end attempts, too: it reconciles. Sessions that handlers open have other names, and are not checked.
 TABLES = """
 CREATE SCHEMA torture;
 CREATE TABLE torture.ledger (
@@ -23,30 +23,30 @@ CREATE TABLE torture.ledger (
 CREATE INDEX ON torture.ledger (topic);
 CREATE INDEX ON torture.ledger (job);
 CREATE TABLE torture.effect (
-    kind text, topic text, job bigint, token bigint, attempt integer, pid integer, covers bigint[]);
+    kind text, topic text, job bigint, token bigint, attempt integer, pid integer, seen bigint[]);
 CREATE INDEX ON torture.effect (topic);
-CREATE TABLE torture.trespass (job bigint, kind text, holder text, other text);
+CREATE TABLE torture.foreign_end (job bigint, kind text, holder text, other text);
 
-CREATE FUNCTION torture.watch() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION torture.note_foreign_end() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     session text := current_setting('application_name');
 BEGIN
     IF starts_with(session, 'pgq ') AND NOT starts_with(session, 'pgq ' || OLD.worker)
        AND OLD.lease_until > clock_timestamp() THEN
-        INSERT INTO torture.trespass VALUES (OLD.id, OLD.kind, OLD.worker, substr(session, 5));
+        INSERT INTO torture.foreign_end VALUES (OLD.id, OLD.kind, OLD.worker, substr(session, 5));
     END IF;
     RETURN NULL;
 END $$;
-CREATE TRIGGER watch AFTER DELETE ON pgq_running FOR EACH ROW EXECUTE FUNCTION torture.watch();
+CREATE TRIGGER note_foreign_end AFTER DELETE ON pgq_running FOR EACH ROW EXECUTE FUNCTION torture.note_foreign_end();
 """
 
 
 def prepare(conn: psycopg.Connection[Any], patches: Sequence[tuple[str, str, str]]) -> None:
-    """Install pgq and the books. A patch is the name of a function, and a text in its source with what to put there."""
+    """Install pgq and the tables. A patch is the name of a function, a text in its source, and the replacement."""
     conn.execute(SCRIPT.read_bytes())
     conn.execute(TABLES)
     for function, old, new in patches:
         row = conn.execute("SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = %s", [function]).fetchone()
         if row is None or old not in row[0]:
-            raise LookupError(f"there is no {function} with {old!r}")
+            raise LookupError(f"no function {function} with {old!r} in its source")
         conn.execute(row[0].replace(old, new).encode())

@@ -1,4 +1,4 @@
-"""What has become of all the jobs, by the books."""
+"""What became of all jobs, according to the tables of the run."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 
 import psycopg
 
-from torture.chaos import Chaos
-from torture.fleet import Fleet
+from torture.faults import Injector
+from torture.workers import Workers
 
 EXACTLY_ONCE = ["transaction", "batch", "own"]
 
-# An enqueue that has committed is lost when no run that has seen it has left an effect, nor its job ended otherwise.
-# For a duplicate this also says that the run began after its commit.
+# A committed enqueue is lost unless a run of its job has seen it and left an effect, or the job has ended as dead or
+# cancelled. For a duplicate this also proves that the run has looked after the duplicate's commit.
 LOST = """
 SELECT format('enqueue %%s of %%s job %%s (%%s, %%s) has no effect', n, kind, job, topic, fate)
 FROM torture.ledger AS l
-WHERE NOT EXISTS (SELECT FROM torture.effect AS e WHERE e.topic = l.topic AND l.n = ANY (e.covers))
+WHERE NOT EXISTS (SELECT FROM torture.effect AS e WHERE e.topic = l.topic AND l.n = ANY (e.seen))
   AND NOT EXISTS (SELECT FROM pgq_ended AS d WHERE d.id = l.job)
 UNION ALL
 SELECT format('enqueue %%s was acknowledged, but the database does not know it', n)
 FROM unnest(%(acknowledged)s::bigint[]) AS n
 WHERE n NOT IN (SELECT n FROM torture.ledger)
 """
-# The attempts of a job whose effects may repeat count up from one claim to the next, unless an attempt was given back
-# by a process that was told twice to stop.
+# Where effects may repeat, attempts increase from claim to claim, unless a process that was told twice to stop has
+# released the job.
 DOUBLED = """
 SELECT format('%%s job %%s has %%s effects', kind, job, count(*))
 FROM torture.effect
@@ -47,27 +47,27 @@ FROM (
     WHERE kind <> ALL (%(exactly_once)s)
     WINDOW w AS (PARTITION BY job ORDER BY token)
 ) AS e
-WHERE token = last_token OR attempt < last_attempt OR (attempt = last_attempt AND last_pid <> ALL (%(told_twice)s))
+WHERE token = last_token OR attempt < last_attempt OR (attempt = last_attempt AND last_pid <> ALL (%(stopped_twice)s))
 UNION ALL
 SELECT format('%%s job %%s of %%s was ended by %%s', kind, job, holder, other)
-FROM torture.trespass
+FROM torture.foreign_end
 """
 LEFT = """
 SELECT format('%%s job %%s is %%s at attempt %%s: %%s', kind, id, state, attempt, errors -> 0 ->> 'error')
 FROM pgq_jobs
 WHERE state IN ('waiting', 'running')
-   OR state <> CASE args ->> 'fate' WHEN 'doom' THEN 'dead' WHEN 'discard' THEN 'cancelled' ELSE 'gone' END
+   OR state <> CASE args ->> 'fate' WHEN 'fail always' THEN 'dead' WHEN 'cancel' THEN 'cancelled' ELSE 'gone' END
 """
 
-EXTENT = """
+COVERAGE = """
 SELECT (SELECT count(*) FROM torture.ledger WHERE NOT created),
        (SELECT count(*) FROM (SELECT FROM torture.effect GROUP BY job HAVING count(*) > 1) AS e)
 """
 
 
 @dataclass
-class Control:
-    """The closing line, and whatever belies it."""
+class Verdict:
+    """The numbers of the closing line, and the cases behind them."""
 
     jobs: int
     kills: int
@@ -79,7 +79,7 @@ class Control:
 
     @property
     def is_clean(self) -> bool:
-        """Whether everything is as promised."""
+        """Whether all promises were kept."""
         return not (self.lost or self.doubled or self.left or self.crashes)
 
     @property
@@ -91,28 +91,28 @@ class Control:
         )
 
 
-def doubled(conn: psycopg.Connection[Any], told_twice: Iterable[int]) -> list[str]:
-    """What was done more often than it may be, so far."""
-    return _texts(conn, DOUBLED, exactly_once=EXACTLY_ONCE, told_twice=list(told_twice))
+def doubled(conn: psycopg.Connection[Any], stopped_twice: Iterable[int]) -> list[str]:
+    """Return what was done more often than allowed, so far."""
+    return _texts(conn, DOUBLED, exactly_once=EXACTLY_ONCE, stopped_twice=list(stopped_twice))
 
 
-def judge(conn: psycopg.Connection[Any], acknowledged: list[int], chaos: Chaos, fleet: Fleet) -> Control:
-    """Look at the books when all is over."""
+def judge(conn: psycopg.Connection[Any], acknowledged: list[int], injector: Injector, workers: Workers) -> Verdict:
+    """Judge the tables of a run that is over."""
     (jobs,) = conn.execute("SELECT count(*) FROM torture.ledger WHERE created").fetchone() or (0,)
-    return Control(
+    return Verdict(
         jobs,
-        chaos.counts["kill"],
-        chaos.counts["restart"],
+        injector.counts["kill"],
+        injector.counts["restart"],
         _texts(conn, LOST, acknowledged=acknowledged),
-        doubled(conn, chaos.told_twice),
+        doubled(conn, injector.stopped_twice),
         _texts(conn, LEFT),
-        fleet.crashes,
+        workers.crashes,
     )
 
 
-def extent(conn: psycopg.Connection[Any]) -> tuple[int, int]:
-    """How many duplicates there were, and how many jobs with more than one effect."""
-    duplicates, repeated = conn.execute(EXTENT).fetchone() or (0, 0)
+def coverage(conn: psycopg.Connection[Any]) -> tuple[int, int]:
+    """Return the number of duplicates, and of jobs with more than one effect."""
+    duplicates, repeated = conn.execute(COVERAGE).fetchone() or (0, 0)
     return duplicates, repeated
 
 

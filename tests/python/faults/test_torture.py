@@ -14,7 +14,7 @@ from support.paths import ROOT
 from support.threads import eventually
 from torture import broken
 from torture.run import Plan, torture
-from torture.verdict import Control
+from torture.verdict import Verdict
 
 
 def test_nothing_is_lost_doubled_or_left(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_nothing_is_lost_doubled_or_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "build", [broken.without_tokens, broken.without_refusal, broken.with_completion_apart], ids=lambda b: b.__name__
+    "build", [broken.without_tokens, broken.without_refusal, broken.with_separate_completion], ids=lambda b: b.__name__
 )
 def test_a_broken_build_is_caught(build: broken.Build, tmp_path: Path) -> None:
     """Within twenty seconds, and by what it does wrong."""
@@ -48,8 +48,8 @@ def test_a_broken_build_is_caught(build: broken.Build, tmp_path: Path) -> None:
 def test_one_thing_amiss_is_enough(what: str) -> None:
     """Each of the numbers, and a worker that has ended for no reason, spoils the verdict."""
     nothing: dict[str, list[str]] = {"lost": [], "doubled": [], "left": [], "crashes": []}
-    assert Control(1, 0, 0, **nothing).is_clean
-    assert not Control(1, 0, 0, **{**nothing, what: ["x"]}).is_clean
+    assert Verdict(1, 0, 0, **nothing).is_clean
+    assert not Verdict(1, 0, 0, **{**nothing, what: ["x"]}).is_clean
 
 
 def marked(mark: str) -> list[tuple[int, str]]:

@@ -1,4 +1,4 @@
-"""For the workers of a build that is broken on purpose: completion does not go with the writes of the handler."""
+"""Loaded by the workers of a broken build: a job is completed after, not with, the commit of its handler's writes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pgq.worker.executor import Executor
 from pgq.worker.outcomes import Outcome
 
 
-def _apart(self: Executor, handler: Handler, job: Job) -> list[Outcome]:
+def _in_transaction(self: Executor, handler: Handler, job: Job) -> list[Outcome]:
     try:
         with self.inside.queue().conn.transaction():
             self._call(handler, job, self.inside.queue().conn)
@@ -17,4 +17,4 @@ def _apart(self: Executor, handler: Handler, job: Job) -> list[Outcome]:
     return self._done(job, None)
 
 
-Executor._in_transaction = _apart  # type: ignore[method-assign]
+Executor._in_transaction = _in_transaction  # type: ignore[method-assign]

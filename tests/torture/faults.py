@@ -1,0 +1,119 @@
+"""The faults that strike workers and server while they work. All are drawn from one seed."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import psycopg
+
+from torture.workers import Process, Workers, children
+
+SESSIONS = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
+    "AND (application_name LIKE 'pgq %' OR application_name LIKE 'own %') ORDER BY pid"
+)
+TICK = 0.02
+
+
+@dataclass(frozen=True)
+class FaultPlan:
+    """
+    Which faults strike, and how often.
+
+    ``every`` is the mean time between faults in seconds, ``weights`` how likely each kind is, and ``freeze`` the
+    shortest and longest freeze as multiples of the lease.
+    """
+
+    every: float = 0.4
+    weights: Mapping[str, int] = field(
+        default_factory=lambda: {"kill": 6, "freeze": 6, "cut": 6, "cut all": 1, "stop": 3, "stop twice": 2}
+    )
+    freeze: tuple[float, float] = (0.1, 2.5)
+
+
+class Injector:
+    """
+    Injects faults.
+
+    ``counts`` counts them by kind; ``stopped_twice`` holds the numbers of the processes that were told twice to stop.
+    """
+
+    def __init__(self, workers: Workers, dsn: str, rng: Random, plan: FaultPlan) -> None:
+        self.counts: Counter[str] = Counter()
+        self.stopped_twice: set[int] = set()
+        self._workers = workers
+        self._dsn = dsn
+        self._rng = rng
+        self._plan = plan
+        self._thaws: list[tuple[float, Process]] = []
+
+    def run(self, seconds: float, restarts: int, restart: Callable[[], None], is_enough: Callable[[], bool]) -> None:
+        """Inject faults for some seconds or until it is enough; spread restarts of the server over that time."""
+        began = time.monotonic()
+        due = [began + seconds * (n + self._rng.uniform(0.7, 1)) / (restarts + 1) for n in range(restarts)]
+        next_at = began
+        try:
+            while (now := time.monotonic()) < began + seconds and not is_enough():
+                self._workers.replace_ended()
+                self._thaw(now)
+                if due and now >= due[0]:
+                    due.pop(0)
+                    restart()
+                    self.counts["restart"] += 1
+                if now >= next_at:
+                    next_at = now + self._rng.expovariate(1 / self._plan.every)
+                    (kind,) = self._rng.choices(list(self._plan.weights), list(self._plan.weights.values()))
+                    # A generator for each fault: how much it draws depends on the processes that exist just then.
+                    self._inject(kind, Random(self._rng.random()))
+                time.sleep(TICK)
+        finally:
+            self._thaw(float("inf"))
+
+    def _inject(self, kind: str, rng: Random) -> None:
+        self.counts[kind] += 1
+        if kind == "cut":
+            self._cut(1, rng)
+            return
+        if kind == "cut all":
+            self._cut(1000, rng)
+            return
+        processes = self._workers.processes()
+        if not processes:
+            return
+        victim = rng.choice(processes)
+        if kind == "kill":
+            self._workers.signal(victim, signal.SIGKILL)
+        elif kind == "freeze":
+            self._workers.signal(victim, signal.SIGSTOP)
+            self._thaws.append((time.monotonic() + self._workers.lease * rng.uniform(*self._plan.freeze), victim))
+        elif kind == "stop":
+            self._workers.signal(victim, signal.SIGTERM)
+        else:
+            # The jobs that run there are released, and their attempts do not count.
+            self.stopped_twice |= {victim.pid, *children(victim.pid)}
+            self._workers.signal(victim, signal.SIGTERM)
+            time.sleep(0.05)
+            self._workers.signal(victim, signal.SIGTERM)
+
+    def _thaw(self, now: float) -> None:
+        """Let processes run again whose freeze is over."""
+        for at, process in self._thaws.copy():
+            if now >= at:
+                self._thaws.remove((at, process))
+                self._workers.signal(process, signal.SIGCONT)
+
+    def _cut(self, sessions: int, rng: Random) -> None:
+        """Terminate sessions of workers and of handlers."""
+        try:
+            with psycopg.connect(self._dsn, autocommit=True) as conn:
+                pids: list[tuple[Any, ...]] = conn.execute(SESSIONS).fetchall()
+                for (pid,) in rng.sample(pids, min(sessions, len(pids))):
+                    conn.execute("SELECT pg_terminate_backend(%s)", [pid])
+        except psycopg.OperationalError:
+            return
