@@ -3,9 +3,9 @@ Check the SQL beyond what PostgreSQL checks when it loads it.
 
     python tools/check_sql.py build/pgq.sql
 
-Every message of an error is provoked by a test, plpgsql_check finds nothing in any function, and squawk finds nothing
-in an upgrade script. plpgsql_check comes out of Debian's packages, unpacked privately; where they cannot be had, that
-is said, and the rest is checked.
+A test must raise each error message, plpgsql_check must find nothing in any function, and squawk must find nothing in
+an upgrade script. plpgsql_check comes from Debian packages, unpacked into build/debian/; if they cannot be fetched, the
+output says so, and the rest is checked.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from postgres.programs import Account, DevpgError, check_programs
 from postgres.server import Server
 
 ROOT = Path(__file__).resolve().parent.parent
-# A message, whole or the first string of a format() or an array of three; what follows it tells which it is.
+# A message: of RAISE EXCEPTION, or after the SQLSTATE in an array of SQLSTATE, message and hint, also in format().
 RAISED = re.compile(r"RAISE EXCEPTION\s+'((?:[^']|'')*)'|ARRAY\['\w{5}',\s*(?:format\()?'((?:[^']|'')*)'")
-# What plpgsql_check reports of functions that are as they should be, each with the reason why it may.
+# Reports of plpgsql_check on correct code, each with the reason.
 ACCEPTED = {
-    # A literal whose type is not written out has the type "unknown" before it has that of its variable.
+    # An untyped literal has the type "unknown" until it is assigned to its variable.
     "target type is different type than source type",
-    # A LOOP without a condition ends by RETURN alone.
+    # A LOOP without a condition ends only by RETURN.
     "control reached end of function without RETURN",
-    # Assigned in place of a PERFORM, which would cost a statement.
+    # Assigned instead of a PERFORM, which would be one more statement.
     'never read variable "v_awake"',
 }
 CHECK = """
@@ -48,28 +48,30 @@ ORDER BY 1, 2
 
 
 def untested_messages() -> Iterator[str]:
-    """The messages of errors that no test names, not even in part."""
+    """Yield the error messages that occur in no test, not even in part."""
     tests = "\n".join(
         path.read_text(encoding="utf-8")
-        for pattern in ("sql/*.sql", "python/*.py")
+        for pattern in ("sql/*.sql", "python/**/*.py")
         for path in sorted((ROOT / "tests").glob(pattern))
     )
+    # Scripts that install a release, or upgrade to one, do not change any more; the messages in sql/ may.
+    released = {path.stem.rpartition("--")[2] for path in (ROOT / "sql" / "released").iterdir()}
     for path in sorted((ROOT / "sql").glob("**/*.sql")):
-        if "released" in path.parts:
+        if path.stem.rpartition("--")[2] in released:
             continue
         for match in RAISED.finditer(path.read_text(encoding="utf-8")):
             message = (match[1] or match[2] or "").replace("''", "'")
-            # Between the places of its values: the longest piece must occur.
+            # The longest piece between placeholders must occur in a test.
             piece = max(re.split(r"%s?(?!\w)|@\w+@", message), key=len).strip(' "')
             if piece and piece not in tests:
-                yield f"{path.relative_to(ROOT)}: no test provokes: {message}"
+                yield f"{path.relative_to(ROOT)}: no test raises: {message}"
 
 
-def findings(script: Path) -> Iterator[str]:
-    """What plpgsql_check finds. Raises DevpgError when it cannot be had."""
+def plpgsql_problems(script: Path) -> Iterator[str]:
+    """Yield the reports of plpgsql_check. Raises DevpgError if it cannot be fetched or run."""
     tree = unpacked("plpgsql_check", re.compile(r"postgresql-\d+"), re.compile(r"postgresql-\d+-plpgsql-check"))
     if tree is None:
-        raise DevpgError("Debian's package cannot be fetched")
+        raise DevpgError("cannot fetch its Debian package")
     account = Account()
     with tempfile.TemporaryDirectory(prefix="pgq-check-", dir=account.temporary_base("pgq-check-12345678")) as name:
         if not account.can_run(next(tree.glob("usr/lib/postgresql/*/bin"))):
@@ -91,8 +93,8 @@ def findings(script: Path) -> Iterator[str]:
                     yield f"{function}, line {line}: {level}: {message}"
 
 
-def squawked(scripts: Sequence[Path]) -> Iterator[str]:
-    """What squawk finds in upgrade scripts."""
+def squawk_problems(scripts: Sequence[Path]) -> Iterator[str]:
+    """Yield the reports of squawk on upgrade scripts."""
     if scripts:
         squawk = Path(sys.executable).with_name("squawk")
         done = subprocess.run(
@@ -103,11 +105,11 @@ def squawked(scripts: Sequence[Path]) -> Iterator[str]:
 
 
 def main(script: Path) -> int:
-    """Print what is wrong; the answer is the exit status."""
-    problems = [*untested_messages(), *squawked(sorted((ROOT / "sql" / "upgrade").glob("*.sql")))]
+    """Check a script; print the problems; return the exit status."""
+    problems = [*untested_messages(), *squawk_problems(sorted((ROOT / "sql" / "upgrade").glob("*.sql")))]
     checked = "plpgsql_check"
     try:
-        problems += findings(script)
+        problems += plpgsql_problems(script)
     except DevpgError as reason:
         checked = f"no plpgsql_check: {reason}"
     for problem in problems:

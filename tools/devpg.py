@@ -1,5 +1,5 @@
 """
-Run a command beside a throw-away PostgreSQL, under any account, also root.
+Run a command beside a throw-away PostgreSQL, under any account including root.
 
     python tools/devpg.py run [--durable] -- COMMAND ARG...
 
@@ -18,10 +18,10 @@ from postgres.server import Server, bare_environ
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command beside a server; return its status, 128 plus a signal's number, or 125 for want of a server."""
+    """Run a command beside a server; return its status, 128 plus a signal's number, or 125 if no server starts."""
     parser = argparse.ArgumentParser(prog="devpg.py", description="Run a command beside a throw-away PostgreSQL.")
-    verb = parser.add_subparsers(required=True).add_parser("run", help="start a server, run COMMAND, stop, delete")
-    verb.add_argument("--durable", action="store_true", help="leave fsync on")
+    verb = parser.add_subparsers(required=True).add_parser("run", help="start a server, run COMMAND, delete the server")
+    verb.add_argument("--durable", action="store_true", help="keep fsync and synchronous_commit on")
     verb.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ARG")
     options = parser.parse_args(argv)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         verb.error("no COMMAND to run")
     try:
         with Server(durable=options.durable) as server:
-            # PGQ_DSN would lead the command past this server.
+            # PGQ_DSN names another server.
             env = {k: v for k, v in (bare_environ() | server.env).items() if k != "PGQ_DSN"}
             try:
                 return run(command, env)

@@ -1,10 +1,10 @@
 """
-`make test` on several PostgreSQL servers and under several Pythons, and a table of what came out.
+Run `make test` on several PostgreSQL servers and under several Pythons; print a table of the results.
 
     python tools/matrix.py --servers 14 18 --pythons 3.11 3.13
 
-What a cell prints goes to build/matrix/SERVER-PYTHON.log. A Python that is not installed is left out, and said to be;
-a server that cannot be had makes the matrix fail.
+The output of each run goes to build/matrix/SERVER-PYTHON.log. A Python that is not installed is left out, and the
+table says so; a server that cannot be fetched makes the matrix fail.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PYTEST = re.compile(r"^(?:=+ )?(\d+ \w+(?:, \d+ \w+)*) in [\d.]+s", re.MULTILINE
 
 @dataclass(frozen=True)
 class Python:
-    """An interpreter, and the full version it has."""
+    """A Python interpreter and its full version."""
 
     program: str
     version: str
@@ -42,17 +42,17 @@ class Python:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table, and whether what it tells is good."""
+    """A row of the table, and whether its run passed."""
 
     texts: tuple[str, ...]
     good: bool
 
 
 def find_python(version: str) -> Python | None:
-    """Return the Python of this version that can make a virtual environment, from PATH or from pyenv."""
+    """Return a Python of this version that can create a virtual environment, from PATH or pyenv."""
     pyenv = glob.escape(os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv"))
     installed = sorted(glob.glob(f"{pyenv}/versions/{version}.*/bin/python{version}"), key=_numbers, reverse=True)
-    # What is on PATH may be a shim that leads to no interpreter.
+    # A program on PATH may be a pyenv shim without an interpreter.
     for program in (f"python{version}", *installed):
         try:
             done = subprocess.run([program, "-c", PROBE], capture_output=True, text=True, check=False)
@@ -68,8 +68,8 @@ def _numbers(text: str) -> list[int]:
 
 
 def run_cell(bindir: Path, clients: Path | None, python: Python, log: Path) -> Row:
-    """Run all tests on a server under a Python, whatever fails on the way."""
-    # Make's own variables would let -j and the like of the outer make into this one.
+    """Run all tests on a server under a Python, even if some fail."""
+    # Make's own variables would pass options such as -j from an outer make to this one.
     env = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MFLAGS", "MAKELEVEL"}}
     env |= {"PGQ_BINDIR": str(bindir), "PYTEST_ADDOPTS": f"{env.get('PYTEST_ADDOPTS', '')} -rs"}
     if clients is not None:
@@ -82,16 +82,16 @@ def run_cell(bindir: Path, clients: Path | None, python: Python, log: Path) -> R
 
 
 def judge(server: str, python: str, status: int, printed: str) -> Row:
-    """Read the closing lines of both kinds of tests; a cell without both is as bad as one that failed."""
+    """Read the summary lines of pgTAP and pytest; a run without both has failed."""
     pgtap = [f"{result}, {tests} tests in {files} files" for files, tests, result in PGTAP.findall(printed)]
     pytest = PYTEST.findall(printed)
     good = status == 0 and bool(pgtap) and bool(pytest)
-    closing = (kind[-1] if kind else "did not close" for kind in (pgtap, pytest))
-    return Row((server, python, *closing, "passed" if good else f"failed ({status})"), good)
+    summaries = (kind[-1] if kind else "no summary" for kind in (pgtap, pytest))
+    return Row((server, python, *summaries, "passed" if good else f"failed ({status})"), good)
 
 
 def rows(servers: Sequence[str], pythons: Sequence[Python]) -> Iterator[Row]:
-    """Run every cell, one after the other, since the tests measure time."""
+    """Run all combinations one after the other, because the tests measure time."""
     clients = find_clients()
     for major in servers:
         try:
@@ -108,14 +108,14 @@ def rows(servers: Sequence[str], pythons: Sequence[Python]) -> Iterator[Row]:
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
-    """Return lines as a table in Markdown; the first line is its head."""
+    """Return lines as a Markdown table; the first line is its head."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
     return "\n".join([text[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *text[1:]])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the matrix; return 0 when every cell passed, 1 when one did not, or 128 plus a signal's number."""
+    """Run the matrix; return 0 if every run passed, 1 if one did not, or 128 plus a signal's number."""
     parser = argparse.ArgumentParser(prog="matrix.py", description="Run make test on several servers and Pythons.")
     parser.add_argument("--servers", nargs="+", required=True, metavar="MAJOR")
     parser.add_argument("--pythons", nargs="+", required=True, metavar="3.N")
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         restore(handlers)
     print("", table([HEADINGS, *(row.texts for row in ran)]), sep="\n")
     if left_out:
-        print(f"\nLeft out, because not installed: Python {', '.join(left_out)}")
+        print(f"\nLeft out, not installed: Python {', '.join(left_out)}")
     return 0 if all(row.good for row in ran) else 1
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Print the calls that make extension scripts known to pg_tle:  pg_tle.sh VERSION BASE.sql UPGRADE.sql...
-# The delimiter must occur in no script.
+# Print the calls that register extension scripts with pg_tle:  pg_tle.sh VERSION BASE.sql UPGRADE.sql...
+# The delimiter $pg_tle$ must not occur in any script.
 set -eu
 
 version=$1
@@ -13,9 +13,9 @@ call() {
 }
 
 cat <<'END'
--- Run this in the database as a member of pgtle_admin; then CREATE EXTENSION pgq, as its owner.
--- Where an earlier release is known, SELECT pgtle.uninstall_extension('pgq') first: that forgets the scripts, and leaves
--- the extension as it is, for ALTER EXTENSION pgq UPDATE.
+-- Run this in the database as a member of pgtle_admin; then run CREATE EXTENSION pgq as its future owner.
+-- If an earlier release is registered, run SELECT pgtle.uninstall_extension('pgq') first. That removes the scripts and
+-- keeps the installed extension; then run ALTER EXTENSION pgq UPDATE.
 BEGIN;
 END
 call install_extension "'pgq', '$version', '$comment'" "$2"

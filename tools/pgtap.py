@@ -1,9 +1,9 @@
 """
-Run pgTAP files with pg_prove, in a database of their own on the server that libpq's environment names.
+Run pgTAP files with pg_prove, in a new database on the server that libpq's environment variables name.
 
     python tools/pgtap.py [--load FILE]... [--verbose] TEST.sql...
 
-pgTAP lives in the schema pgtap, at the end of the database's search_path; public holds only what --load creates.
+pgTAP is installed in schema pgtap, at the end of the database's search_path; public holds only what --load creates.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def _psql(*arguments: str, dbname: str, script: str | None = None) -> None:
 
 @contextmanager
 def _database(name: str) -> Iterator[None]:
-    """Create a database, and drop it in the end whatever happens."""
+    """Create a database; drop it at the end, also after an error."""
     maintenance = os.environ.get("PGDATABASE", "postgres")
     ours = True
     try:
         try:
-            # template0, because what the machine's owner put into template1 is none of the tests' business.
+            # template0, because template1 may hold objects of the server's owner.
             _psql("-c", f"CREATE DATABASE {name} TEMPLATE template0", dbname=maintenance)
         except TapError:
             ours = False
@@ -54,10 +54,10 @@ def _database(name: str) -> Iterator[None]:
 
 
 def _install(script: Path, dbname: str) -> None:
-    """Install pgTAP without CREATE EXTENSION, for which it would have to lie in the server's own directories."""
-    guarded = script.read_text(encoding="utf-8").splitlines(keepends=True)
-    lines = [line for line in guarded if not line.startswith(r"\echo")]
-    # As from PostgreSQL 15 on: pgq grants nothing where everybody may create objects.
+    """Install pgTAP without CREATE EXTENSION, which reads only the server's own directories."""
+    text = script.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = [line for line in text if not line.startswith(r"\echo")]
+    # The default since PostgreSQL 15. pgq refuses to grant in a schema where PUBLIC may create objects.
     _psql("-c", "REVOKE CREATE ON SCHEMA public FROM PUBLIC", dbname=dbname)
     settings = "CREATE SCHEMA pgtap; SET search_path = pgtap; SET client_min_messages = warning;\n"
     _psql("-1", "-f", "-", dbname=dbname, script=settings + "".join(lines))
@@ -76,14 +76,14 @@ def _prove(load: Sequence[str], tests: Sequence[str], verbose: bool) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tests; return pg_prove's status, 2 when they cannot be run, or 128 plus a signal's number."""
-    parser = argparse.ArgumentParser(prog="pgtap.py", description="Run pgTAP files in a database of their own.")
+    """Run the tests; return pg_prove's status, 2 if they cannot be run, or 128 plus a signal's number."""
+    parser = argparse.ArgumentParser(prog="pgtap.py", description="Run pgTAP files in a new database.")
     parser.add_argument("--load", action="append", default=[], metavar="FILE", help="run this SQL file first")
     parser.add_argument("--verbose", action="store_true", help="show every test")
     parser.add_argument("tests", nargs="*", metavar="TEST.sql")
     options = parser.parse_args(argv)
     if not options.tests:
-        # pg_prove would call an empty list a success.
+        # To pg_prove no tests are a success.
         parser.error("no tests given")
     if missing := [file for file in (*options.load, *options.tests) if not Path(file).is_file()]:
         parser.error(f"no such file: {', '.join(missing)}")

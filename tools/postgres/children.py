@@ -1,4 +1,4 @@
-"""Child processes and signals, for tools that must leave nothing behind."""
+"""Child processes and signals, for tools that must leave no process and no file behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Handlers = list[tuple[signal.Signals, Any]]
 
 
 class Terminated(KeyboardInterrupt):
-    """A signal asked the program to stop. A KeyboardInterrupt, because pytest takes SystemExit for a failed test."""
+    """A signal told the program to stop. A KeyboardInterrupt, because to pytest SystemExit is a failed test."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -28,7 +28,7 @@ class Terminated(KeyboardInterrupt):
 
     @property
     def status(self) -> int:
-        """The exit status a shell would report for the signal."""
+        """The exit status that a shell reports for the signal."""
         return 128 + self.signum
 
 
@@ -37,7 +37,7 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 
 def raise_on_signals() -> Handlers:
-    """Raise Terminated on the signals that have their default effect; return the handlers replaced, for `restore`."""
+    """Raise Terminated on signals that have their default effect; return the replaced handlers, for `restore`."""
     if threading.current_thread() is not threading.main_thread():
         return []
     default = (signal.SIG_DFL, signal.default_int_handler)
@@ -45,14 +45,14 @@ def raise_on_signals() -> Handlers:
 
 
 def restore(handlers: Handlers) -> None:
-    """Put handlers back and empty the list."""
+    """Install replaced handlers again, and empty the list."""
     while handlers:
         signal.signal(*handlers.pop())
 
 
 @contextmanager
 def masked() -> Iterator[None]:
-    """Hold signals back: between making a thing and noting that it exists, an exception would lose it."""
+    """Block signals, so that no exception comes between the creation of a resource and the note that it exists."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -62,7 +62,7 @@ def masked() -> Iterator[None]:
 
 @contextmanager
 def ignored() -> Iterator[None]:
-    """Ignore signals during a clean-up, which is bounded in time and must not be cut short by an impatient second."""
+    """Ignore signals during a clean-up, which takes limited time and which a second signal must not interrupt."""
     handlers: Handlers = []
     if threading.current_thread() is threading.main_thread():
         handlers = [(s, signal.signal(s, signal.SIG_IGN)) for s in SIGNALS]
@@ -73,14 +73,14 @@ def ignored() -> Iterator[None]:
 
 
 def in_child(signum: signal.Signals) -> Callable[[], None]:
-    """Return a preexec_fn that lifts `masked` and, on Linux, sends the child `signum` when the forking thread ends."""
+    """Return a preexec_fn that unblocks signals; on Linux the child gets `signum` when the forking thread ends."""
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
     parent = os.getpid()
 
     def preexec() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         if prctl is not None:
-            # PR_SET_PDEATHSIG is cleared by a change of credentials; subprocess calls this after that change.
+            # A change of credentials clears PR_SET_PDEATHSIG (1); subprocess calls this after that change.
             prctl(1, int(signum), 0, 0, 0)
             if os.getppid() != parent:
                 os._exit(1)
@@ -90,11 +90,10 @@ def in_child(signum: signal.Signals) -> Callable[[], None]:
 
 def run(command: Sequence[str], env: Mapping[str, str], output: IO[bytes] | None = None) -> int:
     """
-    Run a command to its end and return its status, 128 plus the number for a signal.
+    Run a command; return its exit status, or 128 plus the number of the signal that ended it.
 
-    What it prints goes to `output`, or where the caller's own goes.
-    Pass Terminated, like every exception, on to the command as SIGTERM, and wait for it to end. Raises OSError when
-    the command cannot be started.
+    Its output goes to `output`, or to the caller's own. On Terminated or any other exception, send it SIGTERM, wait for
+    its end, and raise the exception again. Raises OSError if the command cannot be started.
     """
     with masked():
         process = subprocess.Popen(command, env=env, stdout=output, stderr=output, preexec_fn=in_child(signal.SIGTERM))

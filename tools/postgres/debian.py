@@ -1,4 +1,4 @@
-"""Debian packages, unpacked into build/debian/ and installed nowhere; apt's own state stays as it is."""
+"""Fetch Debian packages and unpack them into build/debian/. Nothing is installed, and apt's state does not change."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ ATTEMPTS = 3
 
 def unpacked(slot: str, *packages: re.Pattern[str]) -> Path | None:
     """
-    Return the tree of packages, fetched on the first call; None when they cannot be fetched.
+    Return the directory of unpacked packages, fetched on the first call; None if they cannot be fetched.
 
-    Of several packages whose name fits one pattern, it is the one with the highest number in it.
+    If several package names match a pattern, the one with the highest number in it is taken.
     """
     tree = CACHE / slot
     if tree.is_dir():
@@ -29,13 +29,13 @@ def unpacked(slot: str, *packages: re.Pattern[str]) -> Path | None:
         return None
     CACHE.mkdir(parents=True, exist_ok=True)
     print(f"debian: fetching {slot} once, into {CACHE}", file=sys.stderr)
-    # Only a whole tree gets the name that later runs trust.
+    # Renamed when complete: later runs trust a directory of this name.
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=CACHE, ignore_cleanup_errors=True) as name:
         partial = Path(name)
         for _ in range(ATTEMPTS):
             if _fetch(packages, partial):
                 (partial / "tree").chmod(0o755)
-                # Another run may have been faster.
+                # Fails if another run was faster.
                 with suppress(OSError):
                     (partial / "tree").rename(tree)
                 break
@@ -43,7 +43,7 @@ def unpacked(slot: str, *packages: re.Pattern[str]) -> Path | None:
 
 
 def output(*command: str, env: dict[str, str] | None = None) -> str | None:
-    """Return what a command prints; None when it cannot be run or fails."""
+    """Return the output of a command; None if it cannot be run or fails."""
     try:
         done = subprocess.run(
             command, env=os.environ | (env or {}), stdin=subprocess.DEVNULL, capture_output=True, check=False
@@ -54,17 +54,17 @@ def output(*command: str, env: dict[str, str] | None = None) -> str | None:
 
 
 def _fetch(packages: Sequence[re.Pattern[str]], work: Path) -> bool:
-    """Fetch and unpack packages below `work`; tell whether that succeeded."""
+    """Fetch and unpack packages below `work`; return whether that succeeded."""
     apt = _private_apt(work)
-    # Fails as well for a source that has nothing to do with the packages: only the download decides.
+    # The status is ignored: one unrelated source may fail. The download decides.
     apt("apt-get", "update")
     known = (apt("apt-cache", "pkgnames") or "").split()
-    fitting = [[name for name in known if package.fullmatch(name)] for package in packages]
-    if not all(fitting):
+    matching = [[name for name in known if package.fullmatch(name)] for package in packages]
+    if not all(matching):
         return False
     for old in work.glob("*.deb"):
         old.unlink()
-    if apt("apt-get", "download", *(max(names, key=_number) for names in fitting)) is None:
+    if apt("apt-get", "download", *(max(names, key=_number) for names in matching)) is None:
         return False
     return all(output("dpkg-deb", "-x", str(deb), str(work / "tree")) is not None for deb in work.glob("*.deb"))
 
@@ -74,9 +74,9 @@ def _number(name: str) -> int:
 
 
 def _private_apt(work: Path) -> Callable[..., str | None]:
-    """Return a function that runs apt with the machine's sources and keys, but all it writes below `work`."""
+    """Return a function that runs apt with the machine's sources and keys, and writes only below `work`."""
     machine = output("apt-config", "dump") or ""
-    # The machine's hooks clean or refresh the machine's own directories.
+    # The machine's hooks would clean or refresh its own directories.
     settings = [line for line in machine.splitlines() if not re.match(r"[^ ]*::(Pre|Post)-(Invoke|Install)", line)]
     for key, value in {
         "Dir::Etc::main": "/dev/null",

@@ -1,4 +1,4 @@
-"""Where PostgreSQL's programs are, and under which account they can run."""
+"""Find PostgreSQL's programs, and an account that can run them."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ INSTALLS = {"18": "pginstall18", "16": "pginstall"}
 
 
 class DevpgError(Exception):
-    """The server cannot be had; the message says why and what to do."""
+    """No server can be started. The message says why, and what to do."""
 
 
 def find_bindir() -> Path:
     """
-    Return the directory with PostgreSQL's programs: PGQ_BINDIR, else the newest in the wheel of this interpreter.
+    Return the directory of PostgreSQL's programs: PGQ_BINDIR, else the newest in this interpreter's wheel.
 
-    PGQ_PGVERSION (16 or 18) chooses within the wheel. Raises DevpgError when there is none.
+    PGQ_PGVERSION (16 or 18) chooses a version of the wheel. Raises DevpgError if there is none.
     """
     if explicit := os.environ.get("PGQ_BINDIR"):
         return Path(explicit)
     version = os.environ.get("PGQ_PGVERSION")
     if version and version not in INSTALLS:
-        raise DevpgError(f"PGQ_PGVERSION is {version!r}; set it to 16 or 18, or name any other with PGQ_BINDIR")
+        raise DevpgError(f"PGQ_PGVERSION is {version!r}; set it to 16 or 18, or set PGQ_BINDIR for another version")
     return find_in_wheel(version)
 
 
 def find_in_wheel(version: str | None = None) -> Path:
-    """Return the directory with the programs of this version, or the newest, in the wheel. Raises DevpgError."""
-    # Found, not imported: the package's own code sets up accounts and registers servers.
+    """Return the directory of a version's programs, or the newest, in the wheel. Raises DevpgError if there is none."""
+    # Not imported: importing the package would set up accounts and register servers.
     spec = importlib.util.find_spec(PACKAGE)
     for package in (spec.submodule_search_locations or []) if spec else []:
         for install in [INSTALLS[version]] if version else INSTALLS.values():
@@ -49,7 +49,7 @@ def find_in_wheel(version: str | None = None) -> Path:
 
 
 def check_programs(bindir: Path) -> None:
-    """Raise DevpgError unless the caller can run the server's programs in a directory."""
+    """Raise DevpgError unless the caller can run the server's programs in this directory."""
     for program in ("initdb", "postgres"):
         try:
             done = subprocess.run([bindir / program, "--version"], capture_output=True, check=False)
@@ -63,10 +63,10 @@ def check_programs(bindir: Path) -> None:
 
 
 class Account:
-    """The account a server runs under: the caller's own, or for root, which PostgreSQL refuses, an ordinary one."""
+    """The account of a server: the caller's, or another one if the caller is root, which PostgreSQL refuses."""
 
     def __init__(self) -> None:
-        """Choose the account. Raises DevpgError when root has none to choose from."""
+        """Choose the account. Raises DevpgError if root finds no account to use."""
         self._entry: pwd.struct_passwd | None = None
         if os.geteuid() == 0:
             known = {entry.pw_name: entry for entry in pwd.getpwall()}
@@ -76,7 +76,7 @@ class Account:
 
     @property
     def popen(self) -> dict[str, Any]:
-        """The arguments that make subprocess run a program under this account."""
+        """The arguments with which subprocess runs a program under this account."""
         if self._entry is None:
             return {}
         return {"user": self._entry.pw_uid, "group": self._entry.pw_gid, "extra_groups": []}
@@ -87,7 +87,7 @@ class Account:
             os.chown(path, self._entry.pw_uid, self._entry.pw_gid)
 
     def succeeds(self, *command: str) -> bool:
-        """Tell whether the account can run a command, and to a good end."""
+        """Tell whether a command succeeds under this account."""
         try:
             done = subprocess.run(command, cwd="/", capture_output=True, check=False, **self.popen)
         except OSError:
@@ -95,25 +95,25 @@ class Account:
         return done.returncode == 0
 
     def can_run(self, bindir: Path) -> bool:
-        """Tell whether the account reaches the programs in a directory."""
+        """Tell whether the account can run the programs in a directory."""
         return self.succeeds(str(bindir / "postgres"), "--version")
 
     def temporary_base(self, longest_name: str) -> str:
-        """Return a directory for temporary files in which the account can use a socket called `longest_name`."""
+        """Return a directory for temporary files where the account can use a socket named `longest_name`."""
         base = tempfile.gettempdir()
-        # A socket's path has at most 107 bytes, and commas and quotes separate directories in PGHOST and the server.
+        # A socket's path has at most 107 bytes; PGHOST and the server's settings treat commas and quotes specially.
         fits = len(os.fsencode(f"{base}/{longest_name}")) <= 107 and set(base).isdisjoint(",\"'")
         return base if fits and self.succeeds("/bin/sh", "-c", 'cd "$0"', base) else "/tmp"
 
 
-def is_by_itself(bindir: Path) -> bool:
-    """Tell whether PostgreSQL has a directory for itself: what is installed around /usr/bin is not copied lightly."""
+def is_separate(bindir: Path) -> bool:
+    """Tell whether the directory holds only PostgreSQL; one such as /usr/bin must not be copied."""
     return len(list(bindir.iterdir())) < 100
 
 
 def copy_programs(bindir: Path, into: Path) -> Path:
-    """Copy a PostgreSQL installation so that every account can run it; return the copy's directory of programs."""
-    # The programs find their libraries by a path relative to the package: its sibling must stay a sibling.
+    """Copy a PostgreSQL installation, readable by every account; return the copy's directory of programs."""
+    # The programs find libraries by relative path: the package's sibling must stay its sibling.
     package = bindir.parent.parent
     libs = package.with_name(f"{package.name}.libs")
     copy = into / package.name / bindir.parent.name

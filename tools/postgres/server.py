@@ -1,4 +1,4 @@
-"""A throw-away PostgreSQL server, for any account, also root. It listens on a Unix socket in its own directory."""
+"""A throw-away PostgreSQL server, for any account including root. It listens on a Unix socket only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from types import MappingProxyType, TracebackType
 from typing import Literal, Self
 
 from postgres.children import GRACE, Handlers, ignored, in_child, masked, raise_on_signals, restore
-from postgres.programs import Account, DevpgError, check_programs, copy_programs, find_bindir, is_by_itself
+from postgres.programs import Account, DevpgError, check_programs, copy_programs, find_bindir, is_separate
 
 PORT = 5432
 START_TIMEOUT = 60.0
@@ -26,7 +26,7 @@ Mode = Literal["fast", "immediate"]
 
 
 def bare_environ() -> dict[str, str]:
-    """Return the caller's environment without the variables of libpq and the server, which mean another server."""
+    """Return the environment without libpq's and the server's variables, which may name another server."""
     return {k: v for k, v in os.environ.items() if not k.startswith("PG") or k.startswith("PGQ_")}
 
 
@@ -34,11 +34,13 @@ class Server:
     """
     One PostgreSQL in a temporary directory, from `__enter__` to `__exit__`.
 
-    Enter, start and restart it from a thread that outlives it: on Linux the server dies with the thread that forked
-    it, so that a killed program leaves none behind. Entered in the main thread, it turns SIGTERM, SIGINT and SIGHUP
-    into the exception Terminated, unless the program handles them itself. Only a `durable` server, which keeps fsync
-    and synchronous_commit on, has every committed transaction after a crash. One with `own_programs` runs a copy of
-    the installation, where that has a directory for itself: an extension can be added to it that nobody else sees.
+    Enter, start and restart it in a thread that outlives it: on Linux the server dies with the thread that forked it,
+    so that a killed program leaves no server behind. If entered in the main thread, it turns SIGTERM, SIGINT and SIGHUP
+    into the exception Terminated, unless the program handles them itself.
+
+    Only a `durable` server, which keeps fsync and synchronous_commit on, keeps every committed transaction after a
+    crash. A server with `own_programs` runs a copy of the installation, if that has its own directory; an extension
+    added to the copy is visible to this server only.
     """
 
     host: str
@@ -66,7 +68,7 @@ class Server:
 
     @property
     def env(self) -> dict[str, str]:
-        """The variables that lead libpq and a shell to this server; add them to `bare_environ()`."""
+        """The environment variables by which libpq and a shell find this server; add them to `bare_environ()`."""
         path = os.environ.get("PATH", os.defpath)
         return {
             "PGHOST": self.host,
@@ -77,10 +79,10 @@ class Server:
         }
 
     def __enter__(self) -> Self:
-        """Create the cluster and start it. Raises DevpgError, with the end of the server's log, when that fails."""
+        """Create the cluster and start it. Raises DevpgError with the end of the log if that fails."""
         self._owner = os.getpid()
         self._handlers = raise_on_signals()
-        # Covers the instant in which a signal strikes before `__exit__` has done anything.
+        # For a signal that arrives just before `__exit__` begins.
         atexit.register(self._close)
         try:
             self._prepare()
@@ -94,11 +96,11 @@ class Server:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop the server and delete everything it had."""
+        """Stop the server and delete its directory."""
         self._close()
 
     def start(self) -> None:
-        """Start the server and wait until it takes connections. Raises DevpgError if it does not within a minute."""
+        """Start the server and wait until it accepts connections. Raises DevpgError if that takes over a minute."""
         if self._tmp is None:
             raise DevpgError("the server has no data directory; enter its context first")
         if self._process is not None and self._process.poll() is None:
@@ -113,7 +115,7 @@ class Server:
             time.sleep(0.01)
 
     def stop(self, mode: Mode = "fast") -> None:
-        """Stop the server but keep its data; after 'immediate', a crash, the next start has to recover."""
+        """Stop the server and keep its data. 'immediate' is a crash: the next start recovers."""
         process = self._process
         first = signal.SIGINT if mode == "fast" else signal.SIGQUIT
         for signum, patience in ((first, STOP_TIMEOUT), (signal.SIGQUIT, GRACE), (signal.SIGKILL, GRACE)):
@@ -141,9 +143,9 @@ class Server:
         self._account.own(tmp)
         self.host, self.datadir, self.logfile = str(tmp), tmp / "data", tmp / "log"
 
-        wants_copy = self._own_programs and is_by_itself(bindir)
-        as_it_is = self._account.can_run(bindir) and not wants_copy
-        self.bindir = bindir if as_it_is else copy_programs(bindir, tmp / "copy")
+        copy = self._own_programs and is_separate(bindir)
+        in_place = self._account.can_run(bindir) and not copy
+        self.bindir = bindir if in_place else copy_programs(bindir, tmp / "copy")
         if not self._account.can_run(self.bindir):
             raise DevpgError(f"cannot run a copy of {bindir} in {base}; set TMPDIR to another place")
 
@@ -165,7 +167,7 @@ class Server:
         )
 
     def _configure(self, settings: Mapping[str, str]) -> None:
-        # In the file, not on the command line, where ALTER SYSTEM could not override them.
+        # In the file: ALTER SYSTEM cannot override settings of the command line.
         with (self.datadir / "postgresql.conf").open("a", encoding="utf-8") as conf:
             conf.writelines("{} = '{}'\n".format(name, value.replace("'", "''")) for name, value in settings.items())
 
@@ -189,7 +191,7 @@ class Server:
         return self._process
 
     def _ready(self, pid: int) -> bool:
-        # The eighth line is the server's state. Asked here, because a client program might not be installed.
+        # The eighth line is the server's state. pg_ctl and pg_isready may not be installed.
         try:
             lines = (self.datadir / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
@@ -201,12 +203,12 @@ class Server:
         return DevpgError("\n    ".join([f"{what}; the log ends:", *tail]))
 
     def _close(self) -> None:
-        # A fork of the program (os.fork in a test) inherits the object but not the duty.
+        # A forked process, as by os.fork in a test, inherits this object, but must not stop the server.
         if os.getpid() != self._owner:
             return
         with ignored():
             self.stop("immediate")
-            # A killed initdb may have left a child that is still writing its last file.
+            # A killed initdb may have left a child that still writes a file.
             for _ in range(50):
                 if self._tmp is None:
                     break

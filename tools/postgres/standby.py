@@ -8,16 +8,16 @@ from pathlib import Path
 from postgres.programs import copy_programs, find_in_wheel
 from postgres.server import START_TIMEOUT, Server
 
-# Settings of a primary whose acknowledged commits outlive it in its standby: without one it acknowledges none.
+# A primary with these settings acknowledges a commit only after its standby has it.
 SYNCHRONOUS = {"synchronous_standby_names": "*", "synchronous_commit": "on"}
 
 
 class Standby(Server):
     """
-    A standby of a running server, with a temporary directory and socket of its own, from `__enter__` to `__exit__`.
+    A standby of a running server, with its own temporary directory and socket, from `__enter__` to `__exit__`.
 
-    It follows until it is promoted, and outlives the primary. A way to whichever of the two is the primary names the
-    hosts of both, with target_session_attrs=read-write.
+    It follows the primary until it is promoted, and it survives the primary. A connection string with the hosts of both
+    and target_session_attrs=read-write leads to the one that is primary.
     """
 
     def __init__(self, primary: Server) -> None:
@@ -25,7 +25,7 @@ class Standby(Server):
         self._primary = primary
 
     def promote(self) -> None:
-        """Make it a primary, and wait until it is one. Raises DevpgError if it does not within a minute."""
+        """Promote the standby and wait until it is primary. Raises DevpgError if that takes over a minute."""
         done = subprocess.run(
             [self.bindir / "pg_ctl", "promote", "-D", self.datadir, "-t", str(int(START_TIMEOUT))],
             cwd=self.host,
@@ -39,9 +39,9 @@ class Standby(Server):
 
     def _create(self) -> None:
         primary = self._primary
-        way = ["-h", primary.host, "-p", str(primary.port), "-U", primary.user]
-        self._finish(str(self._pg_basebackup()), *way, "-D", str(self.datadir), "-c", "fast", "--no-sync")
-        # Not by pg_basebackup -R: a newer one writes what this server cannot read.
+        connection = ["-h", primary.host, "-p", str(primary.port), "-U", primary.user]
+        self._finish(str(self._pg_basebackup()), *connection, "-D", str(self.datadir), "-c", "fast", "--no-sync")
+        # Not by pg_basebackup -R: a newer pg_basebackup writes settings that this server cannot read.
         self._configure(
             {
                 "primary_conninfo": f"host='{primary.host}' port={primary.port} user={primary.user}",
@@ -56,7 +56,7 @@ class Standby(Server):
     def _pg_basebackup(self) -> Path:
         if (ours := self.bindir / "pg_basebackup").exists():
             return ours
-        # Some distributions of the server come without; the newest one serves all.
+        # Some packages of the server lack it; the newest pg_basebackup works with every server.
         newest = find_in_wheel()
         reachable = newest if self._account.can_run(newest) else copy_programs(newest, Path(self.host) / "clients")
         return reachable / "pg_basebackup"

