@@ -16,7 +16,7 @@ import pgq
 
 @pgq.handler("checksum", transaction=True)
 def checksum(job: pgq.Job, conn: psycopg.Connection[Any]) -> None:
-    """Write the digest of a file: in one transaction with the completion of the job, so exactly once."""
+    """Write the digest of a file in the transaction that completes the job: exactly once."""
     digest = hashlib.sha256(Path(job.args["path"]).read_bytes()).hexdigest()
     table = sql.Identifier(os.environ["PGQ_SCHEMA"], "digest")
     conn.execute(
@@ -27,25 +27,25 @@ def checksum(job: pgq.Job, conn: psycopg.Connection[Any]) -> None:
 
 @pgq.handler("reminder")
 def reminder(job: pgq.Job) -> str:
-    """Say what there was to remember; a result keeps the job in pgq_jobs as done."""
+    """Return a result: a job with a result stays in pgq_jobs as done."""
     return f"remember {job.args['what']}"
 
 
 @pgq.handler("flaky")
 def flaky(job: pgq.Job) -> str:
-    """Succeed at the third attempt."""
+    """Succeed in the third attempt."""
     if job.attempt < 3:
-        raise ConnectionError(f"attempt {job.attempt} found nobody at home")
-    return "somebody opened"
+        raise ConnectionError(f"attempt {job.attempt}: connection refused")
+    return "connected"
 
 
 @pgq.handler("hopeless")
 def hopeless(job: pgq.Job) -> None:
-    """Fail whenever it is tried."""
-    raise ValueError("this cannot be done")
+    """Fail in every attempt."""
+    raise ValueError("this job cannot succeed")
 
 
 @pgq.handler("poison")
 def poison(job: pgq.Job) -> None:
-    """Kill the worker, in a way that it cannot even notice."""
+    """Kill the worker process with a signal that it cannot handle."""
     os.kill(os.getpid(), signal.SIGKILL)

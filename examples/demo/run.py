@@ -1,9 +1,9 @@
 """
-The whole life of a queue in a few seconds: `make demo`.
+A demo of pgq that takes a few seconds: `make demo`.
 
-Installs pgq into a schema of its own on the server that PGQ_DSN or libpq's environment names, enqueues a checksum job
-for each file of this checkout and one job of each difficult kind, lets two worker processes drain it all, checks what
-came out against a second computation, and removes the schema. Exits with 1 if anything is off.
+Install pgq into a new schema on the server that PGQ_DSN or libpq's environment variables name. Enqueue a checksum job
+for each file of this checkout, and one job each that is delayed, fails, or kills its worker. Let two worker processes
+drain the queue, check the digests against a second computation, and drop the schema. Exit with 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ CHECKOUT = HERE.parent.parent
 DEADLINE = 120
 
 
-class Off(Exception):
-    """Something is not as it should be."""
+class CheckFailed(Exception):
+    """A result is not as expected."""
 
 
-def expect(truth: object, message: str) -> None:
-    """Raise Off unless it is true."""
-    if not truth:
-        raise Off(message)
+def expect(condition: object, message: str) -> None:
+    """Raise CheckFailed unless the condition holds."""
+    if not condition:
+        raise CheckFailed(message)
 
 
 def files() -> list[str]:
-    """The files of the checkout, as git knows them."""
+    """Return the files of this checkout that git tracks; without git, the files of its main directories."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, check=False)
     if listed.returncode == 0 and listed.stdout:
         paths = [CHECKOUT / os.fsdecode(name) for name in listed.stdout.split(b"\0") if name]
@@ -55,7 +55,7 @@ def files() -> list[str]:
     return sorted(str(path) for path in paths if path.is_file())
 
 
-# What may kill its worker has a queue of its own, and is claimed alone: no other job goes down with it.
+# A job that may kill its worker gets its own queue and is claimed alone, so that no other job is lost with the worker.
 OPTIONS = (
     ("--queue", "default", "--batch", "10"),
     ("--queue", "risky", "--queue", "default", "--batch", "1"),
@@ -63,7 +63,7 @@ OPTIONS = (
 
 
 class Workers:
-    """Two `pgq worker` processes; one that is killed is replaced."""
+    """Two `pgq worker` processes; a killed one is replaced."""
 
     def __init__(self, schema: str, log: Path) -> None:
         self.killed = 0
@@ -76,8 +76,8 @@ class Workers:
         with self._log.open("ab") as log:
             return subprocess.Popen([*command, *options], env=self._env, stdout=log, stderr=log)
 
-    def tend(self) -> None:
-        """Replace who was killed; raises Off if a worker died of anything else."""
+    def replace_killed(self) -> None:
+        """Replace workers that were killed. Raises CheckFailed if a worker ended in another way."""
         for i, process in enumerate(self._running):
             status = process.poll()
             if status is None:
@@ -87,15 +87,15 @@ class Workers:
             self._running[i] = self._start(OPTIONS[i])
 
     def stop(self) -> list[int]:
-        """Stop both with SIGTERM; the answer is their exit codes."""
+        """Stop both workers with SIGTERM; return their exit codes."""
         for process in self._running:
             process.terminate()
         return [process.wait(timeout=30) for process in self._running]
 
 
 @contextmanager
-def schema_of_its_own(conn: psycopg.Connection[Any]) -> Iterator[str]:
-    """Pgq and the demo's table in a new schema, gone afterwards."""
+def new_schema(conn: psycopg.Connection[Any]) -> Iterator[str]:
+    """Install pgq and the demo's table into a new schema; drop the schema at the end."""
     schema = f"pgq_demo_{os.getpid()}"
     name = sql.Identifier(schema)
     print(f"pgq {install(conn, schema=schema)} installed into the schema {schema}")
@@ -111,10 +111,10 @@ def schema_of_its_own(conn: psycopg.Connection[Any]) -> Iterator[str]:
 
 
 def enqueue(queue: pgq.Queue, paths: list[str]) -> dict[str, int]:
-    """Enqueue everything, in one transaction; the answer is the id of each of the single jobs."""
+    """Enqueue all jobs in one transaction; return the ids of the single jobs by kind."""
     with queue.conn.transaction():
-        answers = queue.enqueue_many({"kind": "checksum", "args": {"path": path}} for path in paths)
-        expect(all(answer.created for answer in answers), "a file was taken for a duplicate")
+        enqueued = queue.enqueue_many({"kind": "checksum", "args": {"path": path}} for path in paths)
+        expect(all(job.created for job in enqueued), "a checksum job was treated as a duplicate")
         first = queue.enqueue("reminder", {"what": "the milk"}, delay="2 seconds")
         again = queue.enqueue("reminder", {"what": "the milk"}, delay="2 hours")
         ids = {
@@ -123,23 +123,23 @@ def enqueue(queue: pgq.Queue, paths: list[str]) -> dict[str, int]:
             "hopeless": queue.enqueue("hopeless", max_retries=2, backoff="300 milliseconds").id,
             "poison": queue.enqueue("poison", queue="risky", max_retries=2, backoff="500 milliseconds").id,
         }
-    expect(not again.created and again.id == first.id, f"the duplicate was answered with {again}, not with {first}")
+    expect(not again.created and again.id == first.id, f"the duplicate returned {again}, not {first}")
     print(f"enqueued {len(paths)} checksum jobs and {', '.join(ids)}")
-    print(f"a second reminder was refused as a duplicate of job {again.id}")
+    print(f"a second reminder is a duplicate of job {again.id}: no job was added")
     return ids
 
 
 def drain(views: Views, workers: Workers, total: int) -> float:
-    """Wait until nothing waits or runs; the answer is how many seconds it took."""
+    """Wait until no job is waiting or running; return the seconds that took."""
     began = time.monotonic()
     end = "\r" if sys.stdout.isatty() else "\n"
     shown = ""
     while True:
-        workers.tend()
+        workers.replace_killed()
         stats = views.stats()
         left = sum(row["waiting"] + row["running"] for row in stats)
         dead = sum(row["dead"] for row in stats)
-        line = f"{total - left:4} of {total} over, {left} left, {dead} dead, {workers.killed} workers killed"
+        line = f"{total - left:4} of {total} ended, {left} left, {dead} dead; workers killed: {workers.killed}"
         if line != shown:
             print(f"{line:<70}", end=end, flush=True)
             shown = line
@@ -150,14 +150,14 @@ def drain(views: Views, workers: Workers, total: int) -> float:
         time.sleep(0.2)
 
 
-def history(job: dict[str, Any]) -> tuple[str, ...]:
-    """A line of the table: how often a job was tried, and how long it rested between."""
-    rests = ", ".join(f"{rest:.1f} s" for rest in job["rests"])
-    return (job["kind"], "1", job["state"], str(job["attempt"]), rests or "-")
+def row(job: dict[str, Any]) -> tuple[str, ...]:
+    """Return a job's row of the table: its outcome, its attempts, and the delays between them."""
+    delays = ", ".join(f"{delay:.1f} s" for delay in job["delays"])
+    return (job["kind"], "1", job["state"], str(job["attempt"]), delays or "-")
 
 
-def rests_of(job: dict[str, Any]) -> list[float]:
-    """The seconds from each failure to the next end of an attempt."""
+def delays(job: dict[str, Any]) -> list[float]:
+    """Return the seconds from each failure to the end of the next attempt."""
     times = [datetime.fromisoformat(error["at"]) for error in reversed(job["errors"])]
     if job["state"] == "done":
         times.append(job["ended_at"])
@@ -167,27 +167,27 @@ def rests_of(job: dict[str, Any]) -> list[float]:
 def check(
     views: Views, ids: dict[str, int], paths: list[str], digests: list[tuple[str, str, int]]
 ) -> list[tuple[str, ...]]:
-    """Compare what happened with what should have; the answer is the table for the end."""
-    second = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths}
-    expect({path: sha256 for path, sha256, _ in digests} == second, "a digest is missing or wrong")
+    """Compare results with expectations; return the rows of the table."""
+    expected = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths}
+    expect({path: sha256 for path, sha256, _ in digests} == expected, "a digest is missing or wrong")
     jobs = {kind: views.job(job_id) for kind, job_id in ids.items()}
     for job in jobs.values():
-        job["rests"] = rests_of(job)
+        job["delays"] = delays(job)
     wanted = {"reminder": ("done", 1), "flaky": ("done", 3), "hopeless": ("dead", 3), "poison": ("dead", 3)}
     for kind, (state, attempt) in wanted.items():
-        job = jobs[kind]
-        expect((job["state"], job["attempt"]) == (state, attempt), f"{kind} is {job['state']} after {job['attempt']}")
-    expect(jobs["reminder"]["ended_at"] >= jobs["reminder"]["ripe_at"], "the reminder came early")
-    # ±10 % jitter around 0.5 s and 1 s; how much later than that is up to the machine.
-    flaky = jobs["flaky"]["rests"]
+        found = jobs[kind]["state"], jobs[kind]["attempt"]
+        expect(found == (state, attempt), f"{kind} is {found[0]} after attempt {found[1]}")
+    expect(jobs["reminder"]["ended_at"] >= jobs["reminder"]["ripe_at"], "the reminder ran too early")
+    # Backoff is 0.5 s, then 1 s, with a jitter of 10 %; a slow machine adds to it.
+    flaky = jobs["flaky"]["delays"]
     expect(flaky[0] >= 0.45 and flaky[1] >= 0.9, f"flaky was retried too early: {flaky}")
-    tries = sorted({attempt for _, _, attempt in digests})
-    spread = str(tries[0]) if len(tries) == 1 else f"{tries[0]} to {tries[-1]}"
-    return [("checksum", str(len(digests)), "done", spread, "-"), *(history(job) for job in jobs.values())]
+    attempts = sorted({attempt for _, _, attempt in digests})
+    spread = str(attempts[0]) if len(attempts) == 1 else f"{attempts[0]} to {attempts[-1]}"
+    return [("checksum", str(len(digests)), "done", spread, "-"), *(row(job) for job in jobs.values())]
 
 
 def print_table(rows: list[tuple[str, ...]]) -> None:
-    """A heading, and columns as wide as they need to be."""
+    """Print rows under a heading, in columns."""
     lines = [("kind", "jobs", "outcome", "attempts", "delays between attempts"), *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for line in lines:
@@ -195,13 +195,13 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
 
 
 def main() -> int:
-    """Run the demo; 0 if all is as promised."""
+    """Run the demo; return the exit status 0. Raises CheckFailed if a result is not as expected."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     paths = files()
     with (
         tempfile.TemporaryDirectory(prefix="pgq-demo-") as scratch,
         psycopg.connect(os.environ.get("PGQ_DSN", ""), autocommit=True) as conn,
-        schema_of_its_own(conn) as schema,
+        new_schema(conn) as schema,
     ):
         queue, views = pgq.Queue(conn, schema=schema), Views(conn, schema=schema)
         ids = enqueue(queue, paths)
@@ -215,9 +215,9 @@ def main() -> int:
         digest = sql.Identifier(schema, "digest")
         digests = conn.execute(sql.SQL("SELECT path, sha256, attempt FROM {}").format(digest)).fetchall()
         table = check(views, ids, paths, digests)
-    print(f"drained in {seconds:.1f} s; all {len(digests)} digests agree with a second computation\n")
+    print(f"drained in {seconds:.1f} s; all {len(digests)} digests match a second computation\n")
     print_table(table)
-    print("\nThe poison job killed three workers, its first and two retries, and was buried; nothing else was lost.")
+    print("\nThe poison job killed a worker in each of its three attempts and is dead; no other job was lost.")
     print("Next: README.md, examples/demo/handlers.py, .venv/bin/pgq --help")
     return 0
 
@@ -225,7 +225,7 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except Off as off:
-        sys.exit(f"demo: {off}")
+    except CheckFailed as error:
+        sys.exit(f"demo: {error}")
     except psycopg.Error as error:
         sys.exit(f"demo: {error}")
