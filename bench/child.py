@@ -72,7 +72,7 @@ class Child:
         try:
             self._pipe.recv()
         except EOFError:
-            # The parent is gone, whatever the reason.
+            # The parent has ended.
             os._exit(1)
         self.stopped = True
         self._stop()

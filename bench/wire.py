@@ -75,7 +75,7 @@ class Proxy:
     @property
     def counts(self) -> tuple[int, int]:
         """The number of queries, and of statements that only begin or end a transaction."""
-        return sum(one.queries for one in self.counters), sum(one.control for one in self.counters)
+        return sum(counter.queries for counter in self.counters), sum(counter.control for counter in self.counters)
 
     def _accept(self) -> None:
         while True:

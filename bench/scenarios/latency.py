@@ -25,7 +25,7 @@ def run(harness: Harness) -> None:
             rounds.append(measure(name, jobs))
     for what, percent in PERCENTS.items():
         for name, rounds in waits.items():
-            harness.record(NAME, what, name, "ms", [percentile(one, percent) for one in rounds])
+            harness.record(NAME, what, name, "ms", [percentile(times, percent) for times in rounds])
 
 
 def measure(name: str, jobs: int) -> list[float]:

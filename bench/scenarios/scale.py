@@ -52,9 +52,9 @@ def comparisons(harness: Harness) -> dict[str, str]:
 
 
 def empty(harness: Harness) -> None:
-    with fresh(by_name("pgq")) as database, session(database, expected=0) as one:
-        one.claim()
-        harness.record(NAME, EMPTY, "pgq", "ms", [one.claim() for _ in range(200)])
+    with fresh(by_name("pgq")) as database, session(database, expected=0) as claimer:
+        claimer.claim()
+        harness.record(NAME, EMPTY, "pgq", "ms", [claimer.claim() for _ in range(200)])
 
 
 def backlog(harness: Harness) -> None:
@@ -93,9 +93,9 @@ def dead_rows(harness: Harness) -> None:
                 conn.execute(DEAD_ROWS, [below, level - below])
                 conn.execute("DELETE FROM pgq_waiting")
             enqueue(database, SMALL, number * SMALL)
-            with session(database) as one:
-                one.claim()
-                claims = sample(200, 10, one.claim)
+            with session(database) as claimer:
+                claimer.claim()
+                claims = sample(200, 10, claimer.claim)
             series.append((level, record(harness, f"{level:,} dead rows, alone", "pgq", claims)))
         against_small(harness, comparisons(harness)["dead"], database)
         new_sessions(harness, database)
@@ -111,9 +111,9 @@ def dead_rows_of_floor(harness: Harness) -> None:
                 conn.execute(FLOOR_ROWS, [level - below])
                 conn.execute("DELETE FROM floor")
                 conn.execute(FLOOR_ROWS, [SMALL])
-            with contextlib.closing(FloorSession(database)) as one:
-                one.claim()
-                claims = sample(200, 10, one.claim)
+            with contextlib.closing(FloorSession(database)) as claimer:
+                claimer.claim()
+                claims = sample(200, 10, claimer.claim)
             series.append((level, record(harness, f"{level:,} dead rows, alone", "floor", claims)))
 
 
@@ -121,8 +121,8 @@ def new_sessions(harness: Harness, database: str) -> None:
     """Record the first claims of new sessions, after another session has claimed in this database."""
     firsts = []
     for _ in range(NEW_SESSIONS):
-        with session(database) as one:
-            firsts.append(one.claim())
+        with session(database) as claimer:
+            firsts.append(claimer.claim())
     record(harness, FIRST, "pgq", firsts)
     harness.record(NAME, FIRST_MAX, "pgq", "ms", [max(firsts)])
 
@@ -138,8 +138,8 @@ def against_small(harness: Harness, what: str, database: str, calls: int = 200) 
             values: tuple[list[float], list[float]] = ([], [])
             end = time.monotonic() + harness.pick(20, 3)
             while len(values[0]) < calls and (time.monotonic() < end or not values[0]):
-                for one, taken in ((there, values[0]), (here, values[1])):
-                    taken.extend(sample(min(BLOCK, calls - len(taken)), 2, one.claim))
+                for claimer, taken in ((there, values[0]), (here, values[1])):
+                    taken.extend(sample(min(BLOCK, calls - len(taken)), 2, claimer.claim))
     record(harness, what, "pgq", values[0])
     record(harness, what, BASE, values[1])
     harness.print_ratios(NAME, what)
@@ -154,5 +154,5 @@ def record(harness: Harness, what: str, contender: str, claims: list[float]) -> 
 @contextmanager
 def session(database: str, expected: int = 10) -> Iterator[Session]:
     """Open a session that claims; close it at the end."""
-    with contextlib.closing(Session(database, expected=expected)) as one:
-        yield one
+    with contextlib.closing(Session(database, expected=expected)) as claimer:
+        yield claimer

@@ -25,9 +25,7 @@ def main() -> int:
     """Run the torture; return the exit code."""
     parser = argparse.ArgumentParser(prog="torture", description="Run producers and workers under faults.")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long faults are injected")
-    parser.add_argument(
-        "--seed", type=int, default=SystemRandom().randrange(10_000), help="the seed of all choices"
-    )
+    parser.add_argument("--seed", type=int, default=SystemRandom().randrange(10_000), help="the seed of all choices")
     parser.add_argument("--log", type=Path, default=Path("build/torture.log"), help="the log of the workers")
     options = parser.parse_args()
     for name in list(os.environ):

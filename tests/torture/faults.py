@@ -102,7 +102,7 @@ class Injector:
             self._workers.signal(victim, signal.SIGTERM)
 
     def _thaw(self, now: float) -> None:
-        """Let processes run again whose freeze is over."""
+        """Continue processes whose freeze is over."""
         for at, process in self._thaws.copy():
             if now >= at:
                 self._thaws.remove((at, process))

@@ -110,20 +110,20 @@ class Producer:
     def _one(self, conn: psycopg.Connection[Any]) -> list[int]:
         """Enqueue one job, perhaps with a delay."""
         job = self._job()
-        answer = Queue(conn).enqueue(**job)
-        return [self._note(conn, job, answer.id, answer.created)]
+        enqueued = Queue(conn).enqueue(**job)
+        return [self._note(conn, job, enqueued.id, enqueued.created)]
 
     def _many(self, conn: psycopg.Connection[Any]) -> list[int]:
         """Enqueue some jobs in one call; they may be twins of each other and of waiting jobs."""
         jobs = [self._job() if self._rng.random() < 0.8 else self._twin_job() for _ in range(self._rng.randint(2, 20))]
-        answers = Queue(conn).enqueue_many(jobs)
-        return [self._note(conn, job, one.id, one.created) for job, one in zip(jobs, answers, strict=True)]
+        enqueued = Queue(conn).enqueue_many(jobs)
+        return [self._note(conn, job, result.id, result.created) for job, result in zip(jobs, enqueued, strict=True)]
 
     def _twin(self, conn: psycopg.Connection[Any]) -> list[int]:
         """Enqueue a job that may have a twin; the transaction may stay open for a while."""
         job = self._twin_job()
-        answer = Queue(conn).enqueue(**job)
-        number = self._note(conn, job, answer.id, answer.created)
+        enqueued = Queue(conn).enqueue(**job)
+        number = self._note(conn, job, enqueued.id, enqueued.created)
         if self._rng.random() < 0.5:
             self._stopped.wait(self._rng.uniform(0, TOPIC_SECONDS))
         return [number]

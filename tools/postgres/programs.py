@@ -107,7 +107,7 @@ class Account:
 
 
 def is_separate(bindir: Path) -> bool:
-    """Tell whether the directory holds only PostgreSQL; one such as /usr/bin must not be copied."""
+    """Tell whether the directory holds only PostgreSQL. A shared directory such as /usr/bin must not be copied."""
     return len(list(bindir.iterdir())) < 100
 
 
