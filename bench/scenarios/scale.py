@@ -1,4 +1,4 @@
-"""The cost of a claim: large tables, future jobs, dead rows, misleading statistics."""
+"""The cost of a claim: large tables, future jobs, dead rows, stale statistics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness import Harness
 NAME = "scale"
 BASE = "pgq, fresh small table"
 SMALL = 10_000
-LIED_ABOUT = 100_000
+STALE_JOBS = 100_000
 NEW_SESSIONS = 20
 BLOCK = 10
 EMPTY = "empty queue"
@@ -27,7 +27,7 @@ def run(harness: Harness) -> None:
     empty(harness)
     backlog(harness)
     future(harness)
-    lying_statistics(harness)
+    stale_statistics(harness)
     dead_rows(harness)
     dead_rows_of_floor(harness)
 
@@ -47,7 +47,7 @@ def comparisons(harness: Harness) -> dict[str, str]:
         "backlog": f"{jobs} ready",
         "future": f"{jobs} future jobs at priority 0",
         "dead": f"{dead_levels(harness)[-1]:,} dead rows",
-        "lying": "lying statistics",
+        "stale": "stale statistics",
     }
 
 
@@ -71,15 +71,15 @@ def future(harness: Harness) -> None:
         against_small(harness, comparisons(harness)["future"], database, calls=90)
 
 
-def lying_statistics(harness: Harness) -> None:
+def stale_statistics(harness: Harness) -> None:
     """Claim while the statistics say that the table is empty."""
     with fresh(by_name("pgq")) as database:
         with connect(database) as conn:
-            conn.execute(DEAD_ROWS, [0, LIED_ABOUT])
+            conn.execute(DEAD_ROWS, [0, STALE_JOBS])
             conn.execute("DELETE FROM pgq_waiting")
             conn.execute("ANALYZE pgq_waiting, pgq_running")
-        enqueue(database, LIED_ABOUT)
-        against_small(harness, comparisons(harness)["lying"], database)
+        enqueue(database, STALE_JOBS)
+        against_small(harness, comparisons(harness)["stale"], database)
 
 
 def dead_rows(harness: Harness) -> None:

@@ -15,7 +15,7 @@ FREEZES = FaultPlan(every=0.7, weights={"freeze": 1}, freeze=(1.2, 2.5))
 
 
 class Build(Protocol):
-    """Return the plan of a run that exposes a broken build."""
+    """A function that returns the plan of a run that exposes a broken build."""
 
     def __call__(self, seed: int) -> Plan: ...
 

@@ -38,8 +38,8 @@ class Plan:
     workers: tuple[tuple[str, ...], ...] = OPTIONS
     work: Work = field(default_factory=Work)
     faults: FaultPlan = field(default_factory=FaultPlan)
-    # For a broken build: patches of its SQL, modules that its workers load, and a text in the verdict's line about the
-    # first job that shows the defect. The run then ends.
+    # For a broken build: patches of its SQL, modules that its workers load, and a text that the verdict contains once a
+    # job shows the defect. The run then ends.
     patches: tuple[tuple[str, str, str], ...] = ()
     modules: tuple[str, ...] = ()
     symptom: str | None = None
@@ -47,7 +47,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Run:
-    """The verdict, and how much the run has put to the test."""
+    """The verdict, and how much there was to judge."""
 
     verdict: Verdict
     counts: Mapping[str, int]
@@ -115,7 +115,7 @@ def drain(conn: psycopg.Connection[tuple[int, ...]], workers: Workers) -> None:
 
 
 class Watch:
-    """Return True once the verdict shows the symptom; look for it at intervals."""
+    """A callable that returns True once the verdict shows the symptom. It looks for it at intervals."""
 
     def __init__(self, dsn: str, injector: Injector, symptom: str) -> None:
         self._conn = psycopg.connect(dsn, autocommit=True, application_name="watch")

@@ -13,9 +13,9 @@ SCRIPT = Path(__file__).parents[2] / "build/pgq.sql"
 # A ledger row is written in the transaction of its enqueue, so it exists if and only if that transaction has committed.
 # A handler writes an effect, with the ledger rows that it has seen. No constraint keeps either of them unique.
 #
-# A foreign end is the end of an attempt, before its lease has ended, by another worker than the one that has claimed
-# it. The application name of a worker's session is "pgq " and the worker's name. A presence session adds a suffix, and
-# may end attempts, too: it reconciles. Sessions that handlers open have other names, and are not checked.
+# A foreign end is the end of an attempt, before its lease has ended, by a worker that has not claimed it. The
+# application name of a worker's session begins with "pgq " and the worker's name; its presence session, which adds a
+# suffix, may end attempts, too: it reconciles. Sessions that handlers open have other names, and are not checked.
 TABLES = """
 CREATE SCHEMA torture;
 CREATE TABLE torture.ledger (

@@ -14,7 +14,7 @@ from torture.workers import Workers
 EXACTLY_ONCE = ["transaction", "batch", "own"]
 
 # A committed enqueue is lost unless a run of its job has seen it and left an effect, or the job has ended as dead or
-# cancelled. For a duplicate this also proves that the run has looked after the duplicate's commit.
+# cancelled. For a duplicate this also proves that the run read the ledger after the duplicate's commit.
 LOST = """
 SELECT format('enqueue %%s of %%s job %%s (%%s, %%s) has no effect', n, kind, job, topic, fate)
 FROM torture.ledger AS l

@@ -20,7 +20,7 @@ Handlers = list[tuple[signal.Signals, Any]]
 
 
 class Terminated(KeyboardInterrupt):
-    """A signal told the program to stop. A KeyboardInterrupt, because to pytest SystemExit is a failed test."""
+    """A signal told the program to stop. A KeyboardInterrupt: pytest reports SystemExit as a failed test."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
