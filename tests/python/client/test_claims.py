@@ -1,4 +1,4 @@
-"""Claims of several workers at a time: no job twice, none before it is committed, none lost in a rollback."""
+"""Concurrent claims: no job is claimed twice or before it is committed, and a rollback loses none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pgq import Queue
 
 def test_two_open_claims_share_no_job(conn: Connection, connect: Connect, queue: Queue) -> None:
     """Two workers claim in open transactions: neither waits, and no job goes to both."""
-    ids = [answer.id for answer in queue.enqueue_many([{"kind": "k", "args": n} for n in range(4)])]
+    ids = [job.id for job in queue.enqueue_many([{"kind": "k", "args": n} for n in range(4)])]
     a, b = connect(), connect()
     b.execute("SET lock_timeout = '2s'")
     with a.transaction(), b.transaction():
@@ -23,11 +23,11 @@ def test_two_open_claims_share_no_job(conn: Connection, connect: Connect, queue:
     assert len({job.token for job in first + second}) == 4
 
 
-def test_eight_workers_drain_the_queue_without_running_a_job_twice(
+def test_eight_workers_drain_a_queue_and_run_no_job_twice(
     conn: Connection, connect: Connect, queue: Queue, pool: ThreadPoolExecutor
 ) -> None:
-    """Of 2,000 jobs each is claimed once, and each claim can complete its jobs."""
-    ids = [answer.id for answer in queue.enqueue_many([{"kind": "k", "args": n} for n in range(2000)])]
+    """Each of 2,000 jobs is claimed once, and the worker that claimed it can complete it."""
+    ids = [job.id for job in queue.enqueue_many([{"kind": "k", "args": n} for n in range(2000)])]
     start = threading.Barrier(8)
 
     def drain(worker: Queue) -> list[int]:
@@ -36,7 +36,7 @@ def test_eight_workers_drain_the_queue_without_running_a_job_twice(
         while batch := worker.claim(max_jobs=7):
             assert worker.complete_many(batch) == {job.id for job in batch}
             mine += [job.id for job in batch]
-            assert len(mine) <= 2000, "jobs come back"
+            assert len(mine) <= 2000, "jobs are claimed again"
         return mine
 
     futures = [pool.submit(drain, Queue(connect())) for _ in range(8)]
@@ -45,18 +45,18 @@ def test_eight_workers_drain_the_queue_without_running_a_job_twice(
     assert jobs(conn) == []
 
 
-def test_a_job_exists_only_once_its_transaction_has_committed(conn: Connection, connect: Connect, queue: Queue) -> None:
-    """Until then nobody sees or claims it."""
+def test_a_job_is_visible_only_after_its_transaction_commits(conn: Connection, connect: Connect, queue: Queue) -> None:
+    """Until then no session sees or claims it."""
     producer = connect()
     with producer.transaction():
-        answer = Queue(producer).enqueue("k")
+        enqueued = Queue(producer).enqueue("k")
         assert queue.claim() == []
         assert jobs(conn) == []
-    assert [job.id for job in queue.claim()] == [answer.id]
+    assert [job.id for job in queue.claim()] == [enqueued.id]
 
 
-def test_a_job_whose_transaction_rolls_back_has_never_existed(conn: Connection, connect: Connect, queue: Queue) -> None:
-    """Not the job itself, and not as the twin of another."""
+def test_a_job_whose_transaction_rolls_back_never_existed(conn: Connection, connect: Connect, queue: Queue) -> None:
+    """It can neither be claimed nor be the twin of a later job."""
     producer = connect()
     with producer.transaction(force_rollback=True):
         Queue(producer).enqueue("k")
@@ -66,31 +66,31 @@ def test_a_job_whose_transaction_rolls_back_has_never_existed(conn: Connection, 
     assert len(queue.claim(max_jobs=10)) == 1
 
 
-def test_a_claim_that_rolls_back_gives_the_job_back_at_once(conn: Connection, connect: Connect, queue: Queue) -> None:
-    """The job is ripe again, and the attempt has not been counted."""
-    answer = queue.enqueue("k")
+def test_a_claim_that_rolls_back_releases_its_job_at_once(conn: Connection, connect: Connect, queue: Queue) -> None:
+    """The job is ripe again, and the attempt does not count."""
+    enqueued = queue.enqueue("k")
     worker = connect()
     with worker.transaction(force_rollback=True):
-        assert [job.id for job in Queue(worker).claim()] == [answer.id]
+        assert [job.id for job in Queue(worker).claim()] == [enqueued.id]
         assert queue.claim() == []
-    assert jobs(conn) == [(answer.id, "waiting", 0)]
-    assert [(job.id, job.attempt) for job in queue.claim()] == [(answer.id, 1)]
+    assert jobs(conn) == [(enqueued.id, "waiting", 0)]
+    assert [(job.id, job.attempt) for job in queue.claim()] == [(enqueued.id, 1)]
 
 
-def test_a_killed_session_gives_back_what_it_claimed_in_an_open_transaction(
+def test_a_killed_session_releases_what_it_claimed_in_an_open_transaction(
     conn: Connection, connect: Connect, queue: Queue
 ) -> None:
-    """Who claims inside the transaction that does the work loses nothing by a crash."""
-    answer = queue.enqueue("k")
+    """A worker that claims in the transaction that does the work loses nothing in a crash."""
+    enqueued = queue.enqueue("k")
     worker = connect()
     worker.autocommit = False
     assert Queue(worker).claim()
     assert one(conn, "SELECT pg_terminate_backend(%s, 5000)", worker.info.backend_pid)
-    assert [(job.id, job.attempt) for job in queue.claim()] == [(answer.id, 1)]
+    assert [(job.id, job.attempt) for job in queue.claim()] == [(enqueued.id, 1)]
 
 
 def usage(conn: Connection) -> dict[str, int]:
-    """Sequential scans of the tables, and entries read from each of the indexes so far."""
+    """Return the sequential scans of the tables and the entries read from each index so far."""
     flush(conn)
     rows = conn.execute(
         "SELECT relname::text, seq_scan FROM pg_stat_user_tables WHERE relname IN ('pgq_waiting', 'pgq_running') "
@@ -101,7 +101,7 @@ def usage(conn: Connection) -> dict[str, int]:
 
 
 def test_the_cost_of_a_claim_does_not_depend_on_the_backlog(conn: Connection, queue: Queue) -> None:
-    """Ten of 10,000 ripe jobs, beside 10,000 that are not ripe, are found without reading the others."""
+    """A claim finds 10 of 10,000 ripe jobs, beside 10,000 that are not ripe, and does not read the others."""
     queue.enqueue_many(
         [{"kind": "k", "args": n} for n in range(10_000)]
         + [{"kind": "later", "args": n, "delay": "1 day", "priority": n % 10} for n in range(10_000)]

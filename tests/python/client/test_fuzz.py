@@ -1,4 +1,4 @@
-"""Every public function takes everything: it does what it says, refuses with a fitting SQLSTATE, and breaks nothing."""
+"""Every public function, called with any arguments, works or refuses with a fitting SQLSTATE, and breaks nothing."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from support.values import OF_TYPE, json_values
 
 from pgq import Job, PayloadError, Queue
 
-# Data exception, integrity constraint, access rule and syntax, program limit, wrong state, and our own.
+# Data exception, integrity constraint, access rule and syntax, program limit, wrong state, and pgq's own.
 FITTING = re.compile("22|23|42|54|55|PGQ")
 
-# Now, and two times that are later than whatever may be asked for before: a hundred years and the jitter.
+# Now, and two times later than any that the calls ask for: a hundred years, and the jitter on top.
 NOW, LATER, LATEST = "1990-01-01Z", "2101-01-01Z", "2212-01-01Z"
 
-# What the arguments are meant for, by name or else by type.
+# Usual values of the arguments, by name or else by type.
 MEANT = {
     "queues": ["{default}", "{a,default,b}", "{a,a,a}"],
     "queue": ["default", "a"],
@@ -46,7 +46,7 @@ MEANT = {
 
 @dataclass(frozen=True)
 class Function:
-    """A public function, as the catalogue has it."""
+    """A public function, as described by the catalogue."""
 
     name: str
     arguments: tuple[tuple[str, str], ...] = field(repr=False)
@@ -55,7 +55,7 @@ class Function:
 
 @dataclass(frozen=True)
 class Live:
-    """Stands for the ids or the tokens of jobs that there are when the call is made."""
+    """A placeholder for ids or tokens of jobs that exist when the call is made."""
 
     places: tuple[int, ...]
 
@@ -65,7 +65,7 @@ Call = tuple[Function, dict[str, Value]]
 
 
 def functions(conn: Connection) -> list[Function]:
-    """The public functions that take arguments."""
+    """Return the public functions that take arguments."""
     rows = conn.execute(
         "SELECT p.proname, p.pronargs - p.pronargdefaults, (p.proargnames)[:p.pronargs], "
         "ARRAY(SELECT format_type(t, NULL) FROM unnest(p.proargtypes) AS t) "
@@ -77,12 +77,12 @@ def functions(conn: Connection) -> list[Function]:
 
 
 def meant(name: str, kind: str) -> st.SearchStrategy[str]:
-    """A value as the argument is meant to have it."""
+    """Draw a usual value of an argument."""
     return st.sampled_from(MEANT.get(name) or MEANT[kind])
 
 
 def jobs_of(enqueue: Function) -> st.SearchStrategy[str]:
-    """Arrays for pgq_enqueue_many: objects whose keys are the arguments of pgq_enqueue, a few values strange."""
+    """Draw arrays for pgq_enqueue_many: objects whose keys are arguments of pgq_enqueue, with a few strange values."""
 
     def item(name: str, kind: str) -> st.SearchStrategy[str]:
         usual = meant(name, kind)
@@ -100,7 +100,7 @@ def jobs_of(enqueue: Function) -> st.SearchStrategy[str]:
 
 @st.composite
 def calls(draw: st.DrawFn, known: list[Function]) -> Call:
-    """A call of any function, with some of its arguments; two of them may be strange."""
+    """Draw a call of any function with some of its arguments, of which up to two are strange."""
     function = draw(st.sampled_from(known))
     optional = function.arguments[function.required :]
     given = function.arguments[: function.required] + tuple(a for a in optional if draw(st.integers(0, 2)) == 0)
@@ -122,28 +122,28 @@ def calls(draw: st.DrawFn, known: list[Function]) -> Call:
 
 
 class Target:
-    """A database with some jobs in each state, and what has become of the calls so far."""
+    """A database with some jobs in each state, and a count of the results of the calls so far."""
 
     def __init__(self, conn: Connection) -> None:
         self.conn = conn
         self.queue = Queue(conn)
-        self.answers: Counter[tuple[str, str]] = Counter()
+        self.results: Counter[tuple[str, str]] = Counter()
         conn.execute("DROP ROLE IF EXISTS pgq_fuzz")
         conn.execute("CREATE ROLE pgq_fuzz")
 
     def attack(self, batch: list[Call]) -> None:
-        """Make these calls, and see that everything can be brought to an end."""
+        """Make these calls, then check that every remaining job can be ended."""
         self.prepare()
         for call in batch:
             self.make(call)
         self.finish()
 
     def travel(self, to: str) -> None:
-        """Let pgq live at a time."""
+        """Set pgq's clock."""
         self.conn.execute("SELECT set_config('pgq.now', %s, false)", [to])
 
     def prepare(self) -> None:
-        """Start again with four running jobs of a worker that is there, three waiting ones, and one that has ended."""
+        """Start again with four running jobs of a present worker, three waiting jobs, and an ended one."""
         clean(self.conn)
         self.travel(NOW)
         self.queue.enqueue_many([{"kind": "k", "args": n, "max_retries": n % 3} for n in range(8)])
@@ -156,7 +156,7 @@ class Target:
         self.live = [(row[0], held.get(row[0], 0)) for row in rows]
 
     def make(self, call: Call) -> None:
-        """Make a call; it succeeds, or fails as it may."""
+        """Make a call, and check that it succeeds or fails with a fitting SQLSTATE."""
         function, given = call
         parameters = {name: self.resolve(name, value) for name, value in given.items()}
         named = sql.SQL(", ").join(
@@ -165,17 +165,17 @@ class Target:
             if name in parameters
         )
         query = sql.SQL("SELECT * FROM {}({})").format(sql.Identifier(function.name), named)
-        answer = "fine"
+        result = "fine"
         try:
             self.conn.execute(query, parameters)
         except psycopg.Error as error:
-            answer = error.sqlstate or "no SQLSTATE"
+            result = error.sqlstate or "no SQLSTATE"
         assert not self.conn.broken, f"{function.name}: the backend is gone"
-        assert answer == "fine" or FITTING.match(answer), f"{function.name}: {answer}"
-        self.answers[function.name, answer] += 1
+        assert result == "fine" or FITTING.match(result), f"{function.name}: {result}"
+        self.results[function.name, result] += 1
 
     def resolve(self, name: str, value: Value) -> Any:
-        """The text of a value, now that it is known which jobs there are."""
+        """Return the text of a value, with placeholders replaced by ids or tokens."""
         if not isinstance(value, Live):
             return value
         column = 1 if name.startswith("token") else 0
@@ -183,7 +183,7 @@ class Target:
         return f"{{{','.join(numbers)}}}" if name.endswith("s") else numbers[0]
 
     def finish(self) -> None:
-        """Whatever is left can be claimed, sooner or later, and brought to an end."""
+        """Check that all remaining jobs can be claimed in time, and ended."""
         self.travel(LATER)
         while batch := self.claim():
             self.queue.complete_many([job for job in batch if job.id % 3])
@@ -197,7 +197,7 @@ class Target:
         assert one(self.conn, "SELECT count(*) FROM pgq_jobs WHERE state IN ('waiting', 'running')") == 0
 
     def claim(self) -> list[Job]:
-        """Everything that is ripe, decoded where Python can."""
+        """Claim all ripe jobs, and decode their arguments where Python can."""
         queues = [row[0] for row in self.conn.execute("SELECT queue FROM pgq_jobs GROUP BY queue").fetchall()]
         jobs = self.queue.claim(queues or ["default"], 10_000, "1 minute", "driver")
         for job in jobs:
@@ -208,8 +208,8 @@ class Target:
         return jobs
 
 
-def test_whatever_it_is_called_with(conn: Connection) -> None:
-    """Each call is fine or refused for a reason; all that is live afterwards can be claimed, decoded and ended."""
+def test_any_call_works_or_is_refused_for_a_reason(conn: Connection) -> None:
+    """After each batch of calls all live jobs can be claimed, decoded and ended."""
     known = functions(conn)
     target = Target(conn)
 
@@ -219,12 +219,12 @@ def test_whatever_it_is_called_with(conn: Connection) -> None:
         target.attack(batch)
 
     hunt(lambda seed: seed(attack)())
-    # A fuzz run that is refused at the door finds nothing.
+    # A run in which every call of a function is refused finds nothing.
     for function in known:
-        assert target.answers[function.name, "fine"], f"no call of {function.name} was fine: {target.answers}"
+        assert target.results[function.name, "fine"], f"no call of {function.name} was fine: {target.results}"
 
 
-def test_every_type_has_strange_values(conn: Connection) -> None:
+def test_every_argument_type_has_strange_values(conn: Connection) -> None:
     """A function with an argument of a new type must not be left out."""
     assert {kind for function in functions(conn) for _, kind in function.arguments} <= set(OF_TYPE)
 
@@ -238,8 +238,8 @@ def test_every_type_has_strange_values(conn: Connection) -> None:
     ],
     ids=["lost backend", "internal error", "unreachable job"],
 )
-def test_what_is_looked_for_would_be_found(conn: Connection, body: str, found: str) -> None:
-    """A function that does what none may do is caught."""
+def test_the_fuzz_test_catches_a_broken_function(conn: Connection, body: str, found: str) -> None:
+    """The function that is added here does what no function may do."""
     conn.execute(f"CREATE FUNCTION pgq_bad() RETURNS void LANGUAGE plpgsql AS $$BEGIN {body}; END$$".encode())
     target = Target(conn)
     with pytest.raises(AssertionError, match=found):

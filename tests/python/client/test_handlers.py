@@ -1,4 +1,4 @@
-"""Handlers: how they are registered, called, and hooked into."""
+"""Handlers: registration, calls, and the hook around each execution."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pgq.worker.loop import Loop
 
 
 def test_arguments_are_bound_by_keyword(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """Where there is a keyword-only job; its connection is one more, if the handler asks for it."""
+    """A handler with a keyword-only job gets args as keywords, and the connection if it asks for one."""
     seen: list[Any] = []
 
     @handlers.handler("plain")
@@ -62,10 +62,10 @@ def test_arguments_are_bound_by_keyword(queue: Queue, loop: Loop, handlers: Hand
     assert jobs(queue.conn) == []
 
 
-def test_arguments_that_do_not_match_are_a_failure_that_names_them(
+def test_a_mismatch_of_arguments_is_a_failure_that_names_them(
     queue: Queue, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Their names, and no value: neither in the log nor with the job."""
+    """Neither the log nor the job's error shows a value."""
     begun: list[str] = []
 
     def send(to: str, subject: str, *, job: Job) -> None:
@@ -97,7 +97,7 @@ def test_arguments_that_do_not_match_are_a_failure_that_names_them(
         assert job["errors"][0]["error"].startswith("pgq.errors.ArgumentsMismatch: the arguments of job ")
         assert text in job["errors"][0]["error"]
         assert "s3cret" not in job["errors"][0]["error"]
-        # It is what the handler raises when it is called like that, and not worth another attempt unless said so.
+        # The same error as the call itself would raise; it is not retried unless retry_on says so.
         assert (job["state"], job["attempt"]) == ("dead" if job["kind"] == "k" else "waiting", 1)
     assert "after ArgumentsMismatch" in caplog.text
     assert "s3cret" not in caplog.text
@@ -134,24 +134,24 @@ def yields(job: Job) -> Any:
         (print, {"cancel_on": (OSError, OSError())}, TypeError, "cancel_on"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_called_or_makes_no_sense_is_not_registered(
+def test_an_unusable_handler_or_option_is_refused_at_registration(
     function: Callable[..., Any], options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    """It is said at once, and not when the first job comes."""
+    """The mistake is found at once, not when the first job comes."""
     handlers = Handlers()
     with pytest.raises(error, match=message):
         handlers.handler("k", **options)(function)
     assert handlers.kinds == []
 
 
-def test_the_decorator_wants_a_kind() -> None:
-    """Without the parentheses it would register nothing and say nothing."""
+def test_the_decorator_needs_a_kind() -> None:
+    """Used without parentheses it would silently register nothing."""
     with pytest.raises(TypeError, match="kind"):
         Handlers().handler(keyword)  # type: ignore[arg-type]
 
 
-def test_what_can_be_called_is_registered(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """Methods, objects, partial functions, and functions that do not describe themselves."""
+def test_any_callable_can_be_a_handler(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """Methods, objects, partial functions, and functions without a signature."""
     seen: list[Any] = []
 
     class Service:
@@ -172,8 +172,8 @@ def test_what_can_be_called_is_registered(queue: Queue, loop: Loop, handlers: Ha
     assert seen[3].kind == "built in"
 
 
-def test_the_hook_is_around_each_execution(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """Once for a job, or for a list of a batch handler's; in the transaction, and for errors, too."""
+def test_the_hook_runs_around_each_execution(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """Once for a job or for the list of a batch handler, inside the transaction, and also around errors."""
     seen: list[Any] = []
 
     @handlers.around
@@ -181,12 +181,12 @@ def test_the_hook_is_around_each_execution(queue: Queue, loop: Loop, handlers: H
         many = isinstance(job, list)
         seen.append(("begin", [one.kind for one in job] if isinstance(job, list) else job.kind))
         try:
-            answer = proceed()
+            returned = proceed()
         except ZeroDivisionError:
             seen.append("error")
             raise
         seen.append("end")
-        return answer if many or answer is None else answer + 1
+        return returned if many or returned is None else returned + 1
 
     handlers.handler("plain")(lambda job: 1)
     handlers.handler("inside", transaction=True)(lambda job, conn: 2)
@@ -210,8 +210,8 @@ def test_the_hook_is_around_each_execution(queue: Queue, loop: Loop, handlers: H
     assert results == [("plain", "2"), ("inside", "3"), ("bad", None)]
 
 
-def test_what_the_hook_raises_is_the_failure_of_the_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """In each mode; and there is one hook."""
+def test_an_exception_of_the_hook_fails_the_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """This holds in each mode; a second hook is refused."""
 
     @handlers.around
     def hook(job: Job | list[Job], proceed: Callable[[], Any]) -> Any:
@@ -226,8 +226,8 @@ def test_what_the_hook_raises_is_the_failure_of_the_job(queue: Queue, loop: Loop
         handlers.around(hook)
 
 
-def test_whoever_has_the_handler_need_not_repeat_its_options(conn: Connection, handlers: Handlers) -> None:
-    """They are defaults for enqueue and enqueue_many, and only where nothing else is said."""
+def test_options_of_a_handler_are_defaults_for_enqueue(conn: Connection, handlers: Handlers) -> None:
+    """Explicit arguments of enqueue and enqueue_many override them."""
     handlers.handler("k", queue="mine", max_retries=3, backoff=timedelta(seconds=7))(lambda job: None)
     queue = Queue(conn, handlers=handlers)
     queue.enqueue("k", 1)
@@ -251,12 +251,12 @@ def test_whoever_has_the_handler_need_not_repeat_its_options(conn: Connection, h
     assert pgq.handlers.default.kinds == []
 
 
-def test_a_handler_extends_and_completes_by_itself(
+def test_a_handler_can_extend_and_complete_its_job_itself(
     dsn: str, queue: Queue, worker: Worker, loop: Loop, handlers: Handlers
 ) -> None:
     """
-    What it completes in a transaction of its own is done with that, result included; when that is rolled back or the
-    handler raises, it is not.
+    A job that the handler completes in a transaction of its own is done at the commit, with its result. After a
+    rollback or an exception it is not.
     """
     conn = queue.conn
     conn.execute("CREATE TABLE effect (what text)")

@@ -1,4 +1,4 @@
-"""A claim does not walk over the jobs of the past, and what it has walked past by mistake is found again."""
+"""Heads: a claim does not scan the entries of ended jobs, and finds again what its head has passed by mistake."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ MANY, FEW = 200, 5
 
 @pytest.fixture(autouse=True)
 def rationed(conn: Connection) -> None:
-    """Nobody makes a second long scan during a test, unless it says so."""
+    """No session makes a second long scan during a test, unless the test says so."""
     ration(conn, "5 minutes")
 
 
 @pytest.fixture
 def past(conn: Connection, connect: Connect, snapshot: None) -> None:
-    """Many jobs are done, and a snapshot keeps the entries of all of them."""
+    """Many jobs are done, and a snapshot keeps all their index entries."""
     queue = Queue(connect())
     queue.enqueue_many({"kind": "past", "args": n} for n in range(PAST))
     while jobs := queue.claim(max_jobs=1000):
         queue.complete_many(jobs)
     conn.execute("DELETE FROM pgq_head")
     read("pgq_waiting_claim", queue.conn)
-    # The end of a lane counts as a tenth of a second ago: let the past be over by then.
+    # The end of a lane counts as a tenth of a second ago: the past must be over by then.
     conn.execute("SELECT pg_sleep(0.15)")
 
 
 def setting(conn: Connection, queue: str = "default") -> str:
-    """The name of the setting in which a session keeps its heads."""
+    """Return the name of the setting in which a session keeps its heads."""
     return str(one(conn, "SELECT _pgq_head_setting(%s)", queue))
 
 
-def test_dead_entries_are_walked_over_once(conn: Connection, queue: Queue, past: None) -> None:
-    """The first claim of a session finds where the live jobs begin, and the others start there."""
+def test_a_session_scans_dead_entries_once(conn: Connection, queue: Queue, past: None) -> None:
+    """Its first claim finds where the live jobs begin, and later claims start there."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(500))
     assert len(queue.claim(max_jobs=10)) == 10
     before = read("pgq_waiting_claim", conn)
@@ -50,8 +50,8 @@ def test_dead_entries_are_walked_over_once(conn: Connection, queue: Queue, past:
     assert read("pgq_waiting_claim", conn) - before < 20 * 250 < PAST * 2
 
 
-def test_a_head_keeps_up_with_what_the_session_claims(conn: Connection, queue: Queue, past: None) -> None:
-    """Each claim walks over a few of the jobs that were claimed before it, however many there were."""
+def test_a_head_keeps_up_with_the_claims_of_its_session(conn: Connection, queue: Queue, past: None) -> None:
+    """However many jobs the session has claimed, its next claim scans few of them."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(4000))
     for _ in range(30):
         queue.claim(max_jobs=100)
@@ -60,15 +60,17 @@ def test_a_head_keeps_up_with_what_the_session_claims(conn: Connection, queue: Q
     assert read("pgq_waiting_claim", conn) - before < 500
 
 
-def test_a_head_keeps_up_with_what_others_claim(conn: Connection, connect: Connect, queue: Queue, past: None) -> None:
-    """Who gets nothing for a while walks over what the others got, but not twice."""
+def test_a_head_keeps_up_with_the_claims_of_others(
+    conn: Connection, connect: Connect, queue: Queue, past: None
+) -> None:
+    """A session that gets nothing for a while scans what the others claimed, but only once."""
     other = Queue(connect())
     queue.claim()
     other.claim()
     other.enqueue_many({"kind": "k", "args": n} for n in range(PAST))
     while other.claim(max_jobs=1000):
         pass
-    # An end that was found is taken for one of a tenth of a second ago.
+    # The end of a lane counts as a tenth of a second ago.
     conn.execute("SELECT pg_sleep(0.15)")
     assert queue.claim() == []
     before = read("pgq_waiting_claim", conn, other.conn)
@@ -76,10 +78,10 @@ def test_a_head_keeps_up_with_what_others_claim(conn: Connection, connect: Conne
     assert read("pgq_waiting_claim", conn, other.conn) - before < 200
 
 
-def test_a_new_session_begins_where_others_have_arrived(
+def test_a_new_session_starts_at_the_heads_that_others_share(
     conn: Connection, connect: Connect, queue: Queue, past: None
 ) -> None:
-    """A client that lives for one claim does not pay for the past, either."""
+    """A client that lives for one claim does not scan the past, either."""
     queue.claim()
     queue.enqueue_many({"kind": "k", "args": n} for n in range(10))
     fresh = Queue(connect())
@@ -92,7 +94,7 @@ Way = Callable[[Connection, Connect, Queue, int], None]
 
 
 def late_commit(conn: Connection, connect: Connect, queue: Queue, jobs: int) -> None:
-    """A job is enqueued before another one, and committed after that was claimed."""
+    """Enqueue a job before another one, and commit it after that one was claimed."""
     late = connect(autocommit=False)
     Queue(late).enqueue("left")
     conn.execute("SELECT pg_sleep(0.15)")
@@ -101,13 +103,13 @@ def late_commit(conn: Connection, connect: Connect, queue: Queue, jobs: int) -> 
 
 
 def back_dated(conn: Connection, connect: Connect, queue: Queue, jobs: int) -> None:
-    """A job is enqueued for a time that has passed."""
+    """Enqueue a job for a time that has passed."""
     move_on(queue, jobs)
     conn.execute("SELECT pgq_enqueue('left', ripe_at => pgq_now() - interval '1 day')")
 
 
 def put_back(conn: Connection, connect: Connect, queue: Queue, jobs: int) -> None:
-    """A claimed job goes back to its old place."""
+    """Put a claimed job back at its old place."""
     queue.enqueue("left")
     (job,) = queue.claim()
     move_on(queue, jobs)
@@ -115,7 +117,7 @@ def put_back(conn: Connection, connect: Connect, queue: Queue, jobs: int) -> Non
 
 
 def skipped(conn: Connection, connect: Connect, queue: Queue, jobs: int) -> None:
-    """A job is locked by somebody who in the end leaves it alone."""
+    """Lock a job in another session, and leave it unchanged."""
     queue.enqueue("left")
     other = connect(autocommit=False)
     other.execute("SELECT FROM pgq_waiting WHERE kind = 'left' FOR UPDATE")
@@ -125,16 +127,16 @@ def skipped(conn: Connection, connect: Connect, queue: Queue, jobs: int) -> None
 
 
 def move_on(queue: Queue, jobs: int) -> None:
-    """Claim several times: with many jobs the head is then to the right of whatever was there before."""
+    """Claim several times; with many jobs the head is then to the right of all that was there before."""
     for _ in range(4):
         queue.enqueue_many({"kind": "k", "args": n, "dedup": False} for n in range(jobs))
         queue.complete_many(queue.claim(max_jobs=jobs))
 
 
-def test_a_job_that_commits_a_little_late_is_still_to_the_right(
+def test_a_job_that_commits_a_little_late_is_still_found(
     conn: Connection, connect: Connect, queue: Queue, past: None
 ) -> None:
-    """A head moves to where it was to move before, and the jobs that were claimed meanwhile stay to its right."""
+    """A head moves to where the previous claim would have put it; later claims stay to its right."""
     queue.claim()
     late = connect(autocommit=False)
     Queue(late).enqueue("late")
@@ -145,10 +147,10 @@ def test_a_job_that_commits_a_little_late_is_still_to_the_right(
     assert [job.kind for job in queue.claim(max_jobs=300)] == ["late"]
 
 
-def test_a_job_that_commits_while_a_session_looks_for_its_head_is_to_the_right(
+def test_a_job_that_commits_while_a_session_looks_for_its_head_is_found(
     connect: Connect, queue: Queue, past: None
 ) -> None:
-    """The end of a lane is taken for a tenth of a second earlier than it is."""
+    """The end of a lane counts as a tenth of a second earlier than it is."""
     late = connect(autocommit=False)
     Queue(late).enqueue("late")
     assert queue.claim() == []
@@ -160,15 +162,15 @@ WAYS = pytest.mark.parametrize("way", [late_commit, back_dated, put_back, skippe
 
 
 @WAYS
-def test_what_a_head_has_passed_is_found_by_the_next_long_scan(
+def test_a_job_that_a_head_has_passed_is_found_by_the_next_long_scan(
     conn: Connection, connect: Connect, queue: Queue, past: None, way: Way
 ) -> None:
-    """Not before: such a scan is made only in its time."""
+    """A long scan is due at set times, and the claims before it do not find the job."""
     queue.claim()
     way(conn, connect, queue, MANY)
     assert queue.claim() == []
     ration(conn, "0")
-    # The five minutes that the session has noted down are over.
+    # The five minutes that the session has noted are over.
     conn.execute(
         "SELECT set_config(%(name)s, '1' || substr(current_setting(%(name)s), 17), false)", {"name": setting(conn)}
     )
@@ -177,10 +179,9 @@ def test_what_a_head_has_passed_is_found_by_the_next_long_scan(
 
 
 @WAYS
-def test_the_next_long_scan_comes_by_itself(
+def test_the_next_long_scan_is_due_on_time(
     conn: Connection, connect: Connect, queue: Queue, past: None, way: Way
 ) -> None:
-    """And not later than it should."""
     ration(conn, "200 milliseconds")
     queue.claim()
     way(conn, connect, queue, MANY)
@@ -188,17 +189,17 @@ def test_the_next_long_scan_comes_by_itself(
 
 
 @WAYS
-def test_in_a_healthy_table_it_is_found_by_the_next_claim(
+def test_in_a_table_without_bloat_the_next_claim_finds_a_passed_job(
     conn: Connection, connect: Connect, queue: Queue, way: Way
 ) -> None:
-    """As long as the walk is short, each claim starts at the left end."""
+    """As long as the scan is short, each claim starts at the left end."""
     queue.claim()
     way(conn, connect, queue, FEW)
     assert [job.kind for job in queue.claim()] == ["left"]
 
 
-def test_a_claim_that_rolls_back_takes_its_head_back(queue: Queue, past: None) -> None:
-    """The jobs that it had claimed are found by the next claim of the session."""
+def test_a_claim_that_rolls_back_restores_its_head(queue: Queue, past: None) -> None:
+    """The next claim of the session finds the jobs that were claimed."""
     queue.claim()
     queue.enqueue_many({"kind": "k", "args": n} for n in range(1000))
     with queue.conn.transaction(force_rollback=True):
@@ -207,8 +208,8 @@ def test_a_claim_that_rolls_back_takes_its_head_back(queue: Queue, past: None) -
     assert sorted(job.args for job in queue.claim(max_jobs=1000)) == list(range(1000))
 
 
-def test_a_long_walk_through_one_lane_hides_nothing_in_another(queue: Queue, past: None) -> None:
-    """Jobs come by priority, whatever the heads are, and those of each queue that is asked for."""
+def test_a_long_scan_of_one_lane_hides_nothing_in_another(queue: Queue, past: None) -> None:
+    """Jobs come by priority, whatever the heads are, from each queue that is asked for."""
     queue.claim(["default", "other"])
     queue.enqueue("k5", priority=5)
     queue.enqueue("k9", priority=9)
@@ -219,8 +220,8 @@ def test_a_long_walk_through_one_lane_hides_nothing_in_another(queue: Queue, pas
     assert [job.kind for job in queue.claim(["other", "default"], 3)] == ["k1", "k9"]
 
 
-def test_a_lane_that_was_not_reached_is_walked_from_its_end(queue: Queue, past: None) -> None:
-    """A batch that is full tells nothing about the lanes after its last job."""
+def test_a_lane_that_was_not_reached_keeps_its_head(queue: Queue, past: None) -> None:
+    """A full batch says nothing about the lanes after its last job."""
     queue.enqueue("low", priority=9)
     queue.conn.execute("SELECT pg_sleep(0.15)")
     queue.enqueue_many({"kind": "k", "args": n} for n in range(600))
@@ -229,10 +230,10 @@ def test_a_lane_that_was_not_reached_is_walked_from_its_end(queue: Queue, past: 
     assert [job.kind for job in queue.claim()] == ["low"]
 
 
-def test_more_late_jobs_than_a_claim_takes_are_all_found(
+def test_late_jobs_are_all_found_even_if_they_exceed_one_claim(
     conn: Connection, connect: Connect, queue: Queue, past: None
 ) -> None:
-    """The long scan that finds the first of them puts the head back to where the others are."""
+    """The long scan that finds the first of them moves the head back to the others."""
     queue.claim()
     late = connect(autocommit=False)
     Queue(late).enqueue_many({"kind": "late", "args": n} for n in range(500))
@@ -246,10 +247,8 @@ def test_more_late_jobs_than_a_claim_takes_are_all_found(
 
 
 @pytest.mark.parametrize("forget", ["RESET ALL", "DISCARD ALL"])
-def test_a_head_does_not_survive_a_reset(
-    conn: Connection, connect: Connect, queue: Queue, past: None, forget: str
-) -> None:
-    """A session that is handed on starts anew."""
+def test_a_reset_discards_the_heads(conn: Connection, connect: Connect, queue: Queue, past: None, forget: str) -> None:
+    """A session that a pooler hands on starts anew."""
     queue.claim()
     back_dated(conn, connect, queue, MANY)
     assert queue.claim() == []
@@ -258,10 +257,8 @@ def test_a_head_does_not_survive_a_reset(
     assert [job.kind for job in queue.claim()] == ["left"]
 
 
-def test_another_installation_has_heads_of_its_own(
-    conn: Connection, connect: Connect, queue: Queue, past: None
-) -> None:
-    """In the same session, and for a queue of the same name."""
+def test_another_installation_has_its_own_heads(conn: Connection, connect: Connect, queue: Queue, past: None) -> None:
+    """In the same session, for a queue of the same name."""
     queue.claim()
     move_on(queue, MANY)
     install(conn, schema="other")
@@ -290,17 +287,17 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("value", GARBAGE)
-def test_garbage_in_the_setting_is_no_head(conn: Connection, queue: Queue, value: str) -> None:
-    """No error, no job that is not found."""
+def test_garbage_in_the_setting_counts_as_no_head(conn: Connection, queue: Queue, value: str) -> None:
+    """It raises no error and hides no job."""
     queue.enqueue("k")
     conn.execute(f"SELECT set_config(%s, {value}, false)".encode(), [setting(conn)])
     assert len(queue.claim()) == 1
 
 
-def test_a_lie_in_the_setting_hurts_the_liar_alone(
+def test_a_forged_head_harms_only_the_session_that_set_it(
     conn: Connection, connect: Connect, queue: Queue, past: None
 ) -> None:
-    """Who sets a head in the far future finds nothing until his next long scan, and tells nobody else."""
+    """A session with a head in the far future finds nothing until its next long scan, and does not share that head."""
     lie = f"SELECT set_config(%s, {NOW} + %s || repeat(' {NINES}', 40), false)".encode()
     queue.enqueue("k", dedup=False)
     conn.execute(lie, [setting(conn), 100_000_000])
@@ -314,8 +311,8 @@ def test_a_lie_in_the_setting_hurts_the_liar_alone(
     assert len(Queue(connect()).claim()) == 1
 
 
-def test_a_server_that_does_not_count_makes_each_walk_long(conn: Connection, queue: Queue, past: None) -> None:
-    """Then nobody knows, and a head is kept for safety's sake."""
+def test_without_statistics_every_scan_counts_as_long(conn: Connection, queue: Queue, past: None) -> None:
+    """With track_counts off the length of a scan is unknown, so a head is kept to be safe."""
     conn.execute("SET track_counts = off")
     queue.enqueue("k")
     assert len(queue.claim()) == 1
@@ -326,8 +323,8 @@ OLD = "INSERT INTO pgq_head SELECT 'default', now() - interval '1 hour', '1 seco
 HERE = "FROM array_fill((extract(epoch FROM now()) * 1000000)::bigint, '{20}') AS h"
 
 
-def test_telling_others_waits_for_nobody(conn: Connection, connect: Connect, queue: Queue, past: None) -> None:
-    """Two sessions know something newer than what is told, the first in a transaction that stays open."""
+def test_sharing_a_head_waits_for_no_session(conn: Connection, connect: Connect, queue: Queue, past: None) -> None:
+    """Two sessions know newer heads than the shared one, and the first one's transaction stays open."""
     conn.execute((OLD + HERE).encode())
     first, second = Queue(connect()), Queue(connect())
     second.conn.execute("SET lock_timeout = '2s'")
@@ -338,15 +335,15 @@ def test_telling_others_waits_for_nobody(conn: Connection, connect: Connect, que
     assert conn.execute(told.encode()).fetchone() == (2, 2)
 
 
-def test_what_was_told_long_ago_is_not_believed(conn: Connection, queue: Queue) -> None:
-    """A new session leaves the scan to others for ten pauses, and then makes it itself."""
+def test_an_old_shared_head_is_ignored(conn: Connection, queue: Queue) -> None:
+    """A new session leaves the long scan to others for ten times its interval, then makes it itself."""
     conn.execute("SELECT pgq_enqueue('left', ripe_at => pgq_now() - interval '1 day')")
     conn.execute((OLD + HERE).encode())
     assert [job.kind for job in queue.claim()] == ["left"]
 
 
-def test_what_others_tell_from_the_future_is_not_believed(conn: Connection, connect: Connect, queue: Queue) -> None:
-    """Somebody told it before the clock of the server was set back."""
+def test_a_shared_head_from_the_future_is_ignored(conn: Connection, connect: Connect, queue: Queue) -> None:
+    """It was shared before the server's clock was set back."""
     conn.execute(
         "INSERT INTO pgq_head SELECT q, now() + interval '1 hour', '5 minutes', h, h "
         "FROM unnest('{default,NULL}'::text[]) AS n CROSS JOIN LATERAL coalesce(n, '') AS q "
@@ -358,18 +355,16 @@ def test_what_others_tell_from_the_future_is_not_believed(conn: Connection, conn
     assert [job.attempt for job in Queue(connect()).claim()] == [2]
 
 
-def test_it_gives_way_to_what_is_found_since(conn: Connection, queue: Queue, past: None) -> None:
-    """And does not stand before it for an hour."""
+def test_a_shared_head_from_the_future_is_replaced(conn: Connection, queue: Queue, past: None) -> None:
+    """It does not stay in the way of the next one for an hour."""
     conn.execute("INSERT INTO pgq_head VALUES ('default', now() + interval '1 hour', '5 minutes', '{}', '{}')")
     queue.claim()
     assert one(conn, "SELECT due < now() + interval '10 minutes' FROM pgq_head WHERE queue = 'default'")
 
 
 @pytest.mark.parametrize("setting", ["array_nulls", "standard_conforming_strings"])
-def test_the_settings_of_a_session_do_not_break_its_heads(
-    conn: Connection, queue: Queue, past: None, setting: str
-) -> None:
-    """Those that change how arrays and strings are read."""
+def test_session_settings_do_not_break_the_heads(conn: Connection, queue: Queue, past: None, setting: str) -> None:
+    """These settings change how arrays and strings are read."""
     conn.execute(f"SET {setting} = off".encode())
     queue.enqueue_many({"kind": "k", "args": n} for n in range(300))
     assert [len(queue.claim(max_jobs=100)) for _ in range(4)] == [100, 100, 100, 0]
@@ -377,8 +372,8 @@ def test_the_settings_of_a_session_do_not_break_its_heads(
     assert queue.claim() == []
 
 
-def test_others_are_told_at_most_once_a_second(conn: Connection, queue: Queue, past: None) -> None:
-    """However many scans are made."""
+def test_heads_are_shared_at_most_once_a_second(conn: Connection, queue: Queue, past: None) -> None:
+    """This holds however many scans are made."""
     ration(conn, "20 milliseconds")
     record(conn, "pgq_head", "INSERT", "clock_timestamp()")
     conn.execute("DO $$BEGIN FOR i IN 1..30 LOOP PERFORM pgq_claim(); PERFORM pg_sleep(0.05); END LOOP; END$$")
@@ -388,8 +383,8 @@ def test_others_are_told_at_most_once_a_second(conn: Connection, queue: Queue, p
     assert one(conn, f"SELECT coalesce(({closest}), '1 hour') > interval '0.9 s'")
 
 
-def test_a_claim_in_a_stricter_isolation_tells_nobody(queue: Queue, past: None) -> None:
-    """It could not remove what was told before without the risk of failing."""
+def test_a_claim_in_a_stricter_isolation_shares_no_head(queue: Queue, past: None) -> None:
+    """Removing the older shared head could fail with a serialization error."""
     queue.conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     with queue.conn.transaction():
         assert queue.claim() == []
@@ -397,7 +392,7 @@ def test_a_claim_in_a_stricter_isolation_tells_nobody(queue: Queue, past: None) 
 
 
 def test_expired_leases_are_looked_for_once_a_second(conn: Connection, queue: Queue) -> None:
-    """With the real ration: neither at each claim nor much later."""
+    """With the real interval: not at each claim, and not much later."""
     ration(conn, "1 second")
     queue.enqueue("k")
     queue.claim()
@@ -406,10 +401,10 @@ def test_expired_leases_are_looked_for_once_a_second(conn: Connection, queue: Qu
     assert [job.attempt for job in eventually(queue.claim, "the lease is settled", 3)] == [2]
 
 
-def test_a_long_search_for_leases_is_made_by_one_session(
+def test_one_session_makes_the_long_scan_for_expired_leases(
     conn: Connection, connect: Connect, queue: Queue, snapshot: None
 ) -> None:
-    """Where the index of the leases is full of the dead, too."""
+    """The index of the leases is full of dead entries."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(PAST))
     jobs = queue.claim(max_jobs=PAST)
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 hour'")
@@ -423,10 +418,10 @@ def test_a_long_search_for_leases_is_made_by_one_session(
     assert read("pgq_running_lease", second.conn, first.conn) - before - walked < 100
 
 
-def test_a_long_search_that_finds_its_fill_is_made_again_at_once(
+def test_a_long_scan_for_leases_that_fills_its_batch_is_repeated_at_once(
     conn: Connection, connect: Connect, queue: Queue, snapshot: None
 ) -> None:
-    """When a host with many workers has died, their jobs are not handed out by fifties with long pauses between."""
+    """Otherwise the jobs of a dead host with many workers would come back by fifties, with long pauses."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(620))
     jobs = queue.claim(max_jobs=620)
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 hour'")

@@ -1,4 +1,4 @@
-"""Leases between sessions: who takes an expired job, and what its first worker can still do."""
+"""Leases between sessions: which session gets an expired job, and what its first worker can still do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgq import LeaseLost, Queue
 
 
 def test_a_worker_that_has_lost_its_lease_changes_nothing(conn: Connection, connect: Connect, queue: Queue) -> None:
-    """Its verbs raise, its writes roll back, and the next worker completes the job."""
+    """Its calls raise, its writes roll back, and the next worker completes the job."""
     conn.execute("CREATE TABLE effect (worker text)")
     queue.enqueue("k")
     a, b = Queue(connect()), Queue(connect())
@@ -40,8 +40,8 @@ def test_a_worker_that_has_lost_its_lease_changes_nothing(conn: Connection, conn
     assert jobs(conn) == []
 
 
-def test_a_held_job_is_not_taken_when_its_lease_has_run_out(conn: Connection, connect: Connect, queue: Queue) -> None:
-    """And who holds it can complete it."""
+def test_a_held_job_is_not_rescued_after_its_lease(conn: Connection, connect: Connect, queue: Queue) -> None:
+    """The session that holds it can complete it."""
     queue.enqueue("k")
     worker = Queue(connect())
     (job,) = worker.claim()
@@ -54,8 +54,8 @@ def test_a_held_job_is_not_taken_when_its_lease_has_run_out(conn: Connection, co
     assert jobs(conn) == []
 
 
-def test_a_job_that_somebody_else_completes_cannot_be_held(conn: Connection, connect: Connect, queue: Queue) -> None:
-    """Who waits for the lock finds out that the job is gone."""
+def test_a_job_that_was_completed_meanwhile_cannot_be_held(conn: Connection, connect: Connect, queue: Queue) -> None:
+    """The call raises LeaseLost."""
     queue.enqueue("k")
     (job,) = queue.claim()
     queue.complete(job)
@@ -63,8 +63,8 @@ def test_a_job_that_somebody_else_completes_cannot_be_held(conn: Connection, con
         Queue(connect()).hold(job)
 
 
-def test_a_token_is_not_given_out_again_after_a_crash(conn: Connection, connect: Connect, queue: Queue) -> None:
-    """A crash may set the sequence back to before claims that did not wait for the disk."""
+def test_a_token_is_not_reused_after_a_crash(conn: Connection, connect: Connect, queue: Queue) -> None:
+    """A crash may reset the sequence to a value before claims that were not yet on disk."""
     queue.enqueue("k", backoff="0 seconds")
     tokens = set()
     for _ in range(3):
@@ -76,7 +76,7 @@ def test_a_token_is_not_given_out_again_after_a_crash(conn: Connection, connect:
 
 
 def test_extending_a_lease_does_not_wait_for_a_hold(conn: Connection, connect: Connect, queue: Queue) -> None:
-    """A heartbeat beside a handler in a transaction answers at once; the lease stays as it is."""
+    """A heartbeat during a transactional handler returns at once; the lease stays as it is."""
     queue.enqueue("k")
     (job,) = queue.claim()
     holder, heart = Queue(connect()), Queue(connect())
@@ -87,22 +87,20 @@ def test_extending_a_lease_does_not_wait_for_a_hold(conn: Connection, connect: C
     assert heart.extend(job, timedelta(hours=1)) > job.lease_until + timedelta(minutes=50)
 
 
-def test_a_lease_that_runs_out_twice_slows_the_job_down(conn: Connection, queue: Queue) -> None:
-    """The first time it is ripe at once, then after the backoff; when the retries are used up it is buried."""
-    answer = queue.enqueue("k", max_retries=1, backoff="1 hour")
+def test_a_job_whose_lease_ends_twice_is_slowed_down(conn: Connection, queue: Queue) -> None:
+    """After the first time it is ripe at once, then after the backoff, and after the last retry it is dead."""
+    enqueued = queue.enqueue("k", max_retries=1, backoff="1 hour")
     (job,) = queue.claim()
     expire(conn)
     (job,) = queue.claim()
     assert job.attempt == 2
     expire(conn)
     assert queue.claim() == []
-    assert jobs(conn) == [(answer.id, "dead", 2)]
+    assert jobs(conn) == [(enqueued.id, "dead", 2)]
 
 
-def test_expired_leases_are_settled_once_when_two_workers_claim_at_a_time(
-    conn: Connection, connect: Connect, queue: Queue
-) -> None:
-    """The second does not wait for the first, and neither counts a job that the other has counted."""
+def test_concurrent_claims_rescue_expired_jobs_once(conn: Connection, connect: Connect, queue: Queue) -> None:
+    """The second claim does not wait for the first, and neither rescues a job that the other has rescued."""
     queue.enqueue_many([{"kind": "k", "args": n} for n in range(60)])
     queue.claim(max_jobs=60)
     expire(conn)
@@ -115,11 +113,11 @@ def test_expired_leases_are_settled_once_when_two_workers_claim_at_a_time(
     assert one(conn, "SELECT count(*) FROM pgq_waiting WHERE jsonb_array_length(errors) = 1 AND attempt = 1") == 60
 
 
-def test_workers_that_race_for_expired_leases_get_each_job_once(
+def test_workers_that_race_for_expired_jobs_get_each_job_once(
     conn: Connection, connect: Connect, queue: Queue, pool: ThreadPoolExecutor
 ) -> None:
-    """Four of them, in earnest: each job has its second attempt with exactly one of them."""
-    ids = [answer.id for answer in queue.enqueue_many([{"kind": "k", "args": n} for n in range(200)])]
+    """Of four real threads exactly one gets the second attempt of each job."""
+    ids = [job.id for job in queue.enqueue_many([{"kind": "k", "args": n} for n in range(200)])]
     queue.claim(max_jobs=200)
     expire(conn)
     start = threading.Barrier(4)
@@ -133,11 +131,11 @@ def test_workers_that_race_for_expired_leases_get_each_job_once(
     assert sorted(claimed) == [(id_, 2) for id_ in ids]
 
 
-def test_an_expired_job_whose_twin_is_not_committed_yet_stands_in_nobodys_way(
+def test_an_expired_job_with_an_uncommitted_twin_does_not_block_claims(
     conn: Connection, connect: Connect, queue: Queue
 ) -> None:
-    """The claim returns soon, with the other expired jobs; after the producer's commit the two merge."""
-    blocked, *others = [answer.id for answer in queue.enqueue_many([{"kind": k} for k in ("k", "l", "m")])]
+    """The claim soon returns the other expired jobs; after the producer's commit the two twins merge."""
+    blocked, *others = [job.id for job in queue.enqueue_many([{"kind": k} for k in ("k", "l", "m")])]
     queue.claim(max_jobs=3)
     expire(conn)
     expire(conn, blocked)
@@ -155,8 +153,8 @@ def test_an_expired_job_whose_twin_is_not_committed_yet_stands_in_nobodys_way(
     assert blocked not in {job[0] for job in jobs(conn)}
 
 
-def test_a_claim_settles_expired_leases_in_order_and_number(conn: Connection, queue: Queue) -> None:
-    """At most fifty at a time: a claim stays short however many workers have died."""
+def test_a_claim_rescues_at_most_fifty_jobs(conn: Connection, queue: Queue) -> None:
+    """A claim stays short however many workers have died."""
     queue.enqueue_many([{"kind": "k", "args": n} for n in range(120)])
     claimed: list[datetime] = [job.lease_until for job in queue.claim(max_jobs=120)]
     assert len(claimed) == 120

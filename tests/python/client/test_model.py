@@ -1,4 +1,4 @@
-"""Random lives of jobs on two connections, step by step beside a model of what pgq promises."""
+"""Random lives of jobs on two connections, compared step by step with a model of what pgq promises."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from support.model import Model, Order
 
 
 class Lives(Machine):
-    """Each verb of pgq, with arguments that make it meet what the others have left."""
+    """Call each function of pgq, with arguments that are likely to meet what earlier calls have left."""
 
     @initialize(many=st.lists(orders, min_size=3, max_size=6))
     def begin(self, many: list[Order]) -> None:
-        """There is something to do."""
+        """Start with some jobs."""
         self.enqueue_many((0, True), many)
 
     @rule(where=wheres, order=orders)
     def enqueue(self, where: Where, order: Order) -> None:
-        """A job is new, or the duplicate of one that waits."""
+        """A job is new, or the duplicate of a waiting one."""
         self.call(
             where,
             "SELECT id, created FROM pgq_enqueue(kind => %s, args => %s::jsonb, queue => %s, delay => %s, "
@@ -58,7 +58,7 @@ class Lives(Machine):
 
     @rule(where=wheres, many=st.lists(orders, max_size=5))
     def enqueue_many(self, where: Where, many: list[Order]) -> None:
-        """As if each had been enqueued in turn, but all or none."""
+        """The result is that of enqueueing each in turn, but all or none."""
         jobs = [
             {
                 "kind": order.kind, "args": order.args, "queue": order.queue, "priority": order.priority,
@@ -79,20 +79,20 @@ class Lives(Machine):
 
     @rule(where=wheres, order=orders, twins=st.lists(st.tuples(policies, st.none() | spans), min_size=2, max_size=4))
     def enqueue_twins(self, where: Where, order: Order, twins: list[tuple[str, timedelta | None]]) -> None:
-        """Twins in one array, each with its own idea of when and how."""
+        """Twins in one array may differ in their time and in on_duplicate."""
         self.enqueue_many(where, [replace(order, on_duplicate=policy, ripe_in=span) for policy, span in twins])
 
     @some("waiting", "running")
     @rule(where=wheres, names=names, max_jobs=st.sampled_from([2, 1, 5, 0]), lease=leases, after=spans)
     def claim(self, where: Where, names: list[str], max_jobs: int, lease: timedelta, after: timedelta) -> None:
-        """After a while the ripe jobs come in their order, each under a token that was never seen."""
+        """The ripe jobs come in order, each under a token never seen before."""
         self.travel(after)
         self.take(where, names, max_jobs, self.lease(lease))
 
     @some("running")
     @rule(claim=claims, on=st.integers(0, 1), span=spans)
     def hold(self, claim: Claim, on: int, span: timedelta) -> None:
-        """What is held is not taken from its holder, whatever its lease, and can be completed."""
+        """A held job stays with its holder even after its lease, and can be completed."""
         conn, (job_id, token) = self.connections[on], self.claimed(claim)
         if (job_id, token) not in {(job.id, job.token) for job in self.model.jobs.values()}:
             with pytest.raises(psycopg.Error, match="is not held"):
@@ -112,7 +112,7 @@ class Lives(Machine):
     @some("running")
     @rule(claim=claims, where=wheres, result=results)
     def complete(self, claim: Claim, where: Where, result: Any) -> None:
-        """Only under its token, and then it is over."""
+        """A job ends under its token, and under no other."""
         given = self.claimed(claim)
         self.call(
             where,
@@ -124,7 +124,7 @@ class Lives(Machine):
     @some("running")
     @rule(several=st.lists(claims, max_size=4), where=wheres)
     def complete_many(self, several: list[Claim], where: Where) -> None:
-        """Those that were held are over, and are answered."""
+        """The jobs that were held have ended, and their ids are returned."""
         given = [self.claimed(claim) for claim in several]
 
         def expect(model: Model, _: Rows) -> list[Any]:
@@ -149,7 +149,7 @@ class Lives(Machine):
     def fail(
         self, claim: Claim, where: Where, error: str | None, retry_in: timedelta | None, retry: bool | None
     ) -> None:
-        """Again after the backoff, or dead, or one with its twin."""
+        """The job is retried after its backoff, is dead, or merges with its twin."""
         given = self.claimed(claim)
         self.call(
             where,
@@ -161,7 +161,7 @@ class Lives(Machine):
     @some("running")
     @rule(claim=claims, where=wheres, reason=texts)
     def discard(self, claim: Claim, where: Where, reason: str | None) -> None:
-        """Cancelled by its worker."""
+        """The worker of a job cancels it."""
         given = self.claimed(claim)
         self.call(
             where,
@@ -173,7 +173,7 @@ class Lives(Machine):
     @some("running")
     @rule(claim=claims, where=wheres, span=spans)
     def extend(self, claim: Claim, where: Where, span: timedelta) -> None:
-        """Longer, never shorter."""
+        """A lease gets longer, never shorter."""
         given, lease = self.claimed(claim), self.lease(span)
         self.call(
             where,
@@ -185,7 +185,7 @@ class Lives(Machine):
     @some("running")
     @rule(claim=claims, where=wheres, span=spans, absolute=st.booleans())
     def snooze(self, claim: Claim, where: Where, span: timedelta, absolute: bool) -> None:
-        """Later, and the attempt does not count."""
+        """The job waits until later, and the attempt does not count."""
         given, until = self.claimed(claim), self.model.now + span
         self.call(
             where,
@@ -197,7 +197,7 @@ class Lives(Machine):
     @some("running")
     @rule(claim=claims, where=wheres)
     def release(self, claim: Claim, where: Where) -> None:
-        """Back at its old place, and the attempt does not count."""
+        """The job is back at its old place, and the attempt does not count."""
         given = self.claimed(claim)
 
         def expect(model: Model, _: Rows) -> list[Any]:
@@ -209,21 +209,21 @@ class Lives(Machine):
     @some("waiting", "running")
     @rule(pick=picks, where=wheres)
     def cancel(self, pick: int, where: Where) -> None:
-        """Waiting or running, it is cancelled."""
+        """A waiting or running job is cancelled."""
         job_id = self.job(pick, "waiting", "running")
         self.call(where, "SELECT pgq_cancel(%s)", [job_id], lambda model, _: model.cancel(job_id))
 
     @some("dead", "cancelled", "done")
     @rule(pick=picks, state=st.sampled_from(["dead", "cancelled", "done"]), where=wheres)
     def retry(self, pick: int, state: str, where: Where) -> None:
-        """Dead or cancelled, it comes back."""
+        """A dead or cancelled job waits again."""
         job_id = self.job(pick, state)
         self.call(where, "SELECT pgq_retry(%s)", [job_id], lambda model, _: [(model.retry(job_id),)])
 
     @some("dead", "cancelled", "done")
     @rule(where=wheres, span=spans, outcome=st.sampled_from([None, "dead", "done"]), queue=st.none() | queues)
     def purge(self, where: Where, span: timedelta, outcome: str | None, queue: str | None) -> None:
-        """What ended long ago is gone."""
+        """Jobs that ended long ago are deleted."""
         self.call(
             where,
             "SELECT pgq_purge(%s, %s, %s)",
@@ -234,7 +234,7 @@ class Lives(Machine):
 
 @pytest.fixture
 def lives(conn: Connection, connect: Connect) -> type[Lives]:
-    """The machine, on two connections to this database."""
+    """Return the machine, on two connections to this database."""
 
     class Here(Lives):
         connections = (conn, connect())
@@ -242,6 +242,6 @@ def lives(conn: Connection, connect: Connect) -> type[Lives]:
     return Here
 
 
-def test_jobs_live_as_promised(lives: type[Lives]) -> None:
-    """Whatever is called in whatever order, each answer and each table is what the model says."""
+def test_jobs_live_as_the_model_promises(lives: type[Lives]) -> None:
+    """After every step of a random sequence, each result and each table is what the model says."""
     hunt(lambda seed: run_state_machine_as_test(seed(lives), settings=bounds(100, 60)))

@@ -1,4 +1,4 @@
-"""The hot path reads what it needs and no more, whatever the statistics say."""
+"""Calls read the rows they need and no more, whatever the statistics say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BACKLOG = 20_000
 
 
 def effort(conn: Connection) -> int:
-    """How many rows were read in scans of whole tables, and entries in all indexes, so far."""
+    """Return the rows read in sequential scans plus the entries read from all indexes, so far."""
     flush(conn)
     row = conn.execute(
         "SELECT sum(seq_tup_read)::bigint + ("
@@ -23,7 +23,7 @@ def effort(conn: Connection) -> int:
     return int(row[0])
 
 
-# What has befallen the tables before they were filled, and what the planner has been told about them.
+# What has happened to the tables before they are filled, and what the planner knows of them.
 HISTORIES = {
     "just created": "",
     "analyzed when empty": "ANALYZE",
@@ -35,7 +35,7 @@ HISTORIES = {
 @pytest.mark.parametrize("plan_cache_mode", ["auto", "force_generic_plan", "force_custom_plan"])
 @pytest.mark.parametrize("history", [*HISTORIES, "one row each", "analyzed when full"])
 def test_no_statistics_flip_a_plan(queue: Queue, history: str, plan_cache_mode: str) -> None:
-    """Jobs are found one by one among thousands, not by reading them all."""
+    """Jobs are looked up one by one among thousands, not by scans of all of them."""
     conn = queue.conn
     conn.execute(f"SET plan_cache_mode = {plan_cache_mode}".encode())
     for table in ("pgq_waiting", "pgq_running"):
@@ -61,7 +61,7 @@ def test_no_statistics_flip_a_plan(queue: Queue, history: str, plan_cache_mode: 
     effort(conn)
     before = effort(conn)
     for n in range(20):
-        # So many that the head moves every other time.
+        # Enough jobs for the head to move every other time.
         queue.complete_many(queue.claim(max_jobs=60))
         queue.complete(running[n])
         queue.fail(running[100 + n])
@@ -73,13 +73,13 @@ def test_no_statistics_flip_a_plan(queue: Queue, history: str, plan_cache_mode: 
     queue.enqueue_many({"kind": "job", "args": n, "on_duplicate": "replace"} for n in range(BACKLOG - 100, BACKLOG))
     queue.enqueue_many({"kind": "new", "args": n} for n in range(100))
     eventually(lambda: effort(conn) > before, "the statistics arrive")
-    # Some 800 look-ups, each of an entry or two, and twenty walks to the head. A scan of all that waits is 14,000, one
-    # of all that runs 5,000, and would be made twenty times.
+    # About 800 look-ups of an entry or two each, and twenty scans to the head. A scan of all waiting jobs is 14,000
+    # entries, one of all running jobs 5,000, and either would be made twenty times.
     assert effort(conn) - before < 8000
 
 
-def test_a_plan_that_was_made_for_an_empty_table_serves_a_full_one(queue: Queue) -> None:
-    """A session that has called each verb often enough for a generic plan keeps looking jobs up one by one."""
+def test_a_plan_made_for_an_empty_table_serves_a_full_one(queue: Queue) -> None:
+    """After enough calls for a generic plan, a session still looks jobs up one by one."""
     conn = queue.conn
     queue.enqueue("first")
     (job,) = queue.claim()

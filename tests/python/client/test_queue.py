@@ -34,14 +34,14 @@ from pgq.views import Views
     ids=repr,
 )
 def test_arguments_come_out_as_they_went_in(queue: Queue, args: Any) -> None:
-    """Through enqueue as well as enqueue_many."""
+    """This holds for enqueue and enqueue_many."""
     queue.enqueue("one", args)
     queue.enqueue_many([{"kind": "many", "args": args}])
     assert [(job.kind, job.args) for job in queue.claim(max_jobs=2)] == [("one", args), ("many", args)]
 
 
 def test_every_argument_of_enqueue_reaches_the_job(queue: Queue) -> None:
-    """And enqueue_many takes the same ones, times and intervals included."""
+    """enqueue_many takes the same arguments, with times and intervals."""
     at = datetime(2040, 1, 31, 12, tzinfo=UTC)
     given: dict[str, Any] = {
         "queue": "q", "ripe_at": at, "priority": 3, "max_retries": 7, "backoff": timedelta(seconds=90),
@@ -49,27 +49,27 @@ def test_every_argument_of_enqueue_reaches_the_job(queue: Queue) -> None:
     }  # fmt: skip
     first = queue.enqueue("one", [1], **given)
     (second,) = queue.enqueue_many([{"kind": "many", "args": [1], **given}])
-    for answer in (first, second):
-        job = Views(queue.conn).job(answer.id)
+    for enqueued in (first, second):
+        job = Views(queue.conn).job(enqueued.id)
         assert {name: job[name] for name in given if not name.startswith("backoff")} == {
             name: value for name, value in given.items() if not name.startswith("backoff")
         }
         assert (job["args"], job["backoff"]) == ("[1]", "00:01:30")
-        assert one(queue.conn, "SELECT backoff_cap = '2 days' FROM pgq_waiting WHERE id = %s", answer.id)
+        assert one(queue.conn, "SELECT backoff_cap = '2 days' FROM pgq_waiting WHERE id = %s", enqueued.id)
 
 
 def test_a_delay_counts_from_now(queue: Queue) -> None:
-    """As a timedelta and as text, alone and in bulk."""
+    """As a timedelta and as text, with enqueue and enqueue_many."""
     a = queue.enqueue("a", delay=timedelta(days=1))
     b, c = queue.enqueue_many([{"kind": "b", "delay": timedelta(days=1)}, {"kind": "c", "delay": "1 day"}])
     day = "SELECT ripe_at - enqueued_at = interval '1 day' FROM pgq_waiting WHERE id = %s"
-    assert all(one(queue.conn, day, answer.id) for answer in (a, b, c))
+    assert all(one(queue.conn, day, enqueued.id) for enqueued in (a, b, c))
     assert queue.claim() == []
 
 
 @pytest.mark.parametrize("args", [math.nan, {"a": math.inf}, {1, 2}, datetime(2030, 1, 1, tzinfo=UTC)], ids=repr)
-def test_what_json_cannot_say_is_refused_before_the_server_sees_it(queue: Queue, args: Any) -> None:
-    """With a ValueError or TypeError, not with something that only looks like JSON."""
+def test_arguments_that_are_no_json_are_refused_by_the_client(queue: Queue, args: Any) -> None:
+    """A ValueError or TypeError is raised, and nothing that only resembles JSON is sent."""
     with pytest.raises((ValueError, TypeError)):
         queue.enqueue("k", args)
     with pytest.raises((ValueError, TypeError)):
@@ -78,7 +78,7 @@ def test_what_json_cannot_say_is_refused_before_the_server_sees_it(queue: Queue,
 
 
 def test_a_time_without_a_zone_is_refused(queue: Queue) -> None:
-    """It would mean another moment on each server."""
+    """It would mean a different moment on each server."""
     naive = datetime(2030, 1, 1)
     with pytest.raises(ValueError, match="time zone"):
         queue.enqueue("k", ripe_at=naive)
@@ -91,8 +91,8 @@ def test_a_time_without_a_zone_is_refused(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("style", ["SQL, DMY", "Postgres", "German"])
-def test_how_the_server_writes_times_does_not_matter(queue: Queue, style: str) -> None:
-    """A claim, and what people look at, come out under any DateStyle and IntervalStyle."""
+def test_the_date_style_of_the_server_does_not_matter(queue: Queue, style: str) -> None:
+    """A claim and the views return the same under any DateStyle and IntervalStyle."""
     queue.enqueue_many([{"kind": "k", "args": n} for n in range(2)])
     queue.conn.execute(
         "SELECT set_config('DateStyle', %s, false), set_config('IntervalStyle', 'iso_8601', false)", [style]
@@ -104,7 +104,7 @@ def test_how_the_server_writes_times_does_not_matter(queue: Queue, style: str) -
 
 
 def can_decode(payload: str) -> bool:
-    """Whether this Python can."""
+    """Return whether this Python can decode the payload."""
     try:
         json.loads(payload)
     except (ValueError, RecursionError):
@@ -112,7 +112,7 @@ def can_decode(payload: str) -> bool:
     return True
 
 
-# PostgreSQL holds some 15,000 levels; what Python decodes grows from version to version, to 10,000 in 3.13.
+# PostgreSQL takes some 15,000 levels; the limit of Python grows from version to version, to 10,000 in 3.13.
 DEEP = "[" * 12_000 + "]" * 12_000
 
 
@@ -125,8 +125,8 @@ DEEP = "[" * 12_000 + "]" * 12_000
         ),
     ],
 )
-def test_a_payload_that_python_cannot_decode_costs_nobody_else(queue: Queue, payload: str) -> None:
-    """It is claimed with its neighbours, and only the access to its own arguments raises."""
+def test_a_payload_that_python_cannot_decode_affects_no_other_job(queue: Queue, payload: str) -> None:
+    """It is claimed with its neighbours, and only reading its own args raises."""
     queue.enqueue("before")
     queue.conn.execute("SELECT pgq_enqueue('bad', %s::jsonb)", [payload])
     queue.enqueue("after")
@@ -138,16 +138,16 @@ def test_a_payload_that_python_cannot_decode_costs_nobody_else(queue: Queue, pay
     assert queue.fail(bad, "cannot be decoded").outcome == "retry"
 
 
-def test_a_job_does_not_show_its_payload(queue: Queue) -> None:
-    """Not in its repr, which is what ends up in logs and tracebacks."""
+def test_the_repr_of_a_job_hides_its_payload(queue: Queue) -> None:
+    """The repr ends up in logs and tracebacks."""
     queue.enqueue("k", "secret")
     (job,) = queue.claim()
     assert job.args == "secret"
     assert "secret" not in repr(job)
 
 
-def test_each_policy_for_duplicates_does_what_it_says(queue: Queue) -> None:
-    """keep, replace, soonest and error, each on a job that is already waiting."""
+def test_each_duplicate_policy_does_what_it_says(queue: Queue) -> None:
+    """keep, replace, soonest and error, each with a waiting twin."""
     conn, soon, late = queue.conn, datetime(2040, 1, 1, tzinfo=UTC), datetime(2041, 1, 1, tzinfo=UTC)
     first = queue.enqueue("k", 1, dedup_key="x", ripe_at=late, priority=7)
 
@@ -166,8 +166,8 @@ def test_each_policy_for_duplicates_does_what_it_says(queue: Queue) -> None:
     assert queue.enqueue("k", 5, dedup=False).created
 
 
-def test_nothing_commits_but_the_caller(conn: Connection, queue: Queue) -> None:
-    """A rollback takes every call back."""
+def test_no_call_commits(conn: Connection, queue: Queue) -> None:
+    """A rollback by the caller undoes every call."""
     queue.enqueue("waits", queue="w", max_retries=0)
     for kind in "abcdefg":
         queue.enqueue(kind)
@@ -190,21 +190,21 @@ def test_nothing_commits_but_the_caller(conn: Connection, queue: Queue) -> None:
 
 
 def test_results_are_kept_and_purged(queue: Queue) -> None:
-    """A job that was completed with a result can be read until pgq_purge."""
-    answer = queue.enqueue("k")
+    """The result of a completed job can be read until pgq_purge."""
+    enqueued = queue.enqueue("k")
     (job,) = queue.claim()
     queue.complete(job, {"answer": 42})
-    shown = Views(queue.conn).job(answer.id)
+    shown = Views(queue.conn).job(enqueued.id)
     assert (shown["state"], shown["result"]) == ("done", '{"answer": 42}')
     assert queue.purge(timedelta(days=1)) == 0
     assert queue.purge(timedelta(0), outcome="dead") == 0
     assert queue.purge(timedelta(0), outcome="done") == 1
     with pytest.raises(pgq.JobNotFound):
-        Views(queue.conn).job(answer.id)
+        Views(queue.conn).job(enqueued.id)
 
 
 def test_a_result_of_false_or_zero_is_a_result(queue: Queue) -> None:
-    """Only None is none."""
+    """Only None is no result."""
     values: list[Any] = [False, 0, "", []]
     for value in values:
         queue.enqueue("k")
@@ -213,14 +213,14 @@ def test_a_result_of_false_or_zero_is_a_result(queue: Queue) -> None:
     assert [job["state"] for job in Views(queue.conn).jobs()] == ["done"] * 4
 
 
-def test_each_refusal_is_an_exception_of_its_own(queue: Queue) -> None:
-    """Told apart by SQLSTATE; what is wrong with an argument stays psycopg's."""
+def test_each_refusal_has_its_own_exception(queue: Queue) -> None:
+    """They differ by SQLSTATE; an invalid argument raises psycopg's error."""
     for verb in (queue.cancel, queue.retry, Views(queue.conn).job):
         with pytest.raises(pgq.JobNotFound):
             verb(404)
-    answer = queue.enqueue("k")
+    enqueued = queue.enqueue("k")
     with pytest.raises(pgq.WrongState) as state:
-        queue.retry(answer.id)
+        queue.retry(enqueued.id)
     assert (state.value.sqlstate, bool(state.value.hint)) == ("PGQ03", True)
     (job,) = queue.claim()
     queue.complete(job)
@@ -234,8 +234,8 @@ def test_each_refusal_is_an_exception_of_its_own(queue: Queue) -> None:
         queue.enqueue("k", "x" * 2_000_000)
 
 
-def test_a_database_without_pgq_says_so(conn: Connection) -> None:
-    """NotInstalled, with what to do about it, from functions and views alike."""
+def test_a_database_without_pgq_raises_not_installed(conn: Connection) -> None:
+    """Functions and views raise it with a hint."""
     with pytest.raises(pgq.NotInstalled) as caught:
         Queue(conn, schema="pg_catalog").enqueue("k")
     assert caught.value.hint
@@ -245,8 +245,8 @@ def test_a_database_without_pgq_says_so(conn: Connection) -> None:
             call()
 
 
-def test_two_installations_in_one_database_do_not_see_each_other(conn: Connection, queue: Queue) -> None:
-    """In schemas of any name, used side by side in one session."""
+def test_two_installations_in_one_database_are_separate(conn: Connection, queue: Queue) -> None:
+    """They are in schemas of any name, and used side by side in one session."""
     install(conn, schema="my Jobs")
     conn.execute("RESET search_path")
     other = Queue(conn, schema="my Jobs")
@@ -264,7 +264,7 @@ def test_two_installations_in_one_database_do_not_see_each_other(conn: Connectio
 
 
 def test_the_views_filter_and_count(queue: Queue) -> None:
-    """The newest jobs come first, and each filter leaves out what does not match."""
+    """The newest jobs come first, and each filter leaves out the jobs that do not match."""
     ids = [queue.enqueue(kind, queue=name).id for kind, name in (("a", "q"), ("b", "q"), ("a", "r"))]
     (running,) = queue.claim(["r"], worker="me")
     views = Views(queue.conn)
@@ -276,8 +276,8 @@ def test_the_views_filter_and_count(queue: Queue) -> None:
     assert counts == [("q", "a", 1, 1, 0), ("q", "b", 1, 1, 0), ("r", "a", 0, 0, 1)]
 
 
-def test_a_day_has_24_hours_however_it_is_enqueued(conn: Connection, queue: Queue) -> None:
-    """Also in the night in which the clocks of the session's time zone change."""
+def test_a_delay_of_a_day_is_24_hours(conn: Connection, queue: Queue) -> None:
+    """This holds for enqueue and enqueue_many, in the night in which the session's time zone changes its clock."""
     conn.execute("SET timezone = 'Europe/Berlin'")
     conn.execute("SET pgq.now = '2030-03-30 12:00+01'")
     queue.enqueue("one", delay=timedelta(days=1))
@@ -286,18 +286,17 @@ def test_a_day_has_24_hours_however_it_is_enqueued(conn: Connection, queue: Queu
     assert delays == [(86400,), (86400,)]
 
 
-def test_a_schema_that_does_not_exist_says_so(conn: Connection) -> None:
-    """As a database without pgq does."""
+def test_a_missing_schema_raises_not_installed(conn: Connection) -> None:
     with pytest.raises(pgq.NotInstalled):
         Queue(conn, schema="nowhere").enqueue("k")
 
 
 @pytest.mark.parametrize("factory", [psycopg.ClientCursor, psycopg.RawCursor])
-def test_the_cursors_of_the_connection_are_the_callers_business(conn: Connection, factory: Any) -> None:
-    """As are its rows: the queue has its own."""
+def test_a_queue_works_with_any_cursor_and_row_factory(conn: Connection, factory: Any) -> None:
+    """The queue uses cursors of its own, whatever the connection's factories are."""
     conn.cursor_factory, conn.row_factory = factory, psycopg.rows.dict_row  # type: ignore[assignment]
     queue = Queue(conn)
-    answer = queue.enqueue("k", {"to": "ann"}, delay="0")
+    enqueued = queue.enqueue("k", {"to": "ann"}, delay="0")
     (job,) = queue.claim()
     queue.complete(job)
-    assert (job.id, job.args, answer.created) == (answer.id, {"to": "ann"}, True)
+    assert (job.id, job.args, enqueued.created) == (enqueued.id, {"to": "ann"}, True)

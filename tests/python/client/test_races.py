@@ -1,4 +1,4 @@
-"""What two sessions at once may not do to each other."""
+"""Races between two sessions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pgq
 from pgq import Queue
 
 
-def test_duplicates_in_bulk_keep_their_twins_from_starting(connect: Connect, queue: Queue) -> None:
-    """The same holds for the duplicates within enqueue_many."""
+def test_a_duplicate_in_bulk_keeps_its_twin_from_starting(connect: Connect, queue: Queue) -> None:
+    """No claim takes the twin while the transaction of the duplicate is open."""
     first = queue.enqueue("job")
     producer = connect(autocommit=False)
-    answers = Queue(producer).enqueue_many([{"kind": "job"}, {"kind": "other"}])
-    assert answers[0] == pgq.Enqueued(first.id, created=False)
+    results = Queue(producer).enqueue_many([{"kind": "job"}, {"kind": "other"}])
+    assert results[0] == pgq.Enqueued(first.id, created=False)
     assert queue.claim() == []
     producer.rollback()
     assert [job.id for job in queue.claim()] == [first.id]
@@ -24,7 +24,7 @@ def test_duplicates_in_bulk_keep_their_twins_from_starting(connect: Connect, que
 
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
 def test_a_duplicate_in_bulk_whose_twin_is_being_claimed(connect: Connect, queue: Queue, ending: str) -> None:
-    """If the claim commits, the duplicate is a new job; if it rolls back, it is a duplicate. No event is lost."""
+    """After a commit of the claim the job is new, after a rollback it is a duplicate. No event is lost."""
     first = queue.enqueue("job")
     worker, producer = connect(autocommit=False), connect()
     Queue(worker).claim()
@@ -36,13 +36,13 @@ def test_a_duplicate_in_bulk_whose_twin_is_being_claimed(connect: Connect, queue
     assert (second.id == first.id) == (ending == "rollback")
 
 
-def test_a_cancelled_job_that_is_held_waits_for_its_handler(connect: Connect, queue: Queue) -> None:
-    """The operator's cancel comes too late when the handler's transaction commits first, and says so."""
-    answer = queue.enqueue("job")
+def test_a_cancel_of_a_held_job_waits_for_its_handler(connect: Connect, queue: Queue) -> None:
+    """When the handler's transaction commits first, the operator's cancel raises JobNotFound."""
+    enqueued = queue.enqueue("job")
     (job,) = queue.claim()
     worker, operator = connect(autocommit=False), connect()
     Queue(worker).hold(job)
-    thread = Thread(Queue(operator).cancel, answer.id)
+    thread = Thread(Queue(operator).cancel, enqueued.id)
     eventually(lambda: waits_for_lock(queue.conn, operator), "the cancel waits")
     Queue(worker).complete(job)
     worker.commit()
@@ -51,8 +51,10 @@ def test_a_cancelled_job_that_is_held_waits_for_its_handler(connect: Connect, qu
 
 
 @pytest.mark.parametrize("level", [psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE])
-def test_stricter_isolation_fails_cleanly(connect: Connect, queue: Queue, level: psycopg.IsolationLevel) -> None:
-    """A claim with an old snapshot raises a serialization failure rather than hand out what is taken."""
+def test_an_enqueue_with_an_old_snapshot_raises_a_serialization_failure(
+    connect: Connect, queue: Queue, level: psycopg.IsolationLevel
+) -> None:
+    """In stricter isolation levels the caller must retry when jobs have moved since its snapshot."""
     queue.enqueue("job")
     strict = connect(autocommit=False)
     strict.isolation_level = level

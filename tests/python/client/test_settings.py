@@ -21,7 +21,7 @@ from pgq import Handlers, Queue, Worker
 from pgq.cli import main
 from pgq.views import Views
 
-# What those take that are neither switches nor numbers.
+# Values for settings that are neither switches nor numbers.
 STRANGE = {
     "DateStyle": ["SQL, DMY", "Postgres, YMD", "German"],
     "TimeZone": ["Australia/Lord_Howe", "<+167>-167", "Etc/GMT+12", "Asia/Kathmandu"],
@@ -39,19 +39,19 @@ STRANGE = {
     "search_path": ["", "pg_temp", "nowhere", '"$user", pg_catalog, public', "information_schema, pg_temp"],
     "statement_timeout": ["1"],
 }
-# A caller who forbids himself to write, to wait, or to look at views has his way.
+# A caller that forbids itself to write, to wait, or to read views gets an error.
 MAY_REFUSE = {
     "default_transaction_read_only = on": "25006",
     "statement_timeout = 1": "57014",
     "restrict_nonsystem_relation_kind = view, foreign-table": "55000",
 }
-# Ends the session at the first error, which is the caller's wish, too, but would end the test.
+# Ends the session at the first error, as the caller wants, but would end the test, too.
 LEFT_ALONE = {"exit_on_error"}
 
 
 @pytest.fixture
 def clerk(conn: Connection, dsn: str) -> Iterator[Connection]:
-    """A session of a role that may do everything but give rights."""
+    """A session of a role with all privileges but those to grant."""
     conn.execute("DROP ROLE IF EXISTS clerk")
     conn.execute("CREATE ROLE clerk LOGIN")
     for what in ("producer", "worker", "admin"):
@@ -63,7 +63,7 @@ def clerk(conn: Connection, dsn: str) -> Iterator[Connection]:
 
 
 def outcome(conn: Connection) -> list[Any] | str:
-    """What comes out of all calls, or the SQLSTATE of what was refused."""
+    """Return the results of all calls, or the SQLSTATE of the first refusal."""
     try:
         return life(conn, "public")
     except psycopg.Error as error:
@@ -71,7 +71,7 @@ def outcome(conn: Connection) -> list[Any] | str:
 
 
 def values(conn: Connection) -> Iterator[tuple[str, str]]:
-    """The settings that everybody may change, each with its extremes."""
+    """Yield the settings that any role may change, each with its extremes."""
     for name, kind, least, most, words in conn.execute(
         "SELECT name, vartype, min_val, max_val, enumvals FROM pg_settings WHERE context = 'user' ORDER BY name"
     ).fetchall():
@@ -81,7 +81,7 @@ def values(conn: Connection) -> Iterator[tuple[str, str]]:
 
 
 def reset(conn: Connection) -> bool:
-    """Take back all settings, unless statement_timeout strikes."""
+    """Reset all settings; return False if statement_timeout cancels that."""
     try:
         conn.execute("RESET ALL")
     except psycopg.errors.QueryCanceled:
@@ -90,8 +90,8 @@ def reset(conn: Connection) -> bool:
     return True
 
 
-def test_each_setting_at_its_extremes(conn: Connection, clerk: Connection) -> None:
-    """Each call answers as it does without the setting."""
+def test_each_setting_at_its_extremes_changes_no_result(conn: Connection, clerk: Connection) -> None:
+    """Each call returns what it returns without the setting."""
     begin = b"SET pgq.now = '2030-01-01 12:00Z'; SET pgq.jitter = '0'"
     clerk.execute(begin)
     usual = outcome(clerk)
@@ -104,26 +104,26 @@ def test_each_setting_at_its_extremes(conn: Connection, clerk: Connection) -> No
             continue
         conn.execute("DELETE FROM pgq_waiting; DELETE FROM pgq_running; DELETE FROM pgq_ended")
         tried += 1
-        answers = outcome(clerk)
-        if answers != usual:
-            differing = [answer for answer in answers if answer not in usual]
-            refused[f"{name} = {value}"] = answers if isinstance(answers, str) else differing
+        results = outcome(clerk)
+        if results != usual:
+            differing = [result for result in results if result not in usual]
+            refused[f"{name} = {value}"] = results if isinstance(results, str) else differing
         eventually(lambda: reset(clerk))
         clerk.execute(begin)
     assert tried > 200
     assert refused == {setting: MAY_REFUSE.get(setting) for setting in refused}
 
 
-def test_the_life_has_every_function(conn: Connection) -> None:
-    """A new one must be tried with all these settings, too; pgq_grant and pgq_revoke are for the owner alone."""
+def test_the_setting_tests_call_every_function(conn: Connection) -> None:
+    """A new function must be tried with all these settings, too; only the owner calls pgq_grant and pgq_revoke."""
     rows = conn.execute(
         "SELECT proname FROM pg_proc WHERE pronamespace = current_schema()::regnamespace AND proname ~ '^pgq_'"
     )
     assert {row[0] for row in rows} - set(re.findall(r"pgq_\w+", LIFE)) == {"pgq_grant", "pgq_revoke"}
 
 
-def test_the_settings_that_pgq_reads(conn: Connection) -> None:
-    """These and no others; what comes from anybody's session must be expected to lie."""
+def test_pgq_reads_these_settings_and_no_others(conn: Connection) -> None:
+    """Any session can set them, so their values cannot be trusted."""
     rows = conn.execute(
         "SELECT DISTINCT m[1] FROM pg_proc AS p CROSS JOIN LATERAL "
         r"regexp_matches(pg_get_functiondef(p.oid), 'current_setting\(([^,)]+(\([^)]*\))?)', 'g') AS m "
@@ -158,14 +158,14 @@ ODD = {
 
 @pytest.fixture
 def odd(conn: Connection, clerk: Connection, dsn: str) -> str:
-    """The way to the database for a role with all of these at once."""
+    """Return a connection string for a role with all of these settings."""
     for name, value in ODD.items():
         conn.execute(sql.SQL("ALTER ROLE clerk SET {} = {}").format(sql.Identifier(name), value))
     return make_conninfo(dsn, user="clerk")
 
 
 def test_a_worker_whose_role_has_odd_settings(queue: Queue, odd: str, handlers: Handlers) -> None:
-    """It does its jobs, those with characters that the encoding of the role has not among them."""
+    """It does its jobs, including those with characters that the encoding of the role lacks."""
     done: list[Any] = []
     handlers.handler("k")(lambda job: done.append(job.args["text"]))
     handlers.handler("pay", transaction=True)(lambda job, conn: done.append(job.args["text"]))
@@ -182,7 +182,7 @@ def test_a_worker_whose_role_has_odd_settings(queue: Queue, odd: str, handlers: 
 
 
 def test_a_client_whose_role_has_odd_settings(conn: Connection, odd: str) -> None:
-    """The driver and the command line read and write all the same."""
+    """The driver and the command line read and write as usual."""
     with psycopg.connect(odd, autocommit=True) as session:
         queue = Queue(session)
         queue.enqueue("k", {"text": "\xe4\\"}, delay="-0 s")
@@ -200,8 +200,8 @@ def test_a_client_whose_role_has_odd_settings(conn: Connection, odd: str) -> Non
         assert result.exit_code == 0, result.output
 
 
-def test_what_another_session_knows_is_no_lie(conn: Connection, connect: Connect) -> None:
-    """Heads that are copied from one session to another hide nothing that the other would find."""
+def test_heads_copied_from_another_session_hide_no_job(conn: Connection, connect: Connect) -> None:
+    """What one session knows is true for the other."""
     other, names = connect(), [one(conn, "SELECT _pgq_head_setting(%s)", queue) for queue in ("default", "")]
     Queue(conn).enqueue("k")
     Queue(conn).claim()
@@ -211,8 +211,8 @@ def test_what_another_session_knows_is_no_lie(conn: Connection, connect: Connect
     assert len(Queue(other).claim()) == 1
 
 
-def test_who_denies_that_leases_run_out_does_not_keep_others_from_it(conn: Connection, connect: Connect) -> None:
-    """A session can put off its own search for them, for ten minutes, and nobody else's."""
+def test_a_session_that_puts_off_maintenance_does_not_affect_others(conn: Connection, connect: Connect) -> None:
+    """It can put off its own search for expired leases, for ten minutes at most."""
     liar, queue = connect(), Queue(connect())
     queue.enqueue("k", backoff="0")
     queue.claim()
@@ -227,8 +227,8 @@ def test_who_denies_that_leases_run_out_does_not_keep_others_from_it(conn: Conne
 
 
 @pytest.mark.parametrize("value", ["", "garbage", "0" * 1_000_000, "-1", "NaN", "\u20ac'\\"])
-def test_garbage_for_jitter_and_heads(conn: Connection, value: str) -> None:
-    """What is no value is none, however long it is."""
+def test_garbage_for_jitter_and_heads_is_ignored(conn: Connection, value: str) -> None:
+    """An invalid value counts as none, however long it is."""
     queue = Queue(conn)
     queue.enqueue("k", backoff="100 s")
     for name in ("'pgq.jitter'", "_pgq_head_setting('')", "_pgq_head_setting('default')"):

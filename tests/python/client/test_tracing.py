@@ -1,4 +1,4 @@
-"""Traces: what a worker does for a job belongs to the trace in which the job was enqueued."""
+"""Tracing: the span of a job belongs to the trace in which the job was enqueued."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONTEXTS = "SELECT context FROM pgq_waiting ORDER BY id"
 
 @pytest.fixture
 def exported(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
-    """Tracing is set up for one test; the real way to do that is once and for all."""
+    """Set tracing up for one test; applications do it once and for all."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -33,26 +33,26 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
 
 
 def spans(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
-    """Those that have ended, by name."""
+    """Return the spans that have ended, by name."""
     return {span.name: span for span in exporter.get_finished_spans()}
 
 
 def identity(span: Any) -> tuple[int, int]:
-    """Trace and span."""
+    """Return the ids of the trace and the span."""
     context = span.get_span_context()
     return context.trace_id, context.span_id
 
 
 def parent_of(span: ReadableSpan) -> tuple[int, int]:
-    """Trace and span of the parent."""
+    """Return the ids of the parent's trace and span."""
     assert span.parent is not None
     return span.parent.trace_id, span.parent.span_id
 
 
-def test_a_trace_goes_on_in_the_worker(
+def test_a_trace_continues_in_the_worker(
     queue: Queue, loop: Loop, handlers: Handlers, exported: InMemorySpanExporter
 ) -> None:
-    """From enqueue and enqueue_many; what a handler enqueues goes on in its turn, and errors are told."""
+    """With enqueue and enqueue_many, also for jobs that a handler enqueues; errors are recorded."""
     tracer = trace.get_tracer("test")
     inside: list[tuple[int, int]] = []
 
@@ -86,7 +86,7 @@ def test_a_trace_goes_on_in_the_worker(
 def test_a_batch_is_linked_to_the_traces_of_its_jobs(
     queue: Queue, loop: Loop, handlers: Handlers, exported: InMemorySpanExporter
 ) -> None:
-    """It can be a child of none of them."""
+    """With several traces it can be a child of none."""
     handlers.handler("k", batch=10)(lambda jobs: None)
     requests = []
     for n in range(3):
@@ -99,8 +99,8 @@ def test_a_batch_is_linked_to_the_traces_of_its_jobs(
     assert [(link.context.trace_id, link.context.span_id) for link in span.links] == requests
 
 
-def test_two_jobs_that_differ_in_their_trace_only_are_twins(queue: Queue, exported: InMemorySpanExporter) -> None:
-    """The context is no part of the signature, and what is given goes before what is found."""
+def test_jobs_that_differ_only_in_their_trace_are_twins(queue: Queue, exported: InMemorySpanExporter) -> None:
+    """The context is no part of the signature, and an explicit context overrides the current one."""
     for _ in range(2):
         with trace.get_tracer("test").start_as_current_span("request"):
             queue.enqueue("k")
@@ -111,16 +111,16 @@ def test_two_jobs_that_differ_in_their_trace_only_are_twins(queue: Queue, export
 
 
 def test_without_a_trace_there_is_no_context(queue: Queue, exported: InMemorySpanExporter) -> None:
-    """Tracing is set up, but nothing is being traced."""
+    """Tracing is set up, but no span is current."""
     queue.enqueue("k")
     queue.enqueue_many([{"kind": "other"}])
     assert queue.conn.execute(CONTEXTS).fetchall() == [(None,), (None,)]
 
 
-def test_where_no_tracing_is_set_up_nothing_is_stored_nor_looked_at(
+def test_without_tracing_set_up_no_context_is_stored(
     queue: Queue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Although the API is installed, and a span of nobody's is current."""
+    """Although the API is installed and a span is current, pgq does not read it."""
     called: list[Any] = []
     monkeypatch.setattr("pgq.tracing.current", called.append)
     monkeypatch.setattr("pgq.tracing.span", called.append)
@@ -134,10 +134,10 @@ def test_where_no_tracing_is_set_up_nothing_is_stored_nor_looked_at(
 
 
 @pytest.mark.parametrize("context", ['{"traceparent": 7}', '{"traceparent": "rubbish"}', '{"a": {"b": []}}'])
-def test_a_context_that_is_none_is_no_reason_not_to_run(
+def test_an_invalid_context_does_not_stop_the_job(
     queue: Queue, loop: Loop, handlers: Handlers, exported: InMemorySpanExporter, context: str
 ) -> None:
-    """The job begins a trace of its own."""
+    """The job begins a new trace."""
     handlers.handler("k")(lambda job: None)
     one(queue.conn, "SELECT id FROM pgq_enqueue('k', context => %s::jsonb)", context)
     drain(loop)
@@ -145,8 +145,8 @@ def test_a_context_that_is_none_is_no_reason_not_to_run(
     assert jobs(queue.conn) == []
 
 
-def test_pgq_needs_no_opentelemetry() -> None:
-    """Nor does it import it where it is not installed."""
+def test_pgq_works_without_opentelemetry() -> None:
+    """It does not import the package where that is not installed."""
     code = (
         "import sys; sys.modules['opentelemetry'] = None\n"
         "import pgq, pgq.tracing; assert not pgq.tracing.AVAILABLE and not pgq.tracing.is_on()"

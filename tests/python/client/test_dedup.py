@@ -1,4 +1,4 @@
-"""Jobs with the same signature in several sessions: who waits for whom, and which job comes out."""
+"""Deduplication: jobs with the same signature in several sessions."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ BOTH = pytest.mark.parametrize(
 
 
 @BOTH
-def test_a_duplicate_keeps_its_twin_from_starting_until_it_commits(
+def test_a_twin_cannot_be_claimed_until_its_duplicate_commits(
     conn: Connection, connect: Connect, queue: Queue, enqueue: Enqueue
 ) -> None:
-    """So the twin sees the writes of the duplicate's transaction. The claim does not wait for it."""
+    """So the twin sees the writes of the duplicate's transaction. The claim does not wait."""
     first = queue.enqueue("k")
     other = queue.enqueue("other")
     producer = connect()
@@ -36,20 +36,20 @@ def test_a_duplicate_keeps_its_twin_from_starting_until_it_commits(
 
 
 @BOTH
-def test_a_duplicate_of_a_running_job_is_new_and_waits_for_no_handler(
+def test_a_duplicate_of_a_running_job_is_new_and_does_not_wait(
     conn: Connection, connect: Connect, queue: Queue, enqueue: Enqueue
 ) -> None:
-    """Even while the handler holds its job in an open transaction."""
+    """This holds even while the handler holds its job in an open transaction."""
     running = queue.enqueue("k")
     (job,) = queue.claim()
     worker, producer = connect(), connect()
     producer.execute("SET lock_timeout = '2s'")
     with worker.transaction():
         Queue(worker).hold(job)
-        answer = enqueue(Queue(producer))
-    assert answer.created
-    assert answer.id != running.id
-    assert jobs(conn) == [(running.id, "running", 1), (answer.id, "waiting", 0)]
+        enqueued = enqueue(Queue(producer))
+    assert enqueued.created
+    assert enqueued.id != running.id
+    assert jobs(conn) == [(running.id, "running", 1), (enqueued.id, "waiting", 0)]
 
 
 @BOTH
@@ -57,16 +57,16 @@ def test_a_duplicate_of_a_running_job_is_new_and_waits_for_no_handler(
 def test_an_enqueue_waits_for_the_open_transaction_of_its_twin(
     conn: Connection, connect: Connect, pool: ThreadPoolExecutor, enqueue: Enqueue, commits: bool
 ) -> None:
-    """It answers the twin's id after a commit, and makes a job of its own after a rollback."""
+    """After a commit it returns the twin's id, and after a rollback it creates a job."""
     a, b = connect(), connect()
     with a.transaction(force_rollback=not commits):
         first = Queue(a).enqueue("k")
         second = pool.submit(enqueue, Queue(b))
         eventually(lambda: waits_for_lock(conn, b))
-    answer = second.result(10)
-    assert answer.created is not commits
-    assert (answer.id == first.id) is commits
-    assert jobs(conn) == [(answer.id, "waiting", 0)]
+    enqueued = second.result(10)
+    assert enqueued.created is not commits
+    assert (enqueued.id == first.id) is commits
+    assert jobs(conn) == [(enqueued.id, "waiting", 0)]
 
 
 @BOTH
@@ -74,40 +74,40 @@ def test_an_enqueue_waits_for_the_open_transaction_of_its_twin(
 def test_an_enqueue_whose_twin_is_being_claimed_waits_for_the_claim(
     conn: Connection, connect: Connect, queue: Queue, pool: ThreadPoolExecutor, enqueue: Enqueue, commits: bool
 ) -> None:
-    """The job is new when the claim commits, and a duplicate when it rolls back."""
+    """The job is new if the claim commits, and a duplicate if it rolls back."""
     old = queue.enqueue("k")
     a, b = connect(), connect()
     with a.transaction(force_rollback=not commits):
         assert Queue(a).claim()
         future = pool.submit(enqueue, Queue(b))
         eventually(lambda: waits_for_lock(conn, b))
-    answer = future.result(10)
-    assert answer.created is commits
-    assert (answer.id != old.id) is commits
+    enqueued = future.result(10)
+    assert enqueued.created is commits
+    assert (enqueued.id != old.id) is commits
 
 
 @BOTH
-def test_an_enqueue_whose_twin_is_claimed_between_its_statements_is_new(
+def test_an_enqueue_whose_twin_is_claimed_before_it_locks_it_is_new(
     conn: Connection, connect: Connect, queue: Queue, pool: ThreadPoolExecutor, enqueue: Enqueue
 ) -> None:
-    """Its insert has met the twin, but by the time it wants to lock the twin a worker has taken it."""
+    """Its insert has met the twin, but a worker claims the twin before the enqueue locks it."""
     old = queue.enqueue("k")
     a, b = connect(), connect()
     with a.transaction():
-        # A lock lets the insert pass and stops what follows.
+        # A row lock lets the insert pass and stops what follows.
         a.execute("SELECT FROM pgq_waiting FOR UPDATE")
         future = pool.submit(enqueue, Queue(b))
         eventually(lambda: waits_for_lock(conn, b))
         assert Queue(a).claim()
-    answer = future.result(10)
-    assert answer.created
-    assert jobs(conn) == [(old.id, "running", 1), (answer.id, "waiting", 0)]
+    enqueued = future.result(10)
+    assert enqueued.created
+    assert jobs(conn) == [(old.id, "running", 1), (enqueued.id, "waiting", 0)]
 
 
-def test_a_job_that_is_replaced_while_it_is_claimed_comes_out_with_the_new_arguments(
+def test_a_claim_beside_a_replace_returns_the_new_arguments(
     conn: Connection, connect: Connect, pool: ThreadPoolExecutor
 ) -> None:
-    """Or not in that claim, but it is never lost, and never handed out with arguments that were replaced before."""
+    """A claim may miss the job, but a later one returns it; never with arguments that were replaced before."""
     keys, rounds = 10, 150
     producer, worker = Queue(connect()), Queue(connect())
     committed, over = 0, threading.Event()
@@ -140,10 +140,10 @@ def test_a_job_that_is_replaced_while_it_is_claimed_comes_out_with_the_new_argum
     assert jobs(conn) == []
 
 
-def test_a_failure_and_an_enqueue_of_its_twin_merge_whoever_comes_first(
+def test_a_failure_and_an_enqueue_of_its_twin_merge_in_any_order(
     conn: Connection, connect: Connect, pool: ThreadPoolExecutor
 ) -> None:
-    """Neither ever meets a unique violation, and at most one job waits."""
+    """Neither ever raises a unique violation, and at most one job waits."""
     producer, worker = Queue(connect()), Queue(connect())
     over = threading.Event()
 
@@ -168,10 +168,10 @@ def test_a_failure_and_an_enqueue_of_its_twin_merge_whoever_comes_first(
 
 @pytest.mark.parametrize("policy", ["keep", "replace", "soonest"])
 @pytest.mark.parametrize("waiting", [False, True], ids=["all new", "half waiting"])
-def test_bulk_enqueues_that_overlap_never_deadlock(
+def test_overlapping_bulk_enqueues_never_deadlock(
     connect: Connect, queue: Queue, pool: ThreadPoolExecutor, policy: str, waiting: bool
 ) -> None:
-    """Not even with the same jobs in opposite orders: the order of the locks is that of the signatures."""
+    """Even for the same jobs in opposite orders: rows are locked in the order of their signatures."""
     producers = [Queue(connect()), Queue(connect())]
     start = threading.Barrier(2)
 
@@ -185,17 +185,17 @@ def test_bulk_enqueues_that_overlap_never_deadlock(
             if waiting:
                 queue.enqueue_many({**job, "on_duplicate": "keep", "delay": "1 h"} for job in batch[::2])
             start.wait(10)
-            created += sum(answer.created for answer in producer.enqueue_many(batch[::step]))
+            created += sum(job.created for job in producer.enqueue_many(batch[::step]))
         return created
 
     futures = [pool.submit(enqueue, producer, step) for producer, step in zip(producers, (1, -1), strict=True)]
     assert sum(future.result(60) for future in futures) == 15 * (50 if waiting else 100)
 
 
-def test_bulk_enqueues_in_different_orders_do_not_deadlock(
+def test_bulk_enqueues_of_equal_jsonb_with_different_text_do_not_deadlock(
     connect: Connect, queue: Queue, pool: ThreadPoolExecutor
 ) -> None:
-    """Not even where the arguments are equal for jsonb, and no twins, because their text differs."""
+    """Such arguments are equal for jsonb, but no twins, because their text differs."""
     third, first, second = connect(autocommit=False), connect(), connect()
     call = "SELECT count(*) FROM pgq_enqueue_many((SELECT jsonb_agg(jsonb_build_object('kind', 'k', 'args', a)) {}))"
     values = "FROM unnest(%s::jsonb[]) AS a"

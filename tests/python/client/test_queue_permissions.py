@@ -1,4 +1,4 @@
-"""What two applications in one database notice of each other while both are at work: nothing, not even a wait."""
+"""A role that may use one queue notices nothing of the others: no job, no twin, not even a wait for a lock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgq import Job, JobNotFound, LeaseLost, Queue
 
 @pytest.fixture
 def stranger(conn: Connection, dsn: str) -> Iterator[Queue]:
-    """The queue as a role sees it that may do everything, but in the queue "mine" only; and it waits for nobody."""
+    """The queue for a role that has all privileges in queue "mine" only, and that waits for no lock."""
     conn.execute("DROP ROLE IF EXISTS stranger")
     conn.execute("CREATE ROLE stranger LOGIN")
     for what in ("producer", "worker", "admin", "reader"):
@@ -25,7 +25,7 @@ def stranger(conn: Connection, dsn: str) -> Iterator[Queue]:
 
 
 def held(conn: Connection, connect: Connect) -> Job:
-    """A running job in the queue "theirs" that is locked by its worker's transaction."""
+    """Return a running job in the queue "theirs" that its worker's transaction holds."""
     Queue(conn).enqueue("k", queue="theirs")
     worker = Queue(connect(autocommit=False))
     (job,) = worker.claim(["theirs"])
@@ -34,8 +34,8 @@ def held(conn: Connection, connect: Connect) -> Job:
     return job
 
 
-def test_the_stranger_logs_in_and_works(stranger: Queue) -> None:
-    """In his queue, from the enqueue to the end."""
+def test_a_role_works_in_its_own_queue(stranger: Queue) -> None:
+    """From the enqueue to the purge."""
     assert stranger.enqueue("k", queue="mine").created
     (job,) = stranger.claim(["mine"])
     stranger.complete(job, "done")
@@ -45,7 +45,7 @@ def test_the_stranger_logs_in_and_works(stranger: Queue) -> None:
 
 @pytest.mark.parametrize("on_duplicate", ["keep", "replace", "soonest", "error"])
 def test_an_enqueue_is_refused_before_it_meets_a_twin(stranger: Queue, connect: Connect, on_duplicate: str) -> None:
-    """Neither the twin nor the transaction that is about to insert it can be noticed."""
+    """The role notices neither the twin nor the transaction that is about to insert it."""
     producer = Queue(connect(autocommit=False))
     producer.enqueue("k", queue="theirs")
     twin = {"kind": "k", "queue": "theirs", "on_duplicate": on_duplicate}
@@ -57,8 +57,8 @@ def test_an_enqueue_is_refused_before_it_meets_a_twin(stranger: Queue, connect: 
     assert one(producer.conn, "SELECT count(*) FROM pgq_jobs") == 1
 
 
-def test_a_job_of_theirs_is_not_waited_for(stranger: Queue, conn: Connection, connect: Connect) -> None:
-    """By its id, even with its token, it cannot be told from one that is not there, although it is locked."""
+def test_a_call_does_not_wait_for_a_job_in_another_queue(stranger: Queue, conn: Connection, connect: Connect) -> None:
+    """Although the job is locked, even its id and token do not tell it from a job that does not exist."""
     job = held(conn, connect)
     with pytest.raises(JobNotFound):
         stranger.cancel(job.id)
@@ -70,16 +70,16 @@ def test_a_job_of_theirs_is_not_waited_for(stranger: Queue, conn: Connection, co
     assert stranger.complete_many([job]) == set()
 
 
-def test_an_administrator_waits_for_a_job_of_his_own(stranger: Queue, conn: Connection, connect: Connect) -> None:
-    """Otherwise the test above would prove nothing."""
+def test_a_call_waits_for_a_job_in_an_allowed_queue(stranger: Queue, conn: Connection, connect: Connect) -> None:
+    """Without this the previous test would prove nothing."""
     conn.execute("SELECT pgq_grant('stranger', 'admin', '{theirs}')")
     job = held(conn, connect)
     with pytest.raises(psycopg.errors.LockNotAvailable):
         stranger.cancel(job.id)
 
 
-def test_a_claim_settles_the_leases_of_all(stranger: Queue, conn: Connection) -> None:
-    """A job of theirs whose worker hangs comes back, whoever claims; he is told nothing of it."""
+def test_a_claim_rescues_the_jobs_of_all_queues(stranger: Queue, conn: Connection) -> None:
+    """A job in another queue whose worker hangs waits again, but the claim does not return it."""
     Queue(conn).enqueue("k", queue="theirs")
     (job,) = Queue(conn).claim(["theirs"])
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 second'")

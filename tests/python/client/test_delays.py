@@ -1,4 +1,4 @@
-"""Time travel: freezegun's clock and the database's are one, so delays are tested without waiting for them."""
+"""Delays, backoff and leases, under a clock that freezegun and the database share."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
 
 def hours(n: float) -> timedelta:
-    """So many hours."""
+    """Return this number of hours."""
     return timedelta(hours=n)
 
 
 def test_a_delayed_job_is_never_early(queue: Queue, clock: Clock) -> None:
-    """Of two jobs due in four and eight hours none is ripe now or in two, the first in five, the second in twenty."""
+    """Of two jobs due in 4 and 8 hours, none is ripe now or in 2, the first in 5, the second in 20."""
     queue.enqueue("first", delay=hours(4))
     queue.enqueue("second", ripe_at=datetime.now(UTC) + hours(8))
     seen = {}
@@ -29,8 +29,7 @@ def test_a_delayed_job_is_never_early(queue: Queue, clock: Clock) -> None:
     assert seen == {0: [], 2: [], 5: ["first"], 20: ["second"]}
 
 
-def test_a_job_is_ripe_at_its_very_moment(queue: Queue, clock: Clock) -> None:
-    """And not a microsecond before."""
+def test_a_job_is_ripe_at_its_very_microsecond(queue: Queue, clock: Clock) -> None:
     queue.enqueue("k", ripe_at=NOON + hours(1))
     clock.move_to(NOON + hours(1) - timedelta(microseconds=1))
     assert queue.claim() == []
@@ -39,14 +38,14 @@ def test_a_job_is_ripe_at_its_very_moment(queue: Queue, clock: Clock) -> None:
 
 
 def test_both_clocks_move_together(conn: Connection, clock: Clock) -> None:
-    """Python and the database agree about the time, and about how much has passed."""
+    """Python and the database agree about the time, and about how much of it has passed."""
     assert one(conn, "SELECT pgq_now()") == datetime.now(UTC) == NOON
     clock.tick(hours(1.5))
     assert one(conn, "SELECT pgq_now()") == datetime.now(UTC) == NOON + hours(1.5)
 
 
-def test_the_delay_doubles_with_each_failure_up_to_the_cap(conn: Connection, queue: Queue, clock: Clock) -> None:
-    """After the last retry the job is dead, and nothing is claimed before its time on the way."""
+def test_the_backoff_doubles_with_each_failure_up_to_the_cap(conn: Connection, queue: Queue, clock: Clock) -> None:
+    """No attempt is early, and after the last retry the job is dead."""
     conn.execute("SET pgq.jitter = '0'")
     queue.enqueue("k", max_retries=4, backoff="1 minute", backoff_cap="5 minutes")
     delays = []
@@ -64,7 +63,7 @@ def test_the_delay_doubles_with_each_failure_up_to_the_cap(conn: Connection, que
 
 
 def test_the_jitter_spreads_retries_by_a_tenth(queue: Queue, clock: Clock) -> None:
-    """Jobs that fail together do not come back together, nor far from their time."""
+    """Jobs that fail together are retried at different times, all near their backoff."""
     queue.enqueue_many({"kind": "k", "args": n, "backoff": "100 minutes", "backoff_cap": "1 day"} for n in range(50))
     ripe = [queue.fail(job).ripe_at for job in queue.claim(max_jobs=50)]
     delays = [(at - datetime.now(UTC)) / timedelta(minutes=1) for at in ripe if at]
@@ -73,7 +72,7 @@ def test_the_jitter_spreads_retries_by_a_tenth(queue: Queue, clock: Clock) -> No
 
 
 def test_a_lease_ends_by_the_clock_of_the_database(queue: Queue, clock: Clock) -> None:
-    """Then, and not before, the job goes to the next worker; an extension puts the end off."""
+    """Not before then does the job go to the next worker; an extension moves the end."""
     queue.enqueue("k")
     (job,) = queue.claim(lease=timedelta(minutes=10))
     assert job.lease_until == NOON + timedelta(minutes=10)
@@ -85,8 +84,7 @@ def test_a_lease_ends_by_the_clock_of_the_database(queue: Queue, clock: Clock) -
     assert [again.attempt for again in queue.claim()] == [2]
 
 
-def test_a_snoozed_job_comes_back_with_its_attempt_not_counted(queue: Queue, clock: Clock) -> None:
-    """At the time that was given."""
+def test_a_snoozed_job_is_ripe_on_time_and_its_attempt_does_not_count(queue: Queue, clock: Clock) -> None:
     queue.enqueue("k")
     (job,) = queue.claim()
     assert queue.snooze(job, NOON + hours(3)) == "snoozed"
@@ -96,8 +94,8 @@ def test_a_snoozed_job_comes_back_with_its_attempt_not_counted(queue: Queue, clo
     assert [again.attempt for again in queue.claim()] == [1]
 
 
-def test_real_time_is_back_afterwards(conn: Connection, connect: Connect) -> None:
-    """In this process, and in every session that travelled; others never leave."""
+def test_time_travel_ends_with_its_block(conn: Connection, connect: Connect) -> None:
+    """Afterwards this process and each session that travelled are back in real time; other sessions never left it."""
     other, bystander = connect(), connect()
     with time_travel(conn, other, to="2001-01-01"):
         for traveller in (conn, other):
@@ -109,7 +107,7 @@ def test_real_time_is_back_afterwards(conn: Connection, connect: Connect) -> Non
 
 
 def test_a_database_without_the_test_kit_does_not_travel(conn: Connection) -> None:
-    """The clock that pgq ships reads no setting: who may claim cannot make jobs ripe."""
+    """The clock that pgq ships reads no setting, so a role that may claim cannot make jobs ripe."""
     conn.execute(
         "CREATE OR REPLACE FUNCTION pgq_now() RETURNS timestamptz LANGUAGE sql VOLATILE RETURN clock_timestamp()"
     )
