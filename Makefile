@@ -89,7 +89,7 @@ test-python: $(VENV)/ready all
 	@$(PYTEST) tests/python
 
 fuzz: $(VENV)/ready all
-	@FUZZ_SECONDS=$(or $(SECONDS),120) FUZZ_SEED=$(SEED) $(PYTEST) -s tests/python/test_fuzz.py tests/python/test_model.py
+	@FUZZ_SECONDS=$(or $(SECONDS),120) FUZZ_SEED=$(SEED) $(PYTEST) -s tests/python/client/test_fuzz.py tests/python/client/test_model.py
 
 test-matrix: $(VENV)/ready all
 	@$(BIN)/python tools/matrix.py --servers $(VERSIONS) --pythons $(PYTHONS)

@@ -34,7 +34,7 @@ MEANT = {
     "outcome": ["dead", "cancelled", "done"],
     "name": ["w"],
     "role": ["pgq_fuzz"],
-    "what": ["producer", "worker", "admin", "reader"],
+    "privilege": ["producer", "worker", "admin", "reader"],
     "text": ["k", "mail"],
     "integer": ["1", "9"],
     "boolean": ["true", "false"],

@@ -1,4 +1,4 @@
-"""How much a worker takes at a time, and what it does not keep to itself."""
+"""How many jobs a worker claims at a time, and which of them it gives back."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pgq.worker.batching import BatchSize
 from pgq.worker.loop import Loop
 
 
-def test_the_first_batch_is_a_small_one() -> None:
-    """As long as nothing is known."""
+def test_the_first_batch_is_small() -> None:
+    """No job has been timed yet."""
     assert BatchSize(100).size() == 10
     assert BatchSize(3).size() == 3
 
@@ -31,8 +31,8 @@ def test_a_batch_lasts_a_tenth_of_a_second(seconds: float, size: int) -> None:
     assert pace.size() == size
 
 
-def test_the_pace_follows_the_jobs() -> None:
-    """One batch that was unlike the others is soon forgotten."""
+def test_the_batch_size_adapts_to_the_jobs() -> None:
+    """After one batch that was unlike the others it soon recovers."""
     pace = BatchSize(100)
     pace.note(10, 10.0)
     assert pace.size() == 1
@@ -43,8 +43,8 @@ def test_the_pace_follows_the_jobs() -> None:
     assert pace.size() == 1
 
 
-def test_a_worker_whose_jobs_are_slow_leaves_them_to_others(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """After the first batch it takes one at a time."""
+def test_a_worker_with_slow_jobs_leaves_the_rest_to_others(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """After the first batch it claims one job at a time."""
     running: list[int] = []
 
     @handlers.handler("k")
@@ -57,10 +57,10 @@ def test_a_worker_whose_jobs_are_slow_leaves_them_to_others(queue: Queue, loop: 
     assert running[-4:] == [1, 1, 1, 1]
 
 
-def test_the_rest_of_a_batch_is_given_back_while_a_handler_takes_its_time(
+def test_a_slow_handler_releases_the_unstarted_rest_of_its_batch(
     queue: Queue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another worker can claim it, with the attempt not counted."""
+    """Another worker can claim those jobs, and the attempt does not count."""
     monkeypatch.setattr("pgq.worker.loop.KEEP_UNSTARTED", 0.1)
     begun, go = threading.Event(), threading.Event()
 
@@ -82,10 +82,8 @@ def test_the_rest_of_a_batch_is_given_back_while_a_handler_takes_its_time(
     assert [job[0] for job in jobs(queue.conn)] == sorted(job.id for job in others)
 
 
-def test_what_is_done_is_on_record_while_the_next_handler_takes_its_time(
-    queue: Queue, loop: Loop, handlers: Handlers
-) -> None:
-    """Within a tenth of a second: it need not be done again when the next one takes the worker down."""
+def test_outcomes_are_recorded_while_the_next_handler_runs(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """Within a tenth of a second: the jobs do not run again if the next one takes the worker down."""
     begun, go = threading.Event(), threading.Event()
 
     @handlers.handler("k")
@@ -97,22 +95,20 @@ def test_what_is_done_is_on_record_while_the_next_handler_takes_its_time(
             assert go.wait(10)
         return "kept" if job.args == 2 else None
 
-    _done, failed, kept, slow = [answer.id for answer in queue.enqueue_many({"kind": "k", "args": n} for n in range(4))]
+    _done, failed, kept, slow = [job.id for job in queue.enqueue_many({"kind": "k", "args": n} for n in range(4))]
     turn = Thread(loop.turn)
     assert begun.wait(10)
     begun_at = time.monotonic()
     record = [(failed, "waiting", 1), (kept, "done", 1), (slow, "running", 1)]
     eventually(lambda: jobs(queue.conn) == record)
-    # The promise is a tenth; a loaded machine gets more.
+    # The promise is a tenth of a second; a loaded machine gets more.
     assert time.monotonic() - begun_at < 1
     go.set()
     turn.result()
 
 
-def test_what_is_done_is_on_record_while_a_transactional_handler_takes_its_time(
-    queue: Queue, loop: Loop, handlers: Handlers
-) -> None:
-    """It has a connection of its own, and so does not keep the others' outcomes from the record."""
+def test_outcomes_are_recorded_while_a_transactional_handler_runs(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """That handler has a connection of its own."""
     handlers.handler("plain")(lambda job: None)
     handlers.handler("transactional", transaction=True)(
         lambda job, conn: eventually(lambda: len(jobs(queue.conn)) == 1) and None
@@ -122,8 +118,8 @@ def test_what_is_done_is_on_record_while_a_transactional_handler_takes_its_time(
     assert jobs(queue.conn) == []
 
 
-def test_only_a_claim_by_itself_need_not_reach_the_disk(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """What completes a job, or carries the writes of a handler, is as durable as the server."""
+def test_only_a_claim_that_settles_nothing_is_not_synchronous(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """A transaction that completes a job or carries a handler's writes is as durable as the server."""
     conn = queue.conn
     record(conn, "pgq_running", "INSERT OR DELETE", "TG_OP", "current_setting('synchronous_commit')")
     conn.execute(f"ALTER DATABASE {conn.info.dbname} SET synchronous_commit = on".encode())
@@ -141,8 +137,8 @@ def test_only_a_claim_by_itself_need_not_reach_the_disk(queue: Queue, loop: Loop
     assert [what for what, _ in committed].count("INSERT") == 6
 
 
-def test_a_claim_by_itself_is_refused_within_a_transaction(queue: Queue, connect: Connect) -> None:
-    """It would take the durability from whatever else is in there."""
+def test_an_asynchronous_claim_is_refused_within_a_transaction(queue: Queue, connect: Connect) -> None:
+    """The transaction would lose its durability."""
     with queue.conn.transaction(), pytest.raises(RuntimeError, match="autocommit"):
         queue.claim_only(["default"], 1, "1 minute", None)
     with pytest.raises(RuntimeError, match="autocommit"):
@@ -150,7 +146,7 @@ def test_a_claim_by_itself_is_refused_within_a_transaction(queue: Queue, connect
 
 
 def test_completing_and_claiming_is_one_statement(conn: Connection, queue: Queue) -> None:
-    """It tells which leases were lost, and claims all the same; without a ripe job, too."""
+    """It returns the lost leases and claims even so, and it works without a ripe job."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(4))
     first, second, third = queue.claim(max_jobs=3)
     queue.release(second)

@@ -1,4 +1,4 @@
-"""What a handler says by raising: later, never, again, or that it has failed."""
+"""Control exceptions: a handler snoozes, cancels or retries its job by raising one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IN_A_DAY = datetime.now(UTC) + DAY
 
 
 def raises(error: Callable[[], BaseException]) -> Callable[..., NoReturn]:
-    """A handler that writes something if it can, and raises this."""
+    """Return a handler that writes something if it can, and raises this."""
 
     def work(job: Job, *conn: Connection) -> NoReturn:
         write(job, *conn)
@@ -29,8 +29,8 @@ def raises(error: Callable[[], BaseException]) -> Callable[..., NoReturn]:
 
 
 @pytest.mark.happens("raises `Snooze`, `Cancel`, `Retry`")
-def test_a_snoozed_job_comes_later_and_loses_no_attempt(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """Nor is it an error, and what it has written is undone."""
+def test_a_snoozed_job_is_ripe_later_and_loses_no_attempt(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """It has no error, and its writes are undone."""
     cases = {"until": raises(lambda: Snooze(until=IN_A_DAY)), "delay": raises(lambda: Snooze(delay=DAY))}
     jobs = try_all(queue, loop, handlers, cases)
     assert states(jobs) == all_of(cases, ("waiting", 0))
@@ -40,8 +40,8 @@ def test_a_snoozed_job_comes_later_and_loses_no_attempt(queue: Queue, loop: Loop
 
 
 @pytest.mark.happens("raises `Snooze`, `Cancel`, `Retry`")
-def test_a_discarded_job_is_cancelled_with_the_reason(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """It can be looked at, and is not tried again."""
+def test_a_cancelled_job_keeps_the_reason(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """It is not tried again, and its writes are undone."""
     cases = {"short": raises(lambda: Cancel("no such\0 account")), "long": raises(lambda: Cancel("no " * 9_999_999))}
     jobs = try_all(queue, loop, handlers, cases)
     assert states(jobs) == all_of(cases, ("cancelled", 1))
@@ -53,8 +53,8 @@ def test_a_discarded_job_is_cancelled_with_the_reason(queue: Queue, loop: Loop, 
 
 
 @pytest.mark.happens("raises `Snooze`, `Cancel`, `Retry`")
-def test_a_job_that_wants_to_be_retried_has_failed(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """It comes again when it says, or after its backoff."""
+def test_a_handler_that_raises_retry_has_failed(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """The next attempt is at the given time, or after the backoff."""
     cases = {"later": raises(lambda: Retry(3 * DAY)), "backoff": raises(Retry)}
     jobs = try_all(queue, loop, handlers, cases)
     assert states(jobs) == all_of(cases, ("waiting", 1))
@@ -64,16 +64,17 @@ def test_a_job_that_wants_to_be_retried_has_failed(queue: Queue, loop: Loop, han
         assert job["effects"] == 0
 
 
-def test_after_its_last_attempt_a_job_is_not_retried(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """Whatever its handler would like."""
+def test_retry_does_not_add_an_attempt_to_the_last_one(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     cases = {"later": raises(lambda: Retry(DAY))}
     assert states(try_all(queue, loop, handlers, cases, max_retries=0)) == all_of(cases, ("dead", 1))
 
 
-def test_the_class_of_an_exception_decides(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+def test_retry_on_and_cancel_on_decide_by_the_class_of_an_exception(
+    queue: Queue, loop: Loop, handlers: Handlers
+) -> None:
     """
-    Only those of retry_on lead to another attempt, and those of cancel_on, which goes before, to none. A verdict goes
-    before both.
+    With retry_on, only its classes lead to another attempt; those of cancel_on cancel the job and have precedence. A
+    control exception has precedence over both.
     """
     cases = {
         "to be retried": (raises(lambda: ConnectionResetError("said")), ("waiting", 1)),
@@ -93,25 +94,27 @@ def test_the_class_of_an_exception_decides(queue: Queue, loop: Loop, handlers: H
             assert "said" in job["errors"][0]["error"]
 
 
-def test_what_the_handler_has_not_raised_buries_no_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """A result that cannot be kept says nothing about whether to try again."""
+def test_a_result_that_cannot_be_stored_is_retried_despite_retry_on(
+    queue: Queue, loop: Loop, handlers: Handlers
+) -> None:
+    """The handler has not raised it, so retry_on does not apply."""
     cases = {"result": lambda job, *_: object()}
     assert states(try_all(queue, loop, handlers, cases, retry_on=OSError)) == all_of(cases, ("waiting", 1))
 
 
 class Unlike(Retry):
-    """A verdict without what makes one."""
+    """A control exception whose attributes are missing."""
 
     def __init__(self) -> None:
         pass
 
 
 class Shy(Exception):
-    """An exception that does not let itself be looked at."""
+    """An exception whose class cannot be read."""
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        raise RuntimeError("who asks?")
+        raise RuntimeError("no class")
 
 
 NONSENSE: dict[str, Callable[[], Any]] = {
@@ -133,8 +136,8 @@ NONSENSE: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.happens("raises `Snooze`, `Cancel`, `Retry`")
-def test_a_verdict_that_makes_no_sense_is_a_failure(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """Of its own job, that is: the attempt counts, an error is kept, and the worker goes on."""
+def test_an_invalid_control_exception_fails_its_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """The attempt counts, an error is kept, and the worker goes on."""
     cases = {case: raises(error) for case, error in NONSENSE.items()}
     jobs = try_all(queue, loop, handlers, cases)
     assert states(jobs) == all_of(cases, ("waiting", 1))
@@ -142,10 +145,10 @@ def test_a_verdict_that_makes_no_sense_is_a_failure(queue: Queue, loop: Loop, ha
     assert [kind for kind, job in jobs.items() if len(job["errors"]) != 1 or job["effects"]] == []
 
 
-def test_each_verdict_is_a_line_in_the_log(
+def test_each_control_exception_is_a_line_in_the_log(
     queue: Queue, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With the name of the class that was raised, without what it says, and how long it took and had waited."""
+    """The line has the name of the class, not its text, and how long the job ran and waited."""
     cases = {
         "snoozed": raises(lambda: Snooze(delay=DAY)),
         "discarded": raises(lambda: Cancel("s3cret")),
@@ -165,10 +168,8 @@ def test_each_verdict_is_a_line_in_the_log(
     assert "s3cret" not in caplog.text
 
 
-def test_a_verdict_undoes_what_was_written_in_the_same_transaction(
-    queue: Queue, loop: Loop, handlers: Handlers
-) -> None:
-    """But not what another job of the same transactional batch has written."""
+def test_a_control_exception_undoes_the_writes_of_its_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """The writes of other jobs of the same transactional batch stay."""
     queue.conn.execute("CREATE TABLE effect (job bigint)")
 
     @handlers.handler("k", transaction=True, batch=10)

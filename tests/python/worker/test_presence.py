@@ -1,4 +1,4 @@
-"""That a worker is there: what its jobs gain by it, and what becomes of them when it is gone."""
+"""Presence: what a registered worker's jobs gain by it, and what happens to them when the worker is gone."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ PRESENCE = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%
 
 @pytest.fixture
 def present(dsn: str, handlers: Handlers) -> Iterator[Worker]:
-    """A worker that is there, with a lease that is soon over."""
+    """A present worker with a short lease."""
     worker = Worker(dsn, handlers, poll=0.1, name="present", lease=timedelta(seconds=0.6))
     yield worker
     worker.stop()
 
 
 def names(conn: Connection) -> list[str]:
-    """The workers that are registered, up to the label."""
+    """Return the registered workers, without their labels."""
     return [
         row[0].split(":")[0] for row in conn.execute("SELECT name FROM pgq_worker_session ORDER BY name").fetchall()
     ]
 
 
 def test_a_worker_is_registered_while_it_runs(conn: Connection, present: Worker) -> None:
-    """With its queues, its host and its process; when it has stopped it is not."""
+    """It is registered with its queues, host and process, and unregistered when it stops."""
     thread = Thread(present.run)
     eventually(lambda: names(conn) == ["present"])
     row = conn.execute("SELECT queues, host IS NOT NULL, pid IS NOT NULL, present, running FROM pgq_workers").fetchone()
@@ -45,10 +45,10 @@ def test_a_worker_is_registered_while_it_runs(conn: Connection, present: Worker)
     assert names(conn) == []
 
 
-def test_the_lease_of_a_handler_that_runs_is_extended(
+def test_the_lease_of_a_running_handler_is_extended(
     conn: Connection, queue: Queue, handlers: Handlers, present: Worker
 ) -> None:
-    """As long as it takes: nobody else gets the job, and it is done at its first attempt."""
+    """No other worker gets the job, however long it runs, and it is done at its first attempt."""
     attempts: list[int] = []
 
     @handlers.handler("long")
@@ -67,10 +67,10 @@ def test_the_lease_of_a_handler_that_runs_is_extended(
     assert attempts == [1]
 
 
-def test_nothing_is_extended_past_a_timeout(
+def test_no_lease_is_extended_past_a_timeout(
     conn: Connection, queue: Queue, handlers: Handlers, present: Worker
 ) -> None:
-    """A handler that cannot be interrupted loses its job to others."""
+    """A handler that cannot be interrupted loses its job to another worker."""
     go = threading.Event()
     handlers.handler("stuck", timeout=0.2)(lambda job: go.wait(10) and None)
     queue.enqueue("stuck", max_retries=1)
@@ -82,10 +82,10 @@ def test_nothing_is_extended_past_a_timeout(
     assert [state for _, state, _ in jobs(conn)] == ["running"]
 
 
-def test_a_longer_lease_of_a_handler_begins_with_it(
+def test_a_longer_lease_of_a_handler_starts_with_it(
     conn: Connection, queue: Queue, handlers: Handlers, present: Worker
 ) -> None:
-    """However short that of the claim is."""
+    """However short the lease of the claim is."""
     go = threading.Event()
     handlers.handler("rare", lease=timedelta(hours=1))(lambda job: go.wait(10) and None)
     queue.enqueue("rare")
@@ -97,10 +97,10 @@ def test_a_longer_lease_of_a_handler_begins_with_it(
     thread.result(10)
 
 
-def test_a_presence_that_is_interrupted_is_taken_up_again(
+def test_a_lost_presence_connection_is_replaced(
     conn: Connection, queue: Queue, handlers: Handlers, present: Worker, grown_up: None
 ) -> None:
-    """Before anybody sweeps, so that the job that runs is still the worker's own."""
+    """In time before the next sweep, so the worker keeps its running job."""
     go, attempts = threading.Event(), []
 
     @handlers.handler("k")
@@ -124,10 +124,8 @@ def test_a_presence_that_is_interrupted_is_taken_up_again(
     assert attempts == [1]
 
 
-def test_without_presence_leases_are_extended_all_the_same(
-    conn: Connection, queue: Queue, dsn: str, handlers: Handlers
-) -> None:
-    """By a connection that is opened when there is something to extend, and keeps nothing in its session."""
+def test_leases_are_extended_without_presence(conn: Connection, queue: Queue, dsn: str, handlers: Handlers) -> None:
+    """Through a connection that is opened when needed and keeps no state in its session."""
     worker = Worker(dsn, handlers, poll=0.1, lease=timedelta(seconds=0.6), presence=False, listen=False)
     attempts: list[int] = []
 
@@ -151,7 +149,7 @@ def test_without_presence_leases_are_extended_all_the_same(
 
 
 def test_a_name_belongs_to_one_session(conn: Connection, connect: Connect) -> None:
-    """Another one cannot have it, as long as the first lasts; then it can."""
+    """Another session can register the name when the first one ends."""
     first, second = connect(), connect()
     Queue(first).register("me")
     with pytest.raises(WrongState, match="is registered by another session"):
@@ -162,10 +160,10 @@ def test_a_name_belongs_to_one_session(conn: Connection, connect: Connect) -> No
     assert Queue(second).unregister("me")
 
 
-def test_two_that_sweep_at_a_time_do_not_wait_for_each_other(
+def test_concurrent_sweeps_do_not_wait_for_each_other(
     conn: Connection, connect: Connect, queue: Queue, grown_up: None
 ) -> None:
-    """And the jobs of a worker that is gone come back once."""
+    """The jobs of a worker that is gone are rescued once."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(10))
     gone = connect()
     Queue(gone).register("gone")
@@ -174,19 +172,19 @@ def test_two_that_sweep_at_a_time_do_not_wait_for_each_other(
     eventually(lambda: one(conn, "SELECT count(*) FROM _pgq_presence") == 0)
     a, b = Queue(connect()), Queue(connect())
     b.conn.execute("SET lock_timeout = '2s'")
-    for one_ in (a, b):
-        one_.claim(max_jobs=0)
+    for sweeping in (a, b):
+        sweeping.claim(max_jobs=0)
     with a.conn.transaction(), b.conn.transaction():
         a.claim(max_jobs=0)
         b.claim(max_jobs=0)
     assert {(state, attempt) for _, state, attempt in jobs(conn)} == {("waiting", 1)}
 
 
-def test_a_job_that_a_dying_worker_still_holds_is_left_until_it_does_not(
+def test_a_job_that_a_dying_worker_still_holds_is_not_rescued(
     conn: Connection, connect: Connect, queue: Queue, grown_up: None
 ) -> None:
-    """Its presence is gone, but a statement of its goes on."""
-    answer = queue.enqueue("k")
+    """The worker's presence is gone, but one of its statements still runs."""
+    enqueued = queue.enqueue("k")
     gone, holder = connect(), connect()
     Queue(gone).register("gone")
     (job,) = queue.claim(worker="gone")
@@ -196,9 +194,9 @@ def test_a_job_that_a_dying_worker_still_holds_is_left_until_it_does_not(
         Queue(holder).hold(job)
         for _ in range(2):
             assert queue.claim() == []
-    assert jobs(conn) == [(answer.id, "running", 1)]
+    assert jobs(conn) == [(enqueued.id, "running", 1)]
     (again,) = queue.claim()
-    assert (again.id, again.attempt) == (answer.id, 2)
+    assert (again.id, again.attempt) == (enqueued.id, 2)
 
 
 @pytest.mark.happens("a worker is killed")
@@ -209,20 +207,20 @@ def test_the_jobs_of_a_killed_worker_run_again_within_seconds(
     tmp_path: Path,
     grown_up: None,
 ) -> None:
-    """With a lease of five minutes: what counts is that its session is gone."""
+    """The lease is five minutes, but the worker's session is gone."""
     queue.enqueue("slow", 0)
     victim = start("--name", "victim")
     eventually((tmp_path / "begun-0-1").exists)
     start("--name", "heir")
     eventually(lambda: "heir" in names(conn))
-    # One turn, after which it looks for workers that are gone.
+    # The loop must take one turn before it looks for workers that are gone.
     queue.enqueue("slow", 1)
     (tmp_path / "go-1").touch()
     eventually((tmp_path / "begun-1-1").exists)
     victim.kill()
     begun = time.monotonic()
     eventually((tmp_path / "begun-0-2").exists)
-    # The promise is two; a loaded machine gets more.
+    # The promise is two seconds; a loaded machine gets more.
     assert time.monotonic() - begun < 6
     (tmp_path / "go-0").touch()
     eventually(lambda: jobs(conn) == [])
@@ -236,7 +234,7 @@ def test_a_worker_that_was_stopped_for_longer_than_its_lease_changes_nothing(
     start: Start,
     tmp_path: Path,
 ) -> None:
-    """Its job is another worker's by then: the writes of its transaction are rolled back, and it goes on."""
+    """By then another worker has its job: its transaction rolls back, and it goes on."""
     conn.execute("CREATE TABLE effect (worker integer)")
     (tmp_path / "held.py").write_text(
         "import os, pathlib, time\nimport pgq\n"

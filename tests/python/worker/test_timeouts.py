@@ -1,4 +1,4 @@
-"""A handler that takes too long is interrupted: at once in the main thread, and as soon as it can be in another one."""
+"""Timeouts: a slow handler is interrupted at once in the main thread, and as soon as possible in another one."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from pgq import Handlers, Job, Queue, Worker
 from pgq.views import Views
 from pgq.worker.loop import Loop
 
-# What would take longer than anybody waits for a test.
+# Longer than any test waits.
 LONG = 60.0
 
 
 def sleep(job: Job, *conn: Connection) -> None:
-    """In C, waiting for the clock."""
+    """Wait in C for the clock."""
     time.sleep(LONG)
 
 
 def wait(job: Job, *conn: Connection) -> None:
-    """In C, waiting for another thread."""
+    """Wait in C for another thread."""
     threading.Event().wait(LONG)
 
 
 def compute(job: Job, *conn: Connection) -> None:
-    """In Python, waiting for nobody."""
+    """Compute in Python."""
     end = time.monotonic() + LONG
     while time.monotonic() < end:
         pass
 
 
 def swallow(job: Job, *conn: Connection) -> None:
-    """With a handler of exceptions that catches everything, once."""
+    """Catch the interruption once and go on."""
     try:
         compute(job)
     except BaseException:
@@ -46,7 +46,7 @@ def swallow(job: Job, *conn: Connection) -> None:
 
 
 def ignore(job: Job, *conn: Connection) -> None:
-    """With one that catches every Exception, again and again."""
+    """Catch every Exception, again and again."""
     end = time.monotonic() + LONG
     while time.monotonic() < end:
         try:
@@ -57,14 +57,14 @@ def ignore(job: Job, *conn: Connection) -> None:
 
 
 def query(job: Job, *conn: Connection) -> None:
-    """Waiting for an answer of the server."""
+    """Wait for the server."""
     for inside in conn:
         inside.execute("INSERT INTO effect VALUES (%s)", [job.id])
         inside.execute("SELECT pg_sleep(15)")
 
 
 def timed_out(conn: Connection, job_id: int) -> bool:
-    """Whether the job has failed, and why."""
+    """Return whether the job has failed by its timeout."""
     job = Views(conn).job(job_id)
     return (job["state"], job["attempt"], job["errors"][0]["error"].splitlines()[0]) == (
         "waiting", 1, "pgq.errors.TimedOut: the handler took longer than its timeout",
@@ -74,8 +74,8 @@ def timed_out(conn: Connection, job_id: int) -> bool:
 @pytest.mark.happens("takes longer than its `timeout`")
 def test_a_handler_is_interrupted_in_the_main_thread(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """
-    Whatever it does in Python, waits for, or catches. Its writes are undone, the statement that it waits for is
-    cancelled, and the worker goes on; that has nothing to do with retry_on.
+    Whatever it runs, waits for, or catches. Its writes are undone, its statement is cancelled, and the worker goes on.
+    retry_on does not matter.
     """
     conn = queue.conn
     conn.execute("CREATE TABLE effect (job bigint)")
@@ -92,7 +92,7 @@ def test_a_handler_is_interrupted_in_the_main_thread(queue: Queue, loop: Loop, h
     queue.enqueue("next")
     begun = time.monotonic()
     drain(loop)
-    # Two tenths of a second for each, a second more for the one that has to be told twice, and the rest is slack.
+    # Two tenths of a second for each, a second more for the one that is interrupted twice; the rest is slack.
     assert time.monotonic() - begun < 15
     assert [timed_out(conn, job_id) for job_id in ids] == [True] * len(ids)
     assert (
@@ -105,16 +105,18 @@ def test_a_handler_is_interrupted_in_the_main_thread(queue: Queue, loop: Loop, h
 
 
 @pytest.mark.happens("takes longer than its `timeout`")
-def test_a_handler_is_interrupted_in_a_thread_as_soon_as_it_can_be(dsn: str, queue: Queue, handlers: Handlers) -> None:
-    """At once where it runs Python; what waits in C for something is interrupted once that is over."""
+def test_a_handler_in_another_thread_is_interrupted_when_python_runs(
+    dsn: str, queue: Queue, handlers: Handlers
+) -> None:
+    """At once in Python code; a handler that waits in C is interrupted when the wait is over."""
     conn = queue.conn
     waited: dict[str, float] = {}
 
     def sleep_for_a_second(job: Job, *inside: Connection) -> None:
         begun = time.monotonic()
         try:
-            for one_ in inside:
-                one_.execute("SELECT pg_sleep(1)")
+            for session in inside:
+                session.execute("SELECT pg_sleep(1)")
             if not inside:
                 time.sleep(1)
             compute(job)
@@ -143,8 +145,8 @@ def test_a_handler_is_interrupted_in_a_thread_as_soon_as_it_can_be(dsn: str, que
     assert main not in threads
 
 
-def test_who_is_in_time_is_not_interrupted(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """Nor is what comes after, when the time would have been over: a job without a timeout, or the worker itself."""
+def test_a_handler_that_returns_in_time_is_not_interrupted(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """Neither is the worker or a later job without a timeout when that time would have been over."""
     seen: list[str] = []
 
     @handlers.handler("quick", timeout=0.15)

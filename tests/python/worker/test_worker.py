@@ -1,4 +1,4 @@
-"""The worker: what a handler does, and what becomes of its job."""
+"""The worker: outcomes of handlers, leases, logging, and stopping."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from pgq.worker.loop import Loop
 
 
 def actions(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
-    """What the log says became of which kind of job."""
+    """Return kind and action of each line of the log about a job."""
     return [(r.kind, r.action) for r in caplog.records if hasattr(r, "action") and hasattr(r, "kind")]
 
 
 def test_a_plain_handler_completes_its_job_by_returning(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """It sees the job as it was enqueued, once, and nothing of it remains."""
+    """It gets the job as it was enqueued, once, and the job is gone."""
     seen: list[Job] = []
     handlers.handler("k")(seen.append)
-    answer = queue.enqueue("k", {"to": "ann"})
+    enqueued = queue.enqueue("k", {"to": "ann"})
     drain(loop)
-    assert [(job.id, job.args, job.attempt) for job in seen] == [(answer.id, {"to": "ann"}, 1)]
+    assert [(job.id, job.args, job.attempt) for job in seen] == [(enqueued.id, {"to": "ann"}, 1)]
     assert jobs(queue.conn) == []
 
 
-def test_a_transactional_handler_commits_with_its_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """Before that neither its writes nor the completion are seen; after it both are."""
+def test_a_transactional_handler_commits_together_with_its_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """Its writes and the completion become visible at the same time."""
     conn = queue.conn
     conn.execute("CREATE TABLE effect (job bigint)")
 
@@ -44,16 +44,16 @@ def test_a_transactional_handler_commits_with_its_job(queue: Queue, loop: Loop, 
         assert one(conn, "SELECT count(*) FROM effect") == 0
         assert jobs(conn) == [(job.id, "running", 1)]
 
-    answer = queue.enqueue("k")
+    enqueued = queue.enqueue("k")
     assert loop.turn() == 1
-    assert one(conn, "SELECT job FROM effect") == answer.id
+    assert one(conn, "SELECT job FROM effect") == enqueued.id
     assert jobs(conn) == []
 
 
-def test_a_transactional_handler_whose_lease_is_lost_leaves_no_write(
+def test_a_transactional_handler_does_not_start_after_its_lease_is_lost(
     queue: Queue, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """When an operator cancels the job between its claim and its hold, the handler does not even begin."""
+    """An operator cancels the job between its claim and its hold."""
     begun: list[int] = []
     handlers.handler("first")(lambda job: queue.cancel(job.id + 1))
     handlers.handler("second", transaction=True)(lambda job, conn: begun.append(job.id))
@@ -65,10 +65,8 @@ def test_a_transactional_handler_whose_lease_is_lost_leaves_no_write(
     assert sorted(actions(caplog)) == [("first", "done"), ("second", "lost")]
 
 
-def test_a_completion_that_finds_its_lease_lost_rolls_the_writes_back(
-    queue: Queue, loop: Loop, handlers: Handlers
-) -> None:
-    """Here the handler itself releases the job that it works on."""
+def test_a_completion_with_a_lost_lease_rolls_the_writes_back(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """The handler itself releases the job that it works on."""
     queue.conn.execute("CREATE TABLE effect (job bigint)")
 
     @handlers.handler("k", transaction=True)
@@ -83,8 +81,8 @@ def test_a_completion_that_finds_its_lease_lost_rolls_the_writes_back(
 
 
 @pytest.mark.parametrize("transaction", [False, True])
-def test_what_a_handler_returns_is_kept(queue: Queue, loop: Loop, handlers: Handlers, transaction: bool) -> None:
-    """As JSON; a falsy result is one, too."""
+def test_the_result_of_a_handler_is_stored(queue: Queue, loop: Loop, handlers: Handlers, transaction: bool) -> None:
+    """As JSON, even if it is falsy."""
     handlers.handler("k", transaction=transaction)(lambda job, *_: job.args)
     queue.enqueue_many([{"kind": "k", "args": args} for args in ({"n": 1}, 0, False)])
     drain(loop)
@@ -93,7 +91,7 @@ def test_what_a_handler_returns_is_kept(queue: Queue, loop: Loop, handlers: Hand
 
 
 def test_a_batch_costs_one_commit(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """The last batch is settled in the transaction that claims the next one."""
+    """The previous batch is settled in the transaction that claims the next one."""
     conn = queue.conn
     conn.execute("CREATE TABLE seen (what text, xid text)")
     conn.execute(
@@ -110,10 +108,10 @@ def test_a_batch_costs_one_commit(queue: Queue, loop: Loop, handlers: Handlers) 
 
 
 @pytest.mark.parametrize("slow", [False, True])
-def test_a_slow_job_does_not_hold_back_the_outcomes_before_it(
+def test_outcomes_do_not_wait_for_a_slow_job(
     queue: Queue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch, slow: bool
 ) -> None:
-    """What is done is settled between two jobs once 100 ms have passed, and otherwise with the next claim."""
+    """They are settled between two jobs once 100 ms have passed, and otherwise with the next claim."""
     now = [100.0]
     monkeypatch.setattr("pgq.worker.loop.monotonic", lambda: now[0])
     states: list[int] = []
@@ -129,10 +127,10 @@ def test_a_slow_job_does_not_hold_back_the_outcomes_before_it(
 
 
 @pytest.mark.parametrize("transaction", [False, True])
-def test_each_job_begins_with_nearly_a_whole_lease(
+def test_each_job_starts_with_nearly_a_whole_lease(
     queue: Queue, worker: Worker, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch, transaction: bool
 ) -> None:
-    """What a slow job leaves no time for goes back, and is claimed anew with its attempt not counted."""
+    """A job for which a slow job leaves no time is released, and its attempt does not count."""
     now = [100.0]
     monkeypatch.setattr("pgq.worker.loop.monotonic", lambda: now[0])
     worker.lease = timedelta(seconds=60)
@@ -152,7 +150,7 @@ def test_each_job_begins_with_nearly_a_whole_lease(
     assert jobs(queue.conn) == []
 
 
-def test_a_failure_that_meets_an_open_producer_is_left_to_its_lease(
+def test_a_failure_that_waits_for_an_open_producer_is_left_to_its_lease(
     queue: Queue,
     connect: Connect,
     loop: Loop,
@@ -160,7 +158,7 @@ def test_a_failure_that_meets_an_open_producer_is_left_to_its_lease(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The rest of the batch is settled; after the producer's commit the job merges into its twin."""
+    """The rest of the batch is settled; after the producer's commit the job merges with its twin."""
     monkeypatch.setattr("pgq.worker.settle.LOCK_TIMEOUT", "50ms")
     handlers.handler("bad")(lambda job: 1 / 0)
     handlers.handler("also bad")(lambda job: 1 / 0)
@@ -178,10 +176,10 @@ def test_a_failure_that_meets_an_open_producer_is_left_to_its_lease(
     assert [job_id for job_id, _, _ in jobs(queue.conn)] == [other.id, twin.id]
 
 
-def test_each_outcome_is_one_line_in_the_log_and_none_shows_a_payload(
+def test_each_outcome_is_one_log_line_without_the_payload(
     queue: Queue, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With the coordinates of the job as extras for machines."""
+    """The line has the job's id, queue and attempt as extra attributes."""
     failing: Callable[[Job], Any] = lambda job: int(job.args)  # noqa: E731
     handlers.handler("done")(lambda job: None)
     handlers.handler("inside", transaction=True)(lambda job, conn: None)
@@ -203,19 +201,19 @@ def test_each_outcome_is_one_line_in_the_log_and_none_shows_a_payload(
 
 
 def test_run_serves_its_queues_until_stopped(queue: Queue, worker: Worker, handlers: Handlers) -> None:
-    """Only these; a stop ends the sleep at once, and what was claimed but not begun goes back uncounted."""
+    """The worker serves no other queue; it wakes at once, and the claimed but unstarted job is released uncounted."""
     handlers.handler("k")(lambda job: worker.stop())
     worker.queues = ["mine"]
-    alien = queue.enqueue("k", queue="other")
+    elsewhere = queue.enqueue("k", queue="other")
     first, second = queue.enqueue_many([{"kind": "k", "args": n, "queue": "mine"} for n in range(2)])
     thread = Thread(worker.run)
     thread.result(10)
-    assert jobs(queue.conn) == [(alien.id, "waiting", 0), (second.id, "waiting", 0)]
+    assert jobs(queue.conn) == [(elsewhere.id, "waiting", 0), (second.id, "waiting", 0)]
     assert first.id < second.id
 
 
 def test_a_stop_wakes_an_idle_worker(queue: Queue, worker: Worker) -> None:
-    """Its poll is a minute; it ends at once all the same."""
+    """Its poll interval is a minute."""
     thread = Thread(worker.run)
     idle = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgq test:%%' AND state = 'idle'"
     eventually(lambda: one(queue.conn, idle))

@@ -1,4 +1,4 @@
-"""What a handler does to its connection: the next job on it sees a clean session, or another one."""
+"""What a handler does to its session: the next job gets a clean session, or a new one."""
 
 from __future__ import annotations
 
@@ -19,66 +19,66 @@ from support.workers import drain
 from pgq import Handlers, Job, Queue
 from pgq.worker.loop import Loop
 
-# What a handler keeps from being closed when it returns.
+# Keeps objects of a handler from being closed when it returns.
 kept: list[Any] = []
-Abuse = Callable[[Connection], object]
+Misuse = Callable[[Connection], object]
 
 
-def says(*statements: str) -> Abuse:
-    """One after the other."""
+def runs(*statements: str) -> Misuse:
+    """Execute the statements in turn."""
 
-    def abuse(conn: Connection) -> None:
+    def misuse(conn: Connection) -> None:
         for statement in statements:
             conn.execute(statement.encode())
 
-    return abuse
+    return misuse
 
 
-def sets(name: str, value: Any, *, commit: bool = False) -> Abuse:
-    """An attribute of the connection, some of which psycopg lets nobody set inside a transaction."""
+def sets(name: str, value: Any, *, commit: bool = False) -> Misuse:
+    """Set an attribute of the connection, after a COMMIT if psycopg refuses it inside a transaction."""
 
-    def abuse(conn: Connection) -> None:
+    def misuse(conn: Connection) -> None:
         if commit:
             conn.execute("COMMIT")
         setattr(conn, name, value)
 
-    return abuse
+    return misuse
 
 
-def enters(context: Callable[[Connection], Any], error: Exception | None = None) -> Abuse:
-    """A context that it does not leave."""
+def enters(context: Callable[[Connection], Any], error: Exception | None = None) -> Misuse:
+    """Enter a context and do not leave it."""
 
-    def abuse(conn: Connection) -> None:
+    def misuse(conn: Connection) -> None:
         entered = context(conn)
         entered.__enter__()
         kept.append(entered)
         if error is not None:
             raise error
 
-    return abuse
+    return misuse
 
 
-def streams(*, fails: bool) -> Abuse:
-    """Rows that it does not read to their end."""
+def streams(*, fails: bool) -> Misuse:
+    """Read some of the rows of a stream, but not all."""
 
-    def abuse(conn: Connection) -> None:
+    def misuse(conn: Connection) -> None:
         rows = conn.cursor().stream("SELECT generate_series(1, 1000000)")
         next(iter(rows))
         if fails:
             raise ValueError("in the middle")
         kept.append(rows)
 
-    return abuse
+    return misuse
 
 
 def goes_on_after_an_error(conn: Connection) -> None:
-    """As if nothing had happened."""
+    """Ignore an error and return."""
     with contextlib.suppress(psycopg.DataError):
         conn.execute("SELECT 1 / 0")
 
 
 def lets_a_thread_query(conn: Connection) -> None:
-    """And does not wait for it."""
+    """Leave a thread behind that runs a query."""
     begun = threading.Event()
 
     def query() -> None:
@@ -94,35 +94,35 @@ def lets_a_thread_query(conn: Connection) -> None:
 
 COPY = sql.SQL("COPY (SELECT generate_series(1, 100000)) TO STDOUT")
 SERIALIZABLE = psycopg.IsolationLevel.SERIALIZABLE
-# Each leaves its job done, with the connection of before.
-HARMLESS: dict[str, Abuse] = {
-    "search_path": says("SET search_path = pg_temp"),
-    "statement_timeout": says("SET statement_timeout = '19s'"),
-    "other settings": says("SET pgq.jitter = 0", "SET TimeZone = 'Asia/Tokyo'", "SET client_encoding = 'latin1'"),
-    "settings of the worker": says("SET client_connection_check_interval = 0", "SET tcp_user_timeout = 1"),
-    "isolation level": says("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE"),
-    "LISTEN": says("LISTEN something"),
-    "temporary table": says("CREATE TEMP TABLE pgq_running (id bigint)"),
-    "sequence": says("CREATE TEMP SEQUENCE s", "SELECT nextval('s')"),
-    "open cursor": says("DECLARE c CURSOR WITH HOLD FOR SELECT 1", "FETCH c"),
-    "advisory lock": says("SELECT pg_advisory_lock(1), pg_advisory_lock_shared(2, 2)"),
+# Each leaves its job done, and keeps the connection.
+HARMLESS: dict[str, Misuse] = {
+    "search_path": runs("SET search_path = pg_temp"),
+    "statement_timeout": runs("SET statement_timeout = '19s'"),
+    "other settings": runs("SET pgq.jitter = 0", "SET TimeZone = 'Asia/Tokyo'", "SET client_encoding = 'latin1'"),
+    "settings of the worker": runs("SET client_connection_check_interval = 0", "SET tcp_user_timeout = 1"),
+    "isolation level": runs("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE"),
+    "LISTEN": runs("LISTEN something"),
+    "temporary table": runs("CREATE TEMP TABLE pgq_running (id bigint)"),
+    "sequence": runs("CREATE TEMP SEQUENCE s", "SELECT nextval('s')"),
+    "open cursor": runs("DECLARE c CURSOR WITH HOLD FOR SELECT 1", "FETCH c"),
+    "advisory lock": runs("SELECT pg_advisory_lock(1), pg_advisory_lock_shared(2, 2)"),
     "row_factory": sets("row_factory", dict_row),
     "cursor_factory": sets("cursor_factory", psycopg.ClientCursor),
     "server_cursor_factory": sets("server_cursor_factory", None),
     "prepare_threshold": sets("prepare_threshold", 0),
     "prepared_max": sets("prepared_max", 0),
 }
-# Each is the failure of its job, and leaves the connection of before.
-FAILS: dict[str, Abuse] = {
-    "role": says("SET ROLE pg_monitor"),
-    "session authorization": says("CREATE ROLE pgq_abuse", "SET SESSION AUTHORIZATION pgq_abuse"),
+# Each fails its job, and keeps the connection.
+FAILS: dict[str, Misuse] = {
+    "role": runs("SET ROLE pg_monitor"),
+    "session authorization": runs("CREATE ROLE pgq_misuse", "SET SESSION AUTHORIZATION pgq_misuse"),
     "failed transaction": goes_on_after_an_error,
-    "COMMIT": says("COMMIT"),
-    "idle transaction": says("COMMIT", "BEGIN"),
-    "COMMIT, and another session": says("COMMIT", "SET SESSION AUTHORIZATION pg_monitor", "SET search_path = pg_temp"),
-    "COMMIT, and another role": says("COMMIT", "SET ROLE pg_monitor"),
-    "COMMIT, and prepared statements": says("COMMIT", "DEALLOCATE ALL"),
-    "COMMIT, and everything": says("COMMIT", "DISCARD ALL"),
+    "COMMIT": runs("COMMIT"),
+    "idle transaction": runs("COMMIT", "BEGIN"),
+    "COMMIT, and another session": runs("COMMIT", "SET SESSION AUTHORIZATION pg_monitor", "SET search_path = pg_temp"),
+    "COMMIT, and another role": runs("COMMIT", "SET ROLE pg_monitor"),
+    "COMMIT, and prepared statements": runs("COMMIT", "DEALLOCATE ALL"),
+    "COMMIT, and everything": runs("COMMIT", "DISCARD ALL"),
     "conn.commit()": lambda conn: conn.commit(),
     "conn.rollback()": lambda conn: conn.rollback(),
     "autocommit": sets("autocommit", False, commit=True),
@@ -130,8 +130,8 @@ FAILS: dict[str, Abuse] = {
     "read_only": sets("read_only", True, commit=True),
     "deferrable": sets("deferrable", True, commit=True),
 }
-# Each is the failure of its job, and costs the connection.
-CLOSES: dict[str, Abuse] = {
+# Each fails its job, and costs the connection.
+CLOSES: dict[str, Misuse] = {
     "conn.close()": lambda conn: conn.close(),
     "open block": enters(lambda conn: conn.transaction()),
     "open COPY": enters(lambda conn: conn.cursor().copy(COPY)),
@@ -142,20 +142,20 @@ CLOSES: dict[str, Abuse] = {
     "open pipeline, and an error": enters(lambda conn: conn.pipeline(), ValueError("in the middle")),
     "query in a thread": lets_a_thread_query,
 }
-# Leaves its job done, and costs the connection.
-SPOILS: dict[str, Abuse] = {"attribute that is in the way": sets("execute", None)}
-ABUSES = HARMLESS | FAILS | CLOSES | SPOILS
+# This leaves its job done, and costs the connection.
+SPOILS: dict[str, Misuse] = {"attribute that is in the way": sets("execute", None)}
+MISUSES = HARMLESS | FAILS | CLOSES | SPOILS
 
 
 @pytest.fixture(autouse=True)
 def release() -> Iterator[None]:
-    """What was kept is given back, and so is the role."""
+    """Let go of the objects that were kept."""
     yield
     kept.clear()
 
 
 def state(conn: Connection) -> dict[str, Any]:
-    """All that a job may notice of who was there before."""
+    """Return all that a job may notice of the jobs before it."""
     queries = {
         "settings": "SELECT name, setting FROM pg_settings ORDER BY name",
         "own": "SELECT current_user, session_user, current_schemas(false)::text",
@@ -177,11 +177,11 @@ def state(conn: Connection) -> dict[str, Any]:
 @pytest.mark.happens("leaves something open")
 @pytest.mark.happens("ends its transaction")
 @pytest.mark.parametrize("mode", IN_A_TRANSACTION)
-def test_whatever_a_handler_does_to_its_connection_the_next_job_does_not_notice(
+def test_a_job_does_not_notice_what_the_job_before_did_to_its_session(
     queue: Queue, loop: Loop, handlers: Handlers, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each job is done or has failed, as listed above; each next one is done, in a session like a new one."""
-    # A server that is slow to end a session keeps its job locked for longer than a worker would wait.
+    """Each misuse leaves its job done or failed, as listed above, and the job after it runs in a clean session."""
+    # A server that is slow to end a session keeps the job locked for longer than a worker waits.
     monkeypatch.setattr("pgq.worker.settle.LOCK_TIMEOUT", "10s")
     conn = queue.conn
     seen: list[tuple[str, int, dict[str, Any]]] = []
@@ -189,26 +189,26 @@ def test_whatever_a_handler_does_to_its_connection_the_next_job_does_not_notice(
     def look(job: Job, inside: Connection) -> None:
         seen.append((job.args, inside.info.backend_pid, state(inside)))
 
-    def abuse(job: Job, inside: Connection) -> None:
-        ABUSES[job.kind](inside)
+    def misuse(job: Job, inside: Connection) -> None:
+        MISUSES[job.kind](inside)
 
     handlers.handler("next", transaction=True)(look)
-    queue.enqueue("next", "nobody")
-    for name in ABUSES:
-        handlers.handler(name, **MODES[mode])(abuse)
+    queue.enqueue("next", "none")
+    for name in MISUSES:
+        handlers.handler(name, **MODES[mode])(misuse)
         queue.enqueue(name)
         queue.enqueue("next", name)
     thread = Thread(drain, loop)
     try:
         thread.result(60)
     finally:
-        conn.execute("DROP ROLE IF EXISTS pgq_abuse")
-    assert [name for name, _, _ in seen] == ["nobody", *ABUSES]
+        conn.execute("DROP ROLE IF EXISTS pgq_misuse")
+    assert [name for name, _, _ in seen] == ["none", *MISUSES]
     fresh = seen[0][2]
     for name, _, now in seen[1:]:
         assert {key: now[key] for key in now if now[key] != fresh[key]} == {}, name
     pids = [pid for _, pid, _ in seen]
-    assert [name for name, before, after in zip(ABUSES, pids, pids[1:], strict=False) if before != after] == [
+    assert [name for name, before, after in zip(MISUSES, pids, pids[1:], strict=False) if before != after] == [
         *CLOSES,
         *SPOILS,
     ]
@@ -220,7 +220,7 @@ def test_whatever_a_handler_does_to_its_connection_the_next_job_does_not_notice(
 def test_a_connection_that_a_thread_may_still_use_is_not_lent_again(
     queue: Queue, loop: Loop, handlers: Handlers
 ) -> None:
-    """What a handler has left behind writes neither in the transaction of the next job nor at all."""
+    """The thread that a handler leaves behind cannot write, neither in the transaction of the next job nor at all."""
     conn = queue.conn
     conn.execute("CREATE TABLE effect (what text)")
     lent: list[Connection] = []
@@ -251,10 +251,8 @@ def test_a_connection_that_a_thread_may_still_use_is_not_lent_again(
 
 
 @pytest.mark.happens("changes its session")
-def test_a_role_that_every_session_begins_with_is_that_of_every_job(
-    queue: Queue, loop: Loop, handlers: Handlers
-) -> None:
-    """A session is clean when it is as it was in the beginning, also after a handler that has given up the role."""
+def test_a_role_set_for_the_database_is_restored_after_each_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """A clean session is like a new one, also after a handler that has given up the role."""
     conn = queue.conn
     users: list[str] = []
     name = conn.info.dbname

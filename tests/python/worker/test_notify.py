@@ -1,4 +1,4 @@
-"""A notification is sent when somebody sleeps, and only then."""
+"""Notifications: one is sent when a worker of the queue sleeps, and only then."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from pgq.worker.loop import Loop
 
 
 def listen(conn: Connection, channel: str) -> None:
-    """Listen without being asleep."""
+    """Listen without sleeping."""
     conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
 
 
 def heard(conn: Connection) -> list[str]:
-    """The channels on which something has come."""
+    """Return the channels of the notifications that have arrived."""
     conn.execute("SELECT 1")
     return [notify.channel for notify in conn.notifies(timeout=0)]
 
 
 @pytest.fixture
-def ear(connect: Connect) -> Connection:
+def listener(connect: Connect) -> Connection:
     """A session that listens to the queue "default"."""
-    ear = connect()
-    (channel,) = Queue(ear).idle()
-    Queue(ear).idle(idle=False)
-    listen(ear, channel)
-    return ear
+    listener = connect()
+    (channel,) = Queue(listener).idle()
+    Queue(listener).idle(idle=False)
+    listen(listener, channel)
+    return listener
 
 
 @pytest.fixture
@@ -46,13 +46,13 @@ def sleeper(connect: Connect) -> Queue:
 
 
 def retry_one(queue: Queue) -> None:
-    """Bring a cancelled job back."""
+    """Bring back a cancelled job."""
     queue.cancel(queue.enqueue("k", delay="1 hour").id)
     queue.retry(int(one(queue.conn, "SELECT id FROM pgq_ended")))
 
 
 def release_one(queue: Queue) -> None:
-    """Claim a job and give it back."""
+    """Claim a job and release it."""
     queue.conn.execute("SELECT set_config('pgq.now', '2100-01-01Z', false)")
     queue.enqueue("k", delay="1 second")
     queue.conn.execute("SELECT set_config('pgq.now', '2100-01-02Z', false)")
@@ -61,7 +61,7 @@ def release_one(queue: Queue) -> None:
 
 
 def fail_one(queue: Queue) -> None:
-    """Fail a job that is to be tried again at once."""
+    """Fail a job, to be retried at once."""
     queue.conn.execute("SELECT set_config('pgq.now', '2100-01-01Z', false)")
     queue.enqueue("k", delay="1 second")
     queue.conn.execute("SELECT set_config('pgq.now', '2100-01-02Z', false)")
@@ -70,13 +70,13 @@ def fail_one(queue: Queue) -> None:
 
 
 def sooner(queue: Queue) -> None:
-    """Let a job that waits for later be ripe now."""
+    """Make a job that waits for later ripe now."""
     queue.enqueue("k", delay="1 hour")
     queue.enqueue("k", on_duplicate="soonest")
 
 
 def sooner_many(queue: Queue) -> None:
-    """The same, in an array."""
+    """Make a job that waits for later ripe now, through enqueue_many."""
     queue.enqueue("k", delay="1 hour")
     queue.enqueue_many([{"kind": "k", "on_duplicate": "soonest"}])
 
@@ -100,64 +100,64 @@ NOT_RIPE: list[Callable[[Queue], object]] = [
 
 
 @pytest.mark.parametrize("ripe", RIPE)
-def test_a_ripe_job_wakes_a_sleeper(
-    queue: Queue, ear: Connection, sleeper: Queue, ripe: Callable[[Queue], object]
+def test_a_ripe_job_wakes_a_sleeping_session(
+    queue: Queue, listener: Connection, sleeper: Queue, ripe: Callable[[Queue], object]
 ) -> None:
-    """Whatever made it ripe; once for a transaction, and not before it has committed."""
+    """Whatever made it ripe; once for a transaction, after its commit."""
     with queue.conn.transaction():
         ripe(queue)
-        assert heard(ear) == []
-    assert len(heard(ear)) == 1
+        assert heard(listener) == []
+    assert len(heard(listener)) == 1
 
 
 @pytest.mark.parametrize("ripe", RIPE)
-def test_nobody_is_notified_when_nobody_sleeps(queue: Queue, ear: Connection, ripe: Callable[[Queue], object]) -> None:
-    """A notification takes a lock that all sessions share, so there is none without need."""
+def test_no_notification_is_sent_when_no_session_sleeps(
+    queue: Queue, listener: Connection, ripe: Callable[[Queue], object]
+) -> None:
+    """A notification takes a lock that all sessions share."""
     ripe(queue)
-    assert heard(ear) == []
+    assert heard(listener) == []
     assert one(queue.conn, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
 
 
 @pytest.mark.parametrize("other", NOT_RIPE)
-def test_what_is_not_ripe_or_elsewhere_wakes_nobody(
-    queue: Queue, ear: Connection, sleeper: Queue, other: Callable[[Queue], object]
+def test_a_job_that_is_not_ripe_or_in_another_queue_wakes_no_session(
+    queue: Queue, listener: Connection, sleeper: Queue, other: Callable[[Queue], object]
 ) -> None:
-    """A sleeper has nothing to do with it."""
     other(queue)
-    assert heard(ear) == []
+    assert heard(listener) == []
 
 
-def test_a_transaction_that_rolls_back_wakes_nobody(queue: Queue, ear: Connection, sleeper: Queue) -> None:
-    """There is no job."""
+def test_a_transaction_that_rolls_back_wakes_no_session(queue: Queue, listener: Connection, sleeper: Queue) -> None:
     with queue.conn.transaction(force_rollback=True):
         queue.enqueue("k")
-    assert heard(ear) == []
+    assert heard(listener) == []
 
 
-def test_who_says_twice_that_he_sleeps_is_awake_when_he_says_so_once(
-    queue: Queue, ear: Connection, sleeper: Queue
-) -> None:
-    """Sleeping and waking are states and not counted; nor is there a warning for who was awake."""
+def test_idle_is_a_state_not_a_counter(queue: Queue, listener: Connection, sleeper: Queue) -> None:
+    """After idling twice a session is awake when it says so once; a second time raises no warning."""
     notices: list[str | None] = []
     sleeper.conn.add_notice_handler(lambda notice: notices.append(notice.message_primary))
     sleeper.idle()
     sleeper.idle(idle=False)
     sleeper.idle(idle=False)
     queue.enqueue("k")
-    assert heard(ear) == []
+    assert heard(listener) == []
     assert notices == []
 
 
-def test_a_session_that_ends_sleeps_no_more(conn: Connection, queue: Queue, ear: Connection, sleeper: Queue) -> None:
-    """However it ends."""
+def test_a_session_that_ends_no_longer_sleeps(
+    conn: Connection, queue: Queue, listener: Connection, sleeper: Queue
+) -> None:
+    """No notification is sent for it."""
     sleeper.conn.close()
     eventually(lambda: one(conn, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0)
     queue.enqueue("k")
-    assert heard(ear) == []
+    assert heard(listener) == []
 
 
-def test_several_queues_have_a_channel_each(queue: Queue, connect: Connect) -> None:
-    """In the order of the question, whatever they are called."""
+def test_each_queue_has_its_own_channel(queue: Queue, connect: Connect) -> None:
+    """The channels are returned in the order of the queues, whatever their names are."""
     sleeper = Queue(connect())
     names = ["default", "x" * 200, 'a"b', "ä"]
     channels = sleeper.idle(names)
@@ -170,45 +170,47 @@ def test_several_queues_have_a_channel_each(queue: Queue, connect: Connect) -> N
         assert heard(sleeper.conn) == [channel]
 
 
-def test_another_installation_sleeps_by_itself(
-    conn: Connection, queue: Queue, connect: Connect, ear: Connection
+def test_another_installation_has_its_own_lock_and_channel(
+    conn: Connection, queue: Queue, connect: Connect, listener: Connection
 ) -> None:
-    """The same queue in another schema has another lock and another channel."""
+    """The queue has the same name, in another schema."""
     install(conn, schema="other")
     other = Queue(connect(), schema="other")
     (channel,) = other.idle()
     listen(other.conn, channel)
     queue.enqueue("k")
-    assert heard(ear) == []
+    assert heard(listener) == []
     assert heard(other.conn) == []
     Queue(conn, schema="other").enqueue("k")
-    assert heard(ear) == []
+    assert heard(listener) == []
     assert heard(other.conn) == [channel]
 
 
 @pytest.mark.parametrize("mode", ["pg_advisory_lock", "pg_advisory_lock_shared"])
-def test_the_locks_of_an_application_mean_nothing(queue: Queue, ear: Connection, connect: Connect, mode: str) -> None:
-    """A key of one part is never ours, not even with the same bits, nor one of two parts in another class."""
+def test_advisory_locks_of_an_application_do_not_look_like_a_sleeper(
+    queue: Queue, listener: Connection, connect: Connect, mode: str
+) -> None:
+    """Neither a key of one part with the same bits, nor one of two parts in another class, is one of pgq's."""
     application = connect()
     ours = "'pgq_waiting'::regclass::oid::bigint"
     application.execute(f"SELECT {mode}(({ours} << 32) | (hashtext('default')::bigint & 4294967295))".encode())
     application.execute(f"SELECT {mode}(({ours} + 1)::integer, hashtext('default'))".encode())
     queue.enqueue("k")
-    assert heard(ear) == []
+    assert heard(listener) == []
 
 
-def test_a_stranger_that_holds_the_lock_keeps_nobody_waiting(queue: Queue, connect: Connect) -> None:
-    """Then there are needless notifications, and sleepers that only poll."""
-    stranger = connect()
-    stranger.execute("SELECT pg_advisory_lock('pgq_waiting'::regclass::oid::integer, hashtext('default'))")
+def test_an_application_that_holds_the_lock_blocks_no_session(queue: Queue, connect: Connect) -> None:
+    """Its effect is needless notifications, and workers that only poll."""
+    application = connect()
+    application.execute("SELECT pg_advisory_lock('pgq_waiting'::regclass::oid::integer, hashtext('default'))")
     queue.conn.execute("SET lock_timeout = '2s'")
     assert len(queue.idle()) == 1
     queue.enqueue("k")
     assert queue.idle(idle=False)
 
 
-def test_an_idle_worker_begins_at_once(queue: Queue, worker: Worker, loop: Loop, handlers: Handlers) -> None:
-    """Its poll is a minute."""
+def test_an_idle_worker_starts_a_job_at_once(queue: Queue, worker: Worker, loop: Loop, handlers: Handlers) -> None:
+    """Its poll interval is a minute."""
     done = threading.Semaphore(0)
     handlers.handler("k")(lambda job: done.release())
     thread = Thread(worker.run)
@@ -223,7 +225,7 @@ def test_an_idle_worker_begins_at_once(queue: Queue, worker: Worker, loop: Loop,
 def test_a_busy_worker_is_not_notified(
     conn: Connection, queue: Queue, worker: Worker, loop: Loop, handlers: Handlers
 ) -> None:
-    """From its second batch on it counts as awake, and when there is nothing left it sleeps again."""
+    """From its second batch on it counts as awake, and when the queue is empty it sleeps again."""
     asleep: list[int] = []
 
     @handlers.handler("k")
@@ -241,13 +243,13 @@ def test_a_busy_worker_is_not_notified(
     assert asleep == [1, 0, 0, 0]
 
 
-def test_a_notification_that_libpq_has_read_is_not_slept_over(queue: Queue, loop: Loop) -> None:
-    """It came along with an answer, and the socket has nothing more to tell."""
+def test_a_notification_that_libpq_has_already_read_wakes_the_worker(queue: Queue, loop: Loop) -> None:
+    """It arrived with a result, so the socket has nothing more to read."""
     loop.turn()
     loop.rest()
     loop.turn()
     queue.enqueue("k")
-    # By way of libpq alone: psycopg would have seen it.
+    # Through libpq alone: psycopg would have seen it.
     loop.session.queue().conn.pgconn.exec_(b"SELECT pg_sleep(0.1)")
     Thread(loop.rest).result(5)
 
@@ -255,7 +257,7 @@ def test_a_notification_that_libpq_has_read_is_not_slept_over(queue: Queue, loop
 def test_a_worker_with_a_slow_handler_does_not_count_as_asleep(
     conn: Connection, queue: Queue, worker: Worker, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Although it was woken for this one job, enqueues need not notify it for as long as the job takes."""
+    """It was woken for this one job; enqueues need not notify it while the job runs."""
     monkeypatch.setattr("pgq.worker.loop.KEEP_UNSTARTED", 0.1)
     go = threading.Event()
 
@@ -273,9 +275,7 @@ def test_a_worker_with_a_slow_handler_does_not_count_as_asleep(
     thread.result(10)
 
 
-def test_a_worker_that_sleeps_leaves_its_thread_alone(
-    queue: Queue, worker: Worker, loop: Loop, handlers: Handlers
-) -> None:
+def test_the_ticker_of_a_sleeping_worker_rests(queue: Queue, worker: Worker, loop: Loop, handlers: Handlers) -> None:
     """Also when it was woken for one job and counts as asleep all the time."""
     handlers.handler("k")(lambda job: None)
     thread = Thread(worker.run)

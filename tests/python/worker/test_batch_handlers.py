@@ -1,4 +1,4 @@
-"""Handlers that are given many jobs at a time: each job has an outcome of its own."""
+"""Batch handlers get many jobs at a time, and each job has an outcome of its own."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pgq.views import Views
 from pgq.worker.loop import Loop
 
 
-def of(queue: Queue) -> dict[Any, tuple[str, int]]:
-    """State and attempt of each job that is not done without a result, by its arguments."""
+def states(queue: Queue) -> dict[Any, tuple[str, int]]:
+    """Return state and attempt of each job that is not done without a result, by its args."""
     return {
         row[0]: (row[1], row[2])
         for row in queue.conn.execute("SELECT args, state, attempt FROM pgq_jobs WHERE jsonb_typeof(args) = 'number'")
@@ -26,23 +26,23 @@ def of(queue: Queue) -> dict[Any, tuple[str, int]]:
 
 
 def errors(queue: Queue) -> dict[Any, str]:
-    """The first line of the newest error of each job that has one."""
+    """Return the first line of the newest error of each job that has one."""
     rows = queue.conn.execute("SELECT args, errors -> 0 ->> 'error' FROM pgq_jobs WHERE errors <> '[]'")
     return {args: error.splitlines()[0] for args, error in rows}
 
 
 def enqueue(queue: Queue, count: int, kind: str = "k") -> list[int]:
-    """Some jobs, whose arguments are their numbers."""
+    """Enqueue jobs whose args are their numbers, and return their ids."""
     return [
         one.id
         for one in queue.enqueue_many({"kind": kind, "args": n, "backoff": timedelta(hours=1)} for n in range(count))
     ]
 
 
-def test_a_batch_handler_sees_as_many_as_it_wants_at_a_time(
+def test_a_batch_handler_gets_up_to_its_batch_size_of_jobs(
     queue: Queue, worker: Worker, loop: Loop, handlers: Handlers
 ) -> None:
-    """In their order, whatever else is between them; an answer of None says that all are done."""
+    """In order, whatever is between them; a handler that returns None has done all of them."""
     seen: list[list[int]] = []
     alone: list[int] = []
     handlers.handler("k", batch=4)(lambda jobs: seen.append([job.args for job in jobs]))
@@ -58,18 +58,18 @@ def test_a_batch_handler_sees_as_many_as_it_wants_at_a_time(
 
 
 @pytest.mark.happens("fails in a batch")
-def test_a_batch_handler_answers_for_each_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """A result is kept, None is none to keep, an exception is a failure, and what it leaves out is not done."""
+def test_a_batch_handler_returns_an_outcome_for_each_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """A result is kept, an exception is a failure, None is done without a result, and a missing job has failed."""
 
     @handlers.handler("k", batch=10, cancel_on=LookupError)
     def work(jobs: list[Job]) -> dict[int, Any]:
         given = [None, {"n": 1}, 0, ValueError("bad"), KeyError("lost"), object(), float("nan")]
-        answers = {job.id: answer for job, answer in zip(jobs, given, strict=False)}
-        return answers | {12345678: ValueError("of nobody")}
+        returned = {job.id: value for job, value in zip(jobs, given, strict=False)}
+        return returned | {12345678: ValueError("of no job")}
 
     ids = enqueue(queue, 8)
     drain(loop)
-    assert of(queue) == {
+    assert states(queue) == {
         1: ("done", 1),
         2: ("done", 1),
         3: ("waiting", 1),
@@ -87,34 +87,36 @@ def test_a_batch_handler_answers_for_each_job(queue: Queue, loop: Loop, handlers
 
 
 @pytest.mark.happens("fails in a batch")
-@pytest.mark.parametrize("answer", [ValueError("down"), SystemExit(3), [1, 2], "done", {"id"}], ids=repr)
-def test_a_batch_handler_that_raises_or_answers_something_else_has_done_nothing(
-    queue: Queue, loop: Loop, handlers: Handlers, answer: Any
+@pytest.mark.parametrize("returned", [ValueError("down"), SystemExit(3), [1, 2], "done", {"id"}], ids=repr)
+def test_a_batch_handler_that_raises_or_returns_no_mapping_fails_its_jobs(
+    queue: Queue, loop: Loop, handlers: Handlers, returned: Any
 ) -> None:
-    """All its jobs have failed; the others of the claim have not."""
+    """The other jobs of the claim are done."""
 
     @handlers.handler("k", batch=10)
     def work(jobs: list[Job]) -> Any:
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        if isinstance(returned, BaseException):
+            raise returned
+        return returned
 
     handlers.handler("other")(lambda job: None)
     enqueue(queue, 3)
     enqueue(queue, 3, "other")
     drain(loop)
-    assert of(queue) == dict.fromkeys(range(3), ("waiting", 1))
+    assert states(queue) == dict.fromkeys(range(3), ("waiting", 1))
     expected = (
-        f"{type(answer).__name__}: {answer}" if isinstance(answer, BaseException) else "TypeError: a batch handler"
+        f"{type(returned).__name__}: {returned}"
+        if isinstance(returned, BaseException)
+        else "TypeError: a batch handler"
     )
     assert all(text.startswith(expected) for text in errors(queue).values())
 
 
 @pytest.mark.parametrize("transaction", [False, True])
-def test_a_payload_that_cannot_be_decoded_is_not_in_the_way_of_the_batch(
+def test_a_payload_that_cannot_be_decoded_does_not_fail_its_batch(
     queue: Queue, loop: Loop, handlers: Handlers, transaction: bool
 ) -> None:
-    """It fails by itself, and its handler is not called for it."""
+    """Only that job fails, and the handler does not get it."""
     seen: list[Any] = []
 
     @handlers.handler("k", batch=10, transaction=transaction)
@@ -131,10 +133,8 @@ def test_a_payload_that_cannot_be_decoded_is_not_in_the_way_of_the_batch(
 
 
 @pytest.mark.happens("fails in a batch")
-def test_a_transactional_batch_is_one_transaction_with_a_savepoint_for_each_job(
-    queue: Queue, loop: Loop, handlers: Handlers
-) -> None:
-    """Those that are done commit with their writes, and those that have failed go back, at the same moment."""
+def test_a_transactional_batch_has_a_savepoint_for_each_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """One transaction commits the jobs that are done with their writes, and puts the failed ones back."""
     conn = queue.conn
     conn.execute("CREATE TABLE effect (job bigint)")
     conn.execute("CREATE TABLE moved (job bigint, xid text)")
@@ -155,7 +155,7 @@ def test_a_transactional_batch_is_one_transaction_with_a_savepoint_for_each_job(
 
     ids = enqueue(queue, 5)
     assert loop.turn() == 5
-    assert of(queue) == {1: ("waiting", 1), 3: ("waiting", 1)}
+    assert states(queue) == {1: ("waiting", 1), 3: ("waiting", 1)}
     assert [row[0] for row in conn.execute("SELECT job FROM effect ORDER BY job")] == ids[::2]
     assert conn.execute("SELECT count(*), count(DISTINCT xid) FROM moved").fetchone() == (5, 1)
 
@@ -170,12 +170,12 @@ ENDINGS = {
 
 @pytest.mark.happens("ends its transaction")
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_who_ends_the_transaction_of_a_batch_fails_and_its_neighbours_do_not(
+def test_a_job_that_ends_the_transaction_of_its_batch_fails_alone(
     queue: Queue, loop: Loop, handlers: Handlers, ending: str
 ) -> None:
     """
-    Those before it are done if it was with a COMMIT; otherwise they run again, as those after it do, with no attempt
-    lost. Effects are there once.
+    After a COMMIT the jobs before it are done; otherwise they run again, as those after it do, with no attempt lost.
+    Effects are there once.
     """
     conn = queue.conn
     conn.execute("CREATE TABLE effect (job bigint)")
@@ -194,15 +194,15 @@ def test_who_ends_the_transaction_of_a_batch_fails_and_its_neighbours_do_not(
     assert attempts == [(0, 1), (1, 1), (2, 1)]
     loop.turn()
     drain(loop)
-    assert of(queue) == {2: ("waiting", 1)}
+    assert states(queue) == {2: ("waiting", 1)}
     assert "TransactionEnded" in errors(queue)[2] or "closed" in errors(queue)[2]
     again = [] if "COMMIT" in ending else [(0, 1), (1, 1)]
     assert attempts[3:] == [*again, (3, 1), (4, 1)]
     assert [row[0] for row in conn.execute("SELECT job FROM effect ORDER BY job")] == [n for n in ids if n != ids[2]]
 
 
-def test_a_commit_that_fails_is_the_failure_of_the_whole_batch(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """Nobody knows whose; but who has failed before, and why, is known."""
+def test_a_commit_that_fails_fails_the_whole_batch(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """It is unknown which job is to blame; a job that failed before keeps its own error."""
     conn = queue.conn
     conn.execute("CREATE TABLE parent (id bigint PRIMARY KEY)")
     conn.execute("CREATE TABLE child (id bigint REFERENCES parent DEFERRABLE INITIALLY DEFERRED)")
@@ -216,16 +216,16 @@ def test_a_commit_that_fails_is_the_failure_of_the_whole_batch(queue: Queue, loo
     enqueue(queue, 3)
     loop.turn()
     drain(loop)
-    assert of(queue) == {0: ("dead", 1), 1: ("waiting", 1), 2: ("waiting", 1)}
+    assert states(queue) == {0: ("dead", 1), 1: ("waiting", 1), 2: ("waiting", 1)}
     said = errors(queue)
     assert said[0] == "ValueError: by itself"
     assert all("ForeignKeyViolation" in said[n] for n in (1, 2))
 
 
-def test_what_a_batch_handler_has_completed_by_itself_it_need_not_answer_for(
+def test_a_batch_handler_may_leave_out_a_job_that_it_has_completed_itself(
     queue: Queue, dsn: str, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is done, and nothing else is said of it."""
+    """The job is done, and is logged once."""
 
     @handlers.handler("k", batch=10)
     def work(jobs: list[Job]) -> dict[int, Any]:

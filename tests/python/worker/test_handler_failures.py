@@ -1,4 +1,4 @@
-"""What a handler does wrong is the failure of its own job: of no other job, and never of the worker."""
+"""A mistake of a handler fails its own job: no other job, and never the worker."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from pgq.worker.loop import Loop
 
 
 class Mute(Exception):
-    """An exception that cannot say what it is."""
+    """An exception whose text cannot be read."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
 
 
 def error_of(conn: Connection, job_id: int) -> str:
-    """The newest error that is kept with a job."""
+    """Return the newest error of a job."""
     return str(Views(conn).job(job_id)["errors"][0]["error"])
 
 
-def test_what_one_job_cannot_do_is_its_own_failure(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """An unknown kind and a payload that Python cannot decode fail; their neighbours in the batch are done."""
+def test_an_unknown_kind_or_unreadable_payload_fails_only_its_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """The neighbours in the batch are done."""
     done: list[str] = []
     handlers.handler("k")(lambda job: done.append(job.args))
     handlers.handler("deep")(lambda job: done.append("must not run"))
@@ -52,10 +52,10 @@ def test_what_one_job_cannot_do_is_its_own_failure(queue: Queue, loop: Loop, han
 @pytest.mark.parametrize(
     "result", [object(), float("nan"), "a\0b", "x" * 1_100_000], ids=["object", "NaN", "NUL", "too long"]
 )
-def test_a_result_that_cannot_be_kept_fails_the_job(
+def test_a_result_that_cannot_be_stored_fails_the_job(
     queue: Queue, loop: Loop, handlers: Handlers, result: Any, transaction: bool
 ) -> None:
-    """Whether it is Python or PostgreSQL that refuses it; the others in the batch are settled."""
+    """Python or PostgreSQL refuses it; the other jobs of the batch are settled."""
     handlers.handler("bad", transaction=transaction)(lambda *_: result)
     handlers.handler("good")(lambda job: None)
     bad, _ = queue.enqueue_many([{"kind": "bad"}, {"kind": "good"}])
@@ -73,14 +73,14 @@ def test_a_result_that_cannot_be_kept_fails_the_job(
         (GeneratorExit(), "GeneratorExit"),
         (ValueError("x" * 10_000_000), "ValueError: xxxx"),
         (ValueError("a\0b\ud800c"), "ValueError: ab\\ud800c"),
-        (Mute(), "test_worker_failures.Mute: "),
+        (Mute(), "test_handler_failures.Mute: "),
     ],
     ids=["SystemExit", "KeyboardInterrupt", "GeneratorExit", "10 MB", "NUL and surrogate", "no text"],
 )
-def test_whatever_a_handler_raises_is_the_failure_of_its_job(
+def test_any_exception_of_a_handler_fails_its_job(
     queue: Queue, loop: Loop, handlers: Handlers, error: BaseException, kept: str, transaction: bool
 ) -> None:
-    """The worker survives it, keeps a text that PostgreSQL can store, and goes on to the next job."""
+    """The worker stores a text that PostgreSQL accepts, and goes on to the next job."""
 
     def fail(*_: Any) -> NoReturn:
         raise error
@@ -99,13 +99,13 @@ def test_whatever_a_handler_raises_is_the_failure_of_its_job(
 
 
 def recurse(job: Job, *rest: Any) -> Any:
-    """Until Python has had enough."""
+    """Recurse without end."""
     return recurse(job, *rest)
 
 
 @pytest.mark.happens("raises anything")
-def test_what_python_itself_raises_is_the_failure_of_the_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """In each mode, and with its name."""
+def test_an_exception_of_python_itself_fails_the_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """In each mode; the error begins with the name of the exception."""
     deep: list[Any] = []
     deep.append(deep)
     cases = {
@@ -125,12 +125,12 @@ def test_what_python_itself_raises_is_the_failure_of_the_job(queue: Queue, loop:
 def test_a_handler_that_ends_its_transaction_fails(
     queue: Queue, loop: Loop, handlers: Handlers, statement: str
 ) -> None:
-    """Its writes and the completion would not be one: the job is not done."""
+    """Its writes and the completion would not be atomic."""
     handlers.handler("k", transaction=True)(lambda _, conn: conn.execute(statement) and None)
-    answer = queue.enqueue("k")
+    enqueued = queue.enqueue("k")
     drain(loop)
-    assert jobs(queue.conn) == [(answer.id, "waiting", 1)]
-    assert "TransactionEnded" in error_of(queue.conn, answer.id)
+    assert jobs(queue.conn) == [(enqueued.id, "waiting", 1)]
+    assert "TransactionEnded" in error_of(queue.conn, enqueued.id)
 
 
 @pytest.mark.happens("ends its transaction")
@@ -138,11 +138,11 @@ def test_a_handler_that_ends_its_transaction_fails(
 def test_a_handler_cannot_commit_through_its_connection(
     queue: Queue, loop: Loop, handlers: Handlers, method: str
 ) -> None:
-    """psycopg refuses it, and the job has failed."""
+    """psycopg refuses it, and the job fails."""
     handlers.handler("k", transaction=True)(lambda _, conn: getattr(conn, method)())
-    answer = queue.enqueue("k")
+    enqueued = queue.enqueue("k")
     drain(loop)
-    assert jobs(queue.conn) == [(answer.id, "waiting", 1)]
+    assert jobs(queue.conn) == [(enqueued.id, "waiting", 1)]
 
 
 def test_a_transactional_handler_that_raises_leaves_no_write(queue: Queue, loop: Loop, handlers: Handlers) -> None:
@@ -154,48 +154,48 @@ def test_a_transactional_handler_that_raises_leaves_no_write(queue: Queue, loop:
         inside.execute("INSERT INTO effect VALUES (%s)", [job.id])
         raise ValueError("no such address")
 
-    answer = queue.enqueue("k")
+    enqueued = queue.enqueue("k")
     drain(loop)
     assert one(queue.conn, "SELECT count(*) FROM effect") == 0
-    assert jobs(queue.conn) == [(answer.id, "waiting", 1)]
-    assert error_of(queue.conn, answer.id).startswith("ValueError: no such address")
+    assert jobs(queue.conn) == [(enqueued.id, "waiting", 1)]
+    assert error_of(queue.conn, enqueued.id).startswith("ValueError: no such address")
 
 
-def test_a_handler_that_rolls_back_has_failed(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+def test_a_handler_that_raises_rollback_fails(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """psycopg.Rollback ends its transaction without an error, but the job is not done."""
 
     @handlers.handler("k", transaction=True)
     def work(job: Job, conn: Connection) -> NoReturn:
         raise psycopg.Rollback
 
-    answer = queue.enqueue("k")
+    enqueued = queue.enqueue("k")
     drain(loop)
-    assert jobs(queue.conn) == [(answer.id, "waiting", 1)]
-    assert "TransactionEnded" in error_of(queue.conn, answer.id)
+    assert jobs(queue.conn) == [(enqueued.id, "waiting", 1)]
+    assert "TransactionEnded" in error_of(queue.conn, enqueued.id)
 
 
 @pytest.mark.parametrize("transaction", [False, True])
-def test_a_lease_that_is_lost_on_another_job_is_a_failure_of_this_one(
+def test_lease_lost_for_another_job_fails_this_one(
     queue: Queue, loop: Loop, handlers: Handlers, transaction: bool
 ) -> None:
-    """Only the worker's own calls tell whether its job is lost."""
+    """Only the worker's own calls decide whether its job is lost."""
 
     @handlers.handler("k", transaction=transaction)
     def work(job: Job, *_: object) -> NoReturn:
         raise LeaseLost("of some other job")
 
-    answer = queue.enqueue("k")
+    enqueued = queue.enqueue("k")
     drain(loop)
-    assert jobs(queue.conn) == [(answer.id, "waiting", 1)]
-    assert "some other job" in error_of(queue.conn, answer.id)
+    assert jobs(queue.conn) == [(enqueued.id, "waiting", 1)]
+    assert "some other job" in error_of(queue.conn, enqueued.id)
 
 
 @pytest.mark.happens("forks, and the child returns")
 @pytest.mark.parametrize("ending", ["return", "sys.exit"])
-def test_a_child_of_a_handler_does_not_become_a_worker(
+def test_a_child_that_a_handler_forks_does_not_become_a_worker(
     queue: Queue, loop: Loop, handlers: Handlers, ending: str
 ) -> None:
-    """A fork that comes out of the handler ends there; its parent goes on."""
+    """It exits when the handler returns in it; the parent goes on."""
     children: list[int] = []
 
     @handlers.handler("k")
@@ -212,8 +212,8 @@ def test_a_child_of_a_handler_does_not_become_a_worker(
     assert jobs(queue.conn) == []
 
 
-def test_an_exception_that_cannot_be_described_is_named(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """Whatever its description raises."""
+def test_an_exception_that_cannot_be_formatted_is_named(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """Whatever its own attributes raise."""
 
     class Opaque(Exception):
         @property
@@ -224,17 +224,17 @@ def test_an_exception_that_cannot_be_described_is_named(queue: Queue, loop: Loop
         raise Opaque
 
     handlers.handler("k")(fail)
-    answer = queue.enqueue("k")
+    enqueued = queue.enqueue("k")
     drain(loop)
-    # From Python 3.13 on the traceback copes, and gives the class with its place.
-    assert "Opaque" in error_of(queue.conn, answer.id).splitlines()[0]
+    # From Python 3.13 on the traceback copes, and gives the qualified class.
+    assert "Opaque" in error_of(queue.conn, enqueued.id).splitlines()[0]
 
 
 @pytest.mark.parametrize(("encoding", "kept"), [("LATIN1", "\\u2603"), ("SQL_ASCII", "\u2603")])
-def test_a_database_in_another_encoding_keeps_what_it_can_of_an_error(
+def test_an_error_is_stored_in_the_encoding_of_the_database(
     place: Place, conn: Connection, handlers: Handlers, encoding: str, kept: str
 ) -> None:
-    """With escapes if need be; handlers are found by their kinds, and the neighbours are settled."""
+    """With escapes if need be; the neighbours are settled, and handlers are found by their kinds."""
     conn.execute("DROP DATABASE IF EXISTS pgq_encoded")
     conn.execute(f"CREATE DATABASE pgq_encoded ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0".encode())
     dsn = f"host={place.host} port={place.port} user={place.user} dbname=pgq_encoded"
@@ -257,10 +257,10 @@ def test_a_database_in_another_encoding_keeps_what_it_can_of_an_error(
         conn.execute("DROP DATABASE pgq_encoded WITH (FORCE)")
 
 
-def test_a_result_that_is_far_too_long_is_not_even_sent(
+def test_a_result_that_is_far_too_long_is_not_sent(
     queue: Queue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A gigabyte costs the connection, and so again each time it is settled."""
+    """A gigabyte would cost the connection each time the job is settled."""
     monkeypatch.setattr("pgq.convert.LONGEST_RESULT", 1000)
     handlers.handler("plain")(lambda *_: "x" * 1000)
     handlers.handler("transactional", transaction=True)(lambda *_: "x" * 1000)
@@ -274,7 +274,7 @@ def test_a_result_that_is_far_too_long_is_not_even_sent(
 def test_a_result_that_is_too_deep_for_the_server_fails_the_job(
     conn: Connection, queue: Queue, loop: Loop, handlers: Handlers
 ) -> None:
-    """However deep that is: it is not mistaken for a server that is out of something for a while."""
+    """The error is not taken for a shortage of resources that the worker waits out."""
     conn.execute(f"ALTER DATABASE {conn.info.dbname} SET max_stack_depth = '100kB'".encode())
     deep: list[Any] = []
     for _ in range(900):
