@@ -1,4 +1,4 @@
-"""The command line: each command, its exit codes, and mistakes in one line."""
+"""The command line: each command, its exit code, and errors in one line."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pgq(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the program as it is installed."""
+    """Run the installed program."""
     program = Path(sys.executable).with_name("pgq")
     return subprocess.run([program, *arguments], capture_output=True, text=True, check=False, cwd=cwd, timeout=30)
 
 
 @pytest.fixture
 def run(dsn: str) -> Run:
-    """Run the program on the database of the test, by default to a good end."""
+    """Return a function that runs the program on the database of the test and checks its exit code."""
 
     def run(*arguments: str, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         done = pgq("--dsn", dsn, *arguments, cwd=cwd)
@@ -42,14 +42,13 @@ def run(dsn: str) -> Run:
 
 @pytest.fixture
 def bare(conn: Connection) -> Connection:
-    """The same database without pgq."""
+    """The database of the test, without pgq."""
     conn.execute("DROP SCHEMA public CASCADE")
     conn.execute("CREATE SCHEMA public")
     return conn
 
 
 def test_help_names_every_command() -> None:
-    """And ends well."""
     done = pgq("--help")
     assert done.returncode == 0
     for command in (
@@ -70,8 +69,8 @@ def test_help_names_every_command() -> None:
         assert pgq(command, "--help").returncode == 0
 
 
-def test_enqueue_takes_what_the_function_takes(run: Run, conn: Connection) -> None:
-    """It prints the id, and says so when the job was waiting already."""
+def test_enqueue_has_an_option_for_each_argument_of_the_function(run: Run, conn: Connection) -> None:
+    """It prints the id, and whether the job was waiting already."""
     at = datetime.fromisoformat("2040-01-31T12:00:00+01:00")
     options = ["--queue", "q", "--at", at.isoformat(), "--priority", "2", "--max-retries", "3", "--backoff", "90s",
                "--backoff-cap", "2h", "--dedup-key", "x"]  # fmt: skip
@@ -92,7 +91,7 @@ def test_enqueue_takes_what_the_function_takes(run: Run, conn: Connection) -> No
 
 
 def test_list_show_and_stats_print_tables_and_json(run: Run, queue: Queue) -> None:
-    """The JSON is what a program can read; the tables have a heading and a line for each row."""
+    """Programs can read the JSON; a table has a heading, and a line for each row."""
     done, dead = queue.enqueue_many([{"kind": "a", "args": "x"}, {"kind": "b", "max_retries": 0}])
     for job in queue.claim(max_jobs=2, worker="me"):
         if job.id == done.id:
@@ -119,7 +118,7 @@ def test_list_show_and_stats_print_tables_and_json(run: Run, queue: Queue) -> No
 
 
 def test_cancel_retry_and_purge_move_jobs(run: Run, queue: Queue) -> None:
-    """And say what they did."""
+    """Each prints what it has done."""
     a, b = (queue.enqueue(kind).id for kind in "ab")
     assert run("cancel", str(a), str(b)).stdout == f"{a} cancelled\n{b} cancelled\n"
     assert run("retry", str(a)).stdout == f"{a} retry\n"
@@ -129,17 +128,17 @@ def test_cancel_retry_and_purge_move_jobs(run: Run, queue: Queue) -> None:
 
 
 def test_version_shows_both_sides(run: Run) -> None:
-    """The driver's, and that of the SQL in the database."""
+    """That of the driver, and that of the SQL in the database."""
     assert run("version").stdout.split() == ["driver", version("pgq-jobs"), "SQL", version("pgq-jobs")]
 
 
 def test_a_refusal_is_one_line_and_exit_code_1(run: Run, queue: Queue) -> None:
-    """With a hint in a second line, and no traceback."""
-    answer = queue.enqueue("k")
+    """A hint stands in a second line, and there is no traceback."""
+    enqueued = queue.enqueue("k")
     for arguments in (
         ["cancel", "404"],
         ["show", "404"],
-        ["retry", str(answer.id)],
+        ["retry", str(enqueued.id)],
         ["enqueue", "k", "--priority", "11"],
     ):
         lines = run(*arguments, code=1).stderr.splitlines()
@@ -154,12 +153,11 @@ def test_a_refusal_is_one_line_and_exit_code_1(run: Run, queue: Queue) -> None:
     ids=" ".join,
 )  # fmt: skip
 def test_wrong_usage_is_exit_code_2(run: Run, arguments: list[str]) -> None:
-    """It is found before anything is done."""
+    """The program finds it before it does anything."""
     assert "Usage:" in run(*arguments, code=2).stderr
 
 
-def test_no_way_to_the_database_is_exit_code_3(tmp_path: Path) -> None:
-    """For a server that is not there."""
+def test_an_unreachable_database_is_exit_code_3(tmp_path: Path) -> None:
     for command in (["stats"], ["enqueue", "k"], ["install"]):
         done = pgq("--dsn", f"host={tmp_path} port=5432", *command)
         assert (done.returncode, len(done.stderr.splitlines())) == (3, 1)
@@ -172,23 +170,22 @@ def test_no_way_to_the_database_is_exit_code_3(tmp_path: Path) -> None:
      ("password=s3cret nonsense", 1), ("postgresql://me:s3cret@[::1/db", 1), ("nonsense=1 password=s3cret", 1)],
 )  # fmt: skip
 def test_a_wrong_dsn_does_not_show_its_password(wrong: str, code: int) -> None:
-    """Whether libpq cannot read it or nobody answers."""
+    """Neither when libpq cannot parse it, nor when the server is not reachable."""
     done = pgq("--dsn", wrong, "stats")
     assert done.returncode == code, done.stderr
     assert "s3cret" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_the_dsn_may_come_from_the_environment(dsn: str, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From PGQ_DSN; the option goes first."""
+def test_the_dsn_can_come_from_the_environment(dsn: str, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PGQ_DSN is the default of the option."""
     queue.enqueue("k")
     monkeypatch.setenv("PGQ_DSN", dsn)
     assert len(json.loads(pgq("list", "--json").stdout)) == 1
     assert pgq("--dsn", "host=/nowhere", "list").returncode == 3
 
 
-def test_install_works_once(run: Run, bare: Connection) -> None:
-    """The second time it says that there is one."""
+def test_install_refuses_to_install_twice(run: Run, bare: Connection) -> None:
     assert "installed" in run("install").stdout
     run("enqueue", "k")
     assert "is installed in the schema" in run("install", code=1).stderr
@@ -196,7 +193,7 @@ def test_install_works_once(run: Run, bare: Connection) -> None:
 
 
 def test_install_into_a_schema_of_any_name(run: Run, bare: Connection) -> None:
-    """It is made if need be, and every command finds it there."""
+    """install creates the schema if needed, and every command finds pgq there."""
     name = 'my "Jobs"'
     run("--schema", name, "install")
     run("--schema", name, "enqueue", "k")
@@ -205,8 +202,8 @@ def test_install_into_a_schema_of_any_name(run: Run, bare: Connection) -> None:
     assert one(bare, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == 0
 
 
-def test_install_print_shows_sql_that_any_client_can_run(bare: Connection) -> None:
-    """Without psql and without a database at hand."""
+def test_install_print_writes_sql_that_any_client_can_run(bare: Connection) -> None:
+    """It needs neither psql nor a database."""
     printed = pgq("install", "--print")
     assert printed.returncode == 0
     bare.execute(printed.stdout.encode())
@@ -214,7 +211,7 @@ def test_install_print_shows_sql_that_any_client_can_run(bare: Connection) -> No
 
 
 def test_a_database_without_pgq_says_what_to_do(run: Run, bare: Connection, tmp_path: Path) -> None:
-    """From every command, the worker included."""
+    """Every command prints the hint, the worker included."""
     (tmp_path / "tasks.py").write_text("import pgq\npgq.handler('k')(print)\n")
     for arguments in (["stats"], ["enqueue", "k"], ["version"], ["worker", "tasks"]):
         assert "hint: Run pgq install" in run(*arguments, code=1, cwd=tmp_path).stderr
@@ -225,14 +222,16 @@ def test_a_database_without_pgq_says_what_to_do(run: Run, bare: Connection, tmp_
     [("import nonsense_indeed", "cannot import tasks"), ("def", "cannot import tasks"),
      ("1 / 0", "ZeroDivisionError"), ("x = 1", "registers no handler")],
 )  # fmt: skip
-def test_a_module_that_is_no_good_is_refused(run: Run, tmp_path: Path, source: str, complaint: str) -> None:
-    """Before any job is claimed."""
+def test_a_module_without_handlers_or_with_an_error_is_refused(
+    run: Run, tmp_path: Path, source: str, complaint: str
+) -> None:
+    """The worker refuses it before it claims a job."""
     (tmp_path / "tasks.py").write_text(source)
     assert complaint in run("worker", "tasks", code=1, cwd=tmp_path).stderr
 
 
-def test_purge_counts_more_than_one_round(run: Run, queue: Queue, conn: Connection) -> None:
-    """It goes on until nothing is left that is old enough."""
+def test_purge_goes_on_until_no_old_job_is_left(run: Run, queue: Queue, conn: Connection) -> None:
+    """It deletes more jobs than one call of the function does."""
     conn.execute("SELECT pgq_enqueue('k', to_jsonb(n), max_retries => 0) FROM generate_series(1, 10500) AS n")
     queue.claim(max_jobs=10_000)
     queue.claim(max_jobs=500)
@@ -243,8 +242,8 @@ def test_purge_counts_more_than_one_round(run: Run, queue: Queue, conn: Connecti
         queue.purge("no interval")
 
 
-def test_grant_and_revoke_let_a_role_in_and_out(run: Run, conn: Connection) -> None:
-    """As what, and to which queues; without any, to all of them."""
+def test_grant_and_revoke_change_the_privileges_of_a_role(run: Run, conn: Connection) -> None:
+    """With --queue they apply to these queues, without it to all."""
     conn.execute("CREATE ROLE clerk")
     try:
         run("grant", "clerk", "producer", "--queue", "a", "--queue", "b")
@@ -254,17 +253,17 @@ def test_grant_and_revoke_let_a_role_in_and_out(run: Run, conn: Connection) -> N
         run("revoke", "clerk", "producer", "--queue", "a")
         run("revoke", "clerk", "reader")
         assert conn.execute(given).fetchall() == [("producer", ["b"])]
-        assert "there is no role" in run("grant", "nobody here", "admin", code=1).stderr
+        assert "there is no role" in run("grant", "no such role", "admin", code=1).stderr
     finally:
         conn.execute("DROP OWNED BY clerk")
         conn.execute("DROP ROLE clerk")
 
 
 @pytest.mark.parametrize("password", [True, False])
-def test_a_password_on_the_command_line_is_warned_of(
+def test_a_password_on_the_command_line_causes_a_warning(
     dsn: str, queue: Queue, monkeypatch: pytest.MonkeyPatch, password: bool
 ) -> None:
-    """But not one that comes from the environment; and the warning does not repeat it."""
+    """The warning does not repeat it; a password from the environment causes none."""
     secret = make_conninfo(dsn, password="s3cret")
     done = pgq("--dsn", secret if password else dsn, "stats")
     assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""Workers as processes of their own: how they end when they are told to, and what is left when they are killed."""
+"""Signals to worker processes: how they stop, and what remains of a killed one."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ IDLE = (
 
 @pytest.mark.happens("it is told to stop")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_worker_ends_at_once(conn: Connection, start: Start, number: signal.Signals) -> None:
-    """Even in the middle of a pause of a minute, and with exit code 0."""
+def test_an_idle_worker_stops_at_once(conn: Connection, start: Start, number: signal.Signals) -> None:
+    """It is in the middle of a poll interval of a minute; the exit code is 0."""
     process = start("--poll", "60s")
     eventually(lambda: one(conn, IDLE))
     begun = time.monotonic()
@@ -37,10 +37,10 @@ def test_an_idle_worker_ends_at_once(conn: Connection, start: Start, number: sig
 
 @pytest.mark.happens("it is told to stop")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_busy_worker_finishes_its_job_and_gives_back_the_rest(
+def test_a_busy_worker_finishes_its_job_and_releases_the_rest(
     conn: Connection, queue: Queue, start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """The job that runs is done; the others of its batch have lost no attempt."""
+    """The other jobs of its batch lose no attempt."""
     _, second, third = queue.enqueue_many([{"kind": "slow", "args": n} for n in range(3)])
     process = start("--batch", "10")
     eventually((tmp_path / "begun-0-1").exists)
@@ -55,34 +55,34 @@ def test_a_busy_worker_finishes_its_job_and_gives_back_the_rest(
 
 @pytest.mark.happens("it is told to stop twice")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_the_worker_in_the_middle_of_a_job(
+def test_a_second_signal_ends_the_worker_during_a_job(
     conn: Connection, queue: Queue, start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Whoever insists need not wait for the handler; the job is given back, and its attempt does not count."""
-    answer = queue.enqueue("slow", 0)
+    """The worker does not wait for the handler; it releases the job, and the attempt does not count."""
+    enqueued = queue.enqueue("slow", 0)
     process = start()
     eventually((tmp_path / "begun-0-1").exists)
-    # Signals of one number that are sent in one go may arrive as one: repeat until there is an end.
+    # Signals of one number sent in a row may arrive as one, so repeat them until the process ends.
     deadline = time.monotonic() + 10
     while process.poll() is None and time.monotonic() < deadline:
         process.send_signal(number)
         time.sleep(0.01)
     assert process.returncode == 128 + number
-    assert jobs(conn) == [(answer.id, "waiting", 0)]
+    assert jobs(conn) == [(enqueued.id, "waiting", 0)]
 
 
 @pytest.mark.happens("a worker is killed")
-def test_a_killed_worker_loses_its_job_to_the_next_one(
+def test_the_job_of_a_killed_worker_runs_again_after_its_lease(
     conn: Connection, queue: Queue, start: Start, tmp_path: Path
 ) -> None:
-    """Once the lease has run out the job is run again, as its second attempt, and not before."""
-    answer = queue.enqueue("slow", 0)
+    """The next run is the second attempt."""
+    enqueued = queue.enqueue("slow", 0)
     process = start()
     eventually((tmp_path / "begun-0-1").exists)
     process.kill()
     process.wait(10)
     assert queue.claim() == []
-    assert jobs(conn) == [(answer.id, "running", 1)]
+    assert jobs(conn) == [(enqueued.id, "running", 1)]
     expire(conn)
     (tmp_path / "go-0").touch()
     start()
@@ -90,9 +90,11 @@ def test_a_killed_worker_loses_its_job_to_the_next_one(
     assert sorted(path.name for path in tmp_path.glob("begun-*")) == ["begun-0-1", "begun-0-2"]
 
 
-def test_a_job_that_kills_every_worker_is_buried(conn: Connection, queue: Queue, start: Start, tmp_path: Path) -> None:
-    """After max_retries + 1 of them, with an entry for each."""
-    answer = queue.enqueue("slow", 0, max_retries=2, backoff="0")
+def test_a_job_that_kills_every_worker_is_dead_after_its_retries(
+    conn: Connection, queue: Queue, start: Start, tmp_path: Path
+) -> None:
+    """After max_retries + 1 workers, with an error for each."""
+    enqueued = queue.enqueue("slow", 0, max_retries=2, backoff="0")
     for attempt in range(1, 4):
         process = start("--name", f"victim {attempt}")
         eventually((tmp_path / f"begun-0-{attempt}").exists)
@@ -100,7 +102,7 @@ def test_a_job_that_kills_every_worker_is_buried(conn: Connection, queue: Queue,
         process.wait(10)
         expire(conn)
     assert queue.claim() == []
-    job = Views(conn).job(answer.id)
+    job = Views(conn).job(enqueued.id)
     assert (job["state"], job["attempt"]) == ("dead", 3)
     assert [error["worker"].split(":")[0] for error in job["errors"]] == ["victim 3", "victim 2", "victim 1"]
     assert {error["error"] for error in job["errors"]} == {"the lease ran out"}

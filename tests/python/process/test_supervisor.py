@@ -1,4 +1,4 @@
-"""A worker in several processes: whoever dies is replaced, and all of them end with their supervisor."""
+"""A worker with several processes: a dead child is replaced, and all children end with their supervisor."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ PIDS = "SELECT pid FROM pgq_worker_session ORDER BY registered_at"
 
 
 def pids(conn: Connection) -> list[int]:
-    """The processes that have registered, and are there."""
+    """Return the processes of the present workers."""
     return [row[0] for row in conn.execute("SELECT pid FROM pgq_workers WHERE present").fetchall()]
 
 
 def both(conn: Connection) -> list[int]:
-    """The two, once they are there."""
+    """Return both processes, once they are present."""
     return eventually(lambda: found if len(found := pids(conn)) == 2 else [])
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is such a process, that is not a zombie."""
+    """Return whether there is such a process that is not a zombie."""
     try:
         return " Z " not in Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -48,7 +48,7 @@ def test_children_do_the_work_and_end_with_their_supervisor(
     start: Start,
     tmp_path: Path,
 ) -> None:
-    """Two of them run a job each at a time; a stop lets both finish, and the exit code is 0."""
+    """Each of the two runs a job; a stop lets both finish, and the exit code is 0."""
     queue.enqueue_many([{"kind": "slow", "args": n} for n in range(2)])
     process = start("--processes", "2", "--batch", "1")
     eventually(lambda: len(list(tmp_path.glob("begun-*"))) == 2)
@@ -70,7 +70,7 @@ def test_a_ctrl_c_reaches_each_child_once(
     start: Start,
     tmp_path: Path,
 ) -> None:
-    """Although a terminal sends it to a whole process group: the jobs that run are finished."""
+    """A terminal sends it to the whole process group, and the running jobs still finish."""
     queue.enqueue("slow", 0)
     process = start("--processes", "2", start_new_session=True)
     eventually((tmp_path / "begun-0-1").exists)
@@ -82,28 +82,28 @@ def test_a_ctrl_c_reaches_each_child_once(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_all_of_them(
+def test_a_second_signal_ends_all_children(
     conn: Connection,
     queue: Queue,
     start: Start,
     tmp_path: Path,
     number: signal.Signals,
 ) -> None:
-    """What they run is given back, and its attempt does not count."""
-    answer = queue.enqueue("slow", 0)
+    """The running job is released, and its attempt does not count."""
+    enqueued = queue.enqueue("slow", 0)
     process = start("--processes", "2")
     eventually((tmp_path / "begun-0-1").exists)
     process.send_signal(number)
-    # Two that come in one go may arrive as one.
+    # Two signals sent in a row may arrive as one.
     time.sleep(0.5)
     process.send_signal(number)
     assert process.wait(15) == 128 + number
-    assert jobs(conn) == [(answer.id, "waiting", 0)]
+    assert jobs(conn) == [(enqueued.id, "waiting", 0)]
 
 
 @pytest.mark.happens("ends its process")
 def test_a_child_that_dies_is_logged_and_replaced(conn: Connection, start: Start) -> None:
-    """With its signal; the others go on."""
+    """The log names the signal, and the other child goes on."""
     process = start("--processes", "2")
     first, second = both(conn)
     os.kill(first, signal.SIGKILL)
@@ -116,7 +116,7 @@ def test_a_child_that_dies_is_logged_and_replaced(conn: Connection, start: Start
 
 
 def test_children_end_when_their_supervisor_is_killed(conn: Connection, start: Start) -> None:
-    """They notice, and stop as after a signal."""
+    """They notice it and stop as after a signal."""
     process = start("--processes", "2")
     children = both(conn)
     process.kill()
@@ -124,8 +124,8 @@ def test_children_end_when_their_supervisor_is_killed(conn: Connection, start: S
     assert one(conn, "SELECT count(*) FROM pgq_worker_session") == 0
 
 
-def test_what_can_never_work_ends_the_supervisor(start: Start, tmp_path: Path) -> None:
-    """One clear error a child, no restarts, and the exit code of the child."""
+def test_an_error_at_import_ends_the_supervisor(start: Start, tmp_path: Path) -> None:
+    """There is one clear error for each child, no restart, and the exit code of the child."""
     (tmp_path / "broken.py").write_text("import nothing_of_this_name")
     process = start("broken", "--processes", "2")
     _, log = process.communicate(timeout=20)
@@ -135,13 +135,13 @@ def test_what_can_never_work_ends_the_supervisor(start: Start, tmp_path: Path) -
     assert "next one starts" not in log
 
 
-def test_a_child_that_has_done_its_number_of_jobs_is_replaced(
+def test_a_child_that_has_run_max_jobs_is_replaced(
     conn: Connection,
     queue: Queue,
     start: Start,
     tmp_path: Path,
 ) -> None:
-    """At once, and until nothing is left: then all of them end."""
+    """At once, until the queue is drained; then all children end."""
     queue.enqueue_many([{"kind": "slow", "args": n} for n in range(6)])
     for n in range(6):
         (tmp_path / f"go-{n}").touch()
@@ -153,13 +153,13 @@ def test_a_child_that_has_done_its_number_of_jobs_is_replaced(
     assert "next one starts" not in log
 
 
-def test_code_that_has_changed_is_loaded(
+def test_changed_code_is_reloaded(
     conn: Connection,
     queue: Queue,
     start: Start,
     tmp_path: Path,
 ) -> None:
-    """Also after it was broken for a while, which is said."""
+    """This also works after a version that cannot be imported, which is logged."""
     module = tmp_path / "changing.py"
     text = "import pathlib, pgq\n@pgq.handler('k')\ndef k(job): pathlib.Path('ran-{}').touch()\n"
     module.write_text(text.format("one"))
@@ -177,18 +177,18 @@ def test_code_that_has_changed_is_loaded(
     assert process.returncode == 0
 
 
-def test_readiness_is_told_once_all_children_work(
+def test_readiness_is_notified_once_all_children_are_ready(
     conn: Connection,
     start: Start,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By the supervisor alone, with a plain datagram; and that it stops."""
+    """The supervisor alone sends it, with a plain datagram, and later that it stops."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(15)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        # The second one to come takes its time.
+        # The second child to start is slow.
         (tmp_path / "uneven.py").write_text(
             "import os, time\n"
             "late = time.monotonic() + 20\n"
@@ -214,8 +214,8 @@ def test_readiness_is_told_once_all_children_work(
 
 
 @pytest.mark.happens("ends its process")
-def test_a_place_waits_longer_after_each_death(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to half a minute, and from the start again for who has lived for a while."""
+def test_the_restart_backoff_grows_with_each_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It grows to half a minute, and is reset by a child that has lived for a while."""
     now = [0.0]
     monkeypatch.setattr("pgq.process.supervisor.monotonic", lambda: now[0])
     supervisor = Supervisor(["true"], 1, grace=1)
@@ -239,8 +239,8 @@ def test_a_place_waits_longer_after_each_death(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("said", "code"), [(READY, None), (b"", 3)], ids=["worked", "never worked"])
-def test_who_cannot_reach_the_server_is_replaced_if_any_has_worked(said: bytes, code: int | None) -> None:
-    """Even one that is not there any more, while its neighbour was not there yet."""
+def test_a_child_without_a_connection_is_replaced_if_any_has_worked(said: bytes, code: int | None) -> None:
+    """This holds even if the child that worked is gone before the other one starts."""
     supervisor = Supervisor([sys.executable, "-c", "import sys; sys.exit(3)"], 2, grace=1)
     place = supervisor.places[0]
     place.lifeline, child = socket.socketpair()
@@ -256,8 +256,8 @@ def test_who_cannot_reach_the_server_is_replaced_if_any_has_worked(said: bytes, 
     assert supervisor.bury(place, place.process.wait()) == code
 
 
-def test_only_what_belongs_to_the_project_is_watched(tmp_path: Path) -> None:
-    """Python files that are new, changed or gone; not those in hidden directories or environments."""
+def test_only_python_files_of_the_project_are_watched(tmp_path: Path) -> None:
+    """New, changed and deleted ones, but none in hidden directories or virtual environments."""
     for name in ("a.py", ".git/b.py", "venv/lib/c.py", "venv/pyvenv.cfg", "pkg/__pycache__/d.py", "pkg/e.py", "f.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -272,7 +272,7 @@ def test_only_what_belongs_to_the_project_is_watched(tmp_path: Path) -> None:
 
 
 def in_a_pid_namespace() -> bool:
-    """Whether this process may be the first one of its own."""
+    """Return whether a process can be the first one of a PID namespace here."""
     unshare = shutil.which("unshare")
     return (
         unshare is not None
@@ -282,13 +282,13 @@ def in_a_pid_namespace() -> bool:
 
 @pytest.mark.skipif(not in_a_pid_namespace(), reason="no PID namespace can be made here")
 @pytest.mark.parametrize("options", [(), ("--processes", "2")], ids=["alone", "supervisor"])
-def test_it_stops_as_the_first_process_of_a_container(
+def test_a_worker_stops_as_the_first_process_of_a_container(
     conn: Connection,
     dsn: str,
     tmp_path: Path,
     options: tuple[str, ...],
 ) -> None:
-    """Where signals without a handler have no effect."""
+    """For such a process, signals without a handler have no effect."""
     (tmp_path / "tasks.py").write_text("import pgq\npgq.handler('k')(lambda job: None)\n")
     pgq = str(Path(sys.executable).with_name("pgq"))
     process = subprocess.Popen(

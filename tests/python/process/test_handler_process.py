@@ -1,4 +1,4 @@
-"""What a handler does to its process: a worker that dies is replaced, and one that lives can be stopped."""
+"""What a handler does to its process: a dead worker process is replaced, and a live one can be stopped."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def thread(job):
 def following(job, conn):
     pass
 """
-# Those that end their process, and how the supervisor says it.
+# Kinds that end their process, and how the supervisor's log describes that.
 DEADLY = {
     "exit": "ended with exit code 7",
     "kill": "was killed by SIGKILL",
@@ -92,7 +92,7 @@ DEADLY = {
 
 
 def seconds_between(tmp_path: Path, kind: str) -> float:
-    """From the first attempt to the second."""
+    """Return the time from the first attempt to the second."""
     first, second = (tmp_path / f"{kind}-{attempt}" for attempt in (1, 2))
     return second.stat().st_mtime - first.stat().st_mtime
 
@@ -101,14 +101,14 @@ def seconds_between(tmp_path: Path, kind: str) -> float:
 def test_a_process_that_a_handler_ends_is_replaced_and_its_job_runs_again(
     conn: Connection, queue: Queue, start: Start, tmp_path: Path, grown_up: None
 ) -> None:
-    """Within seconds, by the other process: its lease of five minutes does not count. The attempt does."""
+    """Another process runs the job within seconds, although the lease is five minutes. The attempt counts."""
     (tmp_path / "tasks.py").write_text(TASKS)
     process = start("--processes", "2", "--batch", "1")
     for kind in DEADLY:
         eventually(lambda: len([one for one in Views(conn).workers() if one["present"]]) == 2, seconds=30)
         queue.enqueue(kind)
         eventually(lambda: jobs(conn) == [], f"the job {kind} is done", seconds=20)
-        # About two, and slack.
+        # About two seconds, and slack.
         assert seconds_between(tmp_path, kind) < 6
         assert (tmp_path / f"{kind}-1").read_text() != (tmp_path / f"{kind}-2").read_text()
     process.terminate()
@@ -119,13 +119,13 @@ def test_a_process_that_a_handler_ends_is_replaced_and_its_job_runs_again(
 
 @pytest.mark.happens("uses up the memory")
 @pytest.mark.parametrize("kind", ["much memory", "all memory"])
-def test_a_handler_that_wants_more_memory_than_there_is_fails_or_ends_its_process(
+def test_a_handler_that_uses_up_the_memory_fails_or_ends_its_process(
     conn: Connection, queue: Queue, start: Start, tmp_path: Path, kind: str
 ) -> None:
-    """One allocation that is too large is an error as any other; where all is used up, it depends on who is next."""
+    """One allocation that is too large raises MemoryError; when all memory is used up, the process may end."""
     (tmp_path / "tasks.py").write_text(TASKS)
     process = start("--processes", "2", "--batch", "1")
-    answer = queue.enqueue(kind, backoff="0")
+    enqueued = queue.enqueue(kind, backoff="0")
     eventually(lambda: [attempt for _, _, attempt in jobs(conn)] != [0])
     queue.enqueue_many({"kind": "next", "args": n} for n in range(5))
     eventually(lambda: jobs(conn) == [], f"{kind} is done", seconds=20)
@@ -134,17 +134,17 @@ def test_a_handler_that_wants_more_memory_than_there_is_fails_or_ends_its_proces
     _, log = process.communicate(timeout=20)
     assert process.returncode == 0
     if kind == "much memory":
-        assert f"job {answer.id} {kind} attempt 1: retry" in log
+        assert f"job {enqueued.id} {kind} attempt 1: retry" in log
         assert "after MemoryError" in log
         assert "worker process" not in log
 
 
 @pytest.mark.happens("leaves a thread behind")
 @pytest.mark.happens("forks, and the child returns")
-def test_a_child_that_returns_and_a_thread_that_does_not_are_no_workers(
+def test_a_forked_child_and_a_thread_left_behind_do_not_act_as_workers(
     conn: Connection, queue: Queue, start: Start, tmp_path: Path
 ) -> None:
-    """The child is gone, the process goes on, and a stop does not wait for the thread for long."""
+    """The child ends, the process goes on, and a stop does not wait for the thread for long."""
     (tmp_path / "tasks.py").write_text(TASKS)
     process = start()
     queue.enqueue_many([{"kind": "fork"}, {"kind": "thread"}, {"kind": "next"}])

@@ -1,4 +1,4 @@
-"""What an operator and a service manager see of a worker: its log, its end, and that it is well."""
+"""Operating a worker: its log, its health file, the service manager, and runs that end by themselves."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def inside(job, conn):
 """
 
 
-def test_the_log_can_be_read_by_machines(conn: Connection, queue: Queue, start: Start, tmp_path: Path) -> None:
-    """One JSON object a line; those about a job have its coordinates, how long it took and how long it had waited."""
+def test_the_json_log_has_one_object_a_line(conn: Connection, queue: Queue, start: Start, tmp_path: Path) -> None:
+    """A line about a job has its id, kind, queue and attempt, and how long it ran and waited."""
     (tmp_path / "tasks.py").write_text(TASKS)
     for kind in ("good", "bad", "inside"):
         queue.enqueue(kind, "s3cret", max_retries=0)
@@ -60,8 +60,8 @@ def test_the_log_can_be_read_by_machines(conn: Connection, queue: Queue, start: 
     assert "s3cret" not in log
 
 
-def test_a_drained_worker_ends_when_nothing_is_ripe(queue: Queue, dsn: str, handlers: Handlers) -> None:
-    """What comes later waits, and what its handlers enqueue is done."""
+def test_a_draining_worker_ends_when_no_job_is_ripe(queue: Queue, dsn: str, handlers: Handlers) -> None:
+    """A job for later stays; jobs that its handlers enqueue are done."""
     done: list[int] = []
 
     @handlers.handler("k")
@@ -79,10 +79,8 @@ def test_a_drained_worker_ends_when_nothing_is_ripe(queue: Queue, dsn: str, hand
     assert worker.drained
 
 
-def test_until_empty_a_worker_also_waits_for_what_comes_later_or_runs_elsewhere(
-    queue: Queue, dsn: str, handlers: Handlers
-) -> None:
-    """And begins it when its time has come, however long the poll is."""
+def test_until_empty_waits_for_later_jobs_and_jobs_of_other_workers(queue: Queue, dsn: str, handlers: Handlers) -> None:
+    """It starts a later job when it is ripe, however long the poll interval is."""
     done: list[str] = []
     handlers.handler("k")(lambda job: done.append(job.args))
     queue.enqueue("k", "elsewhere")
@@ -91,7 +89,7 @@ def test_until_empty_a_worker_also_waits_for_what_comes_later_or_runs_elsewhere(
     worker = Worker(dsn, handlers, drain=Drain(until_empty=True), poll=0.2)
     thread = Thread(worker.run)
     eventually(lambda: jobs(queue.conn) == [(elsewhere.id, "running", 1)])
-    # Some polls later.
+    # Several polls.
     end = time.monotonic() + 0.7
     eventually(lambda: time.monotonic() > end or not thread.is_alive())
     assert thread.is_alive()
@@ -102,8 +100,8 @@ def test_until_empty_a_worker_also_waits_for_what_comes_later_or_runs_elsewhere(
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_a_worker_ends_after_so_many_jobs(queue: Queue, dsn: str, handlers: Handlers, concurrency: int) -> None:
-    """Exactly; those that it has claimed beyond are not kept."""
+def test_a_worker_ends_after_max_jobs(queue: Queue, dsn: str, handlers: Handlers, concurrency: int) -> None:
+    """It runs exactly that many, and releases what it has claimed beyond."""
     done: list[int] = []
     lock = threading.Lock()
 
@@ -119,10 +117,10 @@ def test_a_worker_ends_after_so_many_jobs(queue: Queue, dsn: str, handlers: Hand
     assert [(state, attempt) for _, state, attempt in jobs(queue.conn)] == [("waiting", 0)] * 33
 
 
-def test_a_job_that_a_worker_gives_back_does_not_count(
+def test_a_released_job_does_not_count_against_max_jobs(
     queue: Queue, dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Because another one took long; it claims as many again."""
+    """The worker releases jobs behind a slow one, and claims as many again."""
     monkeypatch.setattr("pgq.worker.loop.KEEP_UNSTARTED", 0.01)
     done: list[int] = []
 
@@ -137,8 +135,10 @@ def test_a_job_that_a_worker_gives_back_does_not_count(
     assert done == [0, 1, 2, 3]
 
 
-def test_a_file_tells_that_the_worker_is_well(queue: Queue, dsn: str, handlers: Handlers, tmp_path: Path) -> None:
-    """It is touched at each turn, but not while the worker hangs in a handler."""
+def test_the_health_file_is_touched_while_the_worker_is_well(
+    queue: Queue, dsn: str, handlers: Handlers, tmp_path: Path
+) -> None:
+    """Each turn of the loop touches it; a handler that hangs keeps it from being touched."""
     path = tmp_path / "health"
     go = threading.Event()
     begun = threading.Event()
@@ -157,7 +157,7 @@ def test_a_file_tells_that_the_worker_is_well(queue: Queue, dsn: str, handlers: 
         queue.enqueue("k")
         assert begun.wait(10)
         os.utime(path, (0, 0))
-        # Longer than the half second that it may be late.
+        # Longer than the half second by which a touch may be late.
         end = time.monotonic() + 0.8
         eventually(lambda: time.monotonic() > end)
         assert path.stat().st_mtime == 0
@@ -170,10 +170,10 @@ def test_a_file_tells_that_the_worker_is_well(queue: Queue, dsn: str, handlers: 
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_a_service_manager_is_told(
+def test_a_service_manager_is_notified(
     conn: Connection, dsn: str, handlers: Handlers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool
 ) -> None:
-    """When the worker is registered and can work, and when it stops; by a datagram, also to an abstract address."""
+    """READY=1 is sent when the worker is registered, STOPPING=1 when it stops; the address may be abstract."""
     path = f"@pgq-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(path.replace("@", "\0"))
@@ -188,18 +188,17 @@ def test_a_service_manager_is_told(
         thread.result(10)
 
 
-def test_a_service_manager_that_does_not_hear_is_none_of_its_business(
+def test_a_missing_notify_socket_does_not_stop_the_worker(
     dsn: str, handlers: Handlers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker works."""
-    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nothing"))
     Thread(Worker(dsn, handlers, drain=Drain(until_empty=False)).run).result(10)
 
 
 def test_a_worker_that_fails_leaves_its_jobs_to_others_at_once(
     conn: Connection, queue: Queue, dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch, grown_up: None
 ) -> None:
-    """It does not say good-bye, and so is missed like one that was killed; its lease of five minutes does not count."""
+    """It does not unregister, so its jobs are rescued like those of a killed worker, before the lease ends."""
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError
@@ -209,16 +208,16 @@ def test_a_worker_that_fails_leaves_its_jobs_to_others_at_once(
         monkeypatch.setattr("pgq.worker.loop.settle", fail)
         return "kept"
 
-    answer = queue.enqueue("k")
+    enqueued = queue.enqueue("k")
     with pytest.raises(ZeroDivisionError):
         Thread(Worker(dsn, handlers, lease=timedelta(minutes=5)).run).result(20)
-    assert jobs(conn) == [(answer.id, "running", 1)]
+    assert jobs(conn) == [(enqueued.id, "running", 1)]
     queue.claim(["other"])
     eventually(lambda: [job.attempt for job in queue.claim()] == [2], seconds=10)
 
 
-def test_a_log_line_for_people_says_what_became_of_a_job(queue: Queue, start: Start, tmp_path: Path) -> None:
-    """After which exception, and when it comes again."""
+def test_the_text_log_says_what_happened_to_a_job(queue: Queue, start: Start, tmp_path: Path) -> None:
+    """The line names the exception's class and the time of the next attempt."""
     (tmp_path / "tasks.py").write_text(TASKS)
     queue.enqueue("bad", "s3cret", backoff="1 hour")
     _, log = start("--drain").communicate(timeout=20)
