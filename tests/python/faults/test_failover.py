@@ -1,4 +1,4 @@
-"""A failover to a standby: workers and producers carry on, with a DSN that names both servers."""
+"""A failover to a standby: workers and producers go on, with a DSN that names both servers."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from pgq.schema.install import install
 
 
 @pytest.mark.happens("PostgreSQL fails over")
-def test_workers_and_producers_carry_on_after_a_failover(
+def test_workers_and_producers_go_on_after_a_failover(
     place: Place, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    What was acknowledged is not lost, effects are there once, and a plain handler that runs meanwhile is not disturbed.
+    No acknowledged job is lost, and each has its effect once.
     """
     monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.05)
     with Server(bindir=place.server.bindir, settings=SYNCHRONOUS) as primary, Standby(primary) as standby:
@@ -34,7 +34,7 @@ def test_workers_and_producers_carry_on_after_a_failover(
             install(conn)
             conn.execute("CREATE TABLE effect (n integer)")
             follows = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
-            eventually(lambda: one(conn, follows), "the standby follows", 30)
+            eventually(lambda: one(conn, follows), "the standby is streaming", 30)
 
         acknowledged: list[int] = []
         stop = False
@@ -62,12 +62,12 @@ def test_workers_and_producers_carry_on_after_a_failover(
         primary.stop("immediate")
         before = len(acknowledged)
         standby.promote()
-        eventually(lambda: len(acknowledged) > before + 50, "the producer carries on", 30)
+        eventually(lambda: len(acknowledged) > before + 50, "the producer goes on", 30)
         stop = True
         threads[1].result(15)
         with psycopg.connect(dsn, autocommit=True) as conn:
             assert conn.info.host == standby.host
-            eventually(lambda: jobs(conn) == [], "the worker carries on", 60)
+            eventually(lambda: jobs(conn) == [], "the worker goes on", 60)
             effects = [row[0] for row in conn.execute("SELECT n FROM effect").fetchall()]
         worker.stop()
         threads[0].result(15)

@@ -1,4 +1,4 @@
-"""What is different behind a pooler: PgBouncer in transaction mode."""
+"""Behind a pooler: PgBouncer in transaction mode."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pgq import Handlers, Job, Queue, Worker
 
 @pytest.fixture
 def pooled(place: Place, dsn: str) -> Iterator[str]:
-    """The way to the database of this test through PgBouncer."""
+    """A connection string that leads to the database of this test through PgBouncer."""
     with pgbouncer(place.server, dsn) as way:
         yield way
 
 
-def test_a_pooled_session_keeps_nothing_from_one_transaction_to_the_next(conn: Connection, pooled: str) -> None:
-    """Without prepared statements psycopg works, but what it sets goes to whoever comes next."""
+def test_a_pooled_session_is_shared_between_transactions(conn: Connection, pooled: str) -> None:
+    """psycopg works without prepared statements, but its settings reach the next client of the server's session."""
     with (
         psycopg.connect(pooled, prepare_threshold=None) as a,
         psycopg.connect(pooled, prepare_threshold=None) as b,
@@ -40,12 +40,12 @@ def test_a_pooled_session_keeps_nothing_from_one_transaction_to_the_next(conn: C
             a.commit()
 
 
-def test_a_worker_without_presence_and_notifications_works_behind_it(
+def test_a_worker_without_presence_and_notifications_works_behind_a_pooler(
     conn: Connection, queue: Queue, pooled: str, handlers: Handlers
 ) -> None:
     """
-    With all kinds of handlers, and extended leases. It leaves nothing in sessions that others are given: no setting, no
-    lock, no channel, no prepared statement.
+    It runs all kinds of handlers, and extends leases. In sessions that the pooler hands on it leaves no setting, no
+    lock, no channel and no prepared statement.
     """
     conn.execute("CREATE TABLE effect (job bigint, attempt integer)")
     plain: list[tuple[int, int]] = []
@@ -79,7 +79,7 @@ def test_a_worker_without_presence_and_notifications_works_behind_it(
     with psycopg.connect(pooled, prepare_threshold=None) as other:
         assert one(other, "SELECT count(*) FROM pg_prepared_statements") == 0
         assert one(other, "SELECT count(*) FROM pg_listening_channels()") == 0
-        # The pooler itself sets the name of the application.
+        # The pooler itself sets application_name.
         mine = "name LIKE 'pgq.%' OR name = 'application_name'"
         changed = f"SELECT name FROM pg_settings WHERE source = 'session' AND NOT ({mine})".encode()
         assert other.execute(changed).fetchall() == []

@@ -1,4 +1,4 @@
-"""The tool for broken connections: a proxy that cuts, stalls and refuses at the right moment."""
+"""The proxy of these tests cuts, stalls and refuses connections at the right moment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Open = Callable[[], Connection]
 
 @pytest.fixture
 def through(dsn: str, proxy: Proxy) -> Iterator[Open]:
-    """Open connections through the proxy, in autocommit mode; they are closed in the end."""
+    """Open connections through the proxy, in autocommit mode; they are closed at the end."""
     opened: list[Connection] = []
 
     def through() -> Connection:
@@ -30,35 +30,35 @@ def through(dsn: str, proxy: Proxy) -> Iterator[Open]:
 
 @pytest.fixture
 def t(conn: Connection) -> None:
-    """A table."""
+    """Create the table of these tests."""
     conn.execute("CREATE TABLE t (n int, padding text)")
 
 
 def count(conn: Connection) -> int:
-    """How many rows the table has."""
+    """Return how many rows the table has."""
     return int(one(conn, "SELECT count(*) FROM t"))
 
 
 def sessions(conn: Connection) -> int:
-    """How many others there are in the database."""
+    """Return the number of other sessions in the database."""
     others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     return int(one(conn, others))
 
 
 def in_transaction(conn: Connection, n: int) -> None:
-    """Insert a row by BEGIN and COMMIT."""
+    """Insert a row between BEGIN and COMMIT."""
     with conn.transaction():
         conn.execute("INSERT INTO t VALUES (%s)", [n])
 
 
 def in_pipeline(conn: Connection, n: int) -> None:
-    """The same, in messages that are sent together."""
+    """Insert a row, with all messages sent in one pipeline."""
     with conn.pipeline(), conn.transaction():
         conn.execute("INSERT INTO t VALUES (%s)", [n])
 
 
-def test_what_passes_through_is_not_changed(through: Open) -> None:
-    """Neither what is larger than any buffer, nor queries of each protocol, nor a cancellation."""
+def test_the_proxy_changes_nothing(through: Open) -> None:
+    """It passes on large messages, queries of both protocols, COPY and cancel requests."""
     conn = through()
     large = "x" * 5_000_000
     assert one(conn, "SELECT %s::text", large) == large
@@ -75,10 +75,10 @@ def test_what_passes_through_is_not_changed(through: Open) -> None:
 
 
 @pytest.mark.parametrize("write", [in_transaction, in_pipeline])
-def test_the_answer_to_a_commit_is_lost(
+def test_cut_after_a_commit_loses_its_result(
     conn: Connection, t: None, through: Open, proxy: Proxy, write: Callable[[Connection, int], None]
 ) -> None:
-    """The client does not know, but the commit has taken effect. Others are left alone."""
+    """The commit has taken effect, but the client gets an error. Other connections stay."""
     client, other = through(), through()
     write(client, 1)
     sprung = proxy.cut_after(b"COMMIT")
@@ -90,10 +90,8 @@ def test_the_answer_to_a_commit_is_lost(
     write(other, 3)
 
 
-def test_a_statement_whose_answer_is_lost_is_done_to_its_end(
-    conn: Connection, t: None, through: Open, proxy: Proxy
-) -> None:
-    """It is not disturbed after the first of its rows."""
+def test_cut_after_waits_for_the_end_of_the_statement(conn: Connection, t: None, through: Open, proxy: Proxy) -> None:
+    """The statement is not interrupted after its first rows."""
     client = through()
     proxy.cut_after(b"INSERT")
     with pytest.raises(psycopg.OperationalError):
@@ -102,10 +100,10 @@ def test_a_statement_whose_answer_is_lost_is_done_to_its_end(
 
 
 @pytest.mark.parametrize("write", [in_transaction, in_pipeline])
-def test_a_commit_is_lost(
+def test_cut_before_a_commit_makes_the_server_roll_back(
     conn: Connection, t: None, through: Open, proxy: Proxy, write: Callable[[Connection, int], None]
 ) -> None:
-    """It never arrives: the server rolls back."""
+    """The commit never arrives."""
     client = through()
     write(client, 1)
     sprung = proxy.cut_before(b"COMMIT")
@@ -116,10 +114,10 @@ def test_a_commit_is_lost(
     assert count(conn) == 1
 
 
-def test_a_statement_that_was_prepared_earlier_is_recognized(
+def test_a_prepared_statement_is_recognized_when_it_is_executed(
     conn: Connection, t: None, through: Open, proxy: Proxy
 ) -> None:
-    """When it is executed, not when it is prepared; by its text or by a parameter."""
+    """By its text or by a parameter, and not already when it is prepared."""
     client = through()
     client.prepare_threshold = 0
     for n, pattern in enumerate([b"INSERT INTO t", b"needle"]):
@@ -133,8 +131,8 @@ def test_a_statement_that_was_prepared_earlier_is_recognized(
         client.prepare_threshold = 0
 
 
-def test_all_connections_are_cut(conn: Connection, through: Open, proxy: Proxy) -> None:
-    """By a reset; new ones can be had at once, unless they are refused. The server's sessions end."""
+def test_cut_ends_all_connections(conn: Connection, through: Open, proxy: Proxy) -> None:
+    """New ones can be opened at once, unless the proxy refuses them. The sessions of the server end."""
     clients = [through() for _ in range(3)]
     proxy.refuse()
     with pytest.raises(psycopg.OperationalError, match="refused"):
@@ -151,10 +149,10 @@ def test_all_connections_are_cut(conn: Connection, through: Open, proxy: Proxy) 
 
 
 @pytest.mark.parametrize("stalled", [("to server",), ("to client",), ()])
-def test_a_stalled_connection_goes_on_where_it_was(
+def test_a_stalled_connection_resumes_where_it_was(
     conn: Connection, t: None, through: Open, proxy: Proxy, stalled: tuple[Any, ...]
 ) -> None:
-    """What was sent meanwhile arrives later. In the direction that is not stalled it arrives at once."""
+    """Data sent meanwhile arrives later; in the other direction it arrives at once."""
     client = through()
     proxy.stall(*stalled)
     thread = Thread(client.execute, "INSERT INTO t VALUES (1)")
@@ -169,7 +167,6 @@ def test_a_stalled_connection_goes_on_where_it_was(
 
 
 def test_a_stalled_connection_can_be_cut(conn: Connection, through: Open, proxy: Proxy) -> None:
-    """It is not stalled for ever."""
     client = through()
     proxy.stall()
     thread = Thread(client.execute, "SELECT 1")

@@ -1,4 +1,4 @@
-"""The tool for failovers: a streaming standby that can become the primary."""
+"""The standby of these tests: it streams from a primary, and can be promoted."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from support.threads import eventually
 
 @pytest.fixture
 def primary(environment: None) -> Iterator[Server]:
-    """A server of the test's own."""
+    """A server for this test alone."""
     with Server(settings=SYNCHRONOUS) as server:
         yield server
 
 
-def test_after_a_failover_the_same_dsn_leads_to_the_standby_with_all_commits(primary: Server) -> None:
-    """One that names both hosts and wants a session that can write."""
+def test_after_a_failover_the_standby_has_all_commits(primary: Server) -> None:
+    """The DSN names both hosts and wants a session that can write."""
     with Standby(primary) as standby:
         dsn = make_conninfo(
             host=f"{primary.host},{standby.host}", user="postgres", target_session_attrs="read-write", connect_timeout=5
@@ -30,7 +30,7 @@ def test_after_a_failover_the_same_dsn_leads_to_the_standby_with_all_commits(pri
         with psycopg.connect(dsn, autocommit=True) as conn:
             assert conn.info.host == primary.host
             follows = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
-            eventually(lambda: one(conn, follows), "the standby follows", 30)
+            eventually(lambda: one(conn, follows), "the standby is streaming", 30)
             conn.execute("CREATE TABLE kept (n int)")
             for n in range(100):
                 conn.execute("INSERT INTO kept VALUES (%s)", [n])

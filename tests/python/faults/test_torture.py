@@ -1,4 +1,4 @@
-"""Under fire nothing is lost, nothing done twice that is done exactly once; a broken build is caught at it."""
+"""The torture run loses no job and repeats no effect, and it catches broken builds."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from torture.verdict import Verdict
 
 
 def test_nothing_is_lost_doubled_or_left(tmp_path: Path) -> None:
-    """In fifteen seconds of kills, freezes, stops, cut connections and two crashes of the server."""
+    """In 15 seconds of kills, freezes, stops, cut connections and two crashes of the server."""
     log = tmp_path / "log"
     run = torture(Plan(seconds=15, seed=9), log)
     verdict = run.verdict
     assert verdict.is_clean, f"{verdict}\n{log.read_text()[-5000:]}"
     assert verdict.line == f"{verdict.jobs:,} jobs, {verdict.kills} kills, 2 restarts: 0 lost, 0 doubled, 0 left"
-    # There was something to survive.
+    # The run was not an easy one.
     assert verdict.jobs > 100
     assert all(run.counts[act] > 0 for act in ("kill", "freeze", "stop", "stop twice", "cut", "cut all"))
     assert run.undone > 10
@@ -36,7 +36,7 @@ def test_nothing_is_lost_doubled_or_left(tmp_path: Path) -> None:
     "build", [broken.without_tokens, broken.without_refusal, broken.with_separate_completion], ids=lambda b: b.__name__
 )
 def test_a_broken_build_is_caught(build: broken.Build, tmp_path: Path) -> None:
-    """Within twenty seconds, and by what it does wrong."""
+    """Within 20 seconds, by the symptom of what it breaks."""
     plan = build(seed=1)
     verdict = torture(plan, tmp_path / "log").verdict
     assert plan.symptom is not None
@@ -45,15 +45,15 @@ def test_a_broken_build_is_caught(build: broken.Build, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["lost", "doubled", "left", "crashes"])
-def test_one_thing_amiss_is_enough(what: str) -> None:
-    """Each of the numbers, and a worker that has ended for no reason, spoils the verdict."""
+def test_one_defect_spoils_the_verdict(what: str) -> None:
+    """Any of the numbers does, and so does a worker that ended without a reason."""
     nothing: dict[str, list[str]] = {"lost": [], "doubled": [], "left": [], "crashes": []}
     assert Verdict(1, 0, 0, **nothing).is_clean
     assert not Verdict(1, 0, 0, **{**nothing, what: ["x"]}).is_clean
 
 
 def marked(mark: str) -> list[tuple[int, str]]:
-    """The processes that have this in their environment, and their states."""
+    """Return the processes with this in their environment, and their states."""
     found: list[tuple[int, str]] = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -63,12 +63,12 @@ def marked(mark: str) -> list[tuple[int, str]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
-    """Neither a process, although some are frozen, nor a file."""
+def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    """Some of its processes are frozen when it is interrupted."""
     mark = f"TORTURE_OF={tmp_path}"
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    # The account that the server runs under has to get there.
+    # The account of the server needs access.
     tmp_path.chmod(0o755)
     temporary.chmod(0o777)
     process = subprocess.Popen(
@@ -81,7 +81,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
         },
         stdout=subprocess.DEVNULL,
         start_new_session=True,
-        # Where the tests run in the background, it may be ignored.
+        # SIGINT may be ignored when the tests run in the background.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:

@@ -1,4 +1,4 @@
-"""What goes wrong around a worker: servers, connections and transactions that end before their time."""
+"""Failures around a worker: servers that crash, sessions that are ended, and transactions that fail."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pgq.worker.loop import Loop
 
 @pytest.fixture
 def worker(dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
-    """A worker that is there, and connects again soon."""
+    """A present worker that reconnects quickly."""
     monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.02)
     worker = Worker(dsn, handlers, poll=0.05, name="faulty")
     yield worker
@@ -32,13 +32,13 @@ def worker(dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def sessions(conn: Connection, like: str = "pgq faulty:%") -> list[int]:
-    """The server processes of the worker."""
+    """Return the server processes of the worker's sessions."""
     query = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE %s ORDER BY backend_start"
     return [row[0] for row in conn.execute(query, [like]).fetchall()]
 
 
 def cut(conn: Connection, pids: list[int]) -> None:
-    """End these, and wait until they are gone."""
+    """End these sessions, and wait until they are gone."""
     conn.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s) AS pid", [pids])
 
 
@@ -51,17 +51,17 @@ class Run:
         self.thread = Thread(worker.run)
 
     def finish(self, left: int = 0) -> None:
-        """Wait until so many jobs are left, and stop."""
+        """Wait until this many jobs are left, and stop the worker."""
         eventually(lambda: len(jobs(self.conn)) == left or not self.thread.is_alive(), "the jobs are done", 30)
         self.worker.stop()
         self.thread.result(15)
         assert len(jobs(self.conn)) == left
 
 
-def test_each_of_its_connections_can_be_ended_in_the_middle_of_a_plain_handler(
+def test_a_plain_job_survives_the_end_of_each_of_its_workers_sessions(
     conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The one that claims and the one of its presence: the handler runs once, and its job is done."""
+    """The claiming session and the presence session end during a handler; it runs once, and its job is done."""
     ran: list[int] = []
 
     @handlers.handler("k")
@@ -76,10 +76,10 @@ def test_each_of_its_connections_can_be_ended_in_the_middle_of_a_plain_handler(
     assert "the database is not available" in caplog.text
 
 
-def test_jobs_that_were_claimed_without_an_answer_go_back(
+def test_jobs_claimed_by_a_lost_result_are_released(
     conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At once, and uncounted, when the worker has a connection again; what it does know of stays its own."""
+    """At once after a reconnect, and uncounted; the worker keeps the jobs that it knows of."""
     ran: list[tuple[int, int]] = []
     go = threading.Event()
     worker.concurrency = 2
@@ -96,14 +96,14 @@ def test_jobs_that_were_claimed_without_an_answer_go_back(
     eventually(lambda: ran == [(-1, 1)])
     claim, losses = Queue.claim_only, [1]
 
-    def lose_the_answer(self: Queue, *args: Any) -> list[Job]:
+    def lose_the_result(self: Queue, *args: Any) -> list[Job]:
         claimed = claim(self, *args)
         if claimed and losses:
             losses.pop()
-            raise psycopg.OperationalError("the answer is lost")
+            raise psycopg.OperationalError("the result is lost")
         return claimed
 
-    monkeypatch.setattr(Queue, "claim_only", lose_the_answer)
+    monkeypatch.setattr(Queue, "claim_only", lose_the_result)
     queue.enqueue_many({"kind": "k", "args": n} for n in range(3))
     eventually(lambda: len(ran) == 4)
     assert losses == []
@@ -114,10 +114,10 @@ def test_jobs_that_were_claimed_without_an_answer_go_back(
 
 @pytest.mark.happens("a connection is lost")
 @pytest.mark.parametrize("step", ["before hold", "in the handler", "before complete", "in the completion"])
-def test_a_transactional_job_survives_the_end_of_its_connection_at_each_step(
+def test_a_transactional_job_survives_the_end_of_its_session_at_each_step(
     conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """Its effect is there once. An attempt that had not begun does not count."""
+    """Its effect is there once. An attempt whose handler had not started does not count."""
     conn.execute("CREATE TABLE effect (job bigint, attempt integer)")
     cuts = [1]
 
@@ -155,16 +155,16 @@ def test_a_transactional_job_survives_the_end_of_its_connection_at_each_step(
         if step == "in the handler":
             once(inside.info.backend_pid)
 
-    answer = queue.enqueue("k", backoff="0")
+    enqueued = queue.enqueue("k", backoff="0")
     Run(conn, worker).finish()
     attempt = 1 if step == "before hold" else 2
-    assert conn.execute("SELECT * FROM effect").fetchall() == [(answer.id, attempt)]
+    assert conn.execute("SELECT * FROM effect").fetchall() == [(enqueued.id, attempt)]
 
 
-def test_a_settlement_that_is_ended_before_its_commit_is_made_again(
+def test_a_settlement_that_ends_before_its_commit_is_repeated(
     conn: Connection, queue: Queue, handlers: Handlers, worker: Worker
 ) -> None:
-    """The failures of a batch are on record once, and the jobs of the claim in the same transaction do not suffer."""
+    """The failures of a batch are recorded once, and the jobs of the claim in the same transaction are done."""
     handlers.handler("bad")(lambda job: 1 / 0)
     handlers.handler("good")(lambda job: None)
     conn.execute("CREATE SEQUENCE deaths")
@@ -187,8 +187,8 @@ def test_workers_and_their_jobs_survive_a_crash_of_the_server(
     place: Place, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A job that runs meanwhile runs once: when the server is back, its worker has five seconds to come back, too. Effects
-    are there once, whatever was cut off.
+    A job that is running runs once: after the restart its worker has five seconds to register again. Effects are
+    there once, whatever the crash interrupted.
     """
     monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.05)
     begun, go = threading.Event(), threading.Event()
@@ -216,7 +216,7 @@ def test_workers_and_their_jobs_survive_a_crash_of_the_server(
         thread = Thread(worker.run)
         assert begun.wait(10)
         with psycopg.connect(dsn, autocommit=True) as conn:
-            # The claim need not be on disk before the next commit that waits for it.
+            # A claim is not on disk before the next synchronous commit.
             Queue(conn).enqueue("quick", "durable")
         for _ in range(2):
             server.restart("immediate")
@@ -232,7 +232,7 @@ def test_workers_and_their_jobs_survive_a_crash_of_the_server(
 
 
 def deadlock(job: Job, inside: Connection, other: Connection) -> None:
-    """Two transactions that wait for each other; it is this one that gives way."""
+    """Raise a deadlock, in which the transaction of the handler is cancelled."""
     inside.execute("SET LOCAL deadlock_timeout = '50ms'")
     other.execute("SET deadlock_timeout = '30s'")
     with other.transaction():
@@ -242,20 +242,20 @@ def deadlock(job: Job, inside: Connection, other: Connection) -> None:
         try:
             inside.execute("SELECT pg_advisory_xact_lock(1)")
         finally:
-            # Its locks go with the transaction, for which the other one waits.
+            # The other transaction waits for these locks.
             inside.execute("ROLLBACK")
             waiting.result()
 
 
 def serialization_failure(job: Job, inside: Connection, other: Connection) -> None:
-    """A row that was changed since the snapshot."""
+    """Update a row that has changed since the snapshot."""
     inside.execute("COMMIT; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT * FROM account")
     other.execute("UPDATE account SET balance = 1")
     inside.execute("UPDATE account SET balance = 2")
 
 
 def lock_timeout(job: Job, inside: Connection, other: Connection) -> None:
-    """A row that somebody else does not let go of."""
+    """Wait for a row that another session keeps locked."""
     with other.transaction():
         other.execute("UPDATE account SET balance = 1")
         inside.execute("SET LOCAL lock_timeout = '50ms'")
@@ -263,7 +263,7 @@ def lock_timeout(job: Job, inside: Connection, other: Connection) -> None:
 
 
 def unique_violation(job: Job, inside: Connection, other: Connection) -> None:
-    """Not a matter of time, but a failure like any other."""
+    """Insert a duplicate key, which is a failure like any other."""
     inside.execute("INSERT INTO account VALUES (7, 1)")
 
 
@@ -277,7 +277,7 @@ FAILURES: list[tuple[Callable[..., None], str]] = [
 
 @pytest.mark.happens("the database refuses something within a handler")
 @pytest.mark.parametrize(("fail", "sqlstate"), FAILURES, ids=[sqlstate for _, sqlstate in FAILURES])
-def test_a_failure_of_the_database_within_a_handler_is_the_failure_of_its_job(
+def test_a_database_error_in_a_handler_fails_its_job(
     conn: Connection,
     connect: Connect,
     queue: Queue,
@@ -286,7 +286,7 @@ def test_a_failure_of_the_database_within_a_handler_is_the_failure_of_its_job(
     fail: Callable[..., None],
     sqlstate: str,
 ) -> None:
-    """It is tried again, with the SQLSTATE in its error; the worker goes on."""
+    """The job is retried, with the SQLSTATE in its error, and the worker goes on."""
     conn.execute("CREATE TABLE account (id integer PRIMARY KEY, balance integer)")
     conn.execute("INSERT INTO account VALUES (7, 0)")
     errors: list[str] = []

@@ -1,4 +1,4 @@
-"""A worker that loses its connection carries on, and runs no job twice by itself."""
+"""A worker that loses its connection goes on, and runs no job twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.workers import drain
 from pgq import Handlers, Job, Queue, Worker
 from pgq.worker.loop import Loop
 
-# Past its first statements: what fails before is no lost connection but none to begin with.
+# Past its first statements: a failure before them counts as no connection at all, not as a lost one.
 IDLE = (
     "SELECT pid FROM pg_stat_activity "
     "WHERE application_name LIKE 'pgq lost:%' AND state = 'idle' AND query ~ 'pgq_claim[(]|pgq_idle|LISTEN'"
@@ -25,7 +25,7 @@ IDLE = (
 
 @pytest.fixture
 def worker(dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
-    """A worker that connects again at once."""
+    """A worker that reconnects at once."""
     monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.01)
     worker = Worker(dsn, handlers, poll=0.02, name="lost", presence=False)
     yield worker
@@ -49,10 +49,10 @@ def run_until_empty(conn: Connection, worker: Worker) -> None:
 
 
 @pytest.mark.happens("a connection is lost")
-def test_an_outcome_survives_a_connection_that_is_lost_before_it_is_settled(
+def test_an_outcome_survives_a_connection_lost_before_it_is_settled(
     queue: Queue, worker: Worker, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The handler has run, and does not run again: the outcome is settled through the next connection."""
+    """The handler does not run again: the next connection settles the outcome."""
     ran: list[int] = []
 
     @handlers.handler("k")
@@ -74,8 +74,8 @@ def test_a_transactional_job_whose_connection_is_lost_has_failed(
     queue: Queue, loop: Loop, handlers: Handlers, how: str
 ) -> None:
     """
-    Whether by the server or by its own handler, and whether or not that notices. Its writes are gone, the attempt is on
-    record through the worker's other connection, and the neighbours do not suffer.
+    The server or the handler closes it, and the handler may notice or not. The writes are gone, another connection of
+    the worker records the failure, and the other jobs are done.
     """
     conn = queue.conn
     conn.execute("CREATE TABLE effect (job bigint)")
@@ -94,18 +94,16 @@ def test_a_transactional_job_whose_connection_is_lost_has_failed(
             inside.execute("SELECT 1")
 
     handlers.handler("neighbour")(lambda job: neighbours.append((job.args, job.attempt)))
-    answer = queue.enqueue("k", backoff="0")
+    enqueued = queue.enqueue("k", backoff="0")
     queue.enqueue_many({"kind": "neighbour", "args": n} for n in range(3))
     drain(loop)
     assert jobs(conn) == []
     assert neighbours == [(0, 1), (1, 1), (2, 1)]
-    assert conn.execute("SELECT job FROM effect").fetchall() == [(answer.id,)]
+    assert conn.execute("SELECT job FROM effect").fetchall() == [(enqueued.id,)]
 
 
-def test_an_idle_worker_whose_connection_is_cut_connects_again(
-    queue: Queue, worker: Worker, handlers: Handlers
-) -> None:
-    """Between two polls, again and again."""
+def test_an_idle_worker_reconnects_when_its_connection_is_cut(queue: Queue, worker: Worker, handlers: Handlers) -> None:
+    """It does so again and again."""
     ran: list[int] = []
     handlers.handler("k")(lambda job: ran.append(job.args))
     thread = Thread(worker.run)
@@ -120,8 +118,8 @@ def test_an_idle_worker_whose_connection_is_cut_connects_again(
     assert ran == [0, 1, 2]
 
 
-def test_a_claim_that_is_cut_before_it_commits_takes_nothing(queue: Queue, worker: Worker, handlers: Handlers) -> None:
-    """The jobs are ripe at once, their attempt not counted, and run once."""
+def test_a_claim_cut_before_its_commit_takes_no_job(queue: Queue, worker: Worker, handlers: Handlers) -> None:
+    """The jobs are ripe at once, lose no attempt, and run once."""
     conn = queue.conn
     ran: list[tuple[int, int]] = []
     handlers.handler("k")(lambda job: ran.append((job.args, job.attempt)))
@@ -136,17 +134,17 @@ def test_a_claim_that_is_cut_before_it_commits_takes_nothing(queue: Queue, worke
     assert ran == [(n, 1) for n in range(5)]
 
 
-def test_a_worker_that_never_had_a_connection_says_so(dsn: str, handlers: Handlers) -> None:
-    """The first failure is raised: it is a wrong DSN rather than a restart."""
+def test_a_worker_that_cannot_connect_at_the_start_raises(dsn: str, handlers: Handlers) -> None:
+    """The reason is rather a wrong DSN than a restart of the server."""
     worker = Worker(dsn.replace("pgq_test", "pgq_nowhere"), handlers)
     with pytest.raises(psycopg.OperationalError, match="pgq_nowhere"):
         worker.run()
 
 
-def test_an_error_that_a_new_connection_would_not_mend_ends_the_worker(
+def test_an_error_that_a_new_connection_cannot_mend_ends_the_worker(
     conn: Connection, worker: Worker, handlers: Handlers
 ) -> None:
-    """Such as a database without pgq."""
+    """Here a function of pgq is missing."""
     conn.execute("DROP FUNCTION pgq_claim CASCADE")
     with pytest.raises(Exception, match="pgq_claim"):
         worker.run()
@@ -156,7 +154,7 @@ def test_an_error_that_a_new_connection_would_not_mend_ends_the_worker(
 def test_a_worker_waits_while_the_database_is_read_only(
     conn: Connection, queue: Queue, worker: Worker, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As after a failover: it connects again until it finds one that takes writes."""
+    """As after a failover, it reconnects until it finds a server that takes writes."""
     handlers.handler("k")(lambda job: None)
     queue.enqueue("k")
     name = conn.info.dbname
@@ -170,10 +168,10 @@ def test_a_worker_waits_while_the_database_is_read_only(
     thread.result(10)
 
 
-def test_a_job_that_was_not_begun_is_not_left_to_its_lease(
+def test_a_job_whose_connection_is_lost_before_its_handler_is_released(
     queue: Queue, worker: Worker, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the connection is lost before the handler is entered, the attempt does not count."""
+    """It does not wait for its lease, and the attempt does not count."""
     attempts: list[int] = []
     handlers.handler("k", transaction=True)(lambda job, conn: attempts.append(job.attempt))
     queue.enqueue("k", max_retries=0)
@@ -190,10 +188,8 @@ def test_a_job_that_was_not_begun_is_not_left_to_its_lease(
     assert attempts == [1]
 
 
-def test_a_job_whose_turn_comes_when_the_connection_is_gone_is_not_left_to_its_lease(
-    queue: Queue, worker: Worker, handlers: Handlers
-) -> None:
-    """The outcomes before it were to be settled first, and could not be."""
+def test_a_job_behind_a_lost_connection_is_released(queue: Queue, worker: Worker, handlers: Handlers) -> None:
+    """Earlier outcomes cannot be settled before its turn; it does not wait for its lease, and loses no attempt."""
     attempts: list[int] = []
     handlers.handler("plain")(lambda job: cut(queue.conn))
     handlers.handler("transactional", transaction=True)(lambda job, conn: attempts.append(job.attempt))
@@ -202,7 +198,7 @@ def test_a_job_whose_turn_comes_when_the_connection_is_gone_is_not_left_to_its_l
     assert attempts == [1]
 
 
-def test_a_slow_handler_outlasts_a_server_that_is_gone(
+def test_a_slow_handler_outlasts_an_outage(
     queue: Queue,
     worker: Worker,
     loop: Loop,
@@ -210,14 +206,14 @@ def test_a_slow_handler_outlasts_a_server_that_is_gone(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Meanwhile its worker tries now and then to settle what came before, and then waits for the handler."""
+    """Meanwhile its worker rarely tries to settle the earlier outcomes, and then waits for the handler."""
     monkeypatch.setattr("pgq.worker.loop.TRY_AGAIN", 60.0)
     tried: list[int] = []
     connect = psycopg.connect
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
         tried.append(1)
-        raise psycopg.OperationalError("nobody there")
+        raise psycopg.OperationalError("no server")
 
     @handlers.handler("k")
     def work(job: Job) -> None:
@@ -232,13 +228,13 @@ def test_a_slow_handler_outlasts_a_server_that_is_gone(
     with caplog.at_level(logging.WARNING, "pgq"):
         run_until_empty(queue.conn, worker)
     assert tried == [1]
-    assert caplog.text.count("nobody there") == 1
+    assert caplog.text.count("no server") == 1
 
 
-def test_whatever_happens_in_it_the_thread_of_the_worker_lives(
+def test_the_ticker_thread_survives_any_error(
     queue: Queue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error there is logged, and met again by the worker itself if it lasts."""
+    """It logs the error; if the error persists the loop meets it, too."""
     settle, errors = Loop.settle, [RuntimeError("once")]
 
     def fail_once(self: Loop) -> None:
@@ -263,10 +259,10 @@ def test_whatever_happens_in_it_the_thread_of_the_worker_lives(
     assert jobs(queue.conn) == []
 
 
-def test_a_worker_claims_in_read_committed_whatever_the_default_is(
+def test_a_worker_claims_in_read_committed_whatever_the_default(
     conn: Connection, queue: Queue, loop: Loop, handlers: Handlers
 ) -> None:
-    """Also by a statement on its own, to which psycopg adds no BEGIN."""
+    """This includes a single statement, to which psycopg adds no BEGIN."""
     record(conn, "pgq_running", "INSERT OR DELETE", "current_setting('transaction_isolation')")
     conn.execute(f"ALTER DATABASE {conn.info.dbname} SET default_transaction_isolation = serializable".encode())
     handlers.handler("plain")(lambda job: None)

@@ -1,4 +1,4 @@
-"""Payloads that PostgreSQL or Python chokes on: refused cleanly or carried faithfully, and nobody else is hurt."""
+"""Extreme payloads are refused cleanly or kept unchanged, and do no harm to other jobs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from support.workers import drain
 from pgq import Handlers, Job, PayloadError, Queue, Worker
 from pgq.cli import main
 
-# As text, with what PostgreSQL says to it; None: it is carried.
-BOMBS = {
+# JSON text, and the SQLSTATE with which PostgreSQL refuses it; None: it is accepted.
+PAYLOADS = {
     "a number of 131,072 digits": ("1e131071", None),
     "a negative one": ("-1e131071", None),
     "a tiny number": ("1e-16383", None),
@@ -42,12 +42,12 @@ BOMBS = {
     "NUL in a key": ('{"\\u0000": 1}', "22P05"),
     "control characters, written out": ('"\\u0001\\u001f\\u007f\\u2028"', None),
 }
-REFUSALS = {name: refusal for name, (_, refusal) in BOMBS.items()}
-carried = [text for text, refusal in BOMBS.values() if refusal is None]
+REFUSALS = {name: refusal for name, (_, refusal) in PAYLOADS.items()}
+carried = [text for text, refusal in PAYLOADS.values() if refusal is None]
 
 
 def nest(depth: int) -> list[Any]:
-    """A list in a list in a list."""
+    """Return a list nested to this depth."""
     inner: list[Any] = []
     for _ in range(depth):
         inner = [inner]
@@ -55,13 +55,13 @@ def nest(depth: int) -> list[Any]:
 
 
 def ring() -> list[Any]:
-    """A list that is its own element."""
+    """Return a list that contains itself."""
     around: list[Any] = []
     around.append(around)
     return around
 
 
-# What Python has no way to send.
+# Objects that Python cannot send, and the exceptions.
 OBJECTS: dict[str, tuple[Callable[[], Any], type[Exception]]] = {
     "half a character": (lambda: "\ud800", psycopg.DataError),
     "NUL": (lambda: {"a\0": 1}, psycopg.DataError),
@@ -75,7 +75,7 @@ OBJECTS: dict[str, tuple[Callable[[], Any], type[Exception]]] = {
 
 
 def refused(conn: Connection, query: str, *parameters: Any) -> str | None:
-    """The SQLSTATE with which a statement fails; the session goes on."""
+    """Return the SQLSTATE with which a statement fails, or None; check that the session still works."""
     try:
         conn.execute(query.encode(), parameters)
     except psycopg.Error as error:
@@ -84,45 +84,45 @@ def refused(conn: Connection, query: str, *parameters: Any) -> str | None:
     return None
 
 
-def test_at_enqueue(conn: Connection) -> None:
-    """Refused with the SQLSTATE that fits, or claimed as it went in."""
-    answers = {}
-    for name, (bomb, refusal) in BOMBS.items():
-        answers[name] = refused(conn, "SELECT pgq_enqueue('bomb', %s::jsonb)", bomb)
-        meant = bomb if refusal is None else "0"
-        handed_out = conn.execute("SELECT args = %s::jsonb FROM pgq_claim()", [meant]).fetchall()
-        assert handed_out == ([(True,)] if refusal is None else []), name
-    assert answers == REFUSALS
+def test_enqueue_refuses_or_keeps_extreme_payloads(conn: Connection) -> None:
+    """The SQLSTATE fits, or the job is claimed with the same args."""
+    results = {}
+    for name, (payload, refusal) in PAYLOADS.items():
+        results[name] = refused(conn, "SELECT pgq_enqueue('payload', %s::jsonb)", payload)
+        meant = payload if refusal is None else "0"
+        claimed = conn.execute("SELECT args = %s::jsonb FROM pgq_claim()", [meant]).fetchall()
+        assert claimed == ([(True,)] if refusal is None else []), name
+    assert results == REFUSALS
 
 
-def test_at_enqueue_many(conn: Connection) -> None:
-    """Refused together with its neighbours, or claimed along with them."""
-    answers = {}
-    for name, (bomb, refusal) in BOMBS.items():
-        many = f'[{{"kind": "k"}}, {{"kind": "bomb", "args": {bomb}}}, {{"kind": "k", "args": 1}}]'
-        answers[name] = refused(conn, "SELECT pgq_enqueue_many(%s::jsonb)", many)
+def test_enqueue_many_refuses_or_keeps_extreme_payloads(conn: Connection) -> None:
+    """It refuses the whole array, or all jobs of it can be claimed."""
+    results = {}
+    for name, (payload, refusal) in PAYLOADS.items():
+        many = f'[{{"kind": "k"}}, {{"kind": "payload", "args": {payload}}}, {{"kind": "k", "args": 1}}]'
+        results[name] = refused(conn, "SELECT pgq_enqueue_many(%s::jsonb)", many)
         kinds = [row[0] for row in conn.execute("SELECT kind FROM pgq_claim(max_jobs => 9)").fetchall()]
-        assert kinds == (["k", "bomb", "k"] if refusal is None else []), name
-    assert answers == REFUSALS
+        assert kinds == (["k", "payload", "k"] if refusal is None else []), name
+    assert results == REFUSALS
 
 
-def test_as_a_result(conn: Connection) -> None:
-    """Refused, and the job is still held; or kept as it is."""
-    answers = {}
-    for name, (bomb, refusal) in BOMBS.items():
+def test_complete_refuses_or_keeps_extreme_results(conn: Connection) -> None:
+    """When the result is refused the job is still held."""
+    results = {}
+    for name, (payload, refusal) in PAYLOADS.items():
         conn.execute("SELECT pgq_enqueue('k')")
         held = conn.execute("SELECT id, token FROM pgq_claim()").fetchone() or ()
-        answers[name] = refused(conn, "SELECT pgq_complete(%s, %s, %s::jsonb)", *held, bomb)
+        results[name] = refused(conn, "SELECT pgq_complete(%s, %s, %s::jsonb)", *held, payload)
         if refusal is None:
-            assert one(conn, "SELECT result = %s::jsonb FROM pgq_jobs WHERE id = %s", bomb, held[0]) is True, name
+            assert one(conn, "SELECT result = %s::jsonb FROM pgq_jobs WHERE id = %s", payload, held[0]) is True, name
         else:
             assert refused(conn, "SELECT pgq_complete(%s, %s)", *held) is None, name
-    assert answers == REFUSALS
+    assert results == REFUSALS
 
 
-def test_200_megabytes(queue: Queue) -> None:
-    """They are refused, and nothing is worse for it."""
-    # On a busy machine that takes a while.
+def test_a_payload_of_200_megabytes_is_refused(queue: Queue) -> None:
+    """The session works as before."""
+    # This takes a while on a busy machine.
     queue.conn.execute("SET statement_timeout = 0")
     with pytest.raises(psycopg.errors.ProgramLimitExceeded):
         queue.enqueue("k", "x" * 200_000_000)
@@ -130,8 +130,8 @@ def test_200_megabytes(queue: Queue) -> None:
     assert queue.enqueue("k").created
 
 
-def test_from_the_driver(queue: Queue) -> None:
-    """What cannot be sent raises, and the connection is as good as before."""
+def test_the_driver_refuses_what_it_cannot_send(queue: Queue) -> None:
+    """The call raises, and the connection works as before."""
     for make, refusal in OBJECTS.values():
         with pytest.raises(refusal):
             queue.enqueue("k", make())
@@ -141,8 +141,8 @@ def test_from_the_driver(queue: Queue) -> None:
     assert queue.enqueue("k").created
 
 
-def test_names_from_the_driver(queue: Queue) -> None:
-    """Nor does a name, a key or a worker break anything."""
+def test_the_driver_refuses_extreme_names(queue: Queue) -> None:
+    """Of kinds, queues, dedup keys and workers."""
     for name in ("a\0b", "a\ud800b", "x" * 10_000_000, "\U0001f600" * 251):
         for call in (
             lambda name=name: queue.enqueue(name),
@@ -156,17 +156,17 @@ def test_names_from_the_driver(queue: Queue) -> None:
     assert jobs(queue.conn) == []
 
 
-def test_a_batch_full_of_bombs(queue: Queue, worker: Worker, handlers: Handlers) -> None:
-    """The worker does all that it can decode, and fails the others, each by itself."""
+def test_a_worker_survives_a_batch_of_extreme_payloads(queue: Queue, worker: Worker, handlers: Handlers) -> None:
+    """It runs the jobs whose args it can decode, and fails each of the others alone."""
     done: list[Any] = []
 
     @handlers.handler("k")
     def note(job: Job) -> None:
         done.append(job.args)
 
-    for n, bomb in enumerate(carried):
+    for n, payload in enumerate(carried):
         queue.enqueue("k", n)
-        one(queue.conn, "SELECT id FROM pgq_enqueue('k', %s::jsonb, max_retries => 0)", bomb)
+        one(queue.conn, "SELECT id FROM pgq_enqueue('k', %s::jsonb, max_retries => 0)", payload)
     drain(worker.loops[0])
     good = list(range(len(carried)))
     assert [args for args in done if type(args) is int and args in good] == good
@@ -176,25 +176,25 @@ def test_a_batch_full_of_bombs(queue: Queue, worker: Worker, handlers: Handlers)
     assert {(state, error.split(":")[0]) for state, error in left} == {("dead", "pgq.errors.PayloadError")}
 
 
-def test_results_of_handlers(queue: Queue, worker: Worker, handlers: Handlers) -> None:
-    """A result that cannot be kept is the failure of its job, and of no other in the batch."""
-    handlers.handler("bomb")(lambda job: OBJECTS[job.args][0]())
+def test_an_extreme_result_fails_only_its_job(queue: Queue, worker: Worker, handlers: Handlers) -> None:
+    """The other jobs of the batch are done."""
+    handlers.handler("bad")(lambda job: OBJECTS[job.args][0]())
     handlers.handler("pay", transaction=True)(lambda job, _: OBJECTS[job.args][0]())
     handlers.handler("k")(lambda _: {"fine": True})
     for name in OBJECTS:
-        queue.enqueue_many([{"kind": kind, "args": name} for kind in ("bomb", "k", "pay")])
+        queue.enqueue_many([{"kind": kind, "args": name} for kind in ("bad", "k", "pay")])
     drain(worker.loops[0])
     states = queue.conn.execute("SELECT DISTINCT kind, state FROM pgq_jobs ORDER BY kind").fetchall()
-    assert states == [("bomb", "waiting"), ("k", "done"), ("pay", "waiting")]
+    assert states == [("bad", "waiting"), ("k", "done"), ("pay", "waiting")]
     assert len(jobs(queue.conn)) == 3 * len(OBJECTS)
 
 
-def test_on_the_command_line(queue: Queue, dsn: str) -> None:
-    """An operator can look at any job."""
-    for bomb in carried:
-        one(queue.conn, "SELECT id FROM pgq_enqueue('bomb', %s::jsonb)", bomb)
+def test_the_command_line_shows_jobs_with_extreme_payloads(queue: Queue, dsn: str) -> None:
+    """Both as args and as results."""
+    for payload in carried:
+        one(queue.conn, "SELECT id FROM pgq_enqueue('payload', %s::jsonb)", payload)
         (job,) = queue.claim()
-        queue.conn.execute("SELECT pgq_complete(%s, %s, %s::jsonb)", [job.id, job.token, bomb])
+        queue.conn.execute("SELECT pgq_complete(%s, %s, %s::jsonb)", [job.id, job.token, payload])
         for words in (["show"], ["show", "--json"]):
             result = CliRunner().invoke(main, ["--dsn", dsn, *words, str(job.id)])
             assert result.exit_code == 0, result.output[-500:]
@@ -202,10 +202,10 @@ def test_on_the_command_line(queue: Queue, dsn: str) -> None:
         assert CliRunner().invoke(main, ["--dsn", dsn, *words]).exit_code == 0
 
 
-def test_what_python_cannot_decode_is_told_from_what_it_can(conn: Connection) -> None:
-    """PayloadError, whatever Python itself raises; everything else comes out as Python's own decoder has it."""
-    for bomb in carried:
-        conn.execute("SELECT pgq_enqueue('bomb', %s::jsonb)", [bomb])
+def test_args_decode_as_by_json_or_raise_payload_error(conn: Connection) -> None:
+    """PayloadError is raised for any error of Python's decoder."""
+    for payload in carried:
+        conn.execute("SELECT pgq_enqueue('payload', %s::jsonb)", [payload])
     undecodable = 0
     for job in Queue(conn).claim(max_jobs=100):
         try:

@@ -1,4 +1,4 @@
-"""A connection that breaks at the worst moments: before a statement arrives, or when it is done and nobody is told."""
+"""A connection that is lost before a statement arrives at the server, or before its result arrives at the client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pgq import Handlers, Job, Queue, Worker
 
 @pytest.fixture
 def worker(dsn: str, proxy: Proxy, handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
-    """A worker whose way to the server can be broken, and whose leases last."""
+    """A worker that connects through the proxy, with long leases."""
     monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.02)
     worker = Worker(proxy.lead(dsn), handlers, poll=0.05, lease=timedelta(minutes=5))
     yield worker
@@ -52,8 +52,8 @@ def test_a_transactional_job_has_its_effect_once(
     attempts: int,
 ) -> None:
     """
-    Wherever its connection breaks, before the statement arrives or after it is done; without waiting for the lease, and
-    with an attempt counted only where the handler had begun.
+    This holds wherever its connection is lost, before the statement arrives or after it is done. The job does not wait
+    for its lease, and an attempt counts only if the handler has started.
     """
     conn.execute("CREATE TABLE effect (attempt integer)")
 
@@ -74,10 +74,10 @@ def test_a_transactional_job_has_its_effect_once(
 
 @pytest.mark.happens("the answer to a `COMMIT` is lost")
 @pytest.mark.parametrize("delivered", [False, True])
-def test_a_settlement_without_an_answer_is_made_again_and_changes_nothing(
+def test_a_settlement_without_a_result_is_repeated_without_effect(
     conn: Connection, queue: Queue, proxy: Proxy, handlers: Handlers, worker: Worker, delivered: bool
 ) -> None:
-    """The handler is not called again for a job that is done."""
+    """The handler does not run again for a job that is done."""
     ran: list[int] = []
     begun, go = threading.Event(), threading.Event()
 
@@ -99,10 +99,10 @@ def test_a_settlement_without_an_answer_is_made_again_and_changes_nothing(
     assert ran == [1]
 
 
-def test_a_way_that_is_closed_for_a_while_is_waited_for(
+def test_a_worker_waits_for_a_server_that_refuses_connections(
     conn: Connection, queue: Queue, proxy: Proxy, handlers: Handlers, worker: Worker
 ) -> None:
-    """The worker comes back by itself, and so does its presence."""
+    """Then it reconnects and registers again."""
     done: list[int] = []
     handlers.handler("k")(lambda job: done.append(job.args))
     thread = Thread(worker.run)

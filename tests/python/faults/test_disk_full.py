@@ -1,4 +1,4 @@
-"""A server that has no room left, or takes no writes."""
+"""A server whose disk is full, or that is read-only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Open = Callable[[], Connection]
 
 @pytest.fixture
 def server(environment: None) -> Iterator[Server]:
-    """A server of the test's own, with pgq."""
+    """A server for this test alone, with pgq."""
     with Server() as server:
         with psycopg.connect(host=server.host, user=server.user, autocommit=True) as conn:
             conn.execute((ROOT / "build/pgq.sql").read_bytes())
@@ -31,7 +31,7 @@ def server(environment: None) -> Iterator[Server]:
 
 @pytest.fixture
 def open_(server: Server) -> Iterator[Open]:
-    """Open connections to it, in autocommit mode; they are closed in the end."""
+    """Open connections to that server, in autocommit mode; they are closed at the end."""
     opened: list[Connection] = []
 
     def open_() -> Connection:
@@ -47,25 +47,25 @@ def open_(server: Server) -> Iterator[Open]:
 def test_a_claim_fails_while_the_disk_is_full(
     server: Server, open_: Open, monkeypatch: pytest.MonkeyPatch, mount: bool
 ) -> None:
-    """Whether it is the disk or a trigger that says so; as soon as there is room the job can be claimed."""
+    """The disk is a small mount or simulated by a trigger; with free space the claim succeeds."""
     if not mount:
         monkeypatch.setattr("os.geteuid", lambda: 1)
     conn, worker = open_(), Queue(open_())
-    answer = worker.enqueue("k")
+    enqueued = worker.enqueue("k")
     with small_disk(server, conn, "pgq_running") as disk:
         if mount and not (Path(server.host) / "disk").is_mount():
-            pytest.skip("to mount a disk takes root, and a permission that is lacking here")
+            pytest.skip("mounting a disk takes root and a permission that is missing here")
         disk.fill()
         for _ in range(2):
             with pytest.raises(psycopg.errors.DiskFull, match="No space left"):
                 worker.claim()
         disk.free()
         (job,) = worker.claim()
-        assert (job.id, job.attempt) == (answer.id, 1)
+        assert (job.id, job.attempt) == (enqueued.id, 1)
 
 
-def test_sessions_that_there_are_take_no_writes_while_the_server_is_read_only(open_: Open) -> None:
-    """Nor do new ones; and both do again afterwards."""
+def test_no_session_can_write_while_the_server_is_read_only(open_: Open) -> None:
+    """Neither older sessions nor new ones can; both can afterwards."""
     conn, old = open_(), Queue(open_())
     with read_only(conn):
         new = Queue(open_())
@@ -80,10 +80,10 @@ def test_sessions_that_there_are_take_no_writes_while_the_server_is_read_only(op
 
 @pytest.mark.happens("the database is full or read-only")
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
-def test_a_worker_waits_and_says_so(
+def test_a_worker_waits_for_a_full_or_read_only_database(
     server: Server, open_: Open, handlers: Handlers, caplog: pytest.LogCaptureFixture, trouble: str
 ) -> None:
-    """It claims nothing and costs no attempt; when the trouble is over it goes on."""
+    """It logs a warning, claims nothing and loses no attempt, and goes on when the database takes writes again."""
     conn = open_()
     handlers.handler("k")(lambda job: None)
     worker = Worker(f"host={server.host} user={server.user}", handlers, poll=0.05)
@@ -98,7 +98,7 @@ def test_a_worker_waits_and_says_so(
             else:
                 stack.enter_context(read_only(conn))
                 text = "read-only transaction"
-                # Sessions learn of it in their own time.
+                # Sessions notice the change with a delay.
                 eventually(lambda: text in caplog.text)
             Queue(conn).enqueue("k")
             eventually(lambda: text in caplog.text)

@@ -1,4 +1,4 @@
-"""A link on which packets get lost: what the settings of a session do about that, and what a worker makes of it."""
+"""A link that loses all packets: what keepalives and timeouts do about it, and what a worker does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SETTINGS = {
     "tcp_keepalives_count": 3,
     "tcp_user_timeout": 9000,
 }
-# The same to libpq.
+# The same as parameters of libpq.
 PARAMETERS = {"keepalives_idle": 3, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 9000}
 
 Far = tuple[Server, Link, str]
@@ -34,13 +34,13 @@ Far = tuple[Server, Link, str]
 
 @pytest.fixture
 def far(environment: None) -> Iterator[Far]:
-    """A server beyond a link."""
+    """A server behind a link that can be cut."""
     with far_server({}) as far:
         yield far
 
 
-def test_both_ends_of_a_session_notice_that_the_other_is_gone(far: Far) -> None:
-    """Within the time that their keepalives and user timeouts set, about 9 s; who sets none does not notice."""
+def test_both_ends_of_a_session_notice_a_cut_link(far: Far) -> None:
+    """Keepalives and user timeouts let them notice after about 9 s; a session without them notices nothing."""
     server, link, dsn = far
     with (
         closing(psycopg.connect(host=server.host, user=server.user, autocommit=True)) as admin,
@@ -69,10 +69,10 @@ def test_both_ends_of_a_session_notice_that_the_other_is_gone(far: Far) -> None:
 
 
 @pytest.mark.happens("packets to it are lost")
-def test_the_job_of_a_worker_that_cannot_be_reached_is_taken_by_another(far: Far, handlers: Handlers) -> None:
+def test_another_worker_takes_the_job_of_an_unreachable_one(far: Far, handlers: Handlers) -> None:
     """
-    As soon as the server has noticed, although the lease lasts for minutes and the row is locked. The first one comes
-    back when packets do, its effect is rolled back, and it goes on with other jobs.
+    It does so as soon as the server ends the session, although the lease lasts for minutes and the row is locked. When
+    packets arrive again the first worker's transaction is rolled back, and it goes on with other jobs.
     """
     server, link, dsn = far
     near = make_conninfo(host=server.host, user=server.user, dbname=server.dbname)
@@ -99,16 +99,16 @@ def test_the_job_of_a_worker_that_cannot_be_reached_is_taken_by_another(far: Far
         eventually(lambda: one(conn, "SELECT count(*) FROM pgq_workers WHERE present") == 2)
         link.cut()
         since = time.monotonic()
-        eventually(lambda: conn.execute("SELECT attempt FROM effect").fetchall() == [(2,)], "another takes it", 30)
+        eventually(lambda: conn.execute("SELECT attempt FROM effect").fetchall() == [(2,)], "it runs again", 30)
         assert time.monotonic() - since < 20
         go.set()
         link.mend()
-        eventually(lambda: one(conn, "SELECT count(*) FROM pgq_workers WHERE present") == 2, "it comes back", 30)
+        eventually(lambda: one(conn, "SELECT count(*) FROM pgq_workers WHERE present") == 2, "it is present again", 30)
         heir.stop()
         heirs.result(15)
         queue.enqueue("k", "more")
         eventually(lambda: jobs(conn) == [], "it goes on", 30)
         lost.stop()
         thread.result(15)
-        # The first attempt at the second job, which no longer waits.
+        # The first attempt of the second job, which does not wait.
         assert conn.execute("SELECT attempt FROM effect ORDER BY attempt").fetchall() == [(1,), (2,)]
