@@ -1,4 +1,4 @@
-"""What pg_dump saves, restored into another database: everything is there, and the queue goes on where it was."""
+"""pg_dump: a restored database has every job, and the queue goes on where it was."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Restore = Callable[[str], Callable[[str], Connection]]
 
 @pytest.fixture
 def filled(as_: As, extension: Path, request: pytest.FixtureRequest) -> Connection:
-    """A database in which jobs wait, run and have ended, with grants to another role."""
+    """A database with waiting, running and ended jobs, and grants to another role."""
     owner = as_("owner")
     if request.param == "plain":
         run(owner, PLAIN)
@@ -49,8 +49,8 @@ def filled(as_: As, extension: Path, request: pytest.FixtureRequest) -> Connecti
 @pytest.fixture
 def restore(conn: Connection, place: Place, dsn: str, psql: Path, tmp_path: Path) -> Iterator[Restore]:
     """
-    Dump the database of the test and restore it into a new one, in a way that has a name; both as the owner. The answer
-    connects to that as a role.
+    Return a function that dumps the database of the test and restores it into a new one, both as the owner. That
+    function takes the program to restore with, and returns another one, which connects to the new database as a role.
     """
     name = f"{conn.info.dbname}_restored"
     there = make_conninfo(dsn, dbname=name, user="owner")
@@ -63,7 +63,7 @@ def restore(conn: Connection, place: Place, dsn: str, psql: Path, tmp_path: Path
     def restore(way: str) -> Callable[[str], Connection]:
         pg_dump, here = program(place, "pg_dump"), make_conninfo(dsn, user="owner")
         conn.execute(f"CREATE DATABASE {name} OWNER owner TEMPLATE template0".encode())
-        # A dump counts on a schema of this name, and says whose it is.
+        # A dump expects a schema of this name, and sets its owner.
         connect("postgres").execute("ALTER SCHEMA public OWNER TO owner")
         if way == "psql":
             call(psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", there, text=NOISE.sub("", call(pg_dump, here)))
@@ -81,7 +81,7 @@ def restore(conn: Connection, place: Place, dsn: str, psql: Path, tmp_path: Path
 
 
 def everything(conn: Connection) -> list[tuple[object, ...]]:
-    """Each job with all that is known of it, and the signature that tells twins."""
+    """Return each job with all that the queue knows of it, and its signature."""
     return conn.execute(
         "SELECT j.*, w.signature, r.token FROM pgq_jobs AS j LEFT JOIN pgq_waiting AS w USING (id) "
         "LEFT JOIN pgq_running AS r USING (id) ORDER BY id"
@@ -91,7 +91,7 @@ def everything(conn: Connection) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize("way", ["psql", "pg_restore"])
 @pytest.mark.parametrize("filled", FORMS, indirect=True)
 def test_a_restored_queue_goes_on(filled: Connection, restore: Restore, way: str) -> None:
-    """Jobs in every state, sequences and grants are there; no twin slips in, and the next id and token are new."""
+    """Jobs in every state, sequences and grants are there; it still finds twins, and its ids and tokens are new."""
     before = everything(filled)
     assert {row[1] for row in before} == {"done", "dead", "cancelled", "waiting", "running"}
     connect = restore(way)
@@ -101,8 +101,8 @@ def test_a_restored_queue_goes_on(filled: Connection, restore: Restore, way: str
         state = f"SELECT last_value, is_called FROM {sequence}".encode()
         assert owner.execute(state).fetchall() == filled.execute(state).fetchall(), sequence
 
-    answer = Queue(web).enqueue("new")
-    assert (answer.created, answer.id) == (True, one(filled, "SELECT last_value + 1 FROM pgq_job_id"))
+    enqueued = Queue(web).enqueue("new")
+    assert (enqueued.created, enqueued.id) == (True, one(filled, "SELECT last_value + 1 FROM pgq_job_id"))
     queue = Queue(owner)
     assert not queue.enqueue("ripe").created
     (job,) = queue.claim()
@@ -115,8 +115,8 @@ def test_a_restored_queue_goes_on(filled: Connection, restore: Restore, way: str
 
 
 @pytest.mark.parametrize("filled", FORMS, indirect=True)
-def test_a_running_job_comes_back_through_its_lease(filled: Connection, restore: Restore) -> None:
-    """Its worker stayed with the old server: on the new one the job runs again, and the attempt counts."""
+def test_a_running_job_is_rescued_after_a_restore(filled: Connection, restore: Restore) -> None:
+    """Its worker stayed with the old server, so the job runs again after its lease, and the attempt counts."""
     connect = restore("psql")
     owner = connect("owner")
     (before,) = (row for row in jobs(filled) if row[1] == "running")
@@ -124,7 +124,7 @@ def test_a_running_job_comes_back_through_its_lease(filled: Connection, restore:
     queue = Queue(owner)
     assert before[0] not in [job.id for job in queue.claim(max_jobs=10)]
     expire(owner, before[0])
-    # Expired leases are looked for once a second in each session.
+    # Each session looks for expired leases once a second.
     (job,) = Queue(connect("owner")).claim()
     assert (job.id, job.attempt) == (before[0], before[2] + 1)
     with pytest.raises(psycopg.Error) as caught:
@@ -133,10 +133,10 @@ def test_a_running_job_comes_back_through_its_lease(filled: Connection, restore:
 
 
 @pytest.mark.parametrize(("filled", "kept"), [("plain", True), ("extension", False)], indirect=["filled"])
-def test_no_trigger_fires_twice(filled: Connection, restore: Restore, kept: bool) -> None:
+def test_triggers_do_not_fire_during_a_restore(filled: Connection, restore: Restore, kept: bool) -> None:
     """
-    One of the owner's on the table of jobs has done its work already. It is there for the jobs to come, but for that on
-    a table of an extension, which pg_dump does not save.
+    A trigger of the owner on the table of jobs has done its work before the dump. It exists in the new database, unless
+    the table belongs to an extension: pg_dump does not save such a trigger.
     """
     record(filled, "pgq_waiting", "INSERT", "'one'")
     Queue(filled).enqueue("seen")
@@ -148,8 +148,8 @@ def test_no_trigger_fires_twice(filled: Connection, restore: Restore, kept: bool
 
 
 @pytest.mark.parametrize("filled", [release for release in RELEASED if release != VERSION], indirect=True)
-def test_a_dump_of_an_older_release_fits_into_the_files_of_this_one(filled: Connection, restore: Restore) -> None:
-    """CREATE EXTENSION names no version: the jobs of the old one come into the tables of the new."""
+def test_a_dump_of_an_older_release_can_be_restored_into_this_one(filled: Connection, restore: Restore) -> None:
+    """CREATE EXTENSION in a dump names no version, so the jobs of the old release go into the tables of the new one."""
     before = jobs(filled)
     owner = restore("psql")("owner")
     assert one(owner, "SELECT pgq_version()") == VERSION

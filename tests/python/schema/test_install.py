@@ -1,4 +1,4 @@
-"""Both ways to install pgq, by an ordinary owner of a database, and what another role may then do."""
+"""Installation by an ordinary owner of a database, and the privileges of other roles afterwards."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from pgq import Queue
 
 
 def test_an_ordinary_owner_installs_a_working_queue(as_: As) -> None:
-    """With nothing but the plain file, and no superuser."""
+    """From the plain file alone, without a superuser."""
     owner = as_("owner")
     owner.execute((ROOT / "build/pgq.sql").read_bytes())
     queue = Queue(owner)
-    answer = queue.enqueue("k")
+    enqueued = queue.enqueue("k")
     (job,) = queue.claim()
     queue.complete(job, "done")
-    assert jobs(owner) == [(answer.id, "done", 1)]
+    assert jobs(owner) == [(enqueued.id, "done", 1)]
 
 
-def test_a_producer_can_enqueue_and_nothing_else(as_: As) -> None:
-    """Before the grant not even that; after it no table, no other verb, and no way to grant it on."""
+def test_a_producer_can_enqueue_and_do_nothing_else(as_: As) -> None:
+    """Without a grant it cannot even enqueue; with one it reads no table, calls no other function and grants nothing."""
     owner, web = as_("owner"), as_("web")
     owner.execute((ROOT / "build/pgq.sql").read_bytes())
     owner.execute("GRANT USAGE ON SCHEMA public TO web")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         Queue(web).enqueue("k")
     owner.execute("SELECT pgq_grant('web', 'producer')")
-    answer = Queue(web).enqueue("k")
-    assert answer.created
+    enqueued = Queue(web).enqueue("k")
+    assert enqueued.created
     assert [more.created for more in Queue(web).enqueue_many([{"kind": "k"}, {"kind": "l"}])] == [False, True]
 
     functions = [
@@ -62,7 +62,7 @@ def test_a_producer_can_enqueue_and_nothing_else(as_: As) -> None:
 
 
 def test_a_failed_installation_leaves_nothing(as_: As, psql: Path, dsn: str) -> None:
-    """The script is one transaction, even for a psql that goes on after an error."""
+    """The script is one transaction, even for a psql that goes on after errors."""
     owner = as_("owner")
     owner.execute("CREATE TABLE pgq_ended ()")
     command = [str(psql), "-X", "-q", "-f", str(ROOT / "build/pgq.sql"), make_conninfo(dsn, user="owner")]
@@ -73,7 +73,7 @@ def test_a_failed_installation_leaves_nothing(as_: As, psql: Path, dsn: str) -> 
 
 
 def test_an_installation_without_a_schema_is_refused(as_: As) -> None:
-    """When none of the search path exists."""
+    """No schema of the search path exists."""
     owner = as_("owner")
     owner.execute("SET search_path = nowhere")
     with pytest.raises(psycopg.errors.InvalidSchemaName, match="no schema of the search path"):
@@ -81,7 +81,7 @@ def test_an_installation_without_a_schema_is_refused(as_: As) -> None:
 
 
 def test_an_ordinary_owner_creates_and_drops_the_extension(as_: As, extension: Path) -> None:
-    """In a schema of its own; afterwards there is nothing left of it."""
+    """It is in a schema of its own; DROP EXTENSION leaves nothing behind."""
     owner = as_("owner")
     owner.execute("CREATE SCHEMA jobs")
     owner.execute("CREATE EXTENSION pgq SCHEMA jobs")
@@ -103,5 +103,5 @@ def test_an_ordinary_owner_creates_and_drops_the_extension(as_: As, extension: P
 
 
 def test_the_script_is_ascii() -> None:
-    """So that it can be read under every client encoding, into a database of every other."""
+    """So it can be read in every client encoding, into a database of any encoding."""
     assert (ROOT / "build/pgq.sql").read_bytes().isascii()

@@ -1,4 +1,4 @@
-"""Taking pgq out of a database: it leaves nothing behind, and not while there are jobs to do."""
+"""Uninstalling pgq: nothing is left behind, and it is refused while jobs are live."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CATALOGS = (
 
 
 def rows(conn: Connection) -> dict[str, int]:
-    """How much there is in the catalogues."""
+    """Return the number of rows in each catalogue."""
     return {catalog: one(conn, f"SELECT count(*) FROM {catalog}") for catalog in CATALOGS}
 
 
@@ -38,7 +38,7 @@ def put(owner: Connection, form: str) -> None:
 
 @pytest.mark.parametrize("form", ["plain", "extension", *RELEASED])
 def test_uninstall_leaves_nothing_behind(as_: As, extension: Path, dsn: str, form: str) -> None:
-    """Of this version or an older one, whatever it had granted; objects of others with such names stay."""
+    """Whatever the version and its grants; other objects with such names stay."""
     owner = as_("owner")
     owner.execute("CREATE TABLE pgq_mine ()")
     owner.execute("CREATE FUNCTION pgq_mine() RETURNS integer LANGUAGE sql RETURN 1")
@@ -55,7 +55,6 @@ def test_uninstall_leaves_nothing_behind(as_: As, extension: Path, dsn: str, for
 
 
 def test_drop_extension_leaves_nothing_behind(as_: As, extension: Path) -> None:
-    """Without pgq's own command."""
     owner = as_("owner")
     before = rows(owner)
     put(owner, "extension")
@@ -66,7 +65,7 @@ def test_drop_extension_leaves_nothing_behind(as_: As, extension: Path) -> None:
 @pytest.mark.parametrize("form", ["plain", "extension"])
 @pytest.mark.parametrize("state", ["waiting", "running"])
 def test_uninstall_refuses_while_jobs_live(as_: As, extension: Path, dsn: str, form: str, state: str) -> None:
-    """And says how to lose them; with --force they go."""
+    """The hint names --force, which deletes them."""
     owner = as_("owner")
     put(owner, form)
     queue = Queue(owner)
@@ -83,8 +82,8 @@ def test_uninstall_refuses_while_jobs_live(as_: As, extension: Path, dsn: str, f
 
 
 @pytest.mark.parametrize("form", ["plain", "extension"])
-def test_what_others_built_upon_it_keeps_it_whole(as_: As, extension: Path, form: str) -> None:
-    """Neither their view nor anything of pgq is dropped, not even by force."""
+def test_uninstall_drops_nothing_that_other_objects_depend_on(as_: As, extension: Path, form: str) -> None:
+    """Neither a view on pgq's tables nor anything of pgq is dropped, even with force."""
     owner = as_("owner")
     put(owner, form)
     owner.execute("CREATE VIEW mine AS SELECT count(*) FROM pgq_jobs")
@@ -94,8 +93,8 @@ def test_what_others_built_upon_it_keeps_it_whole(as_: As, extension: Path, form
     assert rows(owner) == before
 
 
-def test_uninstall_removes_the_one_in_the_schema(as_: As) -> None:
-    """Another one stays, with its jobs; where there is none it says so."""
+def test_uninstall_removes_only_the_installation_in_its_schema(as_: As) -> None:
+    """Another one stays, with its jobs; without one in the schema it raises NotInstalled."""
     owner = as_("owner")
     names = ("a", 'my "Jobs"')
     for name in names:
@@ -109,8 +108,8 @@ def test_uninstall_removes_the_one_in_the_schema(as_: As) -> None:
             uninstall(owner, schema=nowhere)
 
 
-def test_a_job_that_is_enqueued_meanwhile_is_not_lost(as_: As) -> None:
-    """Uninstalling waits for open transactions, and counts what they leave."""
+def test_a_job_enqueued_during_an_uninstall_is_not_lost(as_: As) -> None:
+    """The uninstall waits for open transactions, and counts their jobs."""
     owner, other = as_("owner"), as_("owner")
     run(owner, PLAIN)
     other.execute("BEGIN")
@@ -124,7 +123,7 @@ def test_a_job_that_is_enqueued_meanwhile_is_not_lost(as_: As) -> None:
 
 
 def test_uninstall_gives_up_when_the_tables_are_never_free(as_: As, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And changes nothing."""
+    """It changes nothing."""
     monkeypatch.setattr(installation, "PATIENCE", 0.0)
     owner, other = as_("owner"), as_("owner")
     run(owner, PLAIN)

@@ -1,4 +1,4 @@
-"""An upgrade leads to what a new installation is, keeps everything that was there, and is done wholly or not at all."""
+"""Upgrades: the result equals a new installation, keeps all data, and is complete or nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FORMS = ("plain", "extension")
 
 
 def by_psql(owner: Connection, dsn: str, psql: Path) -> None:
-    """Each plain script with psql -f."""
+    """Run each plain script with psql -f."""
     path = path_from(one(owner, "SELECT pgq_version()"))
     for before, after in itertools.pairwise(path):
         file = ROOT / f"build/upgrades/{before}--{after}.sql"
@@ -49,18 +49,18 @@ def by_psql(owner: Connection, dsn: str, psql: Path) -> None:
 
 
 def by_statement(owner: Connection, dsn: str, psql: Path) -> None:
-    """ALTER EXTENSION."""
+    """Run ALTER EXTENSION."""
     owner.execute("ALTER EXTENSION pgq UPDATE")
 
 
 def by_command(owner: Connection, dsn: str, psql: Path) -> None:
-    """The same, whatever form it has."""
+    """Run the command, which handles both forms."""
     said = call(COMMAND, "--dsn", make_conninfo(dsn, user="owner"), "upgrade")
     assert said.splitlines()[-1] == f"pgq {VERSION} reached"
 
 
 def by_superuser(owner: Connection, dsn: str, psql: Path) -> None:
-    """As the owner's objects, and not his own."""
+    """Run the command as a superuser; the objects must still belong to the owner."""
     call(COMMAND, "--dsn", dsn, "upgrade")
 
 
@@ -72,11 +72,11 @@ WAYS = (
 
 @pytest.mark.parametrize("release", RELEASED)
 @pytest.mark.parametrize(("form", "way"), WAYS)
-def test_an_upgraded_installation_is_a_new_one(
+def test_an_upgraded_installation_equals_a_new_one(
     as_: As, place: Place, dsn: str, psql: Path, extension: Path,
     release: str, form: str, way: Callable[[Connection, str, Path], None],
 ) -> None:  # fmt: skip
-    """From each release, in each form: definitions, comments, owners, privileges, and what pg_dump saves of it."""
+    """From each release, in each form: definitions, comments, owners, privileges, and what pg_dump saves."""
     owner = as_("owner")
     found = []
     for upgraded in (False, True):
@@ -101,10 +101,10 @@ def test_an_upgraded_installation_is_a_new_one(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_jobs_settings_and_grants_survive(
+def test_jobs_settings_and_grants_survive_an_upgrade(
     as_: As, conn: Connection, extension: Path, dsn: str, psql: Path, form: str
 ) -> None:
-    """Jobs in every state, what they carry, the next id and token, and what the owner has set or allowed."""
+    """Jobs in every state with all their data, the next id and token, and the owner's settings and grants."""
     owner, web = as_("owner"), as_("web")
     put(owner, form)
     queue = Queue(owner)
@@ -140,9 +140,9 @@ def test_jobs_settings_and_grants_survive(
     assert one(owner, options) == was
     assert one(owner, "SELECT count(*) FROM pgq_workers WHERE present") == 1
     queue.complete(running, "kept")
-    answer = Queue(web).enqueue("new")
-    assert answer.created
-    assert answer.id > max(row[0] for row in before)
+    enqueued = Queue(web).enqueue("new")
+    assert enqueued.created
+    assert enqueued.id > max(row[0] for row in before)
     (new,) = queue.claim()
     assert new.token > running.token
     assert one(web, "SELECT count(outcome) FROM pgq_ended") > 0
@@ -152,8 +152,8 @@ def test_jobs_settings_and_grants_survive(
         assert one(another, "SELECT current_setting('pgq.jitter')") == "0"
 
 
-def test_what_a_superuser_adds_belongs_to_the_owner(as_: As, conn: Connection, extension: Path) -> None:
-    """A function of his own would act with all his rights; and it finds what is in the schema, and nothing else."""
+def test_objects_added_by_a_superuser_belong_to_the_owner(as_: As, conn: Connection, extension: Path) -> None:
+    """A superuser's SECURITY DEFINER function would run with its rights; the path is pinned to the schema, too."""
     owner = as_("owner")
     new = (
         "CREATE FUNCTION pgq_new() RETURNS text LANGUAGE plpgsql SET search_path FROM CURRENT "
@@ -177,7 +177,7 @@ def test_what_a_superuser_adds_belongs_to_the_owner(as_: As, conn: Connection, e
 
 
 def test_a_second_upgrade_has_nothing_to_do(as_: As, dsn: str) -> None:
-    """And says so; the script itself refuses."""
+    """The command says so; the script is refused."""
     owner = as_("owner")
     run(owner, PLAIN)
     assert list(upgrade(owner)) == []
@@ -193,8 +193,8 @@ def test_a_second_upgrade_has_nothing_to_do(as_: As, dsn: str) -> None:
     assert caught.value.diag.message_hint == "There is nothing to do."
 
 
-def test_the_plain_script_is_not_for_an_extension(as_: As, extension: Path) -> None:
-    """It would leave the new objects outside of it."""
+def test_the_plain_script_is_refused_for_an_extension(as_: As, extension: Path) -> None:
+    """It would create objects outside the extension."""
     owner = as_("owner")
     put(owner, "extension")
     with pytest.raises(psycopg.errors.WrongObjectType) as caught:
@@ -204,8 +204,8 @@ def test_the_plain_script_is_not_for_an_extension(as_: As, extension: Path) -> N
     assert one(owner, "SELECT pgq_version()") == OLD
 
 
-def test_an_upgrade_needs_something_to_upgrade(as_: As) -> None:
-    """The scripts look into the first schema of the search path, the command into all of it."""
+def test_an_upgrade_needs_an_installation(as_: As) -> None:
+    """The scripts look in the first schema of the search path, the command in all of them."""
     owner = as_("owner")
     put(owner, "plain")
     with in_schema(owner, "empty"):
@@ -218,8 +218,8 @@ def test_an_upgrade_needs_something_to_upgrade(as_: As) -> None:
     assert one(owner, "SELECT current_setting('search_path')") == "empty, public"
 
 
-def test_an_upgrade_into_a_schema_of_any_name(as_: As) -> None:
-    """The functions go on finding what is in it."""
+def test_an_upgrade_in_a_schema_of_any_name(as_: As) -> None:
+    """The functions still find the objects in it."""
     owner = as_("owner")
     name = 'my "Jobs", and %I'
     with in_schema(owner, name):
@@ -230,8 +230,8 @@ def test_an_upgrade_into_a_schema_of_any_name(as_: As) -> None:
     queue.complete(queue.claim()[0])
 
 
-def test_where_no_script_leads_it_says_so(as_: As, extension: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For SQL that is newer, for a version that no script starts from, and for a server without the new files."""
+def test_an_upgrade_without_a_path_says_so(as_: As, extension: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For newer SQL, for a version without a script, and for a server that lacks the new files."""
     owner = as_("owner")
     put(owner, "extension")
     for file in extension.glob("pgq--*--*.sql"):
@@ -250,6 +250,6 @@ def test_where_no_script_leads_it_says_so(as_: As, extension: Path, monkeypatch:
     assert "pip install --upgrade pgq-jobs" in (caught.value.hint or "")
 
 
-def test_the_driver_wants_its_own_version() -> None:
-    """Which is that of the SQL it carries."""
+def test_the_version_wanted_is_that_of_the_driver() -> None:
+    """The driver carries the SQL of the same version."""
     assert driver_version() == version("pgq-jobs") == VERSION

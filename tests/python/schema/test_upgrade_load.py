@@ -1,4 +1,4 @@
-"""An upgrade while producers and workers are at it: old callers and new ones, and each job done once."""
+"""Upgrades while producers and workers are busy: old and new callers work, and each job is done once."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from pgq.version import driver_version
 
 OLD = RELEASED[0]
 LONGEST = 2.0
-# What an upgrade may do that needs a table for itself.
+# A change for which an upgrade must lock a table.
 ALTER = "ALTER TABLE pgq_waiting ADD COLUMN probe integer;"
 
 
 class Crew:
-    """Producers and workers that know nothing but the SQL of the old release, each with a connection of its own."""
+    """Producers and workers that use the SQL of the old release, each with its own connection."""
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self.longest = 0.0
@@ -43,7 +43,7 @@ class Crew:
         ]
 
     def timed(self, conn: Connection, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Run a statement, and keep the time of the slowest."""
+        """Run a statement, and record the time of the slowest."""
         begun = time.monotonic()
         cursor = conn.execute(query.encode(), parameters)
         rows = cursor.fetchall() if cursor.description else []
@@ -51,7 +51,7 @@ class Crew:
         return rows
 
     def produce(self, conn: Connection, number: int) -> None:
-        """Enqueue, one by one and many at a time."""
+        """Enqueue jobs, one by one and in bulk."""
         n = 0
         while self.producing:
             n += 1
@@ -62,7 +62,7 @@ class Crew:
                 self.timed(conn, many, number, n)
 
     def work(self, conn: Connection) -> None:
-        """Claim and complete in a transaction for each job, that writes down the job; let some fail at first."""
+        """Claim jobs, and complete each in a transaction that records it; fail some of them once."""
         while self.working:
             claimed = self.timed(conn, "SELECT id, token, attempt FROM pgq_claim('{default}', 5, '1 minute', 'old')")
             for job_id, token, attempt in claimed:
@@ -75,13 +75,13 @@ class Crew:
                     self.timed(conn, "SELECT pgq_complete(%s::bigint, %s::bigint)", job_id, token)
 
     def stop(self) -> None:
-        """Let the producers end, then the workers when nothing is left; raise what one of them has raised."""
+        """Stop the producers, then the workers when no job is left; raise what a thread has raised."""
         self.producing = False
         for thread in self.threads[:2]:
             thread.result()
         left = "SELECT (SELECT count(*) FROM pgq_waiting) + (SELECT count(*) FROM pgq_running)"
         watcher = self._connections[0]
-        eventually(lambda: one(watcher, left) == 0, "all is done", 30.0)
+        eventually(lambda: one(watcher, left) == 0, "all jobs are done", 30.0)
         self.working = False
         for thread in self.threads[2:]:
             thread.result()
@@ -90,12 +90,12 @@ class Crew:
 @pytest.mark.parametrize(
     ("form", "more"),
     [("plain", None), ("extension", None), ("plain", ALTER)],
-    ids=["plain", "extension", "a table that somebody reads"],
+    ids=["plain", "extension", "a table in use"],
 )
-def test_an_upgrade_under_load(
+def test_an_upgrade_under_load_disturbs_no_caller(
     as_: As, extension: Path, dsn: str, monkeypatch: pytest.MonkeyPatch, form: str, more: str | None
 ) -> None:
-    """Nobody fails, nobody waits for long, each job is done once: by workers of before, during and after."""
+    """No call fails or waits for long, and old and new workers together do each job once."""
     owner = as_("owner")
     if form == "plain":
         run(owner, released(OLD))
@@ -124,11 +124,11 @@ def test_an_upgrade_under_load(
     def done(worker: str = "%") -> int:
         return int(one(owner, "SELECT count(*) FROM done WHERE worker LIKE %s", worker))
 
-    eventually(lambda: done() > 100, "some work is done", 30.0)
+    eventually(lambda: done() > 100, "some jobs are done", 30.0)
     upgrader = as_("owner")
     upgrade = Thread(lambda: list(upgrading.upgrade(upgrader)))
     if more is not None:
-        eventually(lambda: len(tries) > 2, "it has been tried three times", 30.0)
+        eventually(lambda: len(tries) > 2, "the upgrade has been tried three times", 30.0)
         assert done() > 100
         reader.execute("COMMIT")
     assert upgrade.result()[-1] == driver_version()
@@ -155,7 +155,7 @@ def test_an_upgrade_under_load(
 
 
 def catalogue(conn: Connection) -> list[tuple[object, ...]]:
-    """Every row version of the catalogues that describe functions, tables, columns, privileges and extensions."""
+    """Return every row version of the catalogues of functions, tables, columns, privileges and extensions."""
     return conn.execute(
         "SELECT 'p', oid, xmin::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace "
         "UNION ALL SELECT 'c', oid, xmin::text || coalesce(relacl::text, '') FROM pg_class "
@@ -168,7 +168,7 @@ def catalogue(conn: Connection) -> list[tuple[object, ...]]:
 
 @pytest.mark.parametrize("form", ["plain", "extension"])
 def test_an_interrupted_upgrade_changes_nothing(as_: As, conn: Connection, extension: Path, form: str) -> None:
-    """Its backend is killed when all but the commit is done."""
+    """Its backend is killed just before the commit."""
     owner = as_("owner")
     put(owner, form)
     Queue(owner).enqueue("k")
@@ -183,7 +183,7 @@ def test_an_interrupted_upgrade_changes_nothing(as_: As, conn: Connection, exten
     upgrader = as_("owner")
     thread = Thread(upgrader.execute, statement.encode())
     asleep = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
-    eventually(lambda: one(conn, asleep, upgrader.info.backend_pid), "the upgrade is done but for its commit")
+    eventually(lambda: one(conn, asleep, upgrader.info.backend_pid), "the upgrade is about to commit")
     conn.execute("SELECT pg_terminate_backend(%s)", [upgrader.info.backend_pid])
     with pytest.raises(psycopg.OperationalError):
         thread.result()
@@ -193,8 +193,8 @@ def test_an_interrupted_upgrade_changes_nothing(as_: As, conn: Connection, exten
     assert [state for _, state, _ in jobs(owner)] == ["waiting"]
 
 
-def test_a_lock_is_not_waited_for_long(as_: As) -> None:
-    """In each script, so that those who queue up behind it are soon let go."""
+def test_an_upgrade_script_does_not_wait_long_for_a_lock(as_: As) -> None:
+    """Otherwise the calls that queue up behind its lock request would wait, too."""
     owner, reader = as_("owner"), as_("owner")
     run(owner, released(OLD))
     reader.execute("BEGIN")
@@ -207,8 +207,8 @@ def test_a_lock_is_not_waited_for_long(as_: As) -> None:
     assert one(owner, "SELECT pgq_version()") == OLD
 
 
-def test_two_upgrades_at_a_time_make_one(as_: As) -> None:
-    """The others find its work done, and are content."""
+def test_concurrent_upgrades_run_once(as_: As) -> None:
+    """The others find nothing to do."""
     owners = [as_("owner") for _ in range(4)]
     run(owners[0], released(OLD))
     barrier = threading.Barrier(len(owners))
@@ -224,8 +224,8 @@ def test_two_upgrades_at_a_time_make_one(as_: As) -> None:
         run(owners[0], PLAIN)
 
 
-def test_an_upgrade_waits_for_another_one(as_: As, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And gives up when that takes too long, having changed nothing."""
+def test_an_upgrade_waits_for_a_concurrent_one(as_: As, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its patience it raises Busy, and has changed nothing."""
     monkeypatch.setattr(installation, "PATIENCE", 0.0)
     monkeypatch.setattr(installation, "PAUSE", 0.05)
     owner, other = as_("owner"), as_("owner")
@@ -235,6 +235,6 @@ def test_an_upgrade_waits_for_another_one(as_: As, monkeypatch: pytest.MonkeyPat
         list(upgrading.upgrade(owner))
     monkeypatch.setattr(installation, "PATIENCE", 60.0)
     thread = Thread(lambda: list(upgrading.upgrade(owner)))
-    eventually(lambda: waits_for_lock(other, owner), "the second one waits")
+    eventually(lambda: waits_for_lock(other, owner), "the second upgrade waits")
     other.execute("COMMIT")
     assert thread.result() == path_from(OLD)[1:]

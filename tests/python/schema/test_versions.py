@@ -1,4 +1,4 @@
-"""What keeps the way open from one version to the next, and what a driver says to SQL that is too old for it."""
+"""Versions: each release can be upgraded, old callers keep working, and a driver refuses SQL that is too old."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ STEPS = {tuple(path.stem.removeprefix("pgq--").split("--")) for path in (ROOT / 
 
 @pytest.fixture
 def outdated(conn: Connection) -> Connection:
-    """The first release alone in the database."""
+    """A database with the first release only."""
     conn.execute("DROP SCHEMA public CASCADE")
     conn.execute("CREATE SCHEMA public")
     run(conn, released(RELEASED[0]))
     return conn
 
 
-def test_each_version_has_its_path() -> None:
-    """A line in the list of changes with a date, its SQL as released, and a script that leads to the next one."""
+def test_each_version_has_a_changelog_entry_and_an_upgrade_path() -> None:
+    """The entry has a date; the SQL is kept as released, with a script to the next version."""
     versions = [version for version, _ in reversed(CHANGELOG)]
     assert versions[-1] == VERSION
     assert versions == sorted(set(versions), key=parse_version)
@@ -43,7 +43,7 @@ def test_each_version_has_its_path() -> None:
 
 @pytest.mark.parametrize("release", RELEASED)
 def test_a_release_is_frozen(release: str) -> None:
-    """It says its version, and has none of the marks that are replaced when scripts are made."""
+    """It has its own version, and none of the placeholders that the build replaces."""
     text = (ROOT / f"sql/released/pgq--{release}.sql").read_text()
     assert f"\n-- pgq {release}: " in text
     assert f"RETURN '{release}';" in text
@@ -51,7 +51,7 @@ def test_a_release_is_frozen(release: str) -> None:
 
 
 def functions(conn: Connection, schema: str) -> dict[str, dict[str, Any]]:
-    """The public functions of a schema: the arguments in their order, how many must be given, and what comes out."""
+    """Return the public functions of a schema: arguments in order, how many are required, and the result."""
     rows = conn.execute(
         "SELECT p.proname, p.proargnames, p.proargmodes::text[], "
         "ARRAY(SELECT format_type(t, NULL) FROM unnest(coalesce(p.proallargtypes, p.proargtypes::oid[])) AS t), "
@@ -67,12 +67,12 @@ def functions(conn: Connection, schema: str) -> dict[str, dict[str, Any]]:
             "needed": needed,
             "out": ([(n, t) for n, mode, t in arguments if mode != "i"], returned.replace(f"{schema}.", ""), is_set),
         }
-    assert len(found) == len(rows), "each has one set of arguments"
+    assert len(found) == len(rows), "a function is overloaded"
     return found
 
 
 def columns(conn: Connection, schema: str, kind: str) -> dict[str, dict[str, tuple[str, bool]]]:
-    """The columns of each table (r) or view (v): their types, and whether a row needs a value from outside."""
+    """Return the columns of each table (r) or view (v): their types, and whether an INSERT must give a value."""
     found: dict[str, dict[str, tuple[str, bool]]] = {}
     for relation, name, type_, must in conn.execute(
         "SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), "
@@ -85,10 +85,10 @@ def columns(conn: Connection, schema: str, kind: str) -> dict[str, dict[str, tup
     return found
 
 
-def test_old_callers_find_what_they_knew(conn: Connection) -> None:
+def test_old_callers_find_the_interface_they_know(conn: Connection) -> None:
     """
-    Each function of the release before takes the same arguments by position and name, and answers the same columns;
-    each view begins with the same columns, and each table has them, so that an old dump fits into it.
+    Each function of the previous release takes the same arguments by position and name, and returns the same columns;
+    each view begins with the same columns, and each table has them, so that an old dump can be restored.
     """
     before = max((release for release in RELEASED if release != VERSION), key=parse_version)
     with in_schema(conn, "old"):
@@ -123,10 +123,10 @@ def test_old_callers_find_what_they_knew(conn: Connection) -> None:
     ],
     ids=lambda arguments: str(arguments[0]),
 )
-def test_a_command_says_that_the_sql_is_too_old(
+def test_a_command_refuses_sql_that_is_too_old(
     outdated: Connection, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
-    """In one line, before it does anything, and which command mends it."""
+    """It prints one line and a hint with the command to run, before it does anything."""
     (tmp_path / "tasks.py").write_text("import pgq\npgq.handler('k')(print)\n")
     monkeypatch.chdir(tmp_path)
     complaint = call(COMMAND, "--dsn", dsn, *arguments, code=1).splitlines()
@@ -141,7 +141,7 @@ def test_a_command_says_that_the_sql_is_too_old(
 
 
 def test_a_worker_does_not_start_on_sql_that_is_too_old(outdated: Connection, dsn: str) -> None:
-    """No job is claimed."""
+    """It claims no job."""
     outdated.execute("SELECT pgq_enqueue('k')")
     worker = Worker(dsn, Handlers())
     thread = Thread(worker.run)
@@ -153,8 +153,8 @@ def test_a_worker_does_not_start_on_sql_that_is_too_old(outdated: Connection, ds
     assert outdated.execute("SELECT state, attempt FROM pgq_jobs").fetchall() == [("waiting", 0)]
 
 
-def test_newer_sql_serves_an_older_driver(queue: Queue, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says nothing; versions are compared as numbers."""
+def test_newer_sql_works_with_an_older_driver(queue: Queue, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions are compared as numbers."""
     for version in ("0.1.0", "0.0.99", VERSION):
         monkeypatch.setattr(upgrading, "wanted", lambda version=version: version)
         check_version(queue)

@@ -1,4 +1,4 @@
-"""Where pgq is not installed: a second time into one schema, and beside the PgQ of Skytools."""
+"""Refused installations: a second one in the same schema, and one beside the PgQ of Skytools."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ INSTALLERS: dict[str, Callable[[Connection], object]] = {
 
 @pytest.mark.parametrize("second", INSTALLERS)
 @pytest.mark.parametrize("first", ["plain", "extension"])
-def test_one_schema_holds_one(as_: As, extension: Path, first: str, second: str) -> None:
-    """Whoever tries a second time hears what is there, and what to do; jobs are not touched."""
+def test_a_second_installation_in_a_schema_is_refused(as_: As, extension: Path, first: str, second: str) -> None:
+    """The message says what is installed, the hint what to do; jobs stay. Another schema can have one."""
     owner = as_("owner")
     INSTALLERS[first](owner)
     owner.execute("SELECT pgq_enqueue('k')")
@@ -49,8 +49,8 @@ def test_one_schema_holds_one(as_: As, extension: Path, first: str, second: str)
 
 
 @pytest.mark.parametrize("first", ["plain", "extension"])
-def test_an_older_one_is_to_be_upgraded(as_: As, extension: Path, first: str) -> None:
-    """The hint names the command for what is there."""
+def test_an_older_installation_is_to_be_upgraded(as_: As, extension: Path, first: str) -> None:
+    """The hint names the command that upgrades this form."""
     owner = as_("owner")
     if first == "plain":
         run(owner, released(RELEASED[0]))
@@ -62,8 +62,8 @@ def test_an_older_one_is_to_be_upgraded(as_: As, extension: Path, first: str) ->
     assert caught.value.diag.message_hint == f"Bring it up to date with {wanted}."
 
 
-def test_a_function_that_somebody_planted_is_not_run(as_: As) -> None:
-    """One called pgq_version by another role, where that may create functions, gets no rights of the owner's."""
+def test_a_planted_pgq_version_is_not_called(as_: As) -> None:
+    """Another role may have created it; called by the script, it would run with the rights of the owner."""
     owner, web = as_("owner"), as_("web")
     owner.execute("GRANT ALL ON SCHEMA public TO web")
     web.execute(
@@ -80,12 +80,12 @@ SKYTOOLS = 'this database holds another pgq: PgQ of Skytools, in the schema "pgq
 
 @pytest.fixture(params=["its extension", "its script"])
 def skytools(request: pytest.FixtureRequest, conn: Connection, roles: None, extension: Path) -> None:
-    """The PgQ of Skytools in the database, but for what needs its C code."""
+    """The PgQ of Skytools in the database, without the parts that need its C code."""
     script = pgq3("pgq_pl_only.sql").read_text()
     if request.param == "its script":
         conn.execute(script.encode())
     else:
-        # Under another name for the time being, for its files and ours cannot be in one directory.
+        # Its files and pgq's cannot be in one directory at the same time.
         for name, content in {"pgq.control": pgq3("pgq.control").read_text(), "pgq--3.5.sql": script}.items():
             (extension / name).write_text(content)
         conn.execute("CREATE EXTENSION pgq")
@@ -96,7 +96,7 @@ def skytools(request: pytest.FixtureRequest, conn: Connection, roles: None, exte
 
 @pytest.mark.parametrize("form", INSTALLERS)
 def test_a_database_with_the_pgq_of_skytools_is_refused(as_: As, conn: Connection, skytools: None, form: str) -> None:
-    """By every way to install, with a message that says so; its own objects stay, and none of ours is made."""
+    """Every way to install raises an error that names it; no object is added or removed."""
     owner = as_("owner")
     before = one(conn, "SELECT count(*) FROM pg_proc")
     with pytest.raises((psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.DuplicateObject)) as caught:
@@ -105,21 +105,21 @@ def test_a_database_with_the_pgq_of_skytools_is_refused(as_: As, conn: Connectio
         assert caught.value.diag.message_primary == SKYTOOLS
         assert caught.value.diag.message_hint == "Use another database: the two share the name of their extension."
     else:
-        # The server itself says so before any script is read.
+        # The server itself raises this before it reads a script.
         assert (form, str(caught.value)) == ("extension", 'extension "pgq" already exists')
     assert one(conn, "SELECT count(*) FROM pg_proc") == before
 
 
-def test_a_schema_called_pgq_is_as_good_as_any(as_: As) -> None:
-    """It is its functions that tell the PgQ of Skytools, not the name."""
+def test_a_schema_named_pgq_can_be_used(as_: As) -> None:
+    """The PgQ of Skytools is recognized by its functions, not by the name of the schema."""
     owner = as_("owner")
     with in_schema(owner, "pgq"):
         run(owner, PLAIN)
         assert one(owner, "SELECT created FROM pgq_enqueue('k')")
 
 
-def test_the_command_says_it_in_two_lines(as_: As, dsn: str) -> None:
-    """What is there, and what to do."""
+def test_the_command_refuses_in_two_lines(as_: As, dsn: str) -> None:
+    """One says what is installed, the other what to do."""
     owner = as_("owner")
     run(owner, released(RELEASED[0]))
     arguments = ("--dsn", make_conninfo(dsn, user="owner"), "install")

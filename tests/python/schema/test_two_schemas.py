@@ -1,4 +1,4 @@
-"""Two installations in one database, one an extension and one not, that do not see each other."""
+"""Two installations in one database, an extension and a plain one, are separate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = ("one", 'the "other", %I')
 
 @pytest.fixture
 def owner(as_: As, extension: Path) -> Connection:
-    """Both in a database that belongs to an ordinary role, each function with plans that are not kept."""
+    """A database of an ordinary role with both installations, created through different search paths."""
     owner = as_("owner")
     with in_schema(owner, NAMES[0]):
         owner.execute("CREATE EXTENSION pgq SCHEMA one")
@@ -27,12 +27,12 @@ def owner(as_: As, extension: Path) -> Connection:
 
 @pytest.fixture
 def queues(owner: Connection) -> tuple[Queue, Queue]:
-    """Both, seen through one session."""
+    """The queues of both, in one session."""
     return Queue(owner, schema=NAMES[0]), Queue(owner, schema=NAMES[1])
 
 
-def test_jobs_stay_apart(owner: Connection, queues: tuple[Queue, Queue]) -> None:
-    """Twins, ids, claims and ends: what happens in one is not known in the other."""
+def test_jobs_are_separate(owner: Connection, queues: tuple[Queue, Queue]) -> None:
+    """Neither installation sees a twin, an id, a claim or an end in the other."""
     a, b = queues
     assert (a.enqueue("k").created, b.enqueue("k").created) == (True, True)
     assert (a.enqueue("k").created, b.enqueue("k").created) == (False, False)
@@ -46,8 +46,8 @@ def test_jobs_stay_apart(owner: Connection, queues: tuple[Queue, Queue]) -> None
     assert a.enqueue("k").created
 
 
-def test_sleepers_are_woken_by_their_own_only(as_: As, queues: tuple[Queue, Queue]) -> None:
-    """The channels differ and so do the locks: an enqueue in one neither notifies the other nor sees its sleeper."""
+def test_notifications_are_separate(as_: As, queues: tuple[Queue, Queue]) -> None:
+    """Channels and locks differ: an enqueue in one neither notifies the other nor sees its sleeping worker."""
     a, b = queues
     sleeper = as_("owner")
     asleep = Queue(sleeper, schema=NAMES[0])
@@ -61,8 +61,8 @@ def test_sleepers_are_woken_by_their_own_only(as_: As, queues: tuple[Queue, Queu
     assert [notice.channel for notice in sleeper.notifies(timeout=10, stop_after=1)] == [channel]
 
 
-def test_workers_of_one_are_strangers_in_the_other(as_: As, owner: Connection) -> None:
-    """A name may be in use in both; when a worker goes, only its own jobs come back."""
+def test_workers_are_separate(as_: As, owner: Connection) -> None:
+    """Both can have a worker of the same name; when one is gone, only its own jobs are rescued."""
     here, there = as_("owner"), as_("owner")
     for conn, name in ((here, NAMES[0]), (there, NAMES[1])):
         conn.execute("SELECT set_config('search_path', quote_ident(%s), false)", [name])
@@ -81,7 +81,7 @@ def test_workers_of_one_are_strangers_in_the_other(as_: As, owner: Connection) -
         owner.execute("SELECT _pgq_sweep_workers(pgq_now())")
         assert one(owner, "SELECT bool_and(lease_until > claimed_at) FROM pgq_running")
     with in_schema(owner, NAMES[0]):
-        # Right after the start of the server nobody is thought to be gone.
+        # Right after the start of the server no worker counts as gone.
         def swept() -> bool:
             owner.execute("SELECT _pgq_sweep_workers(pgq_now())")
             return bool(one(owner, "SELECT bool_and(lease_until = claimed_at) FROM pgq_running"))
@@ -89,8 +89,8 @@ def test_workers_of_one_are_strangers_in_the_other(as_: As, owner: Connection) -
         eventually(swept, "the lease ends", 15.0)
 
 
-def test_heads_are_of_one_installation(owner: Connection, queues: tuple[Queue, Queue]) -> None:
-    """The settings in which a session keeps them have names of their own."""
+def test_heads_are_separate(owner: Connection, queues: tuple[Queue, Queue]) -> None:
+    """A session keeps them in settings with different names."""
     names = []
     for name in NAMES:
         with in_schema(owner, name):
@@ -101,8 +101,8 @@ def test_heads_are_of_one_installation(owner: Connection, queues: tuple[Queue, Q
     assert [one(owner, "SELECT current_setting(%s, true) <> ''", name) for name in names] == [True, True]
 
 
-def test_grants_are_of_one_installation(as_: As, owner: Connection, queues: tuple[Queue, Queue]) -> None:
-    """Whoever may enqueue in one may do nothing in the other."""
+def test_grants_are_separate(as_: As, owner: Connection, queues: tuple[Queue, Queue]) -> None:
+    """A role that may enqueue in one may do nothing in the other."""
     with in_schema(owner, NAMES[0]):
         owner.execute("SELECT pgq_grant('web', 'producer')")
     web = as_("web")
@@ -121,8 +121,8 @@ def test_grants_are_of_one_installation(as_: As, owner: Connection, queues: tupl
     ) == 0  # fmt: skip
 
 
-def test_dropping_one_leaves_the_other(owner: Connection, queues: tuple[Queue, Queue]) -> None:
-    """With its jobs, and in working order."""
+def test_dropping_one_installation_leaves_the_other(owner: Connection, queues: tuple[Queue, Queue]) -> None:
+    """The other one keeps its jobs and works."""
     a, b = queues
     a.enqueue("k")
     b.enqueue("k")

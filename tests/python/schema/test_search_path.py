@@ -1,4 +1,4 @@
-"""Whatever a role plants in the schemas it may write to, nothing of it runs with the rights of pgq."""
+"""No object that a role creates in a schema it can write to is ever used with the rights of pgq's owner."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from support.database import Connection, one
 
 from pgq.schema.install import install
 
-# Everything whose name pgq's functions and views mention, once more: it raises, and tells on whose behalf it ran.
+# Create an object for every name that pgq's functions and views mention. Each raises the role that it runs as.
 PLANT = r"""
 CREATE FUNCTION pg_temp.attempt(statement text) RETURNS integer LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE statement;
     RETURN 1;
-EXCEPTION WHEN OTHERS THEN  -- not every signature can be had: some are of types that nobody can write
+EXCEPTION WHEN OTHERS THEN  -- not every signature is possible: some have pseudo-types
     RETURN 0;
 END
 $$;
@@ -31,7 +31,7 @@ WHERE p.pronamespace = 'home'::regnamespace;
 CREATE TEMP TABLE mentioned AS
 SELECT DISTINCT lower(m[1]) AS name FROM source, regexp_matches(source.text, '(\w+)', 'g') AS m;
 
--- What stands for the types that take any.
+-- Stand-ins for the polymorphic types.
 CREATE TEMP TABLE concrete (name text);
 INSERT INTO concrete VALUES ('text'), ('bigint'), ('integer'), ('smallint'), ('boolean'), ('jsonb'), ('tid'), ('uuid'),
     ('interval'), ('timestamp with time zone'), ('double precision'), ('numeric'), ('name'), ('regclass'), ('oid');
@@ -94,7 +94,7 @@ END
 $plant$;
 """
 
-# The relations that they mention, as views of the session: whoever reads or writes one springs the trap, too.
+# Shadow the relations that they mention with views of the session: reading or writing one raises, too.
 LURE = r"""
 CREATE FUNCTION evil.spring_row() RETURNS trigger LANGUAGE plpgsql
     AS 'BEGIN RAISE EXCEPTION USING ERRCODE = ''TRAP1'', MESSAGE = current_user; END';
@@ -118,13 +118,13 @@ END
 $$;
 """
 
-# Where mallory's things come first, where they are merely a better match, and where the session's own come first.
+# Mallory's objects come first, are only a better match, or the temporary ones come first.
 PATHS = ["evil, pg_catalog, home", "public, home", "home", "pg_temp, evil, public, pg_catalog, home"]
 
 
 @pytest.fixture
 def mallory(conn: Connection, dsn: str) -> Iterator[Connection]:
-    """A session of a role that may use pgq and has planted all it can, in public, in its own schema, in pg_temp."""
+    """A session of a role that may use pgq, and has created all it can in public, in its own schema, and in pg_temp."""
     conn.execute("DROP ROLE IF EXISTS mallory")
     conn.execute(
         "CREATE ROLE mallory LOGIN; CREATE SCHEMA evil AUTHORIZATION mallory; GRANT CREATE ON SCHEMA public TO mallory"
@@ -142,8 +142,8 @@ def mallory(conn: Connection, dsn: str) -> Iterator[Connection]:
     conn.execute("DROP SCHEMA evil CASCADE; DROP OWNED BY mallory CASCADE; DROP ROLE mallory")
 
 
-def sprung(conn: Connection) -> str | None:
-    """In whose name a trap was sprung, if one was, while all calls were made."""
+def trapped(conn: Connection) -> str | None:
+    """Make all calls, and return the role that a trap ran as, or None if none ran."""
     try:
         life(conn, "home")
     except psycopg.Error as error:
@@ -153,13 +153,13 @@ def sprung(conn: Connection) -> str | None:
     return None
 
 
-def go(conn: Connection, path: str) -> None:
-    """Let the session have this path."""
+def set_path(conn: Connection, path: str) -> None:
+    """Set the search path of the session."""
     conn.execute(f"SET search_path = {path}".encode())
 
 
 def public_functions(conn: Connection) -> dict[str, str]:
-    """The signatures of the functions that act with the rights of the owner, by name."""
+    """Return the signatures of the SECURITY DEFINER functions, by name."""
     rows = conn.execute(
         "SELECT proname, oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'home'::regnamespace AND prosecdef"
     )
@@ -167,22 +167,22 @@ def public_functions(conn: Connection) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_nothing_of_it_runs(mallory: Connection, path: str) -> None:
-    """Neither under the path of the caller nor under that of the functions."""
-    go(mallory, path)
-    assert sprung(mallory) is None
+def test_no_planted_object_is_used(mallory: Connection, path: str) -> None:
+    """Neither through the path of the caller nor through that of the functions."""
+    set_path(mallory, path)
+    assert trapped(mallory) is None
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_it_would_run_without_the_pin(conn: Connection, mallory: Connection, path: str) -> None:
-    """The traps are good: take the path from one function at a time, and they spring with the rights of the owner."""
-    go(mallory, path)
+def test_planted_objects_are_used_without_the_pinned_path(conn: Connection, mallory: Connection, path: str) -> None:
+    """Without its pinned path, one function at a time, a trap runs as the owner: the traps work."""
+    set_path(mallory, path)
     caught = set()
     for name, signature in public_functions(conn).items():
         conn.execute(f"ALTER FUNCTION {signature} RESET search_path".encode())
-        # Where not all is shadowed, what is left may not fit together.
+        # Where only a part is shadowed, the rest may not match.
         with suppress(psycopg.Error):
-            if sprung(mallory) == "postgres":
+            if trapped(mallory) == "postgres":
                 caught.add(name)
         conn.execute(f"ALTER FUNCTION {signature} SET search_path = home, pg_temp".encode())
         conn.execute("DELETE FROM home.pgq_waiting; DELETE FROM home.pgq_running; DELETE FROM home.pgq_ended")
@@ -191,8 +191,8 @@ def test_it_would_run_without_the_pin(conn: Connection, mallory: Connection, pat
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_nor_does_it_run_when_the_owner_gives_rights(conn: Connection, mallory: Connection, path: str) -> None:
-    """A session of the owner's may have a path that leads by what others have planted; without the pin it would run."""
+def test_no_planted_object_is_used_when_the_owner_grants(conn: Connection, mallory: Connection, path: str) -> None:
+    """The owner's path may lead through mallory's schema; without the pinned path of pgq_grant a trap runs."""
     conn.execute(f"SET search_path = {path}".encode())
     conn.execute("SELECT home.pgq_grant('mallory', 'reader')")
     conn.execute("ALTER FUNCTION home.pgq_grant(pg_catalog.text, pg_catalog.text, pg_catalog.text[]) RESET search_path")

@@ -1,4 +1,4 @@
-"""However pgq is installed, it is the same; what is published holds it, and another's files are left alone."""
+"""Packaging: every way to install makes the same objects, and make dist builds what is published."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ODD = 'my "Jobs", and %I'
 
 
 def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run make."""
+    """Run make, without the variables of an outer make."""
     environ = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")}
     return subprocess.run(
         ["make", *arguments], cwd=cwd, env=environ, capture_output=True, text=True, check=False, timeout=120
@@ -37,7 +37,7 @@ def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def install(psql: Path, dsn: str, extension: Path) -> Iterator[Install]:
-    """Install pgq in a way that has a name, into a schema that exists, for the owner of a database."""
+    """Return a function that installs pgq in the named form, into an existing schema, as the owner of the database."""
     owners = make_conninfo(dsn, user="owner")
 
     def install_(form: str, owner: Connection, where: str) -> None:
@@ -52,7 +52,7 @@ def install(psql: Path, dsn: str, extension: Path) -> Iterator[Install]:
             call(COMMAND, "--dsn", owners, "--schema", where, "install")
         else:
             if form == "pg_tle":
-                # pg_tle is a prerequisite of what it installs, so its schema is on the path of the script.
+                # pg_tle installs its scripts as extensions that require it, so its schema is on their path.
                 ((_, _, script), *_) = PAYLOAD.findall((ROOT / "build/pgq.pg_tle.sql").read_text())
                 (extension / f"pgq--{VERSION}.sql").write_text(script)
                 (extension / "pgq.control").write_text(CONTROL + "requires = 'pg_tle_stub'\n")
@@ -71,7 +71,7 @@ def install(psql: Path, dsn: str, extension: Path) -> Iterator[Install]:
 
 
 def quoted(name: str) -> str:
-    """An identifier in quotes."""
+    """Return a quoted identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -80,7 +80,7 @@ def quoted(name: str) -> str:
 def test_every_form_makes_the_same_objects(
     as_: As, place: Place, dsn: str, install: Install, form: str, where: str
 ) -> None:
-    """With the same definitions, comments, owners and privileges, as pg_dump tells; in a schema of any name."""
+    """pg_dump shows the same definitions, comments, owners and privileges, in a schema of any name."""
     owner = as_("owner")
 
     def made(by: Callable[[], None]) -> dict[str, str]:
@@ -95,8 +95,8 @@ def test_every_form_makes_the_same_objects(
     assert made(lambda: install(form, owner, where)) == plain
 
 
-def test_the_script_for_pg_tle_holds_the_scripts_of_the_extension() -> None:
-    """Each as it is, in a call that pg_tle has, and nothing else."""
+def test_the_pg_tle_script_holds_the_scripts_of_the_extension() -> None:
+    """It has each script unchanged in a call of pg_tle, and nothing else."""
     text = (ROOT / "build/pgq.pg_tle.sql").read_text()
     comment = re.findall(r"^comment = ('.*')$", CONTROL, re.MULTILINE)[0]
     calls = PAYLOAD.findall(text)
@@ -116,8 +116,7 @@ def test_the_script_for_pg_tle_holds_the_scripts_of_the_extension() -> None:
         assert script == path.read_text()
 
 
-def test_make_install_puts_the_files_of_the_extension_there_and_nothing_else(place: Place, tmp_path: Path) -> None:
-    """And make uninstall removes them."""
+def test_make_install_and_uninstall_handle_exactly_the_files_of_pgq(place: Place, tmp_path: Path) -> None:
     arguments = [f"DESTDIR={tmp_path}", f"PG_CONFIG={program(place, 'pg_config')}"]
     done = make("install", *arguments)
     assert done.returncode == 0, done.stderr
@@ -126,14 +125,14 @@ def test_make_install_puts_the_files_of_the_extension_there_and_nothing_else(pla
     assert {path.parent.name for path in found.values()} == {"extension"}
     for name, path in found.items():
         assert path.read_bytes() == (ROOT / ("" if name == "pgq.control" else "build") / name).read_bytes()
-    assert make("install", *arguments).returncode == 0, "it replaces its own"
+    assert make("install", *arguments).returncode == 0, "it replaces its own files"
     assert make("uninstall", *arguments).returncode == 0
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize("verb", ["install", "uninstall"])
 def test_make_leaves_the_files_of_skytools_alone(place: Place, tmp_path: Path, verb: str) -> None:
-    """Another extension of this name is there: nothing is written, and nothing removed."""
+    """In the directory of an extension of the same name it writes and removes nothing."""
     pg_config = program(place, "pg_config")
     foreign = pgq3("pgq.control")
     directory = tmp_path / call(pg_config, "--sharedir").strip().lstrip("/") / "extension"
@@ -148,9 +147,9 @@ def test_make_leaves_the_files_of_skytools_alone(place: Place, tmp_path: Path, v
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What make dist makes of the sources as they are now, committed or not."""
+    """The output of make dist for the sources as they are now, committed or not."""
     if shutil.which("git") is None:
-        pytest.skip("make dist asks git for the sources")
+        pytest.skip("make dist reads the sources from git")
     copy = tmp_path_factory.mktemp("dist") / "pgq"
     shutil.copytree(
         ROOT,
@@ -169,8 +168,8 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy / "build/dist"
 
 
-def test_dist_makes_everything_that_is_published(dist: Path) -> None:
-    """A source archive for PGXN, both packages for PyPI, and two scripts for those who have only SQL."""
+def test_make_dist_builds_all_that_is_published(dist: Path) -> None:
+    """A source archive for PGXN, two packages for PyPI, and two scripts for users of SQL alone."""
     packages = {f"pgq_jobs-{VERSION}-py3-none-any.whl", f"pgq_jobs-{VERSION}.tar.gz"}
     assert {path.name for path in dist.iterdir()} == packages | {f"pgq-{VERSION}.zip", "pgq.pg_tle.sql", "pgq.sql"}
     assert (dist / "pgq.sql").read_bytes() == PLAIN
@@ -178,7 +177,7 @@ def test_dist_makes_everything_that_is_published(dist: Path) -> None:
 
 
 def test_the_archive_for_pgxn_builds_the_same_files(dist: Path, tmp_path: Path) -> None:
-    """And its META.json tells the version and what is in it."""
+    """Its META.json names the version, and files that exist."""
     with zipfile.ZipFile(dist / f"pgq-{VERSION}.zip") as archive:
         archive.extractall(tmp_path)
     (root,) = tmp_path.iterdir()
@@ -198,7 +197,7 @@ def test_the_archive_for_pgxn_builds_the_same_files(dist: Path, tmp_path: Path) 
 
 
 def test_the_packages_for_pypi_carry_the_sql(dist: Path, tmp_path: Path) -> None:
-    """The wheel, and the wheel that the source package makes: all scripts, byte for byte, and the license."""
+    """The wheel, and the wheel built from the source package, hold all scripts unchanged, and the license."""
     (wheel,), (source,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
     shutil.unpack_archive(source, tmp_path)
     (unpacked,) = tmp_path.iterdir()
