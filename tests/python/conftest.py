@@ -29,7 +29,7 @@ __all__ = ["start"]
 
 @pytest.fixture(scope="session", autouse=True)
 def environment() -> Iterator[None]:
-    """What the caller has set for libpq and pgq leads to another server; only the choice of the programs is ours."""
+    """Ignore what the caller has set for libpq and pgq, except for the choice of the server's programs."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith("PG") and name not in {"PGQ_BINDIR", "PGQ_PGVERSION"}:
@@ -39,7 +39,7 @@ def environment() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def place(environment: None) -> Iterator[Place]:
-    """The server. A statement that hangs fails its test, soon and by itself."""
+    """The server of the session. A statement that hangs soon fails its test."""
     with Server(settings={"statement_timeout": "20s", "deadlock_timeout": "200ms"}, own_programs=True) as server:
         yield Place(server, server.host, server.port, server.user)
 
@@ -54,7 +54,7 @@ database = postgresql("template")
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    """A directory for the test alone; pytest's own would stay behind in /tmp."""
+    """A directory for this test; pytest's own would stay behind in /tmp."""
     with tempfile.TemporaryDirectory(prefix="pgq-test-") as path:
         yield Path(path)
 
@@ -73,7 +73,7 @@ def pg_dump(place: Place) -> Path:
 
 @pytest.fixture
 def dsn(place: Place, database: Connection) -> str:
-    """The way to the database of this test, as its superuser."""
+    """A connection string for the database of this test, as its superuser."""
     return make_conninfo(host=place.host, port=place.port, user=place.user, dbname=database.info.dbname)
 
 
@@ -86,7 +86,7 @@ def conn(database: Connection) -> Connection:
 
 @pytest.fixture
 def connect(dsn: str) -> Iterator[Connect]:
-    """Open further connections, in autocommit mode; they are closed in the end."""
+    """Open further connections, in autocommit mode; they are closed at the end."""
     opened: list[Connection] = []
 
     def connect(*, autocommit: bool = True) -> Connection:
@@ -100,14 +100,14 @@ def connect(dsn: str) -> Iterator[Connect]:
 
 @pytest.fixture
 def proxy(place: Place) -> Iterator[Proxy]:
-    """A way to the server that can be broken."""
+    """A proxy before the server that can break connections."""
     with Proxy(Path(place.host) / f".s.PGSQL.{place.port}") as proxy:
         yield proxy
 
 
 @pytest.fixture
 def roles(conn: Connection) -> None:
-    """A database that belongs to an ordinary role, without pgq, and a second such role."""
+    """A database of an ordinary role, without pgq, and a second such role."""
     for role in ("owner", "web"):
         conn.execute(f"DROP ROLE IF EXISTS {role}".encode())
         conn.execute(f"CREATE ROLE {role} LOGIN".encode())
@@ -118,7 +118,7 @@ def roles(conn: Connection) -> None:
 
 @pytest.fixture
 def as_(dsn: str, roles: None) -> Iterator[As]:
-    """Connect as a role; the connections are closed in the end."""
+    """Connect as a role; the connections are closed at the end."""
     opened: list[Connection] = []
 
     def connect(role: str) -> Connection:
@@ -132,11 +132,11 @@ def as_(dsn: str, roles: None) -> Iterator[As]:
 
 @pytest.fixture
 def extension(place: Place, conn: Connection) -> Iterator[Path]:
-    """The directory where the server finds extensions, with the files of this one in it, for the test alone."""
+    """The directory in which the server finds extensions, with the files of pgq in it for this test."""
     share = Path(one(conn, "SELECT setting FROM pg_config WHERE name = 'SHAREDIR'"))
     is_private = share.is_relative_to(place.host)
     if not is_private:
-        # A copy of programs that know their directories by heart still reads those of the machine.
+        # A copy of programs with built-in paths still reads the machine's directories.
         if conn.info.server_version < 180000:
             pytest.skip(f"this PostgreSQL looks for extensions in {share} only")
         share = Path(place.host) / "share"
@@ -159,7 +159,7 @@ def extension(place: Place, conn: Connection) -> Iterator[Path]:
 
 @pytest.fixture
 def pool(conn: Connection, connect: Connect) -> Iterator[ThreadPoolExecutor]:
-    """Threads. What still runs at the end of a test, because it failed, is interrupted."""
+    """A pool of threads; statements that still run after the test are ended."""
     with ThreadPoolExecutor(max_workers=16) as threads:
         yield threads
         conn.execute(
@@ -170,7 +170,7 @@ def pool(conn: Connection, connect: Connect) -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture
 def snapshot(connect: Connect) -> Iterator[None]:
-    """A snapshot that is held elsewhere all the time: no row that dies can be removed."""
+    """A snapshot that another session holds: no dead row can be removed."""
     holder = connect(autocommit=False)
     holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
     holder.execute("SELECT 1")
@@ -180,26 +180,26 @@ def snapshot(connect: Connect) -> Iterator[None]:
 
 @pytest.fixture
 def queue(conn: Connection) -> Queue:
-    """The queue, seen through ``conn``."""
+    """The queue, through ``conn``."""
     return Queue(conn)
 
 
 @pytest.fixture
 def clock(conn: Connection) -> Iterator[Clock]:
-    """The clock of this process and of ``conn``, stopped at noon of the first of January 2030."""
+    """The clock of this process and of ``conn``, stopped at noon of 1 January 2030."""
     with time_travel(conn, to="2030-01-01 12:00") as clock:
         yield clock
 
 
 @pytest.fixture
 def handlers() -> Handlers:
-    """A registry of the test's own."""
+    """An empty registry of handlers."""
     return Handlers()
 
 
 @pytest.fixture
 def worker(dsn: str, handlers: Handlers) -> Iterator[Worker]:
-    """A worker with these handlers, that never sleeps by itself in a test."""
+    """A worker with these handlers, whose poll interval is longer than any test."""
     worker = Worker(dsn, handlers, poll=60, name="test", presence=False)
     yield worker
     worker.close()
@@ -207,11 +207,11 @@ def worker(dsn: str, handlers: Handlers) -> Iterator[Worker]:
 
 @pytest.fixture
 def loop(worker: Worker) -> Loop:
-    """Its only loop, for tests that take its turns themselves."""
+    """The only loop of the worker, for tests that take its turns themselves."""
     return worker.loops[0]
 
 
 @pytest.fixture
 def grown_up(conn: Connection) -> None:
-    """The server is old enough for workers to count as gone."""
+    """Wait until the server is old enough for workers to count as gone."""
     conn.execute("SELECT pg_sleep_until(pg_postmaster_start_time() + interval '5.1 seconds')")

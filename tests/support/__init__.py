@@ -1,1 +1,1 @@
-"""What the tests share: servers, ways to break them, workers as processes, a model, comparisons."""
+"""Shared parts of the tests: servers, ways to break them, worker processes, a model, comparisons."""

@@ -1,4 +1,4 @@
-"""A server on another host, as far as the network can tell, and a link to it on which packets get lost."""
+"""A server that the network sees on another host, and a link to it that can lose packets."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from postgres.server import Server
 from psycopg.conninfo import make_conninfo
 
 CLONE_NEWNET = 0x40000000
-# The hardware address of no interface: what is sent to it is lost, and nobody is told.
-NOBODY = "02:00:00:00:00:00"
+# The hardware address of no interface: packets to it are lost without an error.
+NO_INTERFACE = "02:00:00:00:00:00"
 
 
 def ip(*arguments: str) -> None:
@@ -26,12 +26,12 @@ def ip(*arguments: str) -> None:
 
 
 class Link:
-    """A network of two: this host and a namespace beyond."""
+    """A network of this host and a namespace."""
 
     def __init__(self, stack: ExitStack) -> None:
-        """Make it; the stack takes it down. Raises CalledProcessError where that is not permitted."""
+        """Create the link; the stack removes it. Raise CalledProcessError where that is not permitted."""
         self.namespace = f"pgq-{secrets.token_hex(4)}"
-        # An interface's name has at most 15 bytes. The addresses are from the range that is reserved for tests.
+        # The name of an interface has at most 15 bytes. The addresses are from the range reserved for benchmarks.
         near, far = f"{self.namespace}-a", f"{self.namespace}-b"
         first = 4 * secrets.randbelow(1 << 15)
         here, self.address = (f"198.{18 + (n >> 16)}.{n >> 8 & 255}.{n & 255}" for n in (first + 1, first + 2))
@@ -48,7 +48,7 @@ class Link:
 
     @contextmanager
     def beyond(self) -> Iterator[None]:
-        """Let what this thread opens or starts be beyond."""
+        """Place what this thread opens or starts in the namespace."""
         with open("/proc/thread-self/ns/net", "rb") as here, open(f"/run/netns/{self.namespace}", "rb") as there:
             _enter(there)
             try:
@@ -59,7 +59,7 @@ class Link:
     def cut(self) -> None:
         """Lose all packets, in both directions."""
         for where, device, peer in self._ends:
-            ip(*where, "neighbour", "replace", peer, "lladdr", NOBODY, "nud", "permanent", "dev", device)
+            ip(*where, "neighbour", "replace", peer, "lladdr", NO_INTERFACE, "nud", "permanent", "dev", device)
 
     def mend(self) -> None:
         """Lose no more packets."""
@@ -70,9 +70,9 @@ class Link:
 @contextmanager
 def far_server(settings: Mapping[str, str]) -> Iterator[tuple[Server, Link, str]]:
     """
-    A server beyond a link, and the way to it over the link; its Unix socket is there all the time.
+    Yield a server behind a link, the link, and a connection string over it; its Unix socket always works.
 
-    Only root can have it: the test is skipped elsewhere.
+    This takes root: the test is skipped without it.
     """
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("a network namespace takes root and the command ip")

@@ -1,4 +1,4 @@
-"""Every public function, called once or more, so that the answers can be compared."""
+"""Every public function, called at least once, so that results can be compared."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from support.database import Connection
 
-# Nothing but the calls, for what else there were would look up operators on the path of the caller. :id and :token are
-# those of the job that was claimed last, :first is the id of the one that was claimed first.
+# Only calls: anything else would look up operators on the path of the caller. :id and :token are those of the job
+# claimed last, :first is the id of the job claimed first.
 LIFE = """
     pgq_now()
     pgq_version()
@@ -51,8 +51,8 @@ CALLS = [" ".join(call.split()) for call in re.split(r"\n    (?=pgq)", LIFE) if 
 
 
 def life(conn: Connection, home: str) -> list[Any]:
-    """Make all calls and answer their rows, without ids and tokens; raises the error of the first that is refused."""
-    answers: list[Any] = []
+    """Make all calls and return their rows, without ids and tokens; raise the error of the first refusal."""
+    results: list[Any] = []
     held = {"id": "0", "token": "0"}
     for call in CALLS:
         for name, number in held.items():
@@ -65,17 +65,17 @@ def life(conn: Connection, home: str) -> list[Any]:
             if "token" in named:
                 held |= {"id": str(named["id"]), "token": str(named.pop("token"))}
                 held.setdefault("first", held["id"])
-            # When an error happened is kept as text, in the time zone of the session.
+            # The time of an error is stored as text, in the time zone of the session.
             for name in ("id", "errors"):
                 named.pop(name, None)
             rows.append([readable(value) for value in named.values()])
-        # A view has no order, and shows it once a table has been analyzed.
-        answers += rows if "(" in call else sorted(rows, key=lambda row: row[:2])
-    return answers
+        # A view has no order, which shows once a table has been analyzed.
+        results += rows if "(" in call else sorted(rows, key=lambda row: row[:2])
+    return results
 
 
 def readable(value: Any) -> Any:
-    """A value; text that the encoding of the session has left as bytes is text again."""
+    """Return a value, with bytes decoded: the encoding of the session may leave text as bytes."""
     if isinstance(value, list):
         return [readable(element) for element in value]
     return value.decode() if isinstance(value, bytes) else value

@@ -24,32 +24,32 @@ class As(Protocol):
 
 
 def one(conn: Connection, query: str, *parameters: Any) -> Any:
-    """The only column of the only row."""
+    """Return the only column of the only row."""
     (row,) = conn.execute(query.encode(), parameters or None).fetchall()
     (value,) = row
     return value
 
 
 def flush(conn: Connection) -> None:
-    """Let the statistics of the session be known to all."""
+    """Make the statistics of the session visible to all sessions."""
     if conn.info.server_version >= 150000:
         conn.execute("SELECT pg_stat_force_next_flush()")
         return
-    # PostgreSQL 14 has no such function: what is sent half a second after the last time arrives half a second later.
+    # PostgreSQL 14 has no such function. It sends statistics at most twice a second, and they arrive with a delay.
     time.sleep(1)
     conn.execute("SELECT 1")
     time.sleep(1)
 
 
 def read(index: str, *sessions: Connection) -> int:
-    """How many entries of the index were read so far; the sessions are all that have read any lately."""
+    """Return the entries read from the index so far; give all sessions that have read from it lately."""
     for conn in sessions:
         flush(conn)
     return int(one(sessions[0], "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = %s", index))
 
 
 def ration(conn: Connection, pause: str) -> None:
-    """Let a long scan be made again after this time, and not at once, as with the test kit."""
+    """Set the interval between long scans; the test kit sets none."""
     conn.execute(
         sql.SQL(
             "CREATE OR REPLACE FUNCTION _pgq_rescan_delay(cost interval) RETURNS interval "
@@ -59,7 +59,7 @@ def ration(conn: Connection, pause: str) -> None:
 
 
 def record(conn: Connection, table: str, events: str, *values: str) -> None:
-    """Keep these expressions, as they are in a statement that changes the table, in a table called seen."""
+    """Record the values of these expressions, whenever a statement changes the table, in a table named seen."""
     columns = ", ".join(f"value{n} text" for n, _ in enumerate(values))
     casts = ", ".join(f"({value})::text" for value in values)
     conn.execute(f"CREATE TABLE seen ({columns})".encode())
@@ -71,18 +71,18 @@ def record(conn: Connection, table: str, events: str, *values: str) -> None:
 
 
 def seen(conn: Connection) -> list[tuple[Any, ...]]:
-    """What was kept, in the order of events."""
+    """Return what record has recorded, in order."""
     return conn.execute("SELECT * FROM seen").fetchall()
 
 
 def waits_for_lock(conn: Connection, other: Connection) -> bool:
-    """Whether the other session waits for somebody."""
+    """Return whether the other session waits for a lock."""
     return bool(one(conn, "SELECT cardinality(pg_blocking_pids(%s)) > 0", other.info.backend_pid))
 
 
 def expire(conn: Connection, *ids: int) -> None:
-    """Let the leases on these jobs, or all of them, have run out a second ago, and be taken a minute earlier."""
-    # A lease that is over before it began is that of a worker whose session is gone.
+    """End the leases of these jobs, or of all jobs, a second ago, and move their claims back by a minute."""
+    # A lease that ends before its claim stands for a worker whose session is gone.
     conn.execute(
         "UPDATE pgq_running SET claimed_at = claimed_at - interval '1 minute', "
         "lease_until = clock_timestamp() - interval '1 second' "
@@ -92,5 +92,5 @@ def expire(conn: Connection, *ids: int) -> None:
 
 
 def jobs(conn: Connection) -> list[tuple[Any, ...]]:
-    """The id, state and attempt of all jobs."""
+    """Return id, state and attempt of all jobs."""
     return conn.execute("SELECT id, state, attempt FROM pgq_jobs ORDER BY id").fetchall()

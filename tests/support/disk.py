@@ -1,4 +1,4 @@
-"""A server that has no room left, or takes no writes."""
+"""A server whose disk is full, or that is read-only."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from support.database import Connection
 
 
 class Disk(Protocol):
-    """What a table lies on."""
+    """The disk of a table."""
 
     def fill(self) -> None:
-        """Leave no room. Statements that need more pages for the table fail with SQLSTATE 53100."""
+        """Leave no space. Statements that need more pages for the table fail with SQLSTATE 53100."""
 
     def free(self) -> None:
-        """Make room again."""
+        """Free the space again."""
 
 
 class _Tmpfs:
@@ -56,9 +56,9 @@ class _Trigger:
 @contextmanager
 def small_disk(server: Server, conn: Connection, table: str) -> Iterator[Disk]:
     """
-    Move an empty table of a private server to a disk of one megabyte; the server has to end with the context.
+    Move an empty table of a private server to a disk of one megabyte; the server must end with the context.
 
-    Where it is not permitted to mount one, a trigger on the table says what the server would say.
+    Where mounting a disk is not permitted, a trigger on the table raises the server's error.
     """
     directory = Path(server.host) / "disk"
     directory.mkdir()
@@ -72,13 +72,13 @@ def small_disk(server: Server, conn: Connection, table: str) -> Iterator[Disk]:
         conn.execute(f"ALTER TABLE {table} SET TABLESPACE small".encode())
         yield _Tmpfs(directory)
     finally:
-        # Lazily, because the server still has files open there.
+        # Lazily, because the server still has open files there.
         subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
 @contextmanager
 def read_only(conn: Connection) -> Iterator[None]:
-    """Let every other session of a private server take no writes, as on a standby; also those that there are."""
+    """Make every other session of a private server read-only, as on a standby, including existing ones."""
     conn.execute("SET default_transaction_read_only = off")
     conn.execute("ALTER SYSTEM SET default_transaction_read_only = on")
     conn.execute("SELECT pg_reload_conf()")

@@ -1,4 +1,4 @@
-"""How long hypothesis hunts: one round from a fixed seed, or round after round until FUZZ_SECONDS are over."""
+"""How long hypothesis runs: one round from a fixed seed, or rounds until FUZZ_SECONDS are over."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from support.paths import ROOT
 SECONDS = float(os.environ.get("FUZZ_SECONDS") or 0)
 SEED = int(os.environ.get("FUZZ_SEED") or (random.randrange(10**6) if SECONDS else 0))
 
-# What it keeps of unicode tables and the like belongs to the build.
+# Its files, such as unicode tables, belong in the build directory.
 set_hypothesis_home_dir(ROOT / "build/hypothesis")
 
 
 def bounds(examples: int, steps: int = 50) -> settings:
-    """The settings of one round."""
+    """Return the settings of one round."""
     return settings(
         max_examples=examples,
         stateful_step_count=steps,
@@ -35,7 +35,7 @@ def bounds(examples: int, steps: int = 50) -> settings:
 
 
 def clean(*connections: Connection) -> None:
-    """Leave no job, no worker, and nothing that these sessions remember."""
+    """Delete all jobs and workers, and reset these sessions."""
     delete = one(
         connections[0],
         "SELECT string_agg('DELETE FROM ' || c.oid::regclass::text, '; ') FROM pg_class AS c "
@@ -48,14 +48,14 @@ def clean(*connections: Connection) -> None:
 
 
 def hunt(a_round: Callable[[Callable[[Any], Any]], None]) -> None:
-    """Call ``a_round`` with hypothesis' decorator for the seed of the round, at least once."""
+    """Call ``a_round`` at least once, each time with hypothesis' decorator for its seed."""
     until = time.monotonic() + SECONDS
     n = SEED
     while True:
         try:
             a_round(seed(n))
         except BaseException as error:
-            error.add_note(f"make fuzz SECONDS=1 SEED={n} does it again")
+            error.add_note(f"make fuzz SECONDS=1 SEED={n} reproduces this")
             raise
         n += 1
         if time.monotonic() >= until:

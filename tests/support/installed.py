@@ -1,4 +1,4 @@
-"""What the tests of installing, upgrading and dumping share: ways to install, and ways to see what is there."""
+"""Ways to install pgq, and to see what is installed, for the tests of installing, upgrading and dumping."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.paths import ROOT
 from support.servers import Place
 
 HEADING = re.compile(r"^--\n-- (?:Data for )?Name: (.*?); Type: (.*?); Schema: (.*?); Owner: .*\n--\n", re.MULTILINE)
-# Noise of pg_dump: a token of its own for each run, and a setting that came with PostgreSQL 17.
+# Noise of pg_dump: a token that differs in each run, and a setting that came with PostgreSQL 17.
 NOISE = re.compile(r"^(?:\\(?:un)?restrict .*|SET transaction_timeout = 0;)\n", re.MULTILINE)
 CONTROL = (ROOT / "pgq.control").read_text()
 VERSION = re.findall(r"^default_version = '(.*)'$", CONTROL, re.MULTILINE)[0]
@@ -31,7 +31,7 @@ PLAIN = (ROOT / "build/pgq.sql").read_bytes()
 
 
 def released(version: str) -> bytes:
-    """The plain script of a release, made of the extension's, which is what is kept."""
+    """Return the plain script of a release, made from that of the extension, which is kept."""
     lines = (ROOT / f"sql/released/pgq--{version}.sql").read_text().splitlines()
     kept = [line for line in lines if not line.startswith(("\\echo", "SELECT pg_extension_config_dump("))]
     head = "BEGIN; SELECT set_config('search_path', format('%I, pg_temp', current_schema()), true);"
@@ -40,7 +40,7 @@ def released(version: str) -> bytes:
 
 @contextmanager
 def in_schema(conn: Connection, schema: str) -> Iterator[Connection]:
-    """With this schema, made if need be, as the search path."""
+    """Set the search path to this schema, which is created if needed."""
     conn.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
     before = one(conn, "SELECT current_setting('search_path')")
     conn.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema)))
@@ -49,7 +49,7 @@ def in_schema(conn: Connection, schema: str) -> Iterator[Connection]:
 
 
 def run(conn: Connection, script: bytes) -> None:
-    """Run a script that is one transaction; after an error nothing of it is left."""
+    """Run a script that is one transaction; roll back after an error."""
     try:
         conn.execute(script)
     except psycopg.Error:
@@ -59,28 +59,28 @@ def run(conn: Connection, script: bytes) -> None:
 
 
 def program(place: Place, name: str, *, newer: bool = True) -> str:
-    """A client program of the server's version, or if that may be a newer one; without it the test is skipped."""
+    """Return a client program of the server's version, or a newer one if allowed; skip the test without one."""
     own = place.server.bindir / name
     if shutil.which(own) is not None:
         return str(own)
     with pytest.MonkeyPatch.context() as patch, suppress(DevpgError):
         for choice in ("PGQ_BINDIR", "PGQ_PGVERSION"):
             patch.delenv(choice, raising=False)
-        # The newest, which knows all older servers.
+        # The newest one works with all older servers.
         if newer and shutil.which(other := find_bindir() / name) is not None:
             return str(other)
     pytest.skip(f"this PostgreSQL comes without {name}")
 
 
 def call(*command: str | Path, text: str | None = None, code: int = 0) -> str:
-    """Run a program; the answer is its output, or where it is to fail its complaint."""
+    """Run a program, check its exit code, and return its output, or its error output if it must fail."""
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == code, done.stderr
     return done.stderr if code else done.stdout
 
 
 def schema(place: Place, dsn: str) -> dict[str, str]:
-    """Every object of a database as pg_dump describes it, by its heading there."""
+    """Return every object of a database as pg_dump describes it, by its heading there."""
     dumped = NOISE.sub("", call(program(place, "pg_dump"), "--schema-only", dsn))
     _, *parts = HEADING.split(dumped)
     found: dict[str, str] = {}
@@ -91,7 +91,7 @@ def schema(place: Place, dsn: str) -> dict[str, str]:
 
 
 def members(conn: Connection) -> list[tuple[str, str]]:
-    """Kind and name of each object that belongs to the extension."""
+    """Return kind and name of each object of the extension."""
     return conn.execute(
         "SELECT i.type, i.identity FROM pg_extension AS e "
         "JOIN pg_depend AS d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e' "
@@ -100,8 +100,8 @@ def members(conn: Connection) -> list[tuple[str, str]]:
 
 
 def detach(conn: Connection) -> None:
-    """Make an extension what the plain script would have made, for pg_dump does not look into extensions."""
-    # The types of the rows go with their tables, or have to be named, too: that depends on the server.
+    """Turn an extension into a plain installation, for pg_dump does not look into extensions."""
+    # Depending on the server, row types leave with their tables or must be named, too.
     for kind, identity in [*(member for member in members(conn) if member[0] != "type"), *members(conn)]:
         if (kind, identity) in members(conn):
             conn.execute(f"ALTER EXTENSION pgq DROP {kind} {identity}".encode())
@@ -109,7 +109,7 @@ def detach(conn: Connection) -> None:
 
 
 def remembered(conn: Connection) -> list[tuple[object, ...]]:
-    """What is known of an extension beside its objects: what pg_dump saves of it, and the privileges it began with."""
+    """Return the other properties of an extension: what pg_dump saves of it, and its initial privileges."""
     return conn.execute(
         "SELECT 'saved', c.oid::regclass::text, condition, NULL FROM pg_extension AS e "
         "CROSS JOIN unnest(e.extconfig, e.extcondition) AS c (oid, condition) WHERE e.extname = 'pgq' "
@@ -130,12 +130,12 @@ def put(owner: Connection, form: str, release: str = RELEASED[0]) -> None:
 
 
 def script(before: str, after: str) -> bytes:
-    """A plain upgrade script."""
+    """Return a plain upgrade script."""
     return (ROOT / f"build/upgrades/{before}--{after}.sql").read_bytes()
 
 
 def path_from(release: str) -> list[str]:
-    """The versions from a release to this one."""
+    """Return the versions from a release to this one."""
     path, steps = [release], scripts()
     while path[-1] != VERSION:
         path.append(steps[path[-1]][0])
@@ -143,7 +143,7 @@ def path_from(release: str) -> list[str]:
 
 
 def extended(text: str, more: str) -> str:
-    """An upgrade script of either form that does something more in the end."""
+    """Return an upgrade script of either form with one more statement at its end."""
     if text.endswith("COMMIT;\n"):
         return text.removesuffix("COMMIT;\n") + f"{more}\nCOMMIT;\n"
     return f"{text}{more}\n"

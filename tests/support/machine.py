@@ -1,4 +1,4 @@
-"""What a machine needs to live lives of jobs on two connections and in a model: time, calls, a comparison."""
+"""A state machine for jobs on two connections and in a model: time, calls, comparison."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEE = (
     "j.lease_until, j.result, j.ended_at FROM pgq_jobs AS j LEFT JOIN pgq_running AS r USING (id)"
 )
 
-# Few of each, so that twins meet.
+# Few values of each, so that jobs are often twins.
 kinds = st.sampled_from(["k", "k", "k", "l"])
 queues = st.sampled_from(["default", "default", "a"])
 leases = st.sampled_from([timedelta(minutes=1), timedelta(minutes=5), timedelta(0)])
@@ -44,7 +44,7 @@ orders = st.builds(
     on_duplicate=policies,
 )
 names = st.sampled_from([["default", "a"], ["a", "default", "a"], ["default"], ["a"]])
-# On which of the two connections, and whether the transaction commits.
+# One of the two connections, and whether the transaction commits.
 wheres = st.tuples(st.integers(0, 1), st.sampled_from([True, True, True, False]))
 # Counted from the newest.
 picks = st.integers(0, 7)
@@ -52,7 +52,7 @@ claims = st.tuples(picks, st.sampled_from(["own"] * 6 + ["stale", "crossed"]))
 texts = st.sampled_from([None, "broken", 'a\\b"é'])
 results = st.sampled_from([None, 0, {"a": [1]}])
 
-# Time passes in these, and leases end in between.
+# The clock moves by these, and leases end in between.
 TICK = timedelta(milliseconds=1)
 
 Where = tuple[int, bool]
@@ -61,12 +61,12 @@ Rows = list[tuple[Any, ...]] | None
 
 
 def some(*states: str) -> Callable[[Any], Any]:
-    """Only while there is a job in one of these states: most calls would be refused otherwise."""
+    """Run a rule only while a job is in one of these states; most calls would be refused otherwise."""
     return precondition(lambda self: any(job.state in states for job in self.model.jobs.values()))
 
 
 class Machine(RuleBasedStateMachine):
-    """After each rule, which makes a call and lets the model do the same, the tables and the model agree."""
+    """Each rule makes a call on the database and on the model; afterwards the tables and the model agree."""
 
     connections: tuple[Connection, ...]
 
@@ -81,7 +81,7 @@ class Machine(RuleBasedStateMachine):
         self.travel(timedelta(0))
 
     def call(self, where: Where, query: str, parameters: Sequence[Any], expect: Callable[[Model, Rows], Any]) -> None:
-        """Make a call. ``expect`` is told the answer, for the sake of new ids and tokens, and says what it must be."""
+        """Make a call. ``expect`` gets its rows, for their new ids and tokens, and returns the expected result."""
         conn, commits = self.connections[where[0]], where[1]
         rows: Rows = None
         refusal = None
@@ -99,26 +99,26 @@ class Machine(RuleBasedStateMachine):
             expected = expect(trial, rows)
         except Refused as refused:
             trial, expected = self.model, str(refused)
-        # What void looks like.
+        # The value of void.
         assert (refusal or rows) == ([("",)] if expected is None else expected)
         if commits:
             self.model = trial
 
     def job(self, pick: int, *states: str) -> int:
-        """The id of a job, most of the time of one in these states; of none, if there are no jobs."""
+        """Return the id of a job, mostly of one in these states; 0 if there is none."""
         fitting = [job.id for job in self.model.jobs.values() if job.state in states]
         ids = fitting if fitting and pick else [0, *self.model.jobs]
         return ids[-1 - pick % len(ids)]
 
     def claimed(self, claim: Claim) -> tuple[int, int]:
-        """The id and token of a claim that is not over, unless a stale one or the token of another is asked for."""
+        """Return id and token of a live claim; for "stale" those of an old claim, for "crossed" another job's token."""
         pick, which = claim
         live = [(job.id, job.token) for job in self.model.jobs.values() if job.token is not None] or self.claims
         own, old = live[-1 - pick % len(live)], self.claims[-1 - pick % len(self.claims)]
         return {"own": own, "stale": old, "crossed": (own[0], old[1])}[which]
 
     def lease(self, span: timedelta) -> timedelta:
-        """A lease that ends when no other does, so that there is one order in which they run out."""
+        """Return a lease that ends at a time of its own, so that leases end in a defined order."""
         self.leases += 1
         return span + timedelta(microseconds=self.leases)
 
@@ -128,7 +128,7 @@ class Machine(RuleBasedStateMachine):
         )
     )
     def travel(self, span: timedelta) -> None:
-        """Time passes."""
+        """Move the clock."""
         self.model.now += span
         for conn in self.connections:
             conn.execute("SELECT set_config('pgq.now', %s, false)", [self.model.now.isoformat()])
@@ -136,7 +136,7 @@ class Machine(RuleBasedStateMachine):
     @some("waiting", "running")
     @rule(pick=picks, ticks=st.integers(-1, 1))
     def travel_to_a_job(self, pick: int, ticks: int) -> None:
-        """Time passes, until a job is ripe or its lease over, or just before or after that; then there is a claim."""
+        """Move the clock to a job's ripe_at or lease_until, or just before or after it, and claim."""
         moments = {job.ripe_at for job in self.model.jobs.values()} | {
             job.lease_until for job in self.model.jobs.values()
         }
@@ -147,12 +147,12 @@ class Machine(RuleBasedStateMachine):
             self.take((0, True), ["default", "a"], 3, self.lease(timedelta(minutes=1)))
 
     def new_id(self, model: Model, rows: Rows, n: int, column: int) -> int:
-        """The id that a call has given to a job; where it has not, one that fits nowhere."""
+        """Return the id that a call has given to a job, or one that fits nowhere."""
         new = rows[n][column] if rows else -1 - n
         return new if new not in model.jobs else -1 - n
 
     def take(self, where: Where, names: list[str], max_jobs: int, lease: timedelta, locked: int | None = None) -> None:
-        """Claim, while ``locked`` is held by the other connection."""
+        """Claim, while the other connection holds ``locked``."""
         old = {token for _, token in self.claims}
 
         def expect(model: Model, rows: Rows) -> list[Any]:
@@ -161,7 +161,7 @@ class Machine(RuleBasedStateMachine):
                 assert row[1] not in old
                 old.add(row[1])
                 model.jobs[job.id] = Job(**(vars(job) | {"token": row[1]}))
-                # Also of claims that roll back: nobody holds anything under those.
+                # Tokens of claims that roll back, too: no job is held under them.
                 self.claims.append((job.id, row[1]))
             return [(job.id, model.jobs[job.id].token, job.attempt, job.args, job.lease_until) for job in taken]
 

@@ -1,4 +1,4 @@
-"""What pgq promises, as a few lines of Python: the jobs, and what each verb makes of them."""
+"""A model of what pgq promises, in a few lines of Python: the jobs, and what each function does to them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-Answer = tuple[Any, ...]
+Result = tuple[Any, ...]
 
 
 class Refused(Exception):
-    """The verb raises an error with this SQLSTATE, and changes nothing."""
+    """The function raises an error with this SQLSTATE, and changes nothing."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job in whatever state; what only some states have is None in the others."""
+    """A job in any state; a value that only other states have is None."""
 
     id: int
     kind: str
@@ -40,7 +40,7 @@ class Job:
 
     @property
     def signature(self) -> tuple[Any, ...] | None:
-        """Two jobs with the same one are twins; None has no twin."""
+        """Two jobs with the same signature are twins; with None a job has no twin."""
         if not self.dedup:
             return None
         what = ("args", json.dumps(self.args, sort_keys=True)) if self.dedup_key is None else ("key", self.dedup_key)
@@ -48,13 +48,13 @@ class Job:
 
     @property
     def place(self) -> tuple[int, datetime, int]:
-        """Its turn within a queue."""
+        """The order of jobs within a queue."""
         return (self.priority, self.ripe_at, self.id)
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a job is enqueued with."""
+    """The arguments of an enqueue."""
 
     kind: str
     args: Any
@@ -78,7 +78,7 @@ class Model:
         self.jobs = {job.id: job for job in jobs}
 
     def copy(self) -> Model:
-        """The same again, to be changed."""
+        """Return a copy that can be changed."""
         return Model(self.now, self.jobs.values())
 
     def _set(self, job: Job, **changes: Any) -> Job:
@@ -86,14 +86,14 @@ class Model:
         return self.jobs[job.id]
 
     def twin(self, job: Job) -> Job | None:
-        """The waiting job that this one would be a duplicate of."""
+        """Return the waiting job that this one would be a duplicate of."""
         waiting = [other for other in self.jobs.values() if other.state == "waiting" and other.id != job.id]
         return next((other for other in waiting if job.signature and other.signature == job.signature), None)
 
     # Producers.
 
     def enqueue(self, order: Order, new_id: int) -> tuple[int, bool]:
-        """The id of the job that now waits, and whether it is ``new_id``."""
+        """Return the id of the job that now waits, and whether it is ``new_id``."""
         ripe_at = self.now + (order.ripe_in or timedelta(0))
         job = Job(
             new_id, order.kind, order.args, order.queue, order.priority, ripe_at, order.max_retries, order.backoff,
@@ -114,7 +114,7 @@ class Model:
     # Workers.
 
     def claim(self, queues: list[str], max_jobs: int, lease: timedelta, locked: int | None = None) -> list[Job]:
-        """The jobs that are handed out, without their tokens; a running job that is locked keeps its lease."""
+        """Return the claimed jobs, without their tokens; a running job that is locked keeps its lease."""
         self._expire(locked)
         queues = list(dict.fromkeys(queues))
         ripe = [
@@ -132,60 +132,60 @@ class Model:
             if until >= self.now:
                 break
             delay = timedelta(0) if job.attempt == 1 else self.backoff(job, job.attempt - 1)
-            self._retry_or_bury(job, "the lease ran out", self.now + delay)
+            self._retry_or_end(job, "the lease ran out", self.now + delay)
 
     def held(self, job_id: int | None, token: int | None) -> Job:
-        """The running job with this token."""
+        """Return the running job with this token."""
         job = self.jobs.get(job_id or 0)
         if job is None or job.token is None or job.token != token:
             raise Refused("PGQ02")
         return job
 
     def complete(self, job: Job, result: Any) -> None:
-        """It is gone, or kept with its result."""
+        """Delete the job, or keep it with its result."""
         if result is None:
             del self.jobs[job.id]
         else:
             self._end(job, "done", job.errors, result=result)
 
-    def fail(self, job: Job, error: str | None, retry_in: timedelta | None, retry: bool) -> Answer:
-        """The outcome, and when it is tried again."""
+    def fail(self, job: Job, error: str | None, retry_in: timedelta | None, retry: bool) -> Result:
+        """Return the outcome, and the time of the next attempt."""
         delay = self.backoff(job, job.attempt) if retry_in is None else retry_in
-        outcome = self._retry_or_bury(job, error, self.now + delay if retry else None)
+        outcome = self._retry_or_end(job, error, self.now + delay if retry else None)
         return outcome, self.now + delay if outcome == "retry" else None
 
-    def discard(self, job: Job, reason: str | None) -> None:
-        """It is kept as cancelled, with the reason."""
+    def cancel_claimed(self, job: Job, reason: str | None) -> None:
+        """Keep the job as cancelled, with the reason."""
         self._end(job, "cancelled", [reason, *job.errors][:10])
 
     def extend(self, job: Job, lease: timedelta) -> datetime:
-        """When the lease ends now."""
+        """Return the new end of the lease."""
         until = max(job.lease_until or self.now, self.now + lease)
         self._set(job, lease_until=until)
         return until
 
     def put_back(self, job: Job, ripe_at: datetime, word: str) -> str:
-        """What snooze and release do: the attempt does not count."""
+        """Snooze or release the job: the attempt does not count."""
         return word if self._wait(job, ripe_at=ripe_at, attempt=job.attempt - 1) else "merged"
 
     # Operators.
 
     def cancel(self, job_id: int) -> None:
-        """It is kept as cancelled, wherever it was."""
+        """Keep the job as cancelled, whether it waits or runs."""
         job = self._known(job_id)
         if job.state not in {"waiting", "running"}:
             raise Refused("PGQ03")
         self._end(job, "cancelled", job.errors)
 
     def retry(self, job_id: int) -> str:
-        """It is ripe, with all its retries before it."""
+        """Make the job ripe, with all its retries."""
         job = self._known(job_id)
         if job.state not in {"dead", "cancelled"}:
             raise Refused("PGQ03")
         return "retry" if self._wait(job, ripe_at=self.now, attempt=0) else "merged"
 
     def purge(self, older_than: timedelta, outcome: str | None, queue: str | None) -> int:
-        """How many ended jobs are removed."""
+        """Return how many ended jobs are deleted."""
         old = [
             job.id
             for job in self.jobs.values()
@@ -198,10 +198,10 @@ class Model:
             del self.jobs[job_id]
         return len(old)
 
-    # What the verbs have in common.
+    # Shared by several functions.
 
     def backoff(self, job: Job, attempt: int) -> timedelta:
-        """The delay after so many attempts."""
+        """Return the delay after this many attempts."""
         return min(self.CAP, job.backoff * (1 << min(attempt - 1, 20)))
 
     def _known(self, job_id: int) -> Job:
@@ -209,7 +209,7 @@ class Model:
             raise Refused("PGQ01")
         return self.jobs[job_id]
 
-    def _retry_or_bury(self, job: Job, error: str | None, ripe_at: datetime | None) -> str:
+    def _retry_or_end(self, job: Job, error: str | None, ripe_at: datetime | None) -> str:
         errors = [error, *job.errors][:10]
         if ripe_at is None or job.attempt > job.max_retries:
             self._end(job, "dead", errors)

@@ -1,4 +1,4 @@
-"""The ways in which a handler can be called, so that a promise can be put to each of them."""
+"""The modes in which a handler can be called, to check a promise in each of them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ IN_A_TRANSACTION: Final = ("transactional", "transactional batch")
 
 
 def register(handlers: Handlers, mode: str, kind: str, function: Callable[..., Any], **options: Any) -> None:
-    """Register a function that is written for one job, and takes a connection where there is one."""
+    """Register, in this mode, a function of one job and of a connection if the mode has one."""
 
     def for_each(jobs: list[Job]) -> dict[int, Any]:
-        answers: dict[int, Any] = {}
+        results: dict[int, Any] = {}
         for job in jobs:
             try:
-                answers[job.id] = function(job)
+                results[job.id] = function(job)
             except BaseException as error:
-                answers[job.id] = error
-        return answers
+                results[job.id] = error
+        return results
 
     handlers.handler(kind, **MODES[mode], **options)(for_each if mode == "batch" else function)
 
@@ -47,10 +47,10 @@ def try_all(
     **options: Any,
 ) -> dict[str, dict[str, Any]]:
     """
-    Give a job to each of these functions in each mode, and a last one to a neighbour, which must be done.
+    Run a job with each of these functions in each mode, then a neighbour's job, which must be done.
 
-    The answer is what there is to know about each job after its attempt, by mode and case; nothing about one that is
-    done without a result. ``in`` is how long it waits, ``effects`` what it has written to a table of this name.
+    Return each job after its attempt, by mode and case, without the jobs that are done without a result. ``in``
+    is the time it still waits, ``effects`` the number of its rows in the table effect.
     """
     conn = queue.conn
     conn.execute("CREATE TABLE IF NOT EXISTS effect (job bigint)")
@@ -76,21 +76,21 @@ def try_all(
 
 
 def states(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, int]]:
-    """State and attempt of each."""
+    """Return state and attempt of each job."""
     return {kind: (job["state"], job["attempt"]) for kind, job in jobs.items()}
 
 
 def all_of(cases: Mapping[str, Any], value: Any, modes: Mapping[str, Any] | tuple[str, ...] = MODES) -> dict[str, Any]:
-    """The same for each case in each mode."""
+    """Return the same value for each case in each mode."""
     return {f"{mode}: {case}": value for mode in modes for case in cases}
 
 
 def near(interval: timedelta, expected: timedelta) -> bool:
-    """Whether they differ by no more than the jitter of the backoff, and a minute."""
+    """Return whether the two differ by at most the jitter of the backoff and a minute."""
     return abs(interval - expected) < expected * 0.1 + timedelta(minutes=1)
 
 
 def write(job: Job, *conn: Connection) -> None:
-    """An effect of the job, where it has a connection."""
+    """Write an effect of the job, if it has a connection."""
     for inside in conn:
         inside.execute("INSERT INTO effect VALUES (%s)", [job.id])

@@ -1,4 +1,4 @@
-"""Where things are."""
+"""The root directory of the project."""
 
 from pathlib import Path
 

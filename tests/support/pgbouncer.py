@@ -38,12 +38,12 @@ pool_mode = transaction
 
 
 def _installed(directory: Path) -> tuple[str, str] | None:
-    """The program and the directories of its libraries: this machine's, else out of Debian's packages."""
+    """Return the program and its library directories, from this machine or from Debian's packages."""
     if found := shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin"):
         return found, ""
     if (tree := unpacked("pgbouncer", *PACKAGES)) is None:
         return None
-    # The account may not reach the original.
+    # The account of the server may not reach the original.
     copy = shutil.copytree(tree, directory / "tree", symlinks=True)
     libraries = {str(path.parent) for path in copy.glob("usr/lib/**/*.so.*")}
     return str(copy / "usr/sbin/pgbouncer"), os.pathsep.join(libraries)
@@ -52,9 +52,9 @@ def _installed(directory: Path) -> tuple[str, str] | None:
 @contextmanager
 def pgbouncer(server: Server, dsn: str) -> Iterator[str]:
     """
-    The way to the same database through a PgBouncer, which leaves with the context.
+    Yield a connection string for the same database through a PgBouncer, which ends with the context.
 
-    It lets the server's superuser in, and nobody else. The test is skipped where PgBouncer cannot be had.
+    Only the superuser of the server can connect. The test is skipped where PgBouncer is not available.
     """
     account = Account()
     with tempfile.TemporaryDirectory(prefix="pgq-", dir=account.temporary_base("")) as name:

@@ -1,4 +1,4 @@
-"""Workers as processes of their own."""
+"""Worker processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pgq
 
 @pgq.handler("slow")
 def slow(job):
-    # Begun, and done as soon as the test says so.
+    # Signal the start, and return as soon as the test permits.
     pathlib.Path(f"begun-{job.args}-{job.attempt}").touch()
     deadline = time.monotonic() + 20
     while not pathlib.Path(f"go-{job.args}").exists() and time.monotonic() < deadline:
@@ -27,7 +27,7 @@ def slow(job):
 
 @pytest.fixture
 def start(dsn: str, tmp_path: Path) -> Iterator[Start]:
-    """Start ``pgq worker`` on the tasks above; what still runs in the end is killed."""
+    """Start ``pgq worker`` on the tasks above; processes that still run at the end are killed."""
     (tmp_path / "tasks.py").write_text(TASKS)
     running: list[subprocess.Popen[str]] = []
 

@@ -1,4 +1,4 @@
-"""A proxy before a server, which breaks connections at a moment of the test's choice."""
+"""A proxy before a server that breaks connections at a moment the test chooses."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from psycopg.conninfo import make_conninfo
 Direction = Literal["to server", "to client"]
 
 BOTH: tuple[Direction, Direction] = ("to server", "to client")
-# The codes of the requests for TLS and for GSSAPI, which come before anything else.
+# The codes of the requests for TLS and for GSSAPI, which precede all other messages.
 ENCRYPTION = (80877103, 80877104)
 READY_FOR_QUERY = b"Z"
 
 
 @dataclass
 class Trap:
-    """A connection breaks when the client sends this; ``sprung`` says that it has happened."""
+    """Break a connection when the client sends this pattern; ``sprung`` is set afterwards."""
 
     pattern: bytes
     delivered: bool
@@ -34,10 +34,10 @@ class Trap:
 
 class Proxy:
     """
-    A way to a server's Unix socket over a port of 127.0.0.1, from ``__enter__`` to ``__exit__``.
+    Forward connections from a port of 127.0.0.1 to a server's Unix socket, from ``__enter__`` to ``__exit__``.
 
-    It works in a thread of its own. A connection that breaks is reset for the client; the server sees that its client
-    has gone. While it is stalled, both sides see a peer that is alive and says nothing.
+    It works in its own thread. A broken connection is reset for the client, and closed for the server. While it is
+    stalled, both sides see a live peer that sends nothing.
     """
 
     host = "127.0.0.1"
@@ -52,8 +52,8 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     def __enter__(self) -> Proxy:
-        """Begin to listen."""
-        # Bound, and never listening: it keeps the port while connections are refused.
+        """Start to listen."""
+        # Bound, but never listening: it keeps the port while connections are refused.
         self._reserved = self._bound(0)
         self.port: int = self._reserved.getsockname()[1]
         self._thread.start()
@@ -64,7 +64,7 @@ class Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Cut what is left."""
+        """Cut the remaining connections."""
         self.refuse()
         self.cut()
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -73,7 +73,7 @@ class Proxy:
         self._reserved.close()
 
     def refuse(self) -> None:
-        """Refuse new connections; those that there are go on."""
+        """Refuse new connections; existing ones stay."""
 
         async def refuse() -> None:
             if self._listener is not None:
@@ -83,7 +83,7 @@ class Proxy:
         self._do(refuse())
 
     def accept(self) -> None:
-        """Accept connections, as in the beginning."""
+        """Accept connections, as at the start."""
 
         async def accept() -> None:
             self._listener = await asyncio.start_server(self._serve, sock=self._bound(self.port))
@@ -102,7 +102,7 @@ class Proxy:
         self._do(cut())
 
     def stall(self, *directions: Direction) -> None:
-        """Forward nothing more in these directions, or in both; what is sent meanwhile waits."""
+        """Forward nothing in these directions, or in both; data sent meanwhile waits."""
 
         async def stall() -> None:
             for direction in directions or BOTH:
@@ -111,7 +111,7 @@ class Proxy:
         self._do(stall())
 
     def resume(self) -> None:
-        """Forward in both directions, as in the beginning."""
+        """Forward in both directions, as at the start."""
 
         async def resume() -> None:
             for flow in self.flows.values():
@@ -120,24 +120,23 @@ class Proxy:
         self._do(resume())
 
     def lead(self, dsn: str) -> str:
-        """The way to the same database through here."""
+        """Return a connection string for the same database through the proxy."""
         return make_conninfo(dsn, host=self.host, port=self.port)
 
     def cut_before(self, pattern: bytes) -> threading.Event:
         """
-        Break the next connection that sends a statement with this pattern, before the server has got it.
+        Break the next connection that sends a statement with this pattern, before it reaches the server.
 
-        The pattern is looked for in the text of simple queries, and of statements, prepared earlier or not, together
-        with their parameters when they are executed.
+        The pattern may be in a simple query, or in the text or the parameters of a prepared statement that is executed.
         """
         return self._set(Trap(pattern, delivered=False))
 
     def cut_after(self, pattern: bytes) -> threading.Event:
         """
-        Break the next connection that sends a statement with this pattern, when the server has done it.
+        Break the next connection that sends a statement with this pattern, after the server has executed it.
 
-        That is at the next ReadyForQuery, so in a pipeline at its Sync; no answer passes back from the statement on.
-        A client that is broken so must have waited for the answer to each earlier Sync.
+        That is at the next ReadyForQuery, so in a pipeline at its Sync; no result of the statement passes. The client
+        must have waited for the result of each earlier Sync.
         """
         return self._set(Trap(pattern, delivered=True))
 
@@ -164,7 +163,7 @@ class Proxy:
 
 
 class _Link:
-    """A connection of a client and the one to the server behind it. The protocol is read as far as it has to be."""
+    """A client's connection, and the one to the server behind it. The protocol is parsed only as far as needed."""
 
     def __init__(self, proxy: Proxy, reader: StreamReader, writer: StreamWriter) -> None:
         self._proxy = proxy
@@ -174,7 +173,7 @@ class _Link:
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        """Forward messages until one of the two sides has closed."""
+        """Forward messages until one of the two sides closes."""
         client, to_client = self._client
         try:
             server, to_server = await asyncio.open_unix_connection(self._proxy.upstream)
@@ -191,9 +190,9 @@ class _Link:
             to_client.close()
 
     def cut(self) -> None:
-        """Reset the connection of the client and close that to the server."""
+        """Reset the connection of the client, and close the one to the server."""
         _, writer = self._client
-        # Without lingering, to close is to reset.
+        # Without lingering, a close is a reset.
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
         self.task.cancel()
@@ -234,7 +233,7 @@ class _Link:
         await writer.drain()
 
     def _statement(self, kind: bytes, body: bytes) -> bytes:
-        """The text of the statement that a message lets run, with its parameters; nothing for any other message."""
+        """Return the text of the statement that a message executes, with its parameters; nothing for other messages."""
         if kind == b"P":
             name, text, _ = body.split(b"\0", 2)
             self._statements[name] = text

@@ -13,7 +13,7 @@ from postgres.server import Server
 
 @dataclass(frozen=True)
 class Place:
-    """A server as pytest-postgresql wants to know it."""
+    """A server with the attributes that pytest-postgresql reads."""
 
     server: Server
     host: str
@@ -26,13 +26,13 @@ class Place:
 
 
 def close_public(**where: Any) -> None:
-    """As from PostgreSQL 15 on: pgq grants nothing where everybody may create objects."""
+    """Revoke CREATE on public, as PostgreSQL 15 does: pgq grants nothing where every role may create objects."""
     with psycopg.connect(**where) as conn:
         conn.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
 
 
 def client(place: Place, program: str) -> Path:
-    """A client program of the server, or any other: some distributions of the server come without."""
+    """Return a client program of the server, or else any: some distributions of the server come without."""
     found = shutil.which(program, path=place.server.env["PATH"])
-    assert found is not None, f"there is no {program} beside the server's programs, nor on PATH"
+    assert found is not None, f"there is no {program} beside the server's programs or on PATH"
     return Path(found)

@@ -1,4 +1,4 @@
-"""PgQ of Skytools, the other project with an extension of this name: out of its Debian package."""
+"""PgQ of Skytools, another project with an extension of this name, from its Debian package."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def _tree() -> Path | None:
 
 
 def pgq3(name: str) -> Path:
-    """A file of the package, the only one of this name; the test is skipped where the package cannot be had."""
+    """Return the only file of this name in the package; skip the test where the package is not available."""
     tree = _tree()
     if tree is None:
-        pytest.skip("there is no Debian package of PgQ to be had here")
+        pytest.skip("the Debian package of PgQ is not available here")
     (file,) = tree.glob(f"usr/share/postgresql/*/*/{name}")
     return file

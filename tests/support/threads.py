@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Thread:
-    """A call in a thread of its own, begun at once; ``result`` is what it returned or raised."""
+    """A call in its own thread, started at once; ``result`` returns or raises what the call did."""
 
     def __init__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         self._future: Future[Any] = Future()
@@ -29,21 +29,21 @@ class Thread:
         self._thread.start()
 
     def is_alive(self) -> bool:
-        """Whether the call still runs."""
+        """Return whether the call still runs."""
         return self._thread.is_alive()
 
     def result(self, timeout: float = 60.0) -> Any:
         """Wait for the end of the call."""
-        answer = self._future.result(timeout)
+        result = self._future.result(timeout)
         self._thread.join(timeout)
-        return answer
+        return result
 
 
 def eventually(condition: Callable[[], T], what: str = "it happens", seconds: float = 10.0) -> T:
-    """The first true answer of a condition; without one in time the test fails."""
+    """Return the first true result of a condition; fail the test if there is none in time."""
     deadline = time.monotonic() + seconds
-    while not (answer := condition()):
+    while not (result := condition()):
         if time.monotonic() > deadline:
             pytest.fail(f"not within {seconds:.0f} s: {what}")
         time.sleep(0.005)
-    return answer
+    return result

@@ -1,4 +1,4 @@
-"""Strange values for every type that a function of pgq takes, written as PostgreSQL reads them."""
+"""Strange values for every type that a function of pgq takes, as text that PostgreSQL reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Text = st.SearchStrategy[str]
 
 LIMITS = (0, 1, -1, 9, 10, 200, 10_000, 10_001, 2**15, 2**31 - 1, -(2**31), 2**31, 2**63 - 1, -(2**63), 2**63)
 
-# What is neither NUL nor half a character: the client would not send that at all.
+# Neither NUL nor half a surrogate pair: the client could not send them.
 characters = st.characters(codec="utf-8", exclude_characters="\0")
 
 TEXTS = [
@@ -55,7 +55,7 @@ INTERVALS = [
 intervals: Text = st.one_of(
     st.sampled_from(["0", "1 second", "1 hour", "1 day", "1 month", "1 year", "100 years", "101 years", "-1 second"]),
     st.sampled_from(INTERVALS),
-    # By comparison, with months of 30 days, the sum is small; by the calendar it may not be.
+    # Small with months of 30 days, as in a comparison, but not always by the calendar.
     st.builds(
         lambda months, days, seconds: f"{months} months {days - 30 * months} days {seconds} seconds",
         st.integers(-3_400_000, 3_400_000),
@@ -88,7 +88,7 @@ json_values: Text = st.one_of(
 
 
 def arrays(elements: Text) -> Text:
-    """Arrays of such elements: empty, with NULLs, of several dimensions, with bounds of their own, and broken ones."""
+    """Arrays of such elements: empty, with NULLs, of several dimensions, with their own bounds, and broken ones."""
     item = st.one_of(elements.map(_quoted), elements.map(_quoted), st.just("NULL"))
     flat = st.lists(item, max_size=5).map(_braced)
     square = st.lists(st.tuples(item, item), min_size=1, max_size=3).map(

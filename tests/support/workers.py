@@ -6,6 +6,6 @@ from pgq.worker.loop import Loop
 
 
 def drain(loop: Loop) -> None:
-    """Take turns until nothing is ripe; the last one settles."""
+    """Take turns until no job is ripe; the last turn settles."""
     while loop.turn():
         pass

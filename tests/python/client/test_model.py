@@ -160,14 +160,14 @@ class Lives(Machine):
 
     @some("running")
     @rule(claim=claims, where=wheres, reason=texts)
-    def discard(self, claim: Claim, where: Where, reason: str | None) -> None:
+    def cancel_claimed(self, claim: Claim, where: Where, reason: str | None) -> None:
         """The worker of a job cancels it."""
         given = self.claimed(claim)
         self.call(
             where,
             "SELECT pgq_cancel_claimed(%s, %s, %s)",
             [*given, reason],
-            lambda model, _: model.discard(model.held(*given), reason),
+            lambda model, _: model.cancel_claimed(model.held(*given), reason),
         )
 
     @some("running")

@@ -22,9 +22,7 @@ from pgq.schema.install import install
 def test_workers_and_producers_go_on_after_a_failover(
     place: Place, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    No acknowledged job is lost, and each has its effect once.
-    """
+    """No acknowledged job is lost, and each has its effect once."""
     monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.05)
     with Server(bindir=place.server.bindir, settings=SYNCHRONOUS) as primary, Standby(primary) as standby:
         dsn = make_conninfo(
