@@ -33,6 +33,7 @@ MEANT = {
     "on_duplicate": ["keep", "replace", "soonest", "error"],
     "outcome": ["dead", "cancelled", "done"],
     "name": ["w"],
+    "worker": ["w"],
     "role": ["pgq_fuzz"],
     "privilege": ["producer", "worker", "admin", "reader"],
     "text": ["k", "mail"],

@@ -151,7 +151,7 @@ def test_each_control_exception_is_a_line_in_the_log(
     """The line has the name of the class, not its text, and how long the job ran and waited."""
     cases = {
         "snoozed": raises(lambda: Snooze(delay=DAY)),
-        "discarded": raises(lambda: Cancel("s3cret")),
+        "cancelled": raises(lambda: Cancel("s3cret")),
         "retry": raises(lambda: KeyError("s3cret")),
     }
     with caplog.at_level(logging.INFO, "pgq"):
@@ -161,7 +161,7 @@ def test_each_control_exception_is_a_line_in_the_log(
         f"{m}: {case}": case for m in MODES for case in cases
     }
     for kind, record in said.items():
-        cause = {"discarded": "after Cancel in", "retry": "after KeyError in"}.get(kind.split(": ")[1], "")
+        cause = {"cancelled": "after Cancel in", "retry": "after KeyError in"}.get(kind.split(": ")[1], "")
         assert cause in record.message
         assert 0 <= record.__dict__["duration"] < 30
         assert 0 <= record.__dict__["wait"] < 30

@@ -139,7 +139,7 @@ def test_leases_are_extended_without_presence(conn: Connection, queue: Queue, ds
     assert one(conn, PRESENCE) == 0
     queue.enqueue("long")
     eventually(lambda: attempts)
-    while queue.pending().running:
+    while queue.remaining().running:
         assert queue.claim(worker="another") == []
         time.sleep(0.02)
     worker.stop()
