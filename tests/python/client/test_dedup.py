@@ -87,7 +87,7 @@ def test_an_enqueue_whose_twin_is_being_claimed_waits_for_the_claim(
 
 
 @BOTH
-def test_an_enqueue_whose_twin_is_claimed_before_it_locks_it_is_new(
+def test_an_enqueue_whose_twin_is_claimed_before_its_lock_is_new(
     conn: Connection, connect: Connect, queue: Queue, pool: ThreadPoolExecutor, enqueue: Enqueue
 ) -> None:
     """Its insert has met the twin, but a worker claims the twin before the enqueue locks it."""
@@ -107,7 +107,7 @@ def test_an_enqueue_whose_twin_is_claimed_before_it_locks_it_is_new(
 def test_a_claim_beside_a_replace_returns_the_new_arguments(
     conn: Connection, connect: Connect, pool: ThreadPoolExecutor
 ) -> None:
-    """A claim may miss the job, but a later one returns it; never with arguments that were replaced before."""
+    """A claim may miss the job; then a later one returns it. No claim returns arguments that were replaced before."""
     keys, rounds = 10, 150
     producer, worker = Queue(connect()), Queue(connect())
     committed, over = 0, threading.Event()
@@ -171,7 +171,7 @@ def test_a_failure_and_an_enqueue_of_its_twin_merge_in_any_order(
 def test_overlapping_bulk_enqueues_never_deadlock(
     connect: Connect, queue: Queue, pool: ThreadPoolExecutor, policy: str, waiting: bool
 ) -> None:
-    """Even for the same jobs in opposite orders: rows are locked in the order of their signatures."""
+    """The two arrays have the same jobs in opposite orders; rows are locked in the order of their signatures."""
     producers = [Queue(connect()), Queue(connect())]
     start = threading.Barrier(2)
 

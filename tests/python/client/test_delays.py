@@ -19,7 +19,7 @@ def hours(n: float) -> timedelta:
 
 
 def test_a_delayed_job_is_never_early(queue: Queue, clock: Clock) -> None:
-    """Of two jobs due in 4 and 8 hours, none is ripe now or in 2, the first in 5, the second in 20."""
+    """Of two jobs due in 4 and 8 hours, none is ripe now or in 2 hours, the first is in 5, the second in 20."""
     queue.enqueue("first", delay=hours(4))
     queue.enqueue("second", ripe_at=datetime.now(UTC) + hours(8))
     seen = {}
@@ -72,7 +72,7 @@ def test_the_jitter_spreads_retries_by_a_tenth(queue: Queue, clock: Clock) -> No
 
 
 def test_a_lease_ends_by_the_clock_of_the_database(queue: Queue, clock: Clock) -> None:
-    """Not before then does the job go to the next worker; an extension moves the end."""
+    """The job goes to the next worker then, and not before; an extension moves the end."""
     queue.enqueue("k")
     (job,) = queue.claim(lease=timedelta(minutes=10))
     assert job.lease_until == NOON + timedelta(minutes=10)

@@ -151,7 +151,7 @@ def test_the_decorator_needs_a_kind() -> None:
 
 
 def test_any_callable_can_be_a_handler(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """Methods, objects, partial functions, and functions without a signature."""
+    """It may be a method, an object, a partial function, or a function without a signature."""
     seen: list[Any] = []
 
     class Service:
@@ -173,7 +173,7 @@ def test_any_callable_can_be_a_handler(queue: Queue, loop: Loop, handlers: Handl
 
 
 def test_the_hook_runs_around_each_execution(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """Once for a job or for the list of a batch handler, inside the transaction, and also around errors."""
+    """It runs once for a job or for the list of a batch handler, inside the transaction, and sees errors."""
     seen: list[Any] = []
 
     @handlers.around

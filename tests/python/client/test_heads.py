@@ -220,7 +220,7 @@ def test_a_long_scan_of_one_lane_hides_nothing_in_another(queue: Queue, past: No
     assert [job.kind for job in queue.claim(["other", "default"], 3)] == ["k1", "k9"]
 
 
-def test_a_lane_that_was_not_reached_keeps_its_head(queue: Queue, past: None) -> None:
+def test_jobs_in_a_lane_that_was_not_reached_are_found(queue: Queue, past: None) -> None:
     """A full batch says nothing about the lanes after its last job."""
     queue.enqueue("low", priority=9)
     queue.conn.execute("SELECT pg_sleep(0.15)")
@@ -258,7 +258,7 @@ def test_a_reset_discards_the_heads(conn: Connection, connect: Connect, queue: Q
 
 
 def test_another_installation_has_its_own_heads(conn: Connection, connect: Connect, queue: Queue, past: None) -> None:
-    """In the same session, for a queue of the same name."""
+    """The two are used in one session, with a queue of the same name."""
     queue.claim()
     move_on(queue, MANY)
     install(conn, schema="other")
@@ -392,7 +392,7 @@ def test_a_claim_in_a_stricter_isolation_shares_no_head(queue: Queue, past: None
 
 
 def test_expired_leases_are_looked_for_once_a_second(conn: Connection, queue: Queue) -> None:
-    """With the real interval: not at each claim, and not much later."""
+    """The test uses the real interval: not each claim looks for them, and none does so much later."""
     ration(conn, "1 second")
     queue.enqueue("k")
     queue.claim()

@@ -88,7 +88,7 @@ def test_extending_a_lease_does_not_wait_for_a_hold(conn: Connection, connect: C
 
 
 def test_a_job_whose_lease_ends_twice_is_slowed_down(conn: Connection, queue: Queue) -> None:
-    """After the first time it is ripe at once, then after the backoff, and after the last retry it is dead."""
+    """It is ripe at once after the first lease, and after the backoff later on; after the last retry it is dead."""
     enqueued = queue.enqueue("k", max_retries=1, backoff="1 hour")
     (job,) = queue.claim()
     expire(conn)

@@ -59,7 +59,7 @@ def test_every_argument_of_enqueue_reaches_the_job(queue: Queue) -> None:
 
 
 def test_a_delay_counts_from_now(queue: Queue) -> None:
-    """As a timedelta and as text, with enqueue and enqueue_many."""
+    """It may be a timedelta or text, for enqueue and for enqueue_many."""
     a = queue.enqueue("a", delay=timedelta(days=1))
     b, c = queue.enqueue_many([{"kind": "b", "delay": timedelta(days=1)}, {"kind": "c", "delay": "1 day"}])
     day = "SELECT ripe_at - enqueued_at = interval '1 day' FROM pgq_waiting WHERE id = %s"
@@ -147,7 +147,7 @@ def test_the_repr_of_a_job_hides_its_payload(queue: Queue) -> None:
 
 
 def test_each_duplicate_policy_does_what_it_says(queue: Queue) -> None:
-    """keep, replace, soonest and error, each with a waiting twin."""
+    """The policies keep, replace, soonest and error each meet a waiting twin."""
     conn, soon, late = queue.conn, datetime(2040, 1, 1, tzinfo=UTC), datetime(2041, 1, 1, tzinfo=UTC)
     first = queue.enqueue("k", 1, dedup_key="x", ripe_at=late, priority=7)
 

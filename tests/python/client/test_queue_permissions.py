@@ -35,7 +35,7 @@ def held(conn: Connection, connect: Connect) -> Job:
 
 
 def test_a_role_works_in_its_own_queue(stranger: Queue) -> None:
-    """From the enqueue to the purge."""
+    """The job is enqueued, claimed, completed and purged."""
     assert stranger.enqueue("k", queue="mine").created
     (job,) = stranger.claim(["mine"])
     stranger.complete(job, "done")

@@ -164,7 +164,7 @@ def odd(conn: Connection, clerk: Connection, dsn: str) -> str:
     return make_conninfo(dsn, user="clerk")
 
 
-def test_a_worker_whose_role_has_odd_settings(queue: Queue, odd: str, handlers: Handlers) -> None:
+def test_a_worker_works_with_odd_settings_of_its_role(queue: Queue, odd: str, handlers: Handlers) -> None:
     """It does its jobs, including those with characters that the encoding of the role lacks."""
     done: list[Any] = []
     handlers.handler("k")(lambda job: done.append(job.args["text"]))
@@ -181,7 +181,7 @@ def test_a_worker_whose_role_has_odd_settings(queue: Queue, odd: str, handlers: 
     assert [state for _, state, _ in jobs(queue.conn)] == ["waiting"]
 
 
-def test_a_client_whose_role_has_odd_settings(conn: Connection, odd: str) -> None:
+def test_a_client_works_with_odd_settings_of_its_role(conn: Connection, odd: str) -> None:
     """The driver and the command line read and write as usual."""
     with psycopg.connect(odd, autocommit=True) as session:
         queue = Queue(session)

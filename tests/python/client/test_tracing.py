@@ -52,7 +52,7 @@ def parent_of(span: ReadableSpan) -> tuple[int, int]:
 def test_a_trace_continues_in_the_worker(
     queue: Queue, loop: Loop, handlers: Handlers, exported: InMemorySpanExporter
 ) -> None:
-    """With enqueue and enqueue_many, also for jobs that a handler enqueues; errors are recorded."""
+    """This includes jobs of enqueue_many and jobs that a handler enqueues; errors are recorded."""
     tracer = trace.get_tracer("test")
     inside: list[tuple[int, int]] = []
 
@@ -86,7 +86,7 @@ def test_a_trace_continues_in_the_worker(
 def test_a_batch_is_linked_to_the_traces_of_its_jobs(
     queue: Queue, loop: Loop, handlers: Handlers, exported: InMemorySpanExporter
 ) -> None:
-    """With several traces it can be a child of none."""
+    """Its jobs have different traces, so its span has no parent."""
     handlers.handler("k", batch=10)(lambda jobs: None)
     requests = []
     for n in range(3):

@@ -102,8 +102,9 @@ def test_a_transactional_job_whose_connection_is_lost_has_failed(
     assert conn.execute("SELECT job FROM effect").fetchall() == [(enqueued.id,)]
 
 
-def test_an_idle_worker_reconnects_when_its_connection_is_cut(queue: Queue, worker: Worker, handlers: Handlers) -> None:
-    """It does so again and again."""
+def test_an_idle_worker_reconnects_each_time_its_connection_is_cut(
+    queue: Queue, worker: Worker, handlers: Handlers
+) -> None:
     ran: list[int] = []
     handlers.handler("k")(lambda job: ran.append(job.args))
     thread = Thread(worker.run)

@@ -52,7 +52,7 @@ def test_a_transactional_job_has_its_effect_once(
     attempts: int,
 ) -> None:
     """
-    This holds wherever its connection is lost, before the statement arrives or after it is done. The job does not wait
+    Its connection is lost at each statement, before it arrives or after it is done. The job does not wait
     for its lease, and an attempt counts only if the handler has started.
     """
     conn.execute("CREATE TABLE effect (attempt integer)")

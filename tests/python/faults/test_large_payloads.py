@@ -142,7 +142,7 @@ def test_the_driver_refuses_what_it_cannot_send(queue: Queue) -> None:
 
 
 def test_the_driver_refuses_extreme_names(queue: Queue) -> None:
-    """Of kinds, queues, dedup keys and workers."""
+    """The names are those of kinds, queues, dedup keys and workers."""
     for name in ("a\0b", "a\ud800b", "x" * 10_000_000, "\U0001f600" * 251):
         for call in (
             lambda name=name: queue.enqueue(name),
@@ -190,7 +190,7 @@ def test_an_extreme_result_fails_only_its_job(queue: Queue, worker: Worker, hand
 
 
 def test_the_command_line_shows_jobs_with_extreme_payloads(queue: Queue, dsn: str) -> None:
-    """Both as args and as results."""
+    """The payloads are both args and results."""
     for payload in carried:
         one(queue.conn, "SELECT id FROM pgq_enqueue('payload', %s::jsonb)", payload)
         (job,) = queue.claim()

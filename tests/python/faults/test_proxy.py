@@ -75,7 +75,7 @@ def test_the_proxy_changes_nothing(through: Open) -> None:
 
 
 @pytest.mark.parametrize("write", [in_transaction, in_pipeline])
-def test_cut_after_a_commit_loses_its_result(
+def test_cut_after_lets_a_commit_pass_and_loses_its_result(
     conn: Connection, t: None, through: Open, proxy: Proxy, write: Callable[[Connection, int], None]
 ) -> None:
     """The commit has taken effect, but the client gets an error. Other connections stay."""
@@ -117,7 +117,7 @@ def test_cut_before_a_commit_makes_the_server_roll_back(
 def test_a_prepared_statement_is_recognized_when_it_is_executed(
     conn: Connection, t: None, through: Open, proxy: Proxy
 ) -> None:
-    """By its text or by a parameter, and not already when it is prepared."""
+    """The pattern may be in its text or in a parameter; to prepare it is not enough."""
     client = through()
     client.prepare_threshold = 0
     for n, pattern in enumerate([b"INSERT INTO t", b"needle"]):

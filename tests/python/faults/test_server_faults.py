@@ -58,7 +58,7 @@ class Run:
         assert len(jobs(self.conn)) == left
 
 
-def test_a_plain_job_survives_the_end_of_each_of_its_workers_sessions(
+def test_a_plain_job_survives_the_end_of_its_workers_sessions(
     conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The claiming session and the presence session end during a handler; it runs once, and its job is done."""
@@ -76,10 +76,10 @@ def test_a_plain_job_survives_the_end_of_each_of_its_workers_sessions(
     assert "the database is not available" in caplog.text
 
 
-def test_jobs_claimed_by_a_lost_result_are_released(
+def test_jobs_whose_claim_lost_its_result_are_released(
     conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At once after a reconnect, and uncounted; the worker keeps the jobs that it knows of."""
+    """The worker releases them when it reconnects, and their attempt does not count; it keeps the jobs it knows of."""
     ran: list[tuple[int, int]] = []
     go = threading.Event()
     worker.concurrency = 2

@@ -18,7 +18,7 @@ from torture.verdict import Verdict
 
 
 def test_nothing_is_lost_doubled_or_left(tmp_path: Path) -> None:
-    """In 15 seconds of kills, freezes, stops, cut connections and two crashes of the server."""
+    """The run has 15 seconds of kills, freezes, stops, cut connections and two crashes of the server."""
     log = tmp_path / "log"
     run = torture(Plan(seconds=15, seed=9), log)
     verdict = run.verdict
@@ -36,7 +36,7 @@ def test_nothing_is_lost_doubled_or_left(tmp_path: Path) -> None:
     "build", [broken.without_tokens, broken.without_refusal, broken.with_separate_completion], ids=lambda b: b.__name__
 )
 def test_a_broken_build_is_caught(build: broken.Build, tmp_path: Path) -> None:
-    """Within 20 seconds, by the symptom of what it breaks."""
+    """The run finds the symptom of the defect within 20 seconds."""
     plan = build(seed=1)
     verdict = torture(plan, tmp_path / "log").verdict
     assert plan.symptom is not None

@@ -128,7 +128,7 @@ def test_cancel_retry_and_purge_move_jobs(run: Run, queue: Queue) -> None:
 
 
 def test_version_shows_both_sides(run: Run) -> None:
-    """That of the driver, and that of the SQL in the database."""
+    """The two versions are those of the driver and of the SQL in the database."""
     assert run("version").stdout.split() == ["driver", version("pgq-jobs"), "SQL", version("pgq-jobs")]
 
 
@@ -153,7 +153,7 @@ def test_a_refusal_is_one_line_and_exit_code_1(run: Run, queue: Queue) -> None:
     ids=" ".join,
 )  # fmt: skip
 def test_wrong_usage_is_exit_code_2(run: Run, arguments: list[str]) -> None:
-    """The program finds it before it does anything."""
+    """The program checks all arguments before it does anything."""
     assert "Usage:" in run(*arguments, code=2).stderr
 
 
@@ -170,7 +170,7 @@ def test_an_unreachable_database_is_exit_code_3(tmp_path: Path) -> None:
      ("password=s3cret nonsense", 1), ("postgresql://me:s3cret@[::1/db", 1), ("nonsense=1 password=s3cret", 1)],
 )  # fmt: skip
 def test_a_wrong_dsn_does_not_show_its_password(wrong: str, code: int) -> None:
-    """Neither when libpq cannot parse it, nor when the server is not reachable."""
+    """libpq cannot parse it, or the server is not reachable."""
     done = pgq("--dsn", wrong, "stats")
     assert done.returncode == code, done.stderr
     assert "s3cret" not in done.stdout + done.stderr

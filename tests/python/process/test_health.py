@@ -35,7 +35,7 @@ def inside(job, conn):
 """
 
 
-def test_the_json_log_has_one_object_a_line(conn: Connection, queue: Queue, start: Start, tmp_path: Path) -> None:
+def test_the_json_log_has_one_object_per_line(conn: Connection, queue: Queue, start: Start, tmp_path: Path) -> None:
     """A line about a job has its id, kind, queue and attempt, and how long it ran and waited."""
     (tmp_path / "tasks.py").write_text(TASKS)
     for kind in ("good", "bad", "inside"):

@@ -93,7 +93,7 @@ def test_the_job_of_a_killed_worker_runs_again_after_its_lease(
 def test_a_job_that_kills_every_worker_is_dead_after_its_retries(
     conn: Connection, queue: Queue, start: Start, tmp_path: Path
 ) -> None:
-    """After max_retries + 1 workers, with an error for each."""
+    """It keeps an error for each of max_retries + 1 workers."""
     enqueued = queue.enqueue("slow", 0, max_retries=2, backoff="0")
     for attempt in range(1, 4):
         process = start("--name", f"victim {attempt}")

@@ -141,7 +141,7 @@ def test_a_child_that_has_run_max_jobs_is_replaced(
     start: Start,
     tmp_path: Path,
 ) -> None:
-    """At once, until the queue is drained; then all children end."""
+    """The next child starts at once; when the queue is drained all children end."""
     queue.enqueue_many([{"kind": "slow", "args": n} for n in range(6)])
     for n in range(6):
         (tmp_path / f"go-{n}").touch()
@@ -257,7 +257,7 @@ def test_a_child_without_a_connection_is_replaced_if_any_has_worked(said: bytes,
 
 
 def test_only_python_files_of_the_project_are_watched(tmp_path: Path) -> None:
-    """New, changed and deleted ones, but none in hidden directories or virtual environments."""
+    """New, changed and deleted files count, but not those in hidden directories or virtual environments."""
     for name in ("a.py", ".git/b.py", "venv/lib/c.py", "venv/pyvenv.cfg", "pkg/__pycache__/d.py", "pkg/e.py", "f.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

@@ -15,7 +15,7 @@ from pgq import Queue
 
 
 def test_an_ordinary_owner_installs_a_working_queue(as_: As) -> None:
-    """From the plain file alone, without a superuser."""
+    """The owner needs the plain file alone, and no superuser."""
     owner = as_("owner")
     owner.execute((ROOT / "build/pgq.sql").read_bytes())
     queue = Queue(owner)
@@ -26,7 +26,7 @@ def test_an_ordinary_owner_installs_a_working_queue(as_: As) -> None:
 
 
 def test_a_producer_can_enqueue_and_do_nothing_else(as_: As) -> None:
-    """Without a grant it cannot even enqueue; with one it reads no table, calls no other function and grants nothing."""
+    """Without a grant it cannot even enqueue; with one it reads no table, calls nothing else and grants nothing."""
     owner, web = as_("owner"), as_("web")
     owner.execute((ROOT / "build/pgq.sql").read_bytes())
     owner.execute("GRANT USAGE ON SCHEMA public TO web")

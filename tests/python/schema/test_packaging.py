@@ -132,7 +132,7 @@ def test_make_install_and_uninstall_handle_exactly_the_files_of_pgq(place: Place
 
 @pytest.mark.parametrize("verb", ["install", "uninstall"])
 def test_make_leaves_the_files_of_skytools_alone(place: Place, tmp_path: Path, verb: str) -> None:
-    """In the directory of an extension of the same name it writes and removes nothing."""
+    """It writes and removes nothing where another extension has the name."""
     pg_config = program(place, "pg_config")
     foreign = pgq3("pgq.control")
     directory = tmp_path / call(pg_config, "--sharedir").strip().lstrip("/") / "extension"
@@ -169,7 +169,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_make_dist_builds_all_that_is_published(dist: Path) -> None:
-    """A source archive for PGXN, two packages for PyPI, and two scripts for users of SQL alone."""
+    """It builds a source archive for PGXN, two packages for PyPI, and two scripts for users of SQL alone."""
     packages = {f"pgq_jobs-{VERSION}-py3-none-any.whl", f"pgq_jobs-{VERSION}.tar.gz"}
     assert {path.name for path in dist.iterdir()} == packages | {f"pgq-{VERSION}.zip", "pgq.pg_tle.sql", "pgq.sql"}
     assert (dist / "pgq.sql").read_bytes() == PLAIN

@@ -168,14 +168,14 @@ def public_functions(conn: Connection) -> dict[str, str]:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_no_planted_object_is_used(mallory: Connection, path: str) -> None:
-    """Neither through the path of the caller nor through that of the functions."""
+    """Both the path of the caller and that of the functions could lead to one."""
     set_path(mallory, path)
     assert trapped(mallory) is None
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_planted_objects_are_used_without_the_pinned_path(conn: Connection, mallory: Connection, path: str) -> None:
-    """Without its pinned path, one function at a time, a trap runs as the owner: the traps work."""
+    """One function at a time loses its pinned path, and a trap runs as the owner: the traps work."""
     set_path(mallory, path)
     caught = set()
     for name, signature in public_functions(conn).items():
@@ -192,7 +192,7 @@ def test_planted_objects_are_used_without_the_pinned_path(conn: Connection, mall
 
 @pytest.mark.parametrize("path", PATHS)
 def test_no_planted_object_is_used_when_the_owner_grants(conn: Connection, mallory: Connection, path: str) -> None:
-    """The owner's path may lead through mallory's schema; without the pinned path of pgq_grant a trap runs."""
+    """The owner's path leads through mallory's schema; without the pinned path of pgq_grant a trap runs."""
     conn.execute(f"SET search_path = {path}".encode())
     conn.execute("SELECT home.pgq_grant('mallory', 'reader')")
     conn.execute("ALTER FUNCTION home.pgq_grant(pg_catalog.text, pg_catalog.text, pg_catalog.text[]) RESET search_path")

@@ -38,7 +38,7 @@ def put(owner: Connection, form: str) -> None:
 
 @pytest.mark.parametrize("form", ["plain", "extension", *RELEASED])
 def test_uninstall_leaves_nothing_behind(as_: As, extension: Path, dsn: str, form: str) -> None:
-    """Whatever the version and its grants; other objects with such names stay."""
+    """This holds for each version, with grants; other objects with such names stay."""
     owner = as_("owner")
     owner.execute("CREATE TABLE pgq_mine ()")
     owner.execute("CREATE FUNCTION pgq_mine() RETURNS integer LANGUAGE sql RETURN 1")

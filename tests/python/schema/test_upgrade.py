@@ -76,7 +76,7 @@ def test_an_upgraded_installation_equals_a_new_one(
     as_: As, place: Place, dsn: str, psql: Path, extension: Path,
     release: str, form: str, way: Callable[[Connection, str, Path], None],
 ) -> None:  # fmt: skip
-    """From each release, in each form: definitions, comments, owners, privileges, and what pg_dump saves."""
+    """Definitions, comments, owners, privileges and the parts that pg_dump saves are equal."""
     owner = as_("owner")
     found = []
     for upgraded in (False, True):
@@ -104,7 +104,7 @@ def test_an_upgraded_installation_equals_a_new_one(
 def test_jobs_settings_and_grants_survive_an_upgrade(
     as_: As, conn: Connection, extension: Path, dsn: str, psql: Path, form: str
 ) -> None:
-    """Jobs in every state with all their data, the next id and token, and the owner's settings and grants."""
+    """The jobs are in every state; the next id and token are new, and the owner's settings and grants stay."""
     owner, web = as_("owner"), as_("web")
     put(owner, form)
     queue = Queue(owner)
@@ -231,7 +231,7 @@ def test_an_upgrade_in_a_schema_of_any_name(as_: As) -> None:
 
 
 def test_an_upgrade_without_a_path_says_so(as_: As, extension: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For newer SQL, for a version without a script, and for a server that lacks the new files."""
+    """The SQL is newer, no script starts from its version, or the server lacks the new files."""
     owner = as_("owner")
     put(owner, "extension")
     for file in extension.glob("pgq--*--*.sql"):

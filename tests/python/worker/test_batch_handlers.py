@@ -39,10 +39,10 @@ def enqueue(queue: Queue, count: int, kind: str = "k") -> list[int]:
     ]
 
 
-def test_a_batch_handler_gets_up_to_its_batch_size_of_jobs(
+def test_a_batch_handler_gets_at_most_batch_jobs_at_a_time(
     queue: Queue, worker: Worker, loop: Loop, handlers: Handlers
 ) -> None:
-    """In order, whatever is between them; a handler that returns None has done all of them."""
+    """They come in order, whatever is between them; a handler that returns None has done all of them."""
     seen: list[list[int]] = []
     alone: list[int] = []
     handlers.handler("k", batch=4)(lambda jobs: seen.append([job.args for job in jobs]))
@@ -201,7 +201,7 @@ def test_a_job_that_ends_the_transaction_of_its_batch_fails_alone(
     assert [row[0] for row in conn.execute("SELECT job FROM effect ORDER BY job")] == [n for n in ids if n != ids[2]]
 
 
-def test_a_commit_that_fails_fails_the_whole_batch(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+def test_a_failed_commit_fails_the_whole_batch(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """It is unknown which job is to blame; a job that failed before keeps its own error."""
     conn = queue.conn
     conn.execute("CREATE TABLE parent (id bigint PRIMARY KEY)")

@@ -25,14 +25,14 @@ def test_the_first_batch_is_small() -> None:
     ("seconds", "size"), [(0.0, 100), (0.0001, 100), (0.001, 100), (0.004, 25), (0.04, 2), (0.2, 1), (3600.0, 1)]
 )
 def test_a_batch_lasts_a_tenth_of_a_second(seconds: float, size: int) -> None:
-    """Within the limit, and never less than one job."""
+    """The size stays within the limit, and is never less than one job."""
     pace = BatchSize(100)
     pace.note(1, seconds)
     assert pace.size() == size
 
 
 def test_the_batch_size_adapts_to_the_jobs() -> None:
-    """After one batch that was unlike the others it soon recovers."""
+    """One batch that is unlike the others does not affect it for long."""
     pace = BatchSize(100)
     pace.note(10, 10.0)
     assert pace.size() == 1
@@ -118,7 +118,7 @@ def test_outcomes_are_recorded_while_a_transactional_handler_runs(queue: Queue, 
     assert jobs(queue.conn) == []
 
 
-def test_only_a_claim_that_settles_nothing_is_not_synchronous(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+def test_only_a_claim_that_settles_nothing_commits_asynchronously(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """A transaction that completes a job or carries a handler's writes is as durable as the server."""
     conn = queue.conn
     record(conn, "pgq_running", "INSERT OR DELETE", "TG_OP", "current_setting('synchronous_commit')")

@@ -105,7 +105,7 @@ def recurse(job: Job, *rest: Any) -> Any:
 
 @pytest.mark.happens("raises anything")
 def test_an_exception_of_python_itself_fails_the_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """In each mode; the error begins with the name of the exception."""
+    """This holds in each mode; the error begins with the name of the exception."""
     deep: list[Any] = []
     deep.append(deep)
     cases = {
@@ -213,7 +213,7 @@ def test_a_child_that_a_handler_forks_does_not_become_a_worker(
 
 
 def test_an_exception_that_cannot_be_formatted_is_named(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """Whatever its own attributes raise."""
+    """Its own attributes raise errors."""
 
     class Opaque(Exception):
         @property
@@ -234,7 +234,7 @@ def test_an_exception_that_cannot_be_formatted_is_named(queue: Queue, loop: Loop
 def test_an_error_is_stored_in_the_encoding_of_the_database(
     place: Place, conn: Connection, handlers: Handlers, encoding: str, kept: str
 ) -> None:
-    """With escapes if need be; the neighbours are settled, and handlers are found by their kinds."""
+    """Characters that it lacks are escaped; the neighbours are settled, and handlers are found by their kinds."""
     conn.execute("DROP DATABASE IF EXISTS pgq_encoded")
     conn.execute(f"CREATE DATABASE pgq_encoded ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0".encode())
     dsn = f"host={place.host} port={place.port} user={place.user} dbname=pgq_encoded"

@@ -103,7 +103,7 @@ NOT_RIPE: list[Callable[[Queue], object]] = [
 def test_a_ripe_job_wakes_a_sleeping_session(
     queue: Queue, listener: Connection, sleeper: Queue, ripe: Callable[[Queue], object]
 ) -> None:
-    """Whatever made it ripe; once for a transaction, after its commit."""
+    """The job becomes ripe in any way; there is one notification for a transaction, after its commit."""
     with queue.conn.transaction():
         ripe(queue)
         assert heard(listener) == []
@@ -135,7 +135,7 @@ def test_a_transaction_that_rolls_back_wakes_no_session(queue: Queue, listener: 
 
 
 def test_idle_is_a_state_not_a_counter(queue: Queue, listener: Connection, sleeper: Queue) -> None:
-    """After idling twice a session is awake when it says so once; a second time raises no warning."""
+    """A session that has said twice that it sleeps is awake when it says so once; a second time raises no warning."""
     notices: list[str | None] = []
     sleeper.conn.add_notice_handler(lambda notice: notices.append(notice.message_primary))
     sleeper.idle()
@@ -276,7 +276,7 @@ def test_a_worker_with_a_slow_handler_does_not_count_as_asleep(
 
 
 def test_the_ticker_of_a_sleeping_worker_rests(queue: Queue, worker: Worker, loop: Loop, handlers: Handlers) -> None:
-    """Also when it was woken for one job and counts as asleep all the time."""
+    """It rests also after a single job, for which the worker counts as asleep all the time."""
     handlers.handler("k")(lambda job: None)
     thread = Thread(worker.run)
     for _ in range(2):

@@ -85,7 +85,7 @@ def test_no_lease_is_extended_past_a_timeout(
 def test_a_longer_lease_of_a_handler_starts_with_it(
     conn: Connection, queue: Queue, handlers: Handlers, present: Worker
 ) -> None:
-    """However short the lease of the claim is."""
+    """The lease of the claim is shorter."""
     go = threading.Event()
     handlers.handler("rare", lease=timedelta(hours=1))(lambda job: go.wait(10) and None)
     queue.enqueue("rare")
@@ -100,7 +100,7 @@ def test_a_longer_lease_of_a_handler_starts_with_it(
 def test_a_lost_presence_connection_is_replaced(
     conn: Connection, queue: Queue, handlers: Handlers, present: Worker, grown_up: None
 ) -> None:
-    """In time before the next sweep, so the worker keeps its running job."""
+    """The worker registers again before the next sweep, and keeps its running job."""
     go, attempts = threading.Event(), []
 
     @handlers.handler("k")
@@ -125,7 +125,7 @@ def test_a_lost_presence_connection_is_replaced(
 
 
 def test_leases_are_extended_without_presence(conn: Connection, queue: Queue, dsn: str, handlers: Handlers) -> None:
-    """Through a connection that is opened when needed and keeps no state in its session."""
+    """The worker opens a connection when needed, and keeps no state in its session."""
     worker = Worker(dsn, handlers, poll=0.1, lease=timedelta(seconds=0.6), presence=False, listen=False)
     attempts: list[int] = []
 
@@ -227,7 +227,7 @@ def test_the_jobs_of_a_killed_worker_run_again_within_seconds(
 
 
 @pytest.mark.happens("a worker is stopped for longer than its lease")
-def test_a_worker_that_was_stopped_for_longer_than_its_lease_changes_nothing(
+def test_a_worker_stopped_for_longer_than_its_lease_changes_nothing(
     conn: Connection,
     dsn: str,
     queue: Queue,

@@ -74,8 +74,8 @@ def timed_out(conn: Connection, job_id: int) -> bool:
 @pytest.mark.happens("takes longer than its `timeout`")
 def test_a_handler_is_interrupted_in_the_main_thread(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """
-    Whatever it runs, waits for, or catches. Its writes are undone, its statement is cancelled, and the worker goes on.
-    retry_on does not matter.
+    This holds whatever it runs, waits for or catches. Its writes are undone, its statement is cancelled, and the worker
+    goes on; retry_on does not matter.
     """
     conn = queue.conn
     conn.execute("CREATE TABLE effect (job bigint)")
@@ -108,7 +108,7 @@ def test_a_handler_is_interrupted_in_the_main_thread(queue: Queue, loop: Loop, h
 def test_a_handler_in_another_thread_is_interrupted_when_python_runs(
     dsn: str, queue: Queue, handlers: Handlers
 ) -> None:
-    """At once in Python code; a handler that waits in C is interrupted when the wait is over."""
+    """Python code is interrupted at once, a wait in C when it is over."""
     conn = queue.conn
     waited: dict[str, float] = {}
 

@@ -82,7 +82,7 @@ def test_a_completion_with_a_lost_lease_rolls_the_writes_back(queue: Queue, loop
 
 @pytest.mark.parametrize("transaction", [False, True])
 def test_the_result_of_a_handler_is_stored(queue: Queue, loop: Loop, handlers: Handlers, transaction: bool) -> None:
-    """As JSON, even if it is falsy."""
+    """It is stored as JSON, even if it is falsy."""
     handlers.handler("k", transaction=transaction)(lambda job, *_: job.args)
     queue.enqueue_many([{"kind": "k", "args": args} for args in ({"n": 1}, 0, False)])
     drain(loop)
