@@ -1,4 +1,4 @@
-"""The root directory of the project."""
+"""The path of the project."""
 
 from pathlib import Path
 

@@ -398,7 +398,7 @@ def test_expired_leases_are_looked_for_once_a_second(conn: Connection, queue: Qu
     queue.claim()
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 second'")
     assert queue.claim() == []
-    assert [job.attempt for job in eventually(queue.claim, "the lease is settled", 3)] == [2]
+    assert [job.attempt for job in eventually(queue.claim, "the expired job is claimed", 3)] == [2]
 
 
 def test_one_session_makes_the_long_scan_for_expired_leases(

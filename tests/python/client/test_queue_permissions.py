@@ -13,13 +13,13 @@ from pgq import Job, JobNotFound, LeaseLost, Queue
 
 
 @pytest.fixture
-def stranger(conn: Connection, dsn: str) -> Iterator[Queue]:
+def limited(conn: Connection, dsn: str) -> Iterator[Queue]:
     """The queue for a role that has all privileges in queue "mine" only, and that waits for no lock."""
-    conn.execute("DROP ROLE IF EXISTS stranger")
-    conn.execute("CREATE ROLE stranger LOGIN")
+    conn.execute("DROP ROLE IF EXISTS limited")
+    conn.execute("CREATE ROLE limited LOGIN")
     for what in ("producer", "worker", "admin", "reader"):
-        conn.execute("SELECT pgq_grant('stranger', %s, '{mine}')", [what])
-    with psycopg.connect(make_conninfo(dsn, user="stranger"), autocommit=True) as opened:
+        conn.execute("SELECT pgq_grant('limited', %s, '{mine}')", [what])
+    with psycopg.connect(make_conninfo(dsn, user="limited"), autocommit=True) as opened:
         opened.execute("SET lock_timeout = '1ms'")
         yield Queue(opened)
 
@@ -34,54 +34,54 @@ def held(conn: Connection, connect: Connect) -> Job:
     return job
 
 
-def test_a_role_works_in_its_own_queue(stranger: Queue) -> None:
+def test_a_role_works_in_its_own_queue(limited: Queue) -> None:
     """The job is enqueued, claimed, completed and purged."""
-    assert stranger.enqueue("k", queue="mine").created
-    (job,) = stranger.claim(["mine"])
-    stranger.complete(job, "done")
-    assert one(stranger.conn, "SELECT state FROM pgq_jobs") == "done"
-    assert stranger.purge("0") == 1
+    assert limited.enqueue("k", queue="mine").created
+    (job,) = limited.claim(["mine"])
+    limited.complete(job, "done")
+    assert one(limited.conn, "SELECT state FROM pgq_jobs") == "done"
+    assert limited.purge("0") == 1
 
 
 @pytest.mark.parametrize("on_duplicate", ["keep", "replace", "soonest", "error"])
-def test_an_enqueue_is_refused_before_it_meets_a_twin(stranger: Queue, connect: Connect, on_duplicate: str) -> None:
+def test_an_enqueue_is_refused_before_it_meets_a_twin(limited: Queue, connect: Connect, on_duplicate: str) -> None:
     """The role notices neither the twin nor the transaction that is about to insert it."""
     producer = Queue(connect(autocommit=False))
     producer.enqueue("k", queue="theirs")
     twin = {"kind": "k", "queue": "theirs", "on_duplicate": on_duplicate}
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match='role "stranger" may not use queue "theirs"'):
-        stranger.conn.execute("SELECT pgq_enqueue('k', queue => 'theirs', on_duplicate => %s)", [on_duplicate])
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match='role "stranger" may not use queue "theirs"'):
-        stranger.enqueue_many([{"kind": "k", "queue": "mine"}, twin])
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match='role "limited" may not use queue "theirs"'):
+        limited.conn.execute("SELECT pgq_enqueue('k', queue => 'theirs', on_duplicate => %s)", [on_duplicate])
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match='role "limited" may not use queue "theirs"'):
+        limited.enqueue_many([{"kind": "k", "queue": "mine"}, twin])
     producer.conn.commit()
     assert one(producer.conn, "SELECT count(*) FROM pgq_jobs") == 1
 
 
-def test_a_call_does_not_wait_for_a_job_in_another_queue(stranger: Queue, conn: Connection, connect: Connect) -> None:
+def test_a_call_does_not_wait_for_a_job_in_another_queue(limited: Queue, conn: Connection, connect: Connect) -> None:
     """Although the job is locked, even its id and token do not tell it from a job that does not exist."""
     job = held(conn, connect)
     with pytest.raises(JobNotFound):
-        stranger.cancel(job.id)
+        limited.cancel(job.id)
     with pytest.raises(JobNotFound):
-        stranger.retry(job.id)
-    for verb in (stranger.hold, stranger.complete, stranger.fail, stranger.extend, stranger.release):
+        limited.retry(job.id)
+    for verb in (limited.hold, limited.complete, limited.fail, limited.extend, limited.release):
         with pytest.raises(LeaseLost):
             verb(job)
-    assert stranger.complete_many([job]) == set()
+    assert limited.complete_many([job]) == set()
 
 
-def test_a_call_waits_for_a_job_in_an_allowed_queue(stranger: Queue, conn: Connection, connect: Connect) -> None:
+def test_a_call_waits_for_a_job_in_an_allowed_queue(limited: Queue, conn: Connection, connect: Connect) -> None:
     """Without this the previous test would prove nothing."""
-    conn.execute("SELECT pgq_grant('stranger', 'admin', '{theirs}')")
+    conn.execute("SELECT pgq_grant('limited', 'admin', '{theirs}')")
     job = held(conn, connect)
     with pytest.raises(psycopg.errors.LockNotAvailable):
-        stranger.cancel(job.id)
+        limited.cancel(job.id)
 
 
-def test_a_claim_rescues_the_jobs_of_all_queues(stranger: Queue, conn: Connection) -> None:
+def test_a_claim_rescues_the_jobs_of_all_queues(limited: Queue, conn: Connection) -> None:
     """A job in another queue whose worker hangs waits again, but the claim does not return it."""
     Queue(conn).enqueue("k", queue="theirs")
     (job,) = Queue(conn).claim(["theirs"])
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 second'")
-    assert stranger.claim(["mine"]) == []
+    assert limited.claim(["mine"]) == []
     assert one(conn, "SELECT state FROM pgq_jobs WHERE id = %s", job.id) == "waiting"

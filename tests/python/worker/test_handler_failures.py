@@ -226,7 +226,7 @@ def test_an_exception_that_cannot_be_formatted_is_named(queue: Queue, loop: Loop
     handlers.handler("k")(fail)
     enqueued = queue.enqueue("k")
     drain(loop)
-    # From Python 3.13 on the traceback copes, and gives the qualified class.
+    # From Python 3.13 on the traceback shows the qualified name of the class.
     assert "Opaque" in error_of(queue.conn, enqueued.id).splitlines()[0]
 
 
