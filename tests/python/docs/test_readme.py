@@ -1,4 +1,4 @@
-"""The README is true: its blocks run, and print what it says."""
+"""The README says what is true: its blocks are run, and what they are said to print is what they print."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    """Return the fenced blocks of a language, in order."""
+    """The fenced blocks of a language, in order."""
     return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
 def statements() -> list[tuple[str, list[str]]]:
-    """Return each SQL statement of the README, with the output below it in comments."""
+    """Each SQL statement of the README with the output that stands below it as a comment."""
     found: list[tuple[str, list[str]]] = []
     for line in "\n".join(blocks("sql")).splitlines():
         if line.startswith("--"):
@@ -37,7 +37,7 @@ def statements() -> list[tuple[str, list[str]]]:
 
 
 def test_the_sql_prints_what_the_readme_shows(dsn: str, psql: Path) -> None:
-    """psql runs the statements in one session, and each prints the table below it."""
+    """Each statement, run by psql in one session, prints the table below it."""
     script = "\\pset footer off\n" + "".join(f"{statement}\n\\echo @\n" for statement, _ in statements())
     run = subprocess.run(
         [psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", dsn], input=script, capture_output=True, text=True, check=False
@@ -53,7 +53,7 @@ def test_the_sql_prints_what_the_readme_shows(dsn: str, psql: Path) -> None:
 def test_the_python_does_what_the_readme_says(
     dsn: str, conn: Connection, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The handlers in one block run the jobs that another block enqueues."""
+    """The handlers of the README run the jobs that its other block enqueues."""
     handlers, producer, more = blocks("python")
     registry = pgq.Handlers()
     tasks = ModuleType("tasks")
@@ -82,8 +82,8 @@ def test_the_python_does_what_the_readme_says(
     assert jobs(conn) == [(snoozed.id, "waiting", 0), (failed.id, "waiting", 1)]
 
 
-def test_the_readme_names_every_command() -> None:
-    """It names no other command."""
+def test_the_commands_are_those_of_the_program() -> None:
+    """Every command that the README names exists, and every command that exists is named."""
     listed = subprocess.run(
         [Path(sys.executable).with_name("pgq"), "--help"], capture_output=True, text=True, check=True, env=os.environ
     )
@@ -96,7 +96,7 @@ def test_the_readme_names_every_command() -> None:
 
 
 def test_every_function_is_in_the_reference(conn: psycopg.Connection[tuple[str]]) -> None:
-    """The table names every public function and view, and nothing else."""
+    """The table names every public function and view, and nothing that does not exist."""
     table = README.split("## Reference")[1].split("## What to know")[0]
     named = set(re.findall(r"\bpgq_[a-z_]+", "\n".join(line for line in table.splitlines() if line.startswith("|"))))
     there = conn.execute(
@@ -106,8 +106,8 @@ def test_every_function_is_in_the_reference(conn: psycopg.Connection[tuple[str]]
     assert named == {row[0] for row in there}
 
 
-def test_every_line_of_what_happens_when_is_backed_by_a_test() -> None:
-    """A marker of some test equals the beginning of each line, and no marker has another text."""
+def test_every_line_of_what_happens_is_backed_by_a_test() -> None:
+    """Some test is marked with its beginning, and no test with anything else."""
     section = README.split("## What happens when")[1].split("\n## ")[0]
     lines = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("|")]
     said = [line for line in lines if not line.startswith(("-", "when"))]
