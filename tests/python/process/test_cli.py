@@ -248,7 +248,7 @@ def test_grant_and_revoke_change_the_privileges_of_a_role(run: Run, conn: Connec
     try:
         run("grant", "clerk", "producer", "--queue", "a", "--queue", "b")
         run("grant", "clerk", "reader")
-        given = "SELECT what, queues FROM pgq_permission ORDER BY what"
+        given = "SELECT privilege, queues FROM pgq_permission ORDER BY privilege"
         assert conn.execute(given).fetchall() == [("producer", ["a", "b"]), ("reader", None)]
         run("revoke", "clerk", "producer", "--queue", "a")
         run("revoke", "clerk", "reader")

@@ -244,7 +244,7 @@ def test_an_upgrade_without_a_path_says_so(as_: As, extension: Path, monkeypatch
     monkeypatch.setattr(upgrading, "scripts", dict)
     with pytest.raises(NoPath) as caught:
         list(upgrade(owner))
-    monkeypatch.setattr(upgrading, "wanted", lambda: "0.0.9")
+    monkeypatch.setattr(upgrading, "driver_version", lambda: "0.0.9")
     with pytest.raises(NoPath) as caught:
         list(upgrade(owner))
     assert "pip install --upgrade pgq-jobs" in (caught.value.hint or "")

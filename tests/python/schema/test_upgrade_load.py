@@ -115,7 +115,7 @@ def test_an_upgrade_under_load_disturbs_no_caller(
         after, text = upgrading.scripts()[OLD]
         altered = extended(text, more)
         monkeypatch.setattr(upgrading, "scripts", lambda: {OLD: (after, altered)})
-        monkeypatch.setattr(upgrading, "wanted", lambda: after)
+        monkeypatch.setattr(upgrading, "driver_version", lambda: after)
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM pgq_waiting")
 

@@ -14,8 +14,7 @@ from support.paths import ROOT
 from support.threads import Thread
 
 from pgq import Handlers, Outdated, Queue, Worker
-from pgq.schema import upgrade as upgrading
-from pgq.version import check_version
+from pgq.version import check_version, parse_version
 
 CHANGELOG = re.findall(r"^## (\d+\.\d+\.\d+), (\S.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 STEPS = {tuple(path.stem.removeprefix("pgq--").split("--")) for path in (ROOT / "sql/upgrade").glob("*.sql")}
@@ -134,7 +133,7 @@ def test_a_command_refuses_sql_that_is_too_old(
         f"pgq: this driver is version {VERSION}, and the SQL in the database {RELEASED[0]}",
         "hint: Run pgq upgrade, with the same --dsn and --schema.",
     ]
-    assert outdated.execute("SELECT * FROM pgq_jobs").fetchall() == []
+    assert outdated.execute("SELECT * FROM pgq_job").fetchall() == []
     assert call(COMMAND, "--dsn", dsn, "version").split() == ["driver", VERSION, "SQL", RELEASED[0]]
     call(COMMAND, "--dsn", dsn, "upgrade")
     call(COMMAND, "--dsn", dsn, "stats")
@@ -150,14 +149,14 @@ def test_a_worker_does_not_start_on_sql_that_is_too_old(outdated: Connection, ds
             thread.result(10)
     finally:
         worker.stopping = True
-    assert outdated.execute("SELECT state, attempt FROM pgq_jobs").fetchall() == [("waiting", 0)]
+    assert outdated.execute("SELECT state, attempt FROM pgq_job").fetchall() == [("waiting", 0)]
 
 
 def test_newer_sql_works_with_an_older_driver(queue: Queue, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Versions are compared as numbers."""
     for version in ("0.1.0", "0.0.99", VERSION):
-        monkeypatch.setattr(upgrading, "wanted", lambda version=version: version)
+        monkeypatch.setattr("pgq.version.driver_version", lambda version=version: version)
         check_version(queue)
-    monkeypatch.setattr(upgrading, "wanted", lambda: "0.10.0")
+    monkeypatch.setattr("pgq.version.driver_version", lambda: "0.10.0")
     with pytest.raises(Outdated):
         check_version(queue)
