@@ -1,0 +1,163 @@
+"""The documentation is complete, agrees with the program, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import PurePosixPath
+
+import click
+import psycopg
+import pytest
+from sql_reference import PAGE, reference
+from support.database import Connection
+from support.pages import Page, cells, pages
+from support.paths import ROOT
+
+import pgq
+from pgq.cli import main
+from pgq.errors import BY_SQLSTATE
+
+README, HANDLERS, FAILURES = Page("README.md"), Page("docs/handlers.md"), Page("docs/failures.md")
+CONTRIBUTING, DESIGN = Page("CONTRIBUTING.md"), Page("docs/design.md")
+# What users of queues search for.
+WORDS = (
+    "backoff", "batch size", "cancel", "config", "connection", "dead letters", "dedup", "executor", "health",
+    "heartbeat", "lease", "listen", "logging", "metrics", "notify", "orphan", "permission", "poll", "register",
+    "rescue", "retry", "runner", "shutdown", "systemd", "timeout", "unique", "version",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in pages()])
+def test_links_lead_somewhere(page: Page) -> None:
+    """A relative link names a file, and a fragment one of its headings."""
+    broken = []
+    for link in page.links():
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, fragment = link.partition("#")
+        target = Page(str((page.path.parent / path).resolve().relative_to(ROOT.resolve()))) if path else page
+        if not target.path.exists() or (fragment and fragment not in target.anchors()):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in pages()])
+def test_a_page_has_one_title(page: Page) -> None:
+    """It is the first line."""
+    assert re.findall(r"^# .*$", page.prose, flags=re.MULTILINE) == [page.text.splitlines()[0]]
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    """No page of docs/ is out of reach."""
+    assert {page.name for page in pages() if page.name.startswith("docs/")} <= set(README.links())
+
+
+def test_the_sql_reference_is_that_of_the_build(conn: Connection) -> None:
+    """After a change to a comment or a signature, run tools/sql_reference.py."""
+    conn.execute("CREATE SCHEMA reference")
+    conn.execute("SET search_path = reference")
+    conn.execute((ROOT / "build/pgq.sql").read_bytes())
+    assert PAGE.read_text(encoding="utf-8") == reference(conn)
+
+
+def test_the_pages_name_only_functions_and_views_that_exist(conn: psycopg.Connection[tuple[str]]) -> None:
+    """Names of schemas and of reserved tables aside."""
+    there = {
+        row[0]
+        for row in conn.execute(
+            "SELECT proname::text FROM pg_proc WHERE proname ~ '^_?pgq_' UNION ALL "
+            "SELECT relname::text FROM pg_class WHERE relname ~ '^_?pgq_'"
+        )
+    }
+    named = {name for page in pages() for name in re.findall(r"(?<![\w.{])_?pgq_[a-z_]*[a-z]\b(?![.*…])", page.text)}
+    assert named - there == {"pgq_blocked", "pgq_running_batch"}
+
+
+def test_the_readme_names_every_command() -> None:
+    """It names no other command."""
+    shell = next(block for block in README.blocks("sh") if "pgq install" in block)
+    named = set(re.findall(r"^pgq ([a-z]+)", shell, flags=re.MULTILINE))
+    also = re.search(r"# also: (.*)$", shell, flags=re.MULTILINE)
+    assert also is not None
+    assert named | set(also[1].split(", ")) == {name for name, command in main.commands.items() if not command.hidden}
+
+
+def test_the_page_of_handlers_names_every_option_of_the_worker() -> None:
+    """It names no other option, and their defaults are those of the program."""
+    worker = main.commands["worker"]
+    options = {
+        option.opts[0]: option
+        for option in worker.params
+        if isinstance(option, click.Option) and not option.hidden and option.opts[0] != "--help"
+    }
+    table = HANDLERS.section("The worker")
+    assert [name.strip("`") for name in cells(table)] == list(options)
+    for name, default in zip(cells(table), cells(table, 1), strict=True):
+        option = options[name.strip("`")]
+        if default and name != "`--name`":
+            shown = option.default[0] if isinstance(option.default, tuple) else option.default
+            assert default.strip("`") == str(shown), name
+
+
+def test_the_page_of_handlers_names_every_error() -> None:
+    """A class stands beside the SQLSTATEs that raise it."""
+    table = HANDLERS.section("Errors")
+    told = dict(zip(cells(table), cells(table, 1), strict=True))
+    raised: dict[str, list[str]] = {
+        f"`pgq.{name}`": []
+        for name in pgq.__all__
+        if isinstance(one := getattr(pgq, name), type) and issubclass(one, pgq.Error) and one is not pgq.Error
+    }
+    for sqlstate, error in BY_SQLSTATE.items():
+        raised[f"`pgq.{error.__name__}`"].append(sqlstate)
+    assert told == {name: ", ".join(sqlstates) for name, sqlstates in raised.items() if name in told}
+    assert {name for name in raised if raised[name]} <= told.keys()
+
+
+def test_every_row_of_what_happens_when_is_backed_by_a_test() -> None:
+    """A marker of some test equals the first cell of each row, and no marker has another text."""
+    said = cells(FAILURES.text)
+    marked = {
+        when
+        for path in (ROOT / "tests/python").glob("*/test_*.py")
+        for when in re.findall(r'^@pytest\.mark\.happens\("(.*)"\)$', path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert len(said) == len(set(said)) > 20
+    assert marked == set(said)
+
+
+def path_ends() -> set[str]:
+    """Return the ends of the paths of all files and folders of the repository, whole names only."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [PurePosixPath(line) for line in listed.splitlines() if (ROOT / line).exists()]
+    paths = {*files, *(parent for file in files for parent in file.parents)}
+    return {"/".join(path.parts[n:]) for path in paths for n in range(len(path.parts))}
+
+
+def test_the_map_names_files_that_exist() -> None:
+    """A name on the map is the end of a path, so that files may move to another folder."""
+    named = re.findall(r"`([\w./]+(?:\.py|\.sql|\.control|/))`", CONTRIBUTING.text.split("## Run tests")[0])
+    assert len(named) > 80
+    assert {name.rstrip("/") for name in named} - path_ends() == set()
+
+
+def test_the_map_names_every_stage() -> None:
+    """Each SQL file, or the range from one to another, is on it."""
+    sources = sorted(path.name for path in (ROOT / "sql").glob("[1-9]*.sql"))
+    column = " ".join(cells(CONTRIBUTING.section("Find your way"), 1))
+    ranges = re.findall(r"`(\d\d_\w+\.sql)`(?: to `(\d\d_\w+\.sql)`)?", column)
+    mapped = {name for name in sources for first, last in ranges if first <= name <= (last or first)}
+    assert sorted(mapped) == sources
+
+
+def test_the_map_names_what_a_stranger_looks_for() -> None:
+    """Each word leads to a file, or to the reason why there is none."""
+    listed = {word for cell in cells(CONTRIBUTING.section("Where is it?")) for word in cell.split(", ")}
+    assert set(WORDS) <= listed
+
+
+def test_the_glossary_has_each_term_once() -> None:
+    """It decides about names, so it cannot say two things."""
+    terms = re.findall(r"\*\*(.+?)\*\*", " ".join(cells(DESIGN.section("Glossary"))))
+    assert len(terms) == len(set(terms)) > 30
