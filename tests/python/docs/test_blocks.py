@@ -184,13 +184,14 @@ def run_command(command: str, directory: Path) -> str:
     """Run a command of a page and return what it prints. Fails unless its exit code is 0."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     environment["PATH"] = f"{PROGRAMS}{os.pathsep}{environment['PATH']}"
-    program, *arguments = shlex.split(command)
+    # The environment of the tests may be another one than .venv.
+    program, *arguments = [re.sub(r"^\.venv/bin", str(PROGRAMS), word) for word in shlex.split(command)]
     if program == "make":
-        program, arguments, directory = "make", ["--dry-run", *arguments], ROOT
-    elif program.startswith(".venv/bin/"):
-        program, directory = str(PROGRAMS / Path(program).name), ROOT
-        if program.endswith("pytest"):
-            arguments += ["--collect-only"]
+        arguments.insert(0, "--dry-run")
+    elif program.endswith("/pytest"):
+        arguments.append("--collect-only")
+    if program == "make" or ".venv" in command:
+        directory = ROOT
     if "pgq worker" in command:
         return run_until_served([program, *arguments], directory, environment)
     run = subprocess.run(
