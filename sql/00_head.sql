@@ -2,21 +2,38 @@
 --
 -- A job lives in exactly one of three tables, and the table is its state:
 --
---   pgq_waiting   ripe now, or later at ripe_at
---   pgq_running   claimed by a worker, under a token and until a lease runs out
---   pgq_ended     dead, cancelled, or done with a result that somebody wants to read
+--   pgq_waiting   ripe now, or from ripe_at on
+--   pgq_running   claimed by a worker, under a token, until a lease ends
+--   pgq_ended     dead, cancelled, or done with a result
 --
 -- It keeps its id on the way:
 --
---   pgq_enqueue --> waiting -- pgq_claim --> running -- pgq_complete --> (gone, or ended as done)
+--   pgq_enqueue --> waiting -- pgq_claim --> running -- pgq_complete --> deleted, or ended as done
 --                      ^                        |
---                      +-- pgq_fail, pgq_snooze, pgq_release, expired lease
+--                      +------------------------+-- pgq_fail, pgq_snooze, pgq_release, or the lease ends
 --                      |                        +-- retries used up --> ended as dead
---                      +-- pgq_retry <-------------------------------- ended
+--                      |                        +-- pgq_cancel, pgq_cancel_claimed --> ended as cancelled
+--                      +-- pgq_retry <------------- ended as dead or cancelled
 --
--- Whatever returns to waiting inserts with ON CONFLICT (signature) DO NOTHING: where a twin is waiting
--- already, the two merge. A claim hands out a token; every verb that touches a running job wants it back,
--- so a worker that has lost its lease changes nothing.
+-- A claim returns a token, and every call about a running job must present it: a worker that has lost its lease
+-- changes nothing. Every way back to waiting inserts with ON CONFLICT (signature) DO NOTHING: if a twin is waiting,
+-- the two jobs merge into one.
 --
--- All of it goes into one schema, the first of the search path. Every function is SECURITY DEFINER or
--- reads no table, pins that schema as its search path, and can be executed only by whom pgq_grant names.
+-- Three tables stand beside the jobs: pgq_worker_session (registered workers; a job whose worker is gone goes back
+-- before its lease ends), pgq_permission (the queues that a role may use), and pgq_head (where in a queue a claim
+-- starts to read). The views pgq_jobs, pgq_workers and pgq_stats show them to operators.
+--
+-- All of it is in one schema, the first of the search path at the installation. Each function that needs a search
+-- path pins that schema. Public functions are SECURITY DEFINER where they use a table, except pgq_grant and
+-- pgq_revoke, and no role but the owner may execute them until pgq_grant says so.
+--
+-- The parts follow in the order of a job's life:
+--
+--   10-13  what all share: clock, signature, access by queue, checks of values
+--   20-24  tables: waiting, running, ended, worker sessions, heads
+--   30-34  enqueue: the checks, one job, duplicates, many jobs
+--   40-43  claim: the checks, the heads and how they move, pgq_claim
+--   50-53  the end of an attempt: transitions, complete and hold, fail and cancel, extend and snooze and release
+--   60-63  workers: waking, presence, rescue of lost jobs, what is left to do
+--   70-72  operators: views, cancel and retry, purge
+--   80-90  privileges: what each consists of, grant and revoke, and none for PUBLIC

@@ -6,7 +6,8 @@ CREATE FUNCTION pgq_now() RETURNS timestamptz
     RETURN clock_timestamp();
 
 COMMENT ON FUNCTION pgq_now() IS
-    'The clock that every function of pgq reads: the server''s own. A test kit may swap the body to travel in time.';
+    'Return the current time of the server. Every function of pgq reads the clock through this one, so a test kit can '
+    'replace the body to set the time.';
 
 
 CREATE FUNCTION pgq_version() RETURNS text
@@ -15,4 +16,4 @@ CREATE FUNCTION pgq_version() RETURNS text
     RETURN '@VERSION@';
 
 COMMENT ON FUNCTION pgq_version() IS
-    'The version of the installed SQL.';
+    'Return the version of the installed SQL, such as 0.3.0.';

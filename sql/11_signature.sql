@@ -1,11 +1,11 @@
--- What makes two jobs twins.
+-- The signature: what makes two jobs twins.
 
--- The generated column pgq_waiting.signature calls this: another body would leave the stored values of the
--- rows that are waiting behind, and their twins would no longer be found.
+-- The generated column pgq_waiting.signature calls this function. A changed body would leave the stored signatures of
+-- waiting jobs as they are, and their twins would no longer be found.
 --
--- The separators make the text unambiguous, because _pgq_validate refuses them in queue and kind; 'a' and 'k'
--- keep a key from passing for arguments. The queue takes part so that nobody can suppress the jobs of a queue
--- by planting their twins in another one.
+-- The separators make the text unambiguous, because _pgq_validate refuses them in queue and kind; the letters a and k
+-- keep a key from being mistaken for args. The queue is part of it so that no role can suppress the jobs of a queue by
+-- planting their twins in another one.
 CREATE FUNCTION _pgq_signature(queue text, kind text, args jsonb, dedup_key text) RETURNS uuid
     LANGUAGE sql
     IMMUTABLE
@@ -14,4 +14,5 @@ CREATE FUNCTION _pgq_signature(queue text, kind text, args jsonb, dedup_key text
     )::uuid;
 
 COMMENT ON FUNCTION _pgq_signature(text, text, jsonb, text) IS
-    'What makes two jobs twins: MD5 over queue, kind, and the dedup key or else the arguments.';
+    'Return what makes two jobs twins: the MD5 over queue, kind and dedup_key, or over queue, kind and args if '
+    'dedup_key is NULL.';

@@ -1,13 +1,14 @@
--- Who may use which queues.
+-- Access by queue.
 --
--- EXECUTE is the first gate: PostgreSQL itself keeps out who was granted nothing. The second is the row that pgq_grant
--- writes beside it, and it is for the functions to ask, because they act with the rights of the owner and see all queues.
+-- EXECUTE is the first gate: PostgreSQL refuses a role that was granted nothing. The row that pgq_grant writes in
+-- pgq_permission is the second. The functions must check it themselves: as SECURITY DEFINER they can see every queue.
 --
--- Whom a function acts for is what the session says: the role of SET ROLE, or else the one it was opened for. A role
--- between the two, the owner of a SECURITY DEFINER function that calls pgq, cannot be told from inside, so it lends
--- nobody its queues. Membership counts as PostgreSQL counts it: that of a role that inherits.
+-- The role that counts is that of SET ROLE, or else the role of the session. A role in between, the owner of a SECURITY
+-- DEFINER function that calls pgq, cannot be told from inside, so its queues do not count. Membership counts as it does
+-- in PostgreSQL: only where the member inherits.
 
--- By oid, because a role that is renamed keeps its rights and one that is dropped and made again does not get them back.
+-- Roles are stored by oid: a renamed role keeps its queues, and a role that is dropped and created again does not get
+-- them back.
 CREATE TABLE pgq_permission (
     privilege text    NOT NULL,
     role      regrole NOT NULL,
@@ -18,10 +19,12 @@ CREATE TABLE pgq_permission (
     CONSTRAINT pgq_permission_privilege_check CHECK (privilege IN ('producer', 'worker', 'admin', 'reader'))
 );
 
-COMMENT ON TABLE pgq_permission IS 'Which queues a role may use, beside its privileges; written by pgq_grant and pgq_revoke.';
-COMMENT ON COLUMN pgq_permission.privilege IS 'producer, worker, admin or reader.';
-COMMENT ON COLUMN pgq_permission.role IS 'The role; its members, too, if they inherit.';
-COMMENT ON COLUMN pgq_permission.queues IS 'The queues; NULL: all.';
+COMMENT ON TABLE pgq_permission IS
+    'The queues that a role may use with each of its privileges; written by pgq_grant and pgq_revoke.';
+COMMENT ON COLUMN pgq_permission.privilege IS 'The privilege: producer, worker, admin or reader.';
+COMMENT ON COLUMN pgq_permission.role IS
+    'The role that was granted the privilege; roles that inherit from it have it, too.';
+COMMENT ON COLUMN pgq_permission.queues IS 'The queues in which the role has the privilege; NULL: all.';
 
 
 CREATE FUNCTION _pgq_calling_role() RETURNS name
@@ -30,13 +33,13 @@ CREATE FUNCTION _pgq_calling_role() RETURNS name
     RETURN CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END;
 
 COMMENT ON FUNCTION _pgq_calling_role() IS
-    'The role that a function which acts with the rights of the owner is acting for.';
+    'Return the role on whose behalf a SECURITY DEFINER function runs: that of SET ROLE, or else that of the session.';
 
 
 -- A security barrier. PostgreSQL evaluates an index expression or a materialized view with the rights of the table's
--- owner in the session of the role that analyzes, reindexes or refreshes the table, autovacuum included: without the
--- barrier, a call of pgq planted there would run with the queues of that session's role. UNLISTEN of a channel that has
--- no listener changes nothing, but PostgreSQL refuses it (42501) in these places and in no others.
+-- owner, but in the session of the role that analyzes, reindexes or refreshes the table, autovacuum included. Without
+-- the barrier, a call of pgq planted there would run with the queues of that session's role. UNLISTEN of a channel that
+-- has no listener changes nothing, but PostgreSQL refuses it (42501) in these places and in no others.
 CREATE FUNCTION _pgq_refuse_in_maintenance() RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -47,8 +50,8 @@ END
 $_pgq_refuse_in_maintenance$;
 
 COMMENT ON FUNCTION _pgq_refuse_in_maintenance() IS
-    'Raise 42501 inside an index expression or a materialized view, where PostgreSQL runs code of a table''s owner in the '
-    'session of another role.';
+    'Raise 42501 inside an index expression or a materialized view, where PostgreSQL runs code of a table''s owner in '
+    'the session of another role. Returns nothing.';
 
 
 -- Looked up once per call, so that the filter by queue costs the same for one job or a thousand.
@@ -81,10 +84,11 @@ END
 $_pgq_allowed_queues$;
 
 COMMENT ON FUNCTION _pgq_allowed_queues(text) IS
-    'The queues that the caller is limited to as a producer, worker, admin or reader; NULL: he may use all.';
+    'Return the queues that the calling role may use with a privilege (producer, worker, admin or reader); NULL means '
+    'all. Raises 42501 where _pgq_refuse_in_maintenance does.';
 
 
--- To be called before anything is looked up or locked: the answer must not depend on what there is.
+-- Call it before anything is looked up or locked: the error must not depend on which jobs there are.
 CREATE FUNCTION _pgq_raise_denied(queue text, privilege text) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -92,10 +96,10 @@ AS $_pgq_raise_denied$
 BEGIN
     RAISE EXCEPTION 'role "%" may not use queue "%" as %', _pgq_calling_role(), left(queue, 200), privilege
         USING ERRCODE = 'insufficient_privilege',
-              HINT = format('The owner of pgq can change that: SELECT pgq_grant(%L, %L, ARRAY[%L]).',
+              HINT = format('Ask the owner of pgq to run SELECT pgq_grant(%L, %L, ARRAY[%L]).',
                             _pgq_calling_role(), privilege, left(queue, 200));
 END
 $_pgq_raise_denied$;
 
 COMMENT ON FUNCTION _pgq_raise_denied(text, text) IS
-    'Raise 42501: the caller may not use the queue as a producer, worker or admin.';
+    'Raise 42501: the calling role may not use a queue with a privilege (producer, worker or admin).';

@@ -1,4 +1,5 @@
--- Checks of values that several calls share. Expressions, so that they are inlined; NULL for NULL.
+-- Checks of values that several functions share. They are SQL expressions, so that PostgreSQL inlines them; NULL gives
+-- NULL.
 
 CREATE FUNCTION _pgq_is_name(name text) RETURNS boolean
     LANGUAGE sql
@@ -6,7 +7,8 @@ CREATE FUNCTION _pgq_is_name(name text) RETURNS boolean
     RETURN octet_length(name) BETWEEN 1 AND 200 AND strpos(name, E'\x1f') = 0;
 
 COMMENT ON FUNCTION _pgq_is_name(text) IS
-    'Whether a text can be the name of a queue or kind: 1 to 200 bytes without the separator of signatures, U+001F.';
+    'Return whether a text can be the name of a queue or kind: 1 to 200 bytes without U+001F, the separator in '
+    'signatures.';
 
 
 -- Months and days of opposite signs can make an interval that is small when compared, but large or negative when added.
@@ -16,4 +18,5 @@ CREATE FUNCTION _pgq_is_in_range(span interval, at timestamptz, longest interval
     RETURN span BETWEEN interval '0' AND longest AND at + span BETWEEN at AND at + longest;
 
 COMMENT ON FUNCTION _pgq_is_in_range(interval, timestamptz, interval) IS
-    'Whether an interval is neither negative nor longer than longest, both by itself and when it is added to a time.';
+    'Return whether an interval is neither negative nor longer than longest, both when compared and when added to a '
+    'time.';

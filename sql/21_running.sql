@@ -1,4 +1,4 @@
--- Jobs that a worker has claimed, each under its token and until its lease runs out.
+-- Jobs that a worker has claimed, each under its token and until its lease ends.
 
 CREATE TABLE pgq_running (
     id          bigint      NOT NULL,
@@ -25,7 +25,7 @@ CREATE TABLE pgq_running (
 
     CONSTRAINT pgq_running_check CHECK (isfinite(lease_until))
 )
--- Rows live for one attempt: vacuum as early as for pgq_waiting.
+-- A row lives for one attempt: vacuum as early as pgq_waiting.
 WITH (
     fillfactor = 90,
     autovacuum_vacuum_scale_factor = 0.01,
@@ -37,17 +37,19 @@ WITH (
 
 CREATE INDEX pgq_running_lease ON pgq_running (lease_until);
 
--- A token is the time of the claim in microseconds, and ten bits of this sequence. Nothing else about a claim is unique: a
--- retry by hand starts the attempts again, and two workers may share a name. Nor is the sequence by itself: a crash sets
--- it back, when the claims that did not wait for the disk are lost.
+-- A token consists of the time of the claim in microseconds and ten bits of this sequence. Nothing else identifies a
+-- claim: pgq_retry counts attempts from the start again, and two workers may share a name. Nor is the sequence alone
+-- unique: a crash can lose claims that committed without waiting for the disk, and sets the sequence back with them.
 CREATE SEQUENCE pgq_token AS bigint;
 
-COMMENT ON TABLE pgq_running IS 'Jobs that a worker has claimed. Columns as in pgq_waiting, and the claim''s own.';
-COMMENT ON COLUMN pgq_running.token IS 'Names this one claim; whoever acts on the job must show it.';
-COMMENT ON COLUMN pgq_running.lease_until IS 'When the worker loses the job, unless it is done with it or extends the lease.';
-COMMENT ON COLUMN pgq_running.worker IS 'What the worker called itself at the claim; NULL: nothing.';
+COMMENT ON TABLE pgq_running IS 'Jobs that a worker has claimed. The columns of pgq_waiting, and those of the claim.';
+COMMENT ON COLUMN pgq_running.token IS 'Number that names this claim; every call about the job must present it.';
+COMMENT ON COLUMN pgq_running.lease_until IS
+    'When the worker loses the job, unless it has ended the attempt or extended the lease.';
+COMMENT ON COLUMN pgq_running.worker IS 'Name under which the worker has claimed the job; NULL: it gave none.';
 COMMENT ON COLUMN pgq_running.claimed_at IS 'When the job was claimed.';
-COMMENT ON SEQUENCE pgq_token IS 'Tells the claims of one moment apart.';
+COMMENT ON SEQUENCE pgq_token IS
+    'Source of the low ten bits of tokens, which tell claims of the same microsecond apart.';
 
 -- As in pgq_waiting.
 ALTER TABLE pgq_running ALTER COLUMN args SET STORAGE EXTERNAL;

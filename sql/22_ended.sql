@@ -1,4 +1,4 @@
--- Jobs that are over: dead, cancelled, or done with a result.
+-- Jobs that have ended: dead, cancelled, or done with a result.
 
 CREATE TABLE pgq_ended (
     id          bigint      NOT NULL,
@@ -29,10 +29,13 @@ CREATE TABLE pgq_ended (
 
 CREATE INDEX pgq_ended_ended_at ON pgq_ended (ended_at);
 
-COMMENT ON TABLE pgq_ended IS 'Jobs that are over, until pgq_purge removes them. Columns as in pgq_waiting, and the end''s own.';
-COMMENT ON COLUMN pgq_ended.outcome IS 'dead (retries used up, or not worth one), cancelled (by an operator or a worker), or done (completed with a result).';
-COMMENT ON COLUMN pgq_ended.result IS 'What pgq_complete was given; NULL unless done.';
-COMMENT ON COLUMN pgq_ended.worker IS 'The worker of the last attempt; NULL: none, or one without a name.';
+COMMENT ON TABLE pgq_ended IS
+    'Jobs that have ended, until pgq_purge deletes them. The columns of pgq_waiting, and those of the end.';
+COMMENT ON COLUMN pgq_ended.outcome IS
+    'dead (retries used up, or failed for good), cancelled (by an operator or its worker), or done (with a result).';
+COMMENT ON COLUMN pgq_ended.result IS 'Result that was given to pgq_complete; NULL unless done.';
+COMMENT ON COLUMN pgq_ended.worker IS
+    'Worker of the last attempt; NULL: it gave no name, or the job was cancelled while it waited.';
 COMMENT ON COLUMN pgq_ended.ended_at IS 'When the job ended.';
 
 -- As in pgq_waiting.

@@ -1,9 +1,8 @@
--- Workers that have said so, each for as long as the session in which it did.
+-- Registered workers, each present for as long as the session that registered it.
 --
--- Whether a worker is there is not written down, for a worker that is killed writes nothing: its session holds an advisory
--- lock, exclusively, whose key is the oid of this table and the number of the row. The row itself is written when the
--- worker comes and when it goes. There is no heartbeat: a row that is updated all the time would grow a chain of dead
--- versions.
+-- Presence is not stored, because a worker that is killed cannot write: the session holds an exclusive advisory lock,
+-- whose key is the oid of this table and the number of the row. The row is written only when the worker registers, is
+-- found gone, or leaves. There is no heartbeat: a row that is updated all the time would grow a chain of dead versions.
 
 CREATE TABLE pgq_worker_session (
     name           text        NOT NULL,
@@ -19,13 +18,15 @@ CREATE TABLE pgq_worker_session (
     CONSTRAINT pgq_worker_session_number_key UNIQUE (number)
 );
 
-COMMENT ON TABLE pgq_worker_session IS 'Workers that have registered and did not leave.';
-COMMENT ON COLUMN pgq_worker_session.name IS 'What the worker calls itself at its claims; of one process, and of no later one.';
-COMMENT ON COLUMN pgq_worker_session.number IS 'Second part of the key of the lock that its session holds.';
-COMMENT ON COLUMN pgq_worker_session.queues IS 'Queues that it serves.';
-COMMENT ON COLUMN pgq_worker_session.host IS 'Where it runs, as it says itself; NULL: it does not say.';
-COMMENT ON COLUMN pgq_worker_session.pid IS 'Its process there, likewise.';
-COMMENT ON COLUMN pgq_worker_session.registered_at IS 'When it registered first.';
-COMMENT ON COLUMN pgq_worker_session.gone_at IS 'When somebody noticed that its session is gone; NULL: nobody has.';
-COMMENT ON COLUMN pgq_worker_session.allowed_queues IS 'Queues whose jobs it may hold, as far as its role is limited to some; NULL: all.';
-COMMENT ON SEQUENCE pgq_worker_session_number IS 'Numbers the workers.';
+COMMENT ON TABLE pgq_worker_session IS 'Workers that have registered and not left.';
+COMMENT ON COLUMN pgq_worker_session.name IS
+    'Name under which the worker claims; no other process has it, at any time.';
+COMMENT ON COLUMN pgq_worker_session.number IS
+    'Second part of the key of the advisory lock that the worker''s session holds.';
+COMMENT ON COLUMN pgq_worker_session.queues IS 'Queues that the worker serves.';
+COMMENT ON COLUMN pgq_worker_session.host IS 'Host of the worker, as it reports itself; NULL: not reported.';
+COMMENT ON COLUMN pgq_worker_session.pid IS 'Process id of the worker on that host; NULL: not reported.';
+COMMENT ON COLUMN pgq_worker_session.registered_at IS 'When the worker first registered under this name.';
+COMMENT ON COLUMN pgq_worker_session.gone_at IS 'When the worker''s session was found gone; NULL: it was not.';
+COMMENT ON COLUMN pgq_worker_session.allowed_queues IS 'Queues that the role of the worker may use; NULL: all.';
+COMMENT ON SEQUENCE pgq_worker_session_number IS 'Source of the numbers of workers.';

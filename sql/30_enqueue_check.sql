@@ -1,7 +1,6 @@
--- Check the values of a job that is to be enqueued.
+-- Check the values of a job before it is enqueued.
 
--- NULL for a job that is fine, otherwise SQLSTATE, message and hint. An expression, so that it is inlined into
--- the set-based check of pgq_enqueue_many as well.
+-- An expression, so that PostgreSQL inlines it, in the check of a whole array by pgq_enqueue_many, too.
 CREATE FUNCTION _pgq_validate(
     kind text,
     args jsonb,
@@ -21,7 +20,7 @@ CREATE FUNCTION _pgq_validate(
     STABLE
     RETURN CASE
         WHEN kind IS NULL THEN
-            ARRAY['22004', 'kind is null', 'Name the kind of work; a worker finds its handler by it.']
+            ARRAY['22004', 'kind is null', 'Name the kind of work, by which a worker finds its handler.']
         WHEN NOT _pgq_is_name(kind) THEN
             ARRAY['22023', format('kind "%s" is not a name', left(kind, 200)), 'Use 1 to 200 bytes without the character U+001F.']
         WHEN queue IS NULL THEN
@@ -42,7 +41,7 @@ CREATE FUNCTION _pgq_validate(
         WHEN priority NOT BETWEEN 0 AND 9 THEN
             ARRAY['22023', format('priority %s is out of range', priority), 'Give a number from 0 (first) to 9 (last).']
         WHEN max_retries < 0 THEN
-            ARRAY['22023', format('max_retries %s is negative', max_retries), 'Give 0 for a job that has one attempt only.']
+            ARRAY['22023', format('max_retries %s is negative', max_retries), 'Give 0 for a job with a single attempt.']
         WHEN backoff NOT BETWEEN interval '0' AND interval '100 years' THEN
             ARRAY['22023', format('backoff %s is out of range', backoff), 'Give an interval from 0 to 100 years.']
         WHEN backoff_cap NOT BETWEEN interval '0' AND interval '100 years' THEN
@@ -52,8 +51,9 @@ CREATE FUNCTION _pgq_validate(
         WHEN on_duplicate NOT IN ('keep', 'replace', 'soonest', 'error') THEN
             ARRAY['22023', format('on_duplicate "%s" is unknown', left(on_duplicate, 200)), 'Use keep, replace, soonest or error.']
         WHEN jsonb_typeof(context) <> 'object' OR octet_length(context::text) > 8192 THEN
-            ARRAY['22023', 'context is not an object of at most 8192 bytes', 'Pass what is needed to continue a trace, or NULL.']
+            ARRAY['22023', 'context is not an object of at most 8192 bytes', 'Pass a small JSON object, such as a trace to continue, or NULL.']
     END;
 
 COMMENT ON FUNCTION _pgq_validate(text, jsonb, text, timestamptz, interval, integer, integer, interval, interval, text, text, jsonb, timestamptz) IS
-    'What is wrong with a job to be enqueued: SQLSTATE, message and hint, or NULL.';
+    'Check the values of a job to be enqueued. Returns SQLSTATE, message and hint of the first error, or NULL for a '
+    'valid job.';

@@ -44,7 +44,7 @@ BEGIN
     v_id := nextval('pgq_job_id');
     v_ripe_at := coalesce(ripe_at, v_now + delay, v_now);
 
-    -- Once round, unless the twin is claimed between the two statements: then there is none, and the job is new.
+    -- One pass, unless a worker claims the twin between the two statements: then the job is new after all.
     LOOP
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
@@ -59,7 +59,7 @@ BEGIN
         IF FOUND THEN
             pgq_enqueue.id := v_id;
             created := true;
-            -- Assigned, because PERFORM would cost a statement.
+            -- An assignment, because PERFORM would execute a statement.
             v_awake := v_ripe_at > v_now OR NOT _pgq_wake(queue);
             RETURN;
         END IF;
@@ -76,7 +76,7 @@ BEGIN
               AND w.ripe_at > v_ripe_at;
         END IF;
 
-        -- The claim skips a locked row: the twin starts after this transaction has committed, and sees its writes.
+        -- A claim skips locked rows: the twin starts after this transaction has committed, and sees what it wrote.
         SELECT w.id INTO pgq_enqueue.id
         FROM pgq_waiting AS w
         WHERE w.signature = v_signature
@@ -86,7 +86,7 @@ BEGIN
             IF on_duplicate = 'error' THEN
                 RAISE EXCEPTION 'job % is waiting already with this signature', id
                     USING ERRCODE = 'PGQ04',
-                          HINT = 'Leave on_duplicate at keep to be answered with the id of that job instead.';
+                          HINT = 'Use on_duplicate => ''keep'' to get the id of that job instead.';
             END IF;
             created := false;
             v_awake := v_ripe_at > v_now OR on_duplicate = 'keep' OR NOT _pgq_wake(queue);
@@ -97,10 +97,12 @@ END
 $pgq_enqueue$;
 
 COMMENT ON FUNCTION pgq_enqueue(text, jsonb, text, timestamptz, interval, integer, integer, interval, interval, boolean, text, text, jsonb) IS
-    'Enqueue a job as part of your transaction; answers with its id and created = true. Where a job with the same '
-    'queue, kind and dedup_key (or args, without a key) waits already, no second one is made: the answer is its id '
-    'and created = false, and on_duplicate decides: keep it, replace its args, ripe_at and priority, give it the '
-    'soonest ripe_at of the two, or raise error PGQ04. context is an object that its worker is handed beside args, such '
-    'as a trace to continue; it has no part in what makes twins. NULL for ripe_at and delay means now, NULL for kind, '
-    'args or queue is refused (22004), any other NULL means the default. Bad values raise 22023, 22008 or 54000, a queue '
-    'that your role may not use 42501.';
+    'Enqueue a job in the transaction of the caller. Returns its id and created = true. If a job with the same queue, '
+    'kind and dedup_key (or args, without a key) is already waiting, returns the id of that job and created = false, '
+    'and on_duplicate decides: keep leaves it as it is, replace takes the new args, ripe_at and priority, soonest '
+    'takes the earlier ripe_at, error raises PGQ04. With dedup false the job neither is nor has a duplicate. ripe_at '
+    'or delay says from when on a worker may claim the job; priority 0 is claimed first, 9 last. context is a JSON '
+    'object that the worker gets beside args, such as a trace to continue; it has no part in what makes duplicates. '
+    'NULL for ripe_at and delay means now, NULL for dedup_key that args decide, NULL for kind, args or queue raises '
+    '22004, NULL for another argument means its default. Raises 22023, 22008 or 54000 for a bad value, 42501 for a '
+    'queue that the calling role may not use.';

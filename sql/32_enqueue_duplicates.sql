@@ -1,10 +1,10 @@
--- What the duplicates in an array do to the jobs that wait already.
+-- What the duplicates in an array do to the jobs that are already waiting.
 --
--- Twins are changed and locked in the order of their signatures: two calls wait for each other, but never in a circle. A
--- subquery that locks is never turned into a join, so each twin is looked up in the index of the signature, whatever the
--- statistics say about a table that is empty one minute and full the next.
+-- Twins are changed and locked in the order of their signatures, so two calls may wait for each other, but never
+-- deadlock. A subquery that locks is never turned into a join, so each twin is looked up in the index of signatures,
+-- whatever the statistics say about a table that is empty one minute and full the next.
 
--- Several duplicates of one job fold into one change: the last "replace" counts, and each "soonest" after it.
+-- Several duplicates of one job amount to one change: that of the last "replace" and of each "soonest" after it.
 CREATE FUNCTION _pgq_update_duplicates(jobs pgq_waiting[], policies text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -27,7 +27,7 @@ BEGIN
             FROM ROWS FROM (unnest(jobs), unnest(policies)) WITH ORDINALITY AS j
             CROSS JOIN LATERAL (SELECT w.id FROM pgq_waiting AS w WHERE w.signature = j.signature OFFSET 0) AS twin
             WHERE j.unnest IN ('replace', 'soonest')
-              AND j.id <> twin.id  -- what was made just now is as it should be
+              AND j.id <> twin.id  -- a job that this call has inserted needs no change
         ) AS d
         GROUP BY d.signature
         ORDER BY d.signature
@@ -43,7 +43,8 @@ END
 $_pgq_update_duplicates$;
 
 COMMENT ON FUNCTION _pgq_update_duplicates(pgq_waiting[], text[]) IS
-    'Apply the duplicates that replace their twin, or want it sooner, to the jobs that are waiting.';
+    'Update waiting jobs as their duplicates in an array ask for: with replace their args, priority and ripe_at, with '
+    'soonest an earlier ripe_at. Returns nothing.';
 
 
 CREATE FUNCTION _pgq_resolve_duplicates(jobs pgq_waiting[], policies text[]) RETURNS bigint[]
@@ -62,7 +63,7 @@ BEGIN
             PERFORM _pgq_update_duplicates(jobs, policies);
         END IF;
 
-        -- As in pgq_enqueue: the lock keeps each twin from starting before this transaction has committed.
+        -- As in pgq_enqueue, the lock keeps each twin from starting before this transaction has committed.
         SELECT array_agg(coalesce(twin.id, j.id) ORDER BY j.ordinality),
                bool_and(twin.id IS NOT NULL OR NOT j.dedup)
         INTO v_ids, v_complete
@@ -78,7 +79,7 @@ BEGIN
             RETURN v_ids;
         END IF;
 
-        -- A twin was claimed before it could be locked: then its duplicate is a job of its own.
+        -- A worker has claimed a twin before it could be locked: its duplicate is a new job after all.
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
             enqueued_at, errors, context
@@ -94,5 +95,6 @@ END
 $_pgq_resolve_duplicates$;
 
 COMMENT ON FUNCTION _pgq_resolve_duplicates(pgq_waiting[], text[]) IS
-    'The ids of the jobs that now wait for these: their own where they were inserted, otherwise those of their twins, '
-    'changed as their policies say and locked until the end of the transaction.';
+    'Apply the policies of jobs that were inserted only where no twin was waiting, and lock the twins until the end '
+    'of the transaction. Returns for each job, in order, the id of the job that now waits for it: its own, or that of '
+    'its twin.';

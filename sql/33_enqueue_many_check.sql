@@ -1,4 +1,4 @@
--- What may stand in the array that pgq_enqueue_many takes.
+-- Check and parse the array that pgq_enqueue_many takes.
 
 CREATE FUNCTION _pgq_check_jobs(jobs jsonb) RETURNS void
     LANGUAGE plpgsql
@@ -32,7 +32,7 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION 'job % of the array is not an object', v_n
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Each element must be an object such as {"kind": "mail", "args": {"to": "ann"}}.';
+                  HINT = 'Make each element an object such as {"kind": "mail", "args": {"to": "ann"}}.';
     END IF;
 
     SELECT j.n, e.key, c_types ->> e.key INTO v_n, v_key, v_type
@@ -46,7 +46,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = format('Use only: %s.', (SELECT string_agg(k, ', ') FROM jsonb_object_keys(c_types) AS k));
     ELSIF FOUND THEN
-        RAISE EXCEPTION 'job % of the array: % is no %', v_n, v_key, v_type
+        RAISE EXCEPTION 'job % of the array: % is not of JSON type %', v_n, v_key, v_type
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Give times and intervals as strings, priority and max_retries as numbers, dedup as true or false.';
     END IF;
@@ -54,11 +54,12 @@ END
 $_pgq_check_jobs$;
 
 COMMENT ON FUNCTION _pgq_check_jobs(jsonb) IS
-    'Refuse (22004, 22023) what is not an array of objects with the known keys and JSON types.';
+    'Check that an array for pgq_enqueue_many holds objects with known keys, each of the right JSON type. Returns '
+    'nothing. Raises 22004 for NULL, 22023 otherwise.';
 
 
--- Stable and without a path of its own, so that it is inlined. The JSON null is an argument like any other, but for
--- all other keys it means the default, as if the key were absent.
+-- STABLE and without a search path of its own, so that PostgreSQL inlines it. The JSON null is a value for args; for
+-- any other key it means the default, as if the key were absent.
 CREATE FUNCTION _pgq_parse_jobs(jobs jsonb) RETURNS TABLE (
     n bigint,
     kind text,
@@ -89,4 +90,4 @@ BEGIN ATOMIC
 END;
 
 COMMENT ON FUNCTION _pgq_parse_jobs(jsonb) IS
-    'The jobs of an array as rows, with the defaults of pgq_enqueue filled in; n counts from 1.';
+    'Return the jobs of an array as rows, with the defaults of pgq_enqueue filled in; n counts from 1.';

@@ -1,7 +1,7 @@
 -- Enqueue many jobs with a handful of statements, as if pgq_enqueue were called for each in turn.
 --
--- One statement where no job has a twin. Rows are inserted in the order of a hash of what makes them twins: two calls with
--- overlapping jobs wait for each other, but not in a circle.
+-- If no job has a twin, one statement does it all. Rows are inserted in the order of a hash of what makes them twins:
+-- two calls with overlapping jobs may wait for each other, but never deadlock.
 
 CREATE FUNCTION pgq_enqueue_many(jobs jsonb) RETURNS TABLE (n bigint, id bigint, created boolean)
     LANGUAGE plpgsql
@@ -23,7 +23,7 @@ DECLARE
     v_inserted bigint;
     v_jobs pgq_waiting[];
     v_policies text[];
-    v_answers bigint[];
+    v_waiting bigint[];
 BEGIN
     PERFORM _pgq_check_jobs(jobs);
     IF v_allowed IS NOT NULL THEN
@@ -84,26 +84,27 @@ BEGIN
            array_agg(j.on_duplicate ORDER BY j.n)
     INTO v_jobs, v_policies
     FROM _pgq_parse_jobs(jobs) AS j;
-    v_answers := _pgq_resolve_duplicates(v_jobs, v_policies);
+    v_waiting := _pgq_resolve_duplicates(v_jobs, v_policies);
 
     SELECT j.n INTO v_n
-    FROM ROWS FROM (unnest(v_ids), unnest(v_policies), unnest(v_answers)) WITH ORDINALITY AS j (id, policy, answer, n)
-    WHERE j.policy = 'error' AND j.answer <> j.id
+    FROM ROWS FROM (unnest(v_ids), unnest(v_policies), unnest(v_waiting)) WITH ORDINALITY AS j (id, policy, waiting, n)
+    WHERE j.policy = 'error' AND j.waiting <> j.id
     LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION 'job % of the array: job % is waiting already with this signature', v_n, v_answers[v_n]
+        RAISE EXCEPTION 'job % of the array: job % is waiting already with this signature', v_n, v_waiting[v_n]
             USING ERRCODE = 'PGQ04',
-                  HINT = 'Leave on_duplicate at keep to be answered with the id of that job instead.';
+                  HINT = 'Use on_duplicate => ''keep'' to get the id of that job instead.';
     END IF;
 
     RETURN QUERY
-    SELECT j.n, j.answer, j.answer = j.id
-    FROM ROWS FROM (unnest(v_ids), unnest(v_answers)) WITH ORDINALITY AS j (id, answer, n);
+    SELECT j.n, j.waiting, j.waiting = j.id
+    FROM ROWS FROM (unnest(v_ids), unnest(v_waiting)) WITH ORDINALITY AS j (id, waiting, n);
 END
 $pgq_enqueue_many$;
 
 COMMENT ON FUNCTION pgq_enqueue_many(jsonb) IS
-    'Enqueue an array of objects whose keys are the arguments of pgq_enqueue, of any kinds and queues, as part of your '
-    'transaction: all or none. Answers a row for each, in order: n (from 1), id, created. JSON null means the default, '
-    'except for args. NULL for jobs is refused (22004), bad values as in pgq_enqueue, with the number of the job; a queue that '
-    'your role may not use raises 42501, and what is no time, interval or integer at all raises 22007, 22008, 22003 or 22P02.';
+    'Enqueue an array of jobs in the transaction of the caller, all or none. Each element is an object whose keys are '
+    'arguments of pgq_enqueue; kinds and queues may differ. Returns a row for each job, in order: n (from 1), id and '
+    'created, as pgq_enqueue returns them. JSON null means the default, except for args. NULL for jobs raises 22004. '
+    'Raises what pgq_enqueue raises, with the number of the job in the message; 22007, 22008, 22003 or 22P02 for text '
+    'that is not a time, interval or integer.';

@@ -1,4 +1,4 @@
--- What pgq_claim takes for its arguments, and the other calls that name the queues of a worker.
+-- Check the arguments of pgq_claim, and of the other calls that take the queues or the lease of a worker.
 
 CREATE FUNCTION _pgq_lease_end(at timestamptz, lease interval) RETURNS timestamptz
     LANGUAGE plpgsql
@@ -8,7 +8,7 @@ BEGIN
     IF lease IS NULL THEN
         RAISE EXCEPTION 'lease is null'
             USING ERRCODE = 'null_value_not_allowed',
-                  HINT = 'Give the interval after which the job is taken from a worker that does not answer.';
+                  HINT = 'Give the interval after which another worker may take the job, unless the lease is extended.';
     END IF;
     IF NOT _pgq_is_in_range(lease, at, '1 year') OR at + lease = at THEN
         RAISE EXCEPTION 'lease % is out of range', lease
@@ -20,7 +20,8 @@ END
 $_pgq_lease_end$;
 
 COMMENT ON FUNCTION _pgq_lease_end(timestamptz, interval) IS
-    'When a lease that begins now ends; refuses one that is null (22004) or out of range (22023).';
+    'Return when a lease that begins at a time ends. Raises 22004 for a NULL lease, 22023 for one that is not '
+    'positive or longer than a year.';
 
 
 CREATE FUNCTION _pgq_check_claim(queues text[], max_jobs integer, worker text) RETURNS void
@@ -57,5 +58,5 @@ END
 $_pgq_check_claim$;
 
 COMMENT ON FUNCTION _pgq_check_claim(text[], integer, text) IS
-    'Refuse arguments of pgq_claim that are null (22004) or out of range (22023), and queues that the caller may not use '
-    '(42501).';
+    'Check arguments of pgq_claim. Returns nothing. Raises 22004 for NULL queues, one of them NULL, or NULL max_jobs; '
+    '22023 for a value out of range; 42501 for a queue that the calling role may not use.';

@@ -1,4 +1,7 @@
--- How a job leaves pgq_running: the steps that completing, failing, releasing, cancelling and rescuing share.
+-- The ways out of pgq_running, which completing, failing, cancelling, releasing and rescuing share.
+--
+-- _pgq_take removes a job for the worker that holds it. _pgq_end then puts it into pgq_ended, or _pgq_requeue back into
+-- pgq_waiting; after a failure, _pgq_record_failure decides which.
 
 CREATE FUNCTION _pgq_raise_lease_lost(id bigint, token bigint) RETURNS void
     LANGUAGE plpgsql
@@ -7,12 +10,12 @@ AS $_pgq_raise_lease_lost$
 BEGIN
     RAISE EXCEPTION 'job % is not held under token %', coalesce(id::text, 'null'), coalesce(token::text, 'null')
         USING ERRCODE = 'PGQ02',
-              HINT = 'The lease ran out, or the job is over: stop working on it and roll back what was done for it.';
+              HINT = 'Stop working on the job and roll back what was done for it: its lease has ended, or the job has.';
 END
 $_pgq_raise_lease_lost$;
 
 COMMENT ON FUNCTION _pgq_raise_lease_lost(bigint, bigint) IS
-    'Raise PGQ02: the caller does not hold the job.';
+    'Raise PGQ02: the job is not held under this token.';
 
 
 CREATE FUNCTION _pgq_check_pairs(ids bigint[], tokens bigint[]) RETURNS void
@@ -34,10 +37,10 @@ END
 $_pgq_check_pairs$;
 
 COMMENT ON FUNCTION _pgq_check_pairs(bigint[], bigint[]) IS
-    'Refuse arrays of ids and tokens that are NULL (22004) or of different lengths (2202E).';
+    'Check arrays of ids and tokens. Returns nothing. Raises 22004 for NULL, 2202E for different lengths.';
 
 
--- The one way out of pgq_running for who holds the job.
+-- The only way out of pgq_running for the worker that holds the job.
 CREATE FUNCTION _pgq_take(id bigint, token bigint) RETURNS pgq_running
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -63,8 +66,8 @@ END
 $_pgq_take$;
 
 COMMENT ON FUNCTION _pgq_take(bigint, bigint) IS
-    'Remove a job from pgq_running and answer it; raises PGQ02 when it is not held under this token, or in a queue that '
-    'the caller may not use.';
+    'Remove a running job from pgq_running. Returns its row. Raises PGQ02 if the job is not held under this token, or '
+    'is in a queue that the calling role may not use.';
 
 
 CREATE FUNCTION _pgq_end(job pgq_running, outcome text, at timestamptz, errors jsonb, result jsonb) RETURNS void
@@ -85,10 +88,10 @@ END
 $_pgq_end$;
 
 COMMENT ON FUNCTION _pgq_end(pgq_running, text, timestamptz, jsonb, jsonb) IS
-    'Put a job that was just removed from pgq_running into pgq_ended.';
+    'Put a job that was just removed from pgq_running into pgq_ended. Returns nothing.';
 
 
--- May wait: for the open transaction of a producer that has inserted a twin.
+-- May wait for the open transaction of a producer that has inserted a twin.
 CREATE FUNCTION _pgq_requeue(job pgq_running, ripe_at timestamptz, attempt integer, errors jsonb) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -114,10 +117,11 @@ END
 $_pgq_requeue$;
 
 COMMENT ON FUNCTION _pgq_requeue(pgq_running, timestamptz, integer, jsonb) IS
-    'Put a job that was just removed from pgq_running into pgq_waiting; false if it merged into its twin there.';
+    'Put a job that was just removed from pgq_running back into pgq_waiting, and wake a worker if it is ripe. Returns '
+    'true, or false if a twin was waiting and the two have merged.';
 
 
-CREATE FUNCTION _pgq_errors_with(job pgq_running, at timestamptz, error text) RETURNS jsonb
+CREATE FUNCTION _pgq_prepend_error(job pgq_running, at timestamptz, error text) RETURNS jsonb
     LANGUAGE sql
     STABLE
     RETURN (
@@ -126,8 +130,8 @@ CREATE FUNCTION _pgq_errors_with(job pgq_running, at timestamptz, error text) RE
         || job.errors
     ) - 10;
 
-COMMENT ON FUNCTION _pgq_errors_with(pgq_running, timestamptz, text) IS
-    'The errors of a job and this one before them, the newest ten.';
+COMMENT ON FUNCTION _pgq_prepend_error(pgq_running, timestamptz, text) IS
+    'Return the errors of a job with a new one before them, the newest ten.';
 
 
 CREATE FUNCTION _pgq_record_failure(job pgq_running, at timestamptz, error text, retry boolean, ripe_at timestamptz) RETURNS text
@@ -135,7 +139,7 @@ CREATE FUNCTION _pgq_record_failure(job pgq_running, at timestamptz, error text,
     SET search_path FROM CURRENT
 AS $_pgq_record_failure$
 DECLARE
-    v_errors jsonb := _pgq_errors_with(job, at, error);
+    v_errors jsonb := _pgq_prepend_error(job, at, error);
 BEGIN
     IF job.attempt > job.max_retries OR NOT retry THEN
         PERFORM _pgq_end(job, 'dead', at, v_errors, NULL);
@@ -146,5 +150,5 @@ END
 $_pgq_record_failure$;
 
 COMMENT ON FUNCTION _pgq_record_failure(pgq_running, timestamptz, text, boolean, timestamptz) IS
-    'Record the error of a failed attempt. Put the job back, ripe at ripe_at, and return retry or merged; or end it as dead '
-    'and return dead, when its retries are used up or retry is false.';
+    'Record the error of a failed attempt, and put the job back, ripe at ripe_at, or end it as dead if its retries '
+    'are used up or retry is false. Returns retry, merged or dead.';

@@ -1,4 +1,4 @@
--- What happens to a job that succeeds.
+-- Complete jobs, and hold one until its transaction completes it.
 
 CREATE FUNCTION pgq_hold(id bigint, token bigint) RETURNS void
     LANGUAGE plpgsql
@@ -25,8 +25,8 @@ END
 $pgq_hold$;
 
 COMMENT ON FUNCTION pgq_hold(bigint, bigint) IS
-    'Lock a running job until the end of this transaction, so that nobody else takes it meanwhile, even if the lease '
-    'runs out. Raises PGQ02 when the lease is already lost, and for NULL.';
+    'Lock a running job until the end of the transaction, so that no other worker takes it, even if its lease ends '
+    'meanwhile. Returns nothing. Raises PGQ02 if the job is not held under this token, or for a NULL id or token.';
 
 
 CREATE FUNCTION pgq_complete(id bigint, token bigint, result jsonb DEFAULT NULL) RETURNS void
@@ -51,9 +51,11 @@ END
 $pgq_complete$;
 
 COMMENT ON FUNCTION pgq_complete(bigint, bigint, jsonb) IS
-    'End a running job. Without a result (NULL) nothing of it remains; with one it is kept in pgq_ended as done. In '
-    'one transaction with the writes of the handler the effect is exactly once: it raises PGQ02 when the lease is '
-    'lost, and for a NULL id or token, and the writes roll back. A result of more than 1 MiB is refused (54000).';
+    'End a running job that is done. Returns nothing. Without a result the job is deleted; with one it is kept in '
+    'pgq_ended as done. In the transaction that writes what the job was for, this makes the effect exactly once: if '
+    'the lease is lost, the error rolls the writes back. NULL for result means none; the JSON null is a result. '
+    'Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 54000 for a result of more than '
+    '1 MiB as text.';
 
 
 CREATE FUNCTION pgq_complete_many(ids bigint[], tokens bigint[]) RETURNS SETOF bigint
@@ -70,8 +72,8 @@ DECLARE
 BEGIN
     PERFORM _pgq_check_pairs(ids, tokens);
 
-    -- A subquery that locks is never turned into a join, which statistics that are wrong would turn around: one look-up
-    -- in the primary key for each pair, in the order of ids. Then a statement of its own, as in pgq_claim.
+    -- A subquery that locks is never turned into a join, which wrong statistics could turn around: one look-up in the
+    -- primary key for each pair, in the order of ids. The DELETE is a statement of its own, as in pgq_claim.
     v_rows := ARRAY(
         SELECT held.ctid
         FROM (
@@ -94,5 +96,7 @@ END
 $pgq_complete_many$;
 
 COMMENT ON FUNCTION pgq_complete_many(bigint[], bigint[]) IS
-    'End running jobs, each under its token, and answer the ids that were ended. An id that is left out, or NULL, was '
-    'not held any more and is not done. NULL arrays are refused (22004), and arrays of different lengths (2202E).';
+    'End running jobs that are done, without a result, each under its token. Returns the ids of the jobs that were '
+    'ended, in any order; a job whose id is missing was not held under its token, and what was done for it must be '
+    'rolled back. A pair with a NULL ends no job; NULL for ids or tokens raises 22004, arrays of different lengths '
+    'raise 2202E.';

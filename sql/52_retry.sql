@@ -1,6 +1,6 @@
--- What happens to a job that fails.
+-- Fail or cancel a running job, and the delay before the next attempt.
 
--- Exponent and result are clamped, so that nothing overflows: a hundred years are 3155760000 seconds.
+-- Exponent and result are clamped, so that nothing overflows: 3155760000 seconds are a hundred years.
 CREATE FUNCTION pgq_backoff(attempt integer, base interval DEFAULT '1 minute', cap interval DEFAULT '1 hour') RETURNS interval
     LANGUAGE sql
     IMMUTABLE
@@ -11,8 +11,8 @@ CREATE FUNCTION pgq_backoff(attempt integer, base interval DEFAULT '1 minute', c
     )));
 
 COMMENT ON FUNCTION pgq_backoff(integer, interval, interval) IS
-    'The delay after a failed attempt: base * 2^(attempt-1), at least 0, at most cap and at most 100 years. NULL '
-    'counts as no limit for cap, as the longest delay for base, and as the first attempt.';
+    'Return the delay after a failed attempt: base * 2^(attempt-1), at least 0, at most cap and at most 100 years. '
+    'NULL for attempt means the first one, NULL for base the longest delay, NULL for cap no limit but the 100 years.';
 
 
 CREATE FUNCTION pgq_fail(
@@ -55,11 +55,11 @@ END
 $pgq_fail$;
 
 COMMENT ON FUNCTION pgq_fail(bigint, bigint, text, interval, boolean) IS
-    'End an attempt that failed. Answers outcome retry and the time of the next attempt, after retry_in or (NULL) after '
-    'the backoff of the job, give or take 10 % unless the setting pgq.jitter is 0; or dead, when the retries are used '
-    'up, or at once where retry is false (NULL: true); or merged, when a twin is waiting already. The first 4000 '
-    'characters of error are kept (NULL: none). Raises PGQ02 when the lease is lost, and for a NULL id or token; 22023 '
-    'for a bad retry_in.';
+    'End an attempt that has failed, and keep the first 4000 characters of error with the job. Returns outcome and '
+    'ripe_at: retry and the time of the next attempt; dead, if the retries are used up or retry is false; or merged, '
+    'if a twin is waiting; ripe_at is NULL unless retry. NULL for retry_in means the backoff of the job, give or take '
+    '10 % unless the setting pgq.jitter is 0; NULL for retry means true, NULL for error none. Raises PGQ02 if the job '
+    'is not held under this token, or for a NULL id or token; 22023 for a retry_in out of range.';
 
 
 CREATE FUNCTION pgq_cancel_claimed(id bigint, token bigint, reason text DEFAULT NULL) RETURNS void
@@ -72,11 +72,11 @@ DECLARE
     v_job pgq_running;
 BEGIN
     v_job := _pgq_take(id, token);
-    PERFORM _pgq_end(v_job, 'cancelled', v_now, _pgq_errors_with(v_job, v_now, reason), NULL);
+    PERFORM _pgq_end(v_job, 'cancelled', v_now, _pgq_prepend_error(v_job, v_now, reason), NULL);
 END
 $pgq_cancel_claimed$;
 
 COMMENT ON FUNCTION pgq_cancel_claimed(bigint, bigint, text) IS
-    'End a running job that its worker finds not worth doing: it is kept in pgq_ended as cancelled, with the first 4000 '
-    'characters of reason (NULL: none) as its newest error. Raises PGQ02 when the lease is lost, and for a NULL id or '
-    'token.';
+    'End a running job that its worker gives up on purpose; it is kept in pgq_ended as cancelled, with the first 4000 '
+    'characters of reason as its newest error. Returns nothing. NULL for reason means none. Raises PGQ02 if the job '
+    'is not held under this token, or for a NULL id or token.';

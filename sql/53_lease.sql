@@ -1,4 +1,4 @@
--- What a worker does with a job that it neither completes nor fails: longer, later, or back.
+-- Keep a running job for longer, or put it back without a failure: extend, snooze, release.
 
 CREATE FUNCTION pgq_extend(id bigint, token bigint, lease interval DEFAULT '5 minutes') RETURNS timestamptz
     LANGUAGE plpgsql
@@ -26,7 +26,7 @@ BEGIN
         WHERE r.ctid = v_row
         RETURNING r.lease_until INTO v_until;
     ELSE
-        -- Locked by pgq_hold, which is as good as a lease, or not there.
+        -- Either the row is locked by pgq_hold, which protects the job as a lease does, or it is not there.
         SELECT r.lease_until INTO v_until
         FROM pgq_running AS r
         WHERE r.id = pgq_extend.id
@@ -42,9 +42,10 @@ END
 $pgq_extend$;
 
 COMMENT ON FUNCTION pgq_extend(bigint, bigint, interval) IS
-    'Let the lease on a running job end no sooner than lease from now; answers when it ends. A job that is locked (see '
-    'pgq_hold) is safe without, and left as it is. Raises PGQ02 when the lease is already lost, and for a NULL id or '
-    'token; 22004 or 22023 for a bad lease.';
+    'Extend the lease on a running job to lease from now, if that is later than it ends already. Returns when it '
+    'ends. A job that is locked (see pgq_hold) needs no lease and is left as it is. NULL for lease raises 22004. '
+    'Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 22023 for a lease that is not '
+    'positive or longer than a year.';
 
 
 CREATE FUNCTION pgq_snooze(
@@ -65,7 +66,7 @@ BEGIN
     IF (until IS NULL) = (delay IS NULL) THEN
         RAISE EXCEPTION '% given', CASE WHEN until IS NULL THEN 'neither until nor delay is' ELSE 'both until and delay are' END
             USING ERRCODE = CASE WHEN until IS NULL THEN '22004' ELSE '22023' END,
-                  HINT = 'Give the time of the next attempt or how long to wait for it, or use pgq_release to have it at once.';
+                  HINT = 'Give the time of the next attempt or the delay before it; use pgq_release for one at once.';
     END IF;
     IF NOT _pgq_is_in_range(delay, v_now, '100 years') THEN
         RAISE EXCEPTION 'delay % is out of range', delay
@@ -85,9 +86,10 @@ END
 $pgq_snooze$;
 
 COMMENT ON FUNCTION pgq_snooze(bigint, bigint, timestamptz, interval) IS
-    'Put a running job back until a later time, or for so long; the attempt does not count. Answers snoozed, or merged '
-    'when a twin is waiting already. Raises PGQ02 when the lease is lost, and for a NULL id or token; 22004, 22008 or '
-    '22023 for a bad time or delay, and unless exactly one of the two is given.';
+    'Put a running job back until a time, or for a delay; the attempt does not count. Returns snoozed, or merged if a '
+    'twin is waiting. Exactly one of until and delay must be given; NULL for both raises 22004. Raises PGQ02 if the '
+    'job is not held under this token, or for a NULL id or token; 22008 or 22023 for a time or delay out of range, '
+    '22023 if both are given.';
 
 
 CREATE FUNCTION pgq_release(id bigint, token bigint) RETURNS text
@@ -104,5 +106,5 @@ END
 $pgq_release$;
 
 COMMENT ON FUNCTION pgq_release(bigint, bigint) IS
-    'Put a running job back at its old place, ripe at once; the attempt does not count. Answers released, or merged '
-    'when a twin is waiting already. Raises PGQ02 when the lease is lost, and for NULL.';
+    'Put a running job back at its old place, ripe at once; the attempt does not count. Returns released, or merged '
+    'if a twin is waiting. Raises PGQ02 if the job is not held under this token, or for a NULL id or token.';

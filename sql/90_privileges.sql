@@ -21,7 +21,7 @@ REVOKE ALL ON FUNCTION
     _pgq_shared_head, _pgq_recall_head,
     _pgq_reached, _pgq_share_head, _pgq_move_heads,
     pgq_claim,
-    _pgq_raise_lease_lost, _pgq_check_pairs, _pgq_take, _pgq_end, _pgq_requeue, _pgq_errors_with,
+    _pgq_raise_lease_lost, _pgq_check_pairs, _pgq_take, _pgq_end, _pgq_requeue, _pgq_prepend_error,
     _pgq_record_failure,
     pgq_hold, pgq_complete, pgq_complete_many,
     pgq_backoff, pgq_fail, pgq_cancel_claimed,
