@@ -95,6 +95,6 @@ END
 $_pgq_resolve_duplicates$;
 
 COMMENT ON FUNCTION _pgq_resolve_duplicates(pgq_waiting[], text[]) IS
-    'Apply the policies of jobs that were inserted only where no twin was waiting, and lock the twins until the end '
-    'of the transaction. Returns for each job, in order, the id of the job that now waits for it: its own, or that of '
-    'its twin.';
+    'Handle the duplicates of an array whose other jobs were inserted: apply on_duplicate to their twins, and lock '
+    'these until the end of the transaction. Returns for each job of the array, in order, the id of the waiting job: '
+    'its own or that of its twin.';

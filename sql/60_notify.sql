@@ -1,10 +1,11 @@
--- Who sleeps, and how an enqueue wakes him without troubling a queue whose workers are all awake.
+-- Waking idle workers: notify only queues in which a worker sleeps.
 --
--- A notification takes a lock at commit that all sessions share, so it is sent only where a worker sleeps. One that does
--- holds the advisory lock of its queue in shared mode; whoever makes a job ripe tries to get it exclusively. A job that
--- is committed by somebody who looked just before the worker fell asleep is found by the worker's poll.
+-- A notification takes a lock at commit that all sessions share, so it is sent only where a worker sleeps. A worker
+-- that sleeps holds the advisory lock of its queue in shared mode; a session that makes a job ripe tries to take it
+-- exclusively. If that session looks just before the worker falls asleep, and commits after, the worker finds the job
+-- with its next poll.
 --
--- The key of the lock has two parts: the oid of pgq_waiting, which no other installation in this database has, and a
+-- The key of the lock has two parts: the oid of pgq_waiting, which differs between installations in one database, and a
 -- hash of the queue. Two queues with the same hash wake each other's workers, at worst.
 
 CREATE FUNCTION _pgq_channel(queue text) RETURNS text
@@ -13,10 +14,10 @@ CREATE FUNCTION _pgq_channel(queue text) RETURNS text
     RETURN 'pgq_' || 'pgq_waiting'::regclass::oid || '_' || md5(queue);
 
 COMMENT ON FUNCTION _pgq_channel(text) IS
-    'The channel on which the sleeping workers of a queue are notified.';
+    'Return the channel on which the idle workers of a queue are notified.';
 
 
--- An expression, so that it is inlined.
+-- An expression, so that PostgreSQL inlines it.
 CREATE FUNCTION _pgq_wake(queue text) RETURNS boolean
     LANGUAGE sql
     VOLATILE
@@ -28,7 +29,7 @@ CREATE FUNCTION _pgq_wake(queue text) RETURNS boolean
     END;
 
 COMMENT ON FUNCTION _pgq_wake(text) IS
-    'Notify the workers of a queue when this transaction commits, if one of them sleeps; answers whether.';
+    'Notify the workers of a queue when this transaction commits, if one of them sleeps. Returns whether one does.';
 
 
 CREATE FUNCTION pgq_idle(queues text[] DEFAULT '{default}', idle boolean DEFAULT true) RETURNS SETOF text
@@ -44,12 +45,12 @@ BEGIN
     IF idle IS NULL THEN
         RAISE EXCEPTION 'idle is null'
             USING ERRCODE = 'null_value_not_allowed',
-                  HINT = 'Say true before the session sleeps and false when it is awake again.';
+                  HINT = 'Pass true before the session sleeps, and false when it is awake again.';
     END IF;
     PERFORM _pgq_check_claim(queues, 0, NULL);
 
     FOREACH v_queue IN ARRAY queues LOOP
-        -- Session locks are counted; a second one would outlive the next waking.
+        -- Session locks are counted: a second one would outlive the next call with idle => false.
         v_asleep := EXISTS (
             SELECT FROM pg_locks AS l
             WHERE l.locktype = 'advisory'
@@ -60,7 +61,7 @@ BEGIN
         IF NOT idle AND v_asleep THEN
             PERFORM pg_advisory_unlock_shared(c_class, hashtext(v_queue));
         END IF;
-        -- An enqueue has it for a moment; to wait for it for longer would be to trust a stranger.
+        -- An enqueue holds this lock for an instant. Do not wait longer: any role can take it and keep it.
         FOR v_try IN 1..20 LOOP
             EXIT WHEN v_asleep OR NOT idle;
             v_asleep := pg_try_advisory_lock_shared(c_class, hashtext(v_queue));
@@ -74,7 +75,8 @@ END
 $pgq_idle$;
 
 COMMENT ON FUNCTION pgq_idle(text[], boolean) IS
-    'Say that this session is about to sleep until there are jobs in these queues (true), or awake again (false), and '
-    'answer the channels, one for each queue, on which it is notified of ripe jobs while it sleeps. LISTEN to them, call '
-    'this, claim once more, then sleep: no longer than a poll, for a notification is a hint. NULL is refused (22004), bad '
-    'values raise 22023, a queue that your role may not use 42501.';
+    'Declare that this session is about to sleep until jobs of these queues are ripe (idle true), or is awake again '
+    '(false). Returns the channels, one for each queue in the order given, on which it is notified of ripe jobs while '
+    'it sleeps. LISTEN to them, call this, claim once more, then sleep, but no longer than until the next poll: a '
+    'notification is a hint. NULL for queues, one of them or idle raises 22004. Raises 22023 for an empty array, '
+    '42501 for a queue that the calling role may not use.';

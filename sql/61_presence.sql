@@ -1,4 +1,4 @@
--- A worker's presence: what makes the jobs of a killed one ripe at once, and not only when their leases end.
+-- Worker presence: the jobs of a worker that was killed are ripe at once, instead of when their leases end.
 
 CREATE VIEW _pgq_presence AS
 SELECT l.objid::integer AS number, l.pid
@@ -11,7 +11,7 @@ WHERE l.locktype = 'advisory'
   AND l.granted;
 
 COMMENT ON VIEW _pgq_presence IS
-    'The numbers of the workers that are there, each with the process of the server that its session has.';
+    'The workers that are present: their numbers, and the server process ids of their sessions.';
 
 
 CREATE FUNCTION pgq_register(
@@ -33,16 +33,17 @@ BEGIN
     IF worker IS NULL THEN
         RAISE EXCEPTION 'worker is null'
             USING ERRCODE = 'null_value_not_allowed',
-                  HINT = 'Give a name that no other process has or will have, and claim under it.';
+                  HINT = 'Give a name that no other process ever has, and claim under the same name.';
     END IF;
     IF octet_length(worker) NOT BETWEEN 1 AND 200 OR octet_length(host) > 200 THEN
-        RAISE EXCEPTION 'worker or host takes no byte, or more than 200'
+        RAISE EXCEPTION 'worker is empty, or worker or host takes more than 200 bytes'
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Use 1 to 200 bytes, such as the host, the process id and something random.';
     END IF;
     PERFORM _pgq_check_claim(queues, 0, NULL);
 
-    -- Who takes a name over keeps the jobs that were claimed under it, so it must be a name of his own.
+    -- A session that takes over a name keeps the jobs that were claimed under it, so its role must be allowed all their
+    -- queues.
     INSERT INTO pgq_worker_session AS w (name, queues, host, pid, registered_at, allowed_queues)
     VALUES (worker, queues, host, pid, pgq_now(), v_allowed)
     ON CONFLICT ON CONSTRAINT pgq_worker_session_pkey DO UPDATE
@@ -50,9 +51,9 @@ BEGIN
     WHERE v_allowed IS NULL OR w.allowed_queues <@ v_allowed
     RETURNING w.number INTO v_number;
 
-    -- Session locks are counted; a second one would outlive pgq_unregister.
+    -- Session locks are counted: a second one would outlive pgq_unregister.
     v_mine := EXISTS (SELECT FROM _pgq_presence AS p WHERE p.number = v_number AND p.pid = pg_backend_pid());
-    -- Who looks after the workers has it for a moment.
+    -- The sweep holds this lock for an instant.
     FOR v_try IN 1..20 LOOP
         EXIT WHEN v_mine OR v_number IS NULL;
         v_mine := pg_try_advisory_lock(c_class, v_number);
@@ -63,18 +64,19 @@ BEGIN
     IF NOT v_mine THEN
         RAISE EXCEPTION 'worker "%" is registered by another session', worker
             USING ERRCODE = 'PGQ03',
-                  HINT = 'Use a name of your own; after a lost connection try again when the server has noticed it, too.';
+                  HINT = 'Use another name; after a lost connection, try again when the server has noticed the loss.';
     END IF;
 END
 $pgq_register$;
 
 COMMENT ON FUNCTION pgq_register(text, text[], text, integer) IS
-    'Say that a worker is there for as long as this session, which should do nothing that takes long. When the session '
-    'ends without pgq_unregister, leases on jobs that were claimed under name (the argument worker of pgq_claim) end '
-    'within two seconds or so, as soon as anybody claims. The name must be of this process alone: who registers it again '
-    'in a new session has come back, and keeps its jobs. host and pid are shown in pgq_workers. Raises PGQ03 while '
-    'another session has the name, or a role with other queues had it; NULL for name or queues is refused (22004), bad '
-    'values raise 22023, a queue that your role may not use 42501.';
+    'Register a worker, which is then present for as long as this session lives; keep the session free of anything '
+    'that takes long. Returns nothing. If the session ends without pgq_unregister, the leases on jobs that were '
+    'claimed under the name (the argument worker of pgq_claim) end within about two seconds, with the next claim of '
+    'any worker. The name must belong to one process: registering it again in a new session brings the worker back '
+    'with its jobs. host and pid are shown in pgq_workers; NULL means unknown. NULL for worker, queues or one of them '
+    'raises 22004. Raises PGQ03 while another session has the name or after a role with other queues had it, 22023 '
+    'for a bad value, 42501 for a queue that the calling role may not use.';
 
 
 CREATE FUNCTION pgq_unregister(worker text) RETURNS boolean
@@ -97,12 +99,12 @@ END
 $pgq_unregister$;
 
 COMMENT ON FUNCTION pgq_unregister(text) IS
-    'Say that a worker leaves; jobs that it still has are left to their leases. Answers whether this session had '
-    'registered it; false for NULL.';
+    'Remove a worker that stops; jobs that it still holds keep their leases. Returns true, or false if this session '
+    'has not registered it or worker is NULL.';
 
 
--- The order of the ids is that of most claims; whoever waits for a twin that is not committed gives up where the others
--- do, by the lock_timeout of his session.
+-- Jobs are locked in the order of ids, as most claims lock them. A wait for a twin that is not committed ends by the
+-- lock_timeout of the session, as in the other calls.
 CREATE FUNCTION pgq_reconcile(worker text, ids bigint[], tokens bigint[]) RETURNS bigint
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -141,7 +143,7 @@ END
 $pgq_reconcile$;
 
 COMMENT ON FUNCTION pgq_reconcile(text, bigint[], bigint[]) IS
-    'Give back the jobs that were claimed under a name and have none of these tokens, as pgq_release does; answers how '
-    'many. For a worker whose connection was lost before the answer to a claim, and only while no claim under the name is '
-    'under way. Raises PGQ03 unless this session has registered the name, also for NULL; NULL for tokens is refused '
-    '(22004).';
+    'Give back the jobs that were claimed under the name of a worker but are not among these ids and tokens, as '
+    'pgq_release does. Returns how many. It is for a worker whose connection was lost during a claim; call it only '
+    'while no claim under the name is in progress. NULL for ids or tokens raises 22004. Raises PGQ03 if this session '
+    'has not registered the worker, or for NULL; 2202E for arrays of different lengths.';

@@ -1,7 +1,7 @@
--- What happens to a job whose lease ran out or whose worker is gone.
+-- Rescue jobs whose lease has ended or whose worker is gone.
 
--- Called from within claims, so bounded in number and in waiting. 50 keeps the subtransactions, one a job, below the
--- 64 that a backend can show to others without a look-up on disk.
+-- Claims call it, so the number of jobs and the wait for locks are bounded. Each job takes a subtransaction; 50 of them
+-- stay below the 64 that a backend can show to others without a look-up on disk.
 CREATE FUNCTION _pgq_expire_leases(at timestamptz) RETURNS integer
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -26,7 +26,8 @@ BEGIN
         v_count := v_count + 1;
         BEGIN
             DELETE FROM pgq_running AS r WHERE r.id = v_job.id;
-            -- A crashed worker's jobs do not wait; one that loses worker after worker slows down.
+            -- The jobs of a crashed worker are ripe at once, but a job that loses worker after worker is delayed more
+            -- and more.
             PERFORM _pgq_record_failure(
                 v_job,
                 at,
@@ -37,8 +38,8 @@ BEGIN
                 END
             );
         EXCEPTION WHEN lock_not_available THEN
-            -- A producer's open transaction holds a twin: whether the two merge is not known yet. Out of the way of
-            -- the other expired jobs until it is.
+            -- The open transaction of a producer holds a twin, so it is not known yet whether the two merge. Until it
+            -- is, the job stays out of the way of other expired ones.
             UPDATE pgq_running AS r SET lease_until = at + interval '1 second' WHERE r.id = v_job.id;
         END;
     END LOOP;
@@ -47,15 +48,15 @@ END
 $_pgq_expire_leases$;
 
 COMMENT ON FUNCTION _pgq_expire_leases(timestamptz) IS
-    'Return or bury up to 50 jobs whose lease ran out before the given time; answers how many there were.';
+    'Put back, or end as dead, up to 50 jobs whose lease ended before a time. Returns how many.';
 
 
--- Called from within claims, so it waits for nobody. Where a worker is gone its lock can be had; to ask for that is cheap,
--- and only then the list of all locks is looked at, for this session may be the worker's own.
+-- Claims call it, so it waits for no lock. The lock of a worker that is gone can be taken, and trying that is cheap.
+-- Only if it succeeds is the list of all locks read, because the worker's session may be this one.
 --
--- A worker is kept for ten seconds after it was found gone, for the sake of a claim that commits after its worker died,
--- and of jobs that are locked by a statement of its which goes on. And right after a start of the server nobody is there
--- yet: workers have five seconds to come back.
+-- A worker is kept for ten seconds after it was found gone: a claim may commit after the worker has died, and a
+-- statement of it may go on and keep jobs locked. Right after a start of the server no worker is present: they have
+-- five seconds to reconnect.
 CREATE FUNCTION _pgq_sweep_workers(at timestamptz) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -76,7 +77,8 @@ BEGIN
               END
         FOR UPDATE SKIP LOCKED
     LOOP
-        -- Such a lease is told from one that ran out by its length. A job that somebody has locked is in good hands.
+        -- A lease that ends at claimed_at tells _pgq_expire_leases that the worker is gone. Skip locked jobs: a live
+        -- transaction still has them.
         UPDATE pgq_running AS r
         SET lease_until = r.claimed_at
         WHERE r.ctid = ANY (ARRAY(
@@ -98,7 +100,8 @@ END
 $_pgq_sweep_workers$;
 
 COMMENT ON FUNCTION _pgq_sweep_workers(timestamptz) IS
-    'End the leases of registered workers whose sessions are gone, and forget those workers some time later.';
+    'End the leases of registered workers whose sessions are gone, and delete those workers some time later. Returns '
+    'nothing.';
 
 
 -- The entries of jobs that are gone pile up in the index of the leases as in that of the claim, so the search is

@@ -1,4 +1,4 @@
--- What is left to do, for a worker that wants to end when there is nothing.
+-- What is left to do, for a worker that stops when there is nothing.
 
 CREATE FUNCTION pgq_remaining(queues text[] DEFAULT '{default}', OUT ripe_in interval, OUT running boolean)
     LANGUAGE plpgsql
@@ -12,7 +12,7 @@ AS $pgq_remaining$
 BEGIN
     PERFORM _pgq_check_claim(queues, 0, NULL);
 
-    -- From the left end of each lane: what a claim has not found yet counts, too.
+    -- From the start of each lane: jobs that claims have not found yet count, too.
     SELECT min(soonest.ripe_at) - pgq_now() INTO ripe_in
     FROM unnest(queues) AS q (queue)
     CROSS JOIN generate_series(0, 9) AS p (priority)
@@ -29,6 +29,7 @@ END
 $pgq_remaining$;
 
 COMMENT ON FUNCTION pgq_remaining(text[]) IS
-    'Whether there is work left in these queues: how long until the next waiting job is ripe (0 or less: one is, NULL: '
-    'none waits), and whether jobs are running. It looks at all there is, so it may take longer than a claim. NULL is '
-    'refused (22004), bad values raise 22023, a queue that your role may not use 42501.';
+    'Look for jobs that wait or run in these queues. Returns ripe_in, the time until the next waiting job is ripe (0 '
+    'or less: one is ripe; NULL: none waits), and running, whether jobs are running. It reads each queue from its '
+    'start, so it may take longer than a claim. NULL for queues or one of them raises 22004. Raises 22023 for an '
+    'empty array, 42501 for a queue that the calling role may not use.';

@@ -1,6 +1,7 @@
--- What there is to look at, and for whom.
+-- The views, and which rows a role sees in them.
 
--- A view knows who asks: current_user is whoever reads from it, while the tables are read with the rights of its owner.
+-- In a view, current_user is the role that reads from it, although the tables are read with the rights of the view's
+-- owner.
 CREATE VIEW _pgq_visible_queues AS
 SELECT o.is_owner OR bool_or(p.privilege IS NOT NULL AND p.queues IS NULL) AS sees_all,
        array_agg(q.queue) AS sees,
@@ -16,10 +17,11 @@ LEFT JOIN LATERAL unnest(p.queues) AS q (queue) ON true
 GROUP BY o.is_owner;
 
 COMMENT ON VIEW _pgq_visible_queues IS
-    'The queues that whoever reads a view may see, as reader or admin, and those whose jobs he may read, as admin.';
+    'The queues that the reading role sees in the views, as admin or reader (sees_all, sees), and those whose job '
+    'data it may read, as admin (reads_all, reads).';
 
 
--- A barrier, so that no condition of the reader's is shown a row that is hidden from him.
+-- A security barrier, so that no condition in a query is evaluated on rows that are hidden from its role.
 CREATE VIEW pgq_jobs WITH (security_barrier) AS
 SELECT j.id, j.state, j.queue, j.kind, CASE WHEN s.reads THEN j.args END AS args, j.priority, j.ripe_at, j.attempt,
        j.max_retries, j.backoff, j.backoff_cap, j.dedup, CASE WHEN s.reads THEN j.dedup_key END AS dedup_key,
@@ -43,18 +45,42 @@ FROM (
     FROM pgq_ended
 ) AS j
 CROSS JOIN LATERAL (
-    SELECT sight.sees_all OR j.queue = ANY (sight.sees) AS sees, sight.reads_all OR j.queue = ANY (sight.reads) AS reads
-    FROM _pgq_visible_queues AS sight
+    SELECT visible.sees_all OR j.queue = ANY (visible.sees) AS sees, visible.reads_all OR j.queue = ANY (visible.reads) AS reads
+    FROM _pgq_visible_queues AS visible
 ) AS s
 WHERE s.sees;
 
 COMMENT ON VIEW pgq_jobs IS
-    'All jobs as one list, with their state: waiting, running, dead, cancelled or done. A job that was completed '
-    'without a result is gone. Only jobs of queues that your role may see, as admin or reader; args, dedup_key, errors, '
-    'result and context are NULL unless as admin.';
+    'All jobs with their state: waiting, running, dead, cancelled or done. A job that was completed without a result '
+    'is gone. A role sees the jobs of the queues that it may use as admin or reader; args, dedup_key, errors, result '
+    'and context are NULL unless it may as admin.';
+COMMENT ON COLUMN pgq_jobs.id IS 'Number of the job; it stays the same in all states.';
+COMMENT ON COLUMN pgq_jobs.state IS 'waiting, running, dead, cancelled or done.';
+COMMENT ON COLUMN pgq_jobs.queue IS 'Queue whose workers may claim the job.';
+COMMENT ON COLUMN pgq_jobs.kind IS 'Kind of work, by which a worker finds its handler.';
+COMMENT ON COLUMN pgq_jobs.args IS 'Arguments for the handler; NULL to a role that is not an admin of the queue.';
+COMMENT ON COLUMN pgq_jobs.priority IS '0 is claimed first, 9 last.';
+COMMENT ON COLUMN pgq_jobs.ripe_at IS 'No worker can claim the job before this time.';
+COMMENT ON COLUMN pgq_jobs.attempt IS 'Attempts so far: a claim adds one, a snooze or release takes it off.';
+COMMENT ON COLUMN pgq_jobs.max_retries IS 'Number of attempts allowed after the first one.';
+COMMENT ON COLUMN pgq_jobs.backoff IS 'Delay before the first retry; it doubles with each further one.';
+COMMENT ON COLUMN pgq_jobs.backoff_cap IS 'Longest delay between two attempts, before jitter.';
+COMMENT ON COLUMN pgq_jobs.dedup IS 'Whether no twin of the job can wait beside it.';
+COMMENT ON COLUMN pgq_jobs.dedup_key IS
+    'Key that decides which jobs are twins; NULL: args decide, or hidden like args.';
+COMMENT ON COLUMN pgq_jobs.enqueued_at IS 'When the job was enqueued.';
+COMMENT ON COLUMN pgq_jobs.errors IS 'The newest ten failures, newest first; hidden like args.';
+COMMENT ON COLUMN pgq_jobs.worker IS
+    'Worker that holds the job or made its last attempt; NULL: none, or it gave no name.';
+COMMENT ON COLUMN pgq_jobs.claimed_at IS 'When the job was claimed; NULL unless running.';
+COMMENT ON COLUMN pgq_jobs.lease_until IS
+    'When its worker loses the job, unless it extends the lease; NULL unless running.';
+COMMENT ON COLUMN pgq_jobs.ended_at IS 'When the job ended; NULL unless dead, cancelled or done.';
+COMMENT ON COLUMN pgq_jobs.result IS 'Result that was given to pgq_complete; NULL unless done; hidden like args.';
+COMMENT ON COLUMN pgq_jobs.context IS 'JSON object that the worker gets beside args; NULL: none, or hidden like args.';
 
 
--- Each side is filtered before the join: whoever claims under the name of a hidden worker must not learn of it.
+-- Both sides are filtered before the join: a worker that claims under the name of a hidden worker must not learn of it.
 CREATE VIEW pgq_workers WITH (security_barrier) AS
 SELECT coalesce(w.name, r.worker) AS name, w.host, w.pid, w.queues, w.registered_at,
        w.number IN (SELECT number FROM _pgq_presence) AS present, coalesce(r.running, 0) AS running, r.kinds, r.oldest_claimed_at
@@ -76,9 +102,20 @@ FULL JOIN (
 ) AS r ON r.worker = w.name;
 
 COMMENT ON VIEW pgq_workers IS
-    'Workers that have registered or hold jobs: where they run and since when, whether they are present (NULL: never '
-    'registered), how many jobs they hold, of which kinds, and since when the oldest of them. Only as far as they serve '
-    'queues that your role may see.';
+    'Workers that are registered or hold jobs. A role sees them as far as they serve, or hold jobs of, queues that it '
+    'may use as admin or reader.';
+COMMENT ON COLUMN pgq_workers.name IS 'Name under which the worker claims.';
+COMMENT ON COLUMN pgq_workers.host IS
+    'Host of the worker, as it reports itself; NULL: not reported, or not registered.';
+COMMENT ON COLUMN pgq_workers.pid IS 'Process id of the worker on that host; NULL: not reported, or not registered.';
+COMMENT ON COLUMN pgq_workers.queues IS
+    'Queues that the worker serves, as far as the role may see them; NULL: not registered.';
+COMMENT ON COLUMN pgq_workers.registered_at IS
+    'When the worker first registered under this name; NULL: not registered.';
+COMMENT ON COLUMN pgq_workers.present IS 'Whether the session that registered the worker lives; NULL: not registered.';
+COMMENT ON COLUMN pgq_workers.running IS 'Number of jobs that it holds.';
+COMMENT ON COLUMN pgq_workers.kinds IS 'Kinds of these jobs; NULL: none.';
+COMMENT ON COLUMN pgq_workers.oldest_claimed_at IS 'When the first of these jobs was claimed; NULL: none.';
 
 
 CREATE VIEW pgq_stats AS
@@ -95,5 +132,13 @@ CROSS JOIN (SELECT pgq_now() AS now) AS clock
 GROUP BY j.queue, j.kind;
 
 COMMENT ON VIEW pgq_stats IS
-    'Numbers of jobs by queue and kind; ripe are those of the waiting that a worker could claim now, and '
-    'oldest_ripe_age is how long the first of them has been (NULL: none is ripe). Only queues that your role may see.';
+    'Numbers of jobs by queue and kind. A role sees those of the queues that it may use as admin or reader.';
+COMMENT ON COLUMN pgq_stats.queue IS 'Queue of the jobs.';
+COMMENT ON COLUMN pgq_stats.kind IS 'Kind of the jobs.';
+COMMENT ON COLUMN pgq_stats.waiting IS 'Number of jobs that wait, ripe or not.';
+COMMENT ON COLUMN pgq_stats.ripe IS 'Number of waiting jobs that a worker could claim now.';
+COMMENT ON COLUMN pgq_stats.running IS 'Number of jobs that a worker has claimed.';
+COMMENT ON COLUMN pgq_stats.dead IS 'Number of jobs that failed for good.';
+COMMENT ON COLUMN pgq_stats.cancelled IS 'Number of jobs that were given up on purpose.';
+COMMENT ON COLUMN pgq_stats.done IS 'Number of jobs that were completed with a result.';
+COMMENT ON COLUMN pgq_stats.oldest_ripe_age IS 'How long the first ripe job has been ripe; NULL: none is.';

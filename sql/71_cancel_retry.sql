@@ -1,4 +1,4 @@
--- The operator's verbs.
+-- The operator's calls for one job: cancel and retry.
 
 CREATE FUNCTION _pgq_job_state(id bigint) RETURNS text
     LANGUAGE plpgsql
@@ -15,15 +15,15 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no job %', coalesce(id::text, 'null')
             USING ERRCODE = 'PGQ01',
-                  HINT = 'It may be done: a job that is completed without a result leaves nothing behind.';
+                  HINT = 'Look up the id in pgq_jobs; a job that was completed without a result is gone from there.';
     END IF;
     RETURN v_state;
 END
 $_pgq_job_state$;
 
 COMMENT ON FUNCTION _pgq_job_state(bigint) IS
-    'The state of a job as in the view pgq_jobs; raises PGQ01 when there is no such job, or only in a queue that the '
-    'caller may not use.';
+    'Return the state of a job, as in the view pgq_jobs. Raises PGQ01 if there is no such job, if it is in a queue '
+    'that the calling role may not use, or for NULL.';
 
 
 CREATE FUNCTION pgq_cancel(id bigint) RETURNS void
@@ -37,7 +37,7 @@ DECLARE
     v_running pgq_running;
     v_state text;
 BEGIN
-    -- Round again when the job has moved from one table to another between two statements.
+    -- Repeat when the job has moved from one table to another between two statements.
     LOOP
         DELETE FROM pgq_waiting AS w
         WHERE w.id = pgq_cancel.id
@@ -70,17 +70,18 @@ BEGIN
         IF v_state NOT IN ('waiting', 'running') THEN
             RAISE EXCEPTION 'job % is % and cannot be cancelled', id, v_state
                 USING ERRCODE = 'PGQ03',
-                      HINT = 'Only a job that is waiting or running can be cancelled.';
+                      HINT = 'Cancel only a job that is waiting or running.';
         END IF;
     END LOOP;
 END
 $pgq_cancel$;
 
 COMMENT ON FUNCTION pgq_cancel(bigint) IS
-    'End a waiting or running job; it is kept in pgq_ended as cancelled. The worker of a running one is not '
-    'interrupted, but has lost its lease: what it does in a transaction with pgq_complete rolls back. While a '
-    'transaction holds the job (pgq_hold) the call waits for its end, and may come too late. Raises PGQ01 for an '
-    'unknown id, NULL, or one in a queue that your role may not use, PGQ03 for a job that has ended already.';
+    'End a waiting or running job; it is kept in pgq_ended as cancelled. Returns nothing. The worker of a running job '
+    'is not interrupted, but has lost its lease: what it does in a transaction with pgq_complete rolls back. While a '
+    'transaction holds the job (pgq_hold), the call waits for its end, and may come too late. Raises PGQ01 if there '
+    'is no such job, if it is in a queue that the calling role may not use, or for NULL; PGQ03 for a job that has '
+    'ended.';
 
 
 CREATE FUNCTION pgq_retry(id bigint) RETURNS text
@@ -101,8 +102,8 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'job % is % and cannot be retried', id, _pgq_job_state(id)
             USING ERRCODE = 'PGQ03',
-                  HINT = 'Only a dead or cancelled job can be retried; to have a waiting one run at once, enqueue it '
-                         'again with on_duplicate => ''soonest''.';
+                  HINT = 'Retry only a dead or cancelled job; to make a waiting one ripe at once, enqueue it again with '
+                         'on_duplicate => ''soonest''.';
     END IF;
 
     INSERT INTO pgq_waiting (
@@ -123,6 +124,6 @@ END
 $pgq_retry$;
 
 COMMENT ON FUNCTION pgq_retry(bigint) IS
-    'Bring a dead or cancelled job back: ripe now, with all its retries before it, its errors kept. Answers retry, or '
-    'merged when a twin is waiting already. Raises PGQ01 for an unknown id, NULL, or one in a queue that your '
-    'role may not use, PGQ03 for a job in another state.';
+    'Put a dead or cancelled job back to waiting: ripe now, with all its retries, its errors kept. Returns retry, or '
+    'merged if a twin is waiting. Raises PGQ01 if there is no such job, if it is in a queue that the calling role may '
+    'not use, or for NULL; PGQ03 for a job in another state.';

@@ -1,4 +1,4 @@
--- Jobs that are over take up space until this removes them.
+-- Purge: delete jobs that ended long ago, which nothing else does.
 
 CREATE FUNCTION pgq_purge(
     older_than interval DEFAULT '30 days',
@@ -49,6 +49,6 @@ END
 $pgq_purge$;
 
 COMMENT ON FUNCTION pgq_purge(interval, text, text, integer) IS
-    'Delete jobs that ended longer ago than older_than, the oldest first, at most max_jobs at a time; answers how many. '
-    'NULL for outcome means any, NULL for queue any that your role may use; NULL for the others is refused (22004), bad '
-    'values raise 22023, a queue that your role may not use 42501.';
+    'Delete jobs that ended longer ago than older_than, the oldest first, at most max_jobs in one call. Returns how '
+    'many. NULL for outcome means any, NULL for queue every queue that the calling role may use; NULL for older_than '
+    'or max_jobs raises 22004. Raises 22023 for a bad value, 42501 for a queue that the calling role may not use.';

@@ -1,4 +1,4 @@
--- What it takes to be a producer, worker, admin or reader.
+-- What each privilege consists of: the functions and views that a producer, worker, admin or reader may use.
 
 CREATE FUNCTION _pgq_granted_functions(privilege text) RETURNS text[]
     LANGUAGE sql
@@ -13,7 +13,8 @@ CREATE FUNCTION _pgq_granted_functions(privilege text) RETURNS text[]
     END || ARRAY['pgq_backoff', 'pgq_version'];
 
 COMMENT ON FUNCTION _pgq_granted_functions(text) IS
-    'The functions that a producer, worker, admin or reader may execute; NULL for anything else.';
+    'Return the names of the functions that a producer, worker, admin or reader may execute, first those of this '
+    'privilege alone.';
 
 
 CREATE FUNCTION _pgq_check_grant(role text, privilege text, queues text[]) RETURNS regrole
@@ -61,11 +62,13 @@ END
 $_pgq_check_grant$;
 
 COMMENT ON FUNCTION _pgq_check_grant(text, text, text[]) IS
-    'Refuse bad arguments of pgq_grant and pgq_revoke (22004, 22023, 42704), and answer the role.';
+    'Check the arguments of pgq_grant and pgq_revoke. Returns the role. Raises 22004 for a NULL role, privilege or '
+    'element of queues; 22023 for an unknown privilege, an empty array or a bad queue name; 42704 for an unknown '
+    'role.';
 
 
--- The only dynamic SQL of pgq, because GRANT and REVOKE take no parameters; with the rights of the caller, so that it gives
--- away nothing that the caller could not grant by hand.
+-- This and its counterpart are the only dynamic SQL of pgq, because GRANT and REVOKE take no parameters. They run with
+-- the rights of the caller, so they give away nothing that the caller could not grant by hand.
 CREATE FUNCTION _pgq_grant_privileges(role regrole, privilege text) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -92,7 +95,7 @@ END
 $_pgq_grant_privileges$;
 
 COMMENT ON FUNCTION _pgq_grant_privileges(regrole, text) IS
-    'Give a role the privileges of a producer, worker, admin or reader.';
+    'Grant a role the functions and views of a producer, worker, admin or reader. Returns nothing.';
 
 
 CREATE FUNCTION _pgq_revoke_privileges(role regrole, privilege text) RETURNS void
@@ -113,4 +116,4 @@ END
 $_pgq_revoke_privileges$;
 
 COMMENT ON FUNCTION _pgq_revoke_privileges(regrole, text) IS
-    'Take the privileges of a producer, worker, admin or reader from a role.';
+    'Revoke the functions and views of a producer, worker, admin or reader from a role. Returns nothing.';

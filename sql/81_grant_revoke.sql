@@ -1,4 +1,4 @@
--- Who may do what. The roles are siblings: grant two of them to who needs both.
+-- Grant and revoke privileges. None includes another: a role that needs two is granted both.
 
 CREATE FUNCTION pgq_grant(role text, privilege text, queues text[] DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql
@@ -7,15 +7,17 @@ AS $pgq_grant$
 DECLARE
     v_role regrole := _pgq_check_grant(role, privilege, queues);
 BEGIN
-    -- A function that anybody may create beside those of pgq can be a better match for a call in them than the one meant.
+    -- Where every role may create functions in this schema, a planted one can be a better match for a call in pgq's
+    -- functions than the one that is meant.
     IF has_schema_privilege('public', current_schema(), 'CREATE') THEN
-        RAISE EXCEPTION 'everybody may create objects in the schema "%"', current_schema()
+        RAISE EXCEPTION 'every role may create objects in the schema "%"', current_schema()
             USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = format('They could act with the rights of the owner of pgq: REVOKE CREATE ON SCHEMA %I FROM PUBLIC first.',
+                  HINT = format('Run REVOKE CREATE ON SCHEMA %I FROM PUBLIC first: such objects could act with the rights of the owner.',
                                 current_schema());
     END IF;
 
-    -- What roles leave behind that were dropped, or lost their privileges by hand or by DROP OWNED, must not come back.
+    -- Forget roles that were dropped, and what this role was granted before it lost its privileges by hand or by DROP
+    -- OWNED: it must not come back.
     DELETE FROM pgq_permission AS p
     WHERE p.role NOT IN (SELECT r.oid FROM pg_roles AS r)
        OR p.role = v_role
@@ -39,12 +41,13 @@ END
 $pgq_grant$;
 
 COMMENT ON FUNCTION pgq_grant(text, text, text[]) IS
-    'Let a role use pgq: as producer enqueue; as worker claim and what follows; as admin cancel, retry, purge and see '
-    'everything; as reader see counts and states, but neither args nor errors nor results. With queues only those, '
-    'beside what it was granted before; without (NULL) all. What lies in other queues then is, for that role, not there. '
-    'It is the role of the session or of SET ROLE that counts, and membership as in PostgreSQL; not the owner of a '
-    'function that calls pgq. Only the owner of pgq can call it. NULL for role or what is refused (22004), an unknown '
-    'role too (42704), another privilege or a bad queue (22023), and a schema in which everybody may create objects (55000).';
+    'Grant a role a privilege: producer (enqueue), worker (claim, and all calls for claimed jobs), admin (cancel, '
+    'retry, purge, and read all of the views) or reader (read the views, but no args, dedup_key, errors, result or '
+    'context). Returns nothing. The role may use these queues, beside those it was granted before; for it, jobs in '
+    'other queues do not exist. What counts in a call is the role of SET ROLE or else of the session, with the roles '
+    'it inherits from; the owner of a function that calls pgq does not count. Only the owner of pgq may call it. NULL '
+    'for queues means all; NULL for role, privilege or one of the queues raises 22004. Raises 42704 for an unknown '
+    'role, 22023 for an unknown privilege or a bad queue, 55000 where every role may create objects in the schema.';
 
 
 CREATE FUNCTION pgq_revoke(role text, privilege text, queues text[] DEFAULT NULL) RETURNS void
@@ -83,12 +86,13 @@ BEGIN
 
     DELETE FROM pgq_permission AS p WHERE p.privilege = pgq_revoke.privilege AND p.role = v_role;
     PERFORM _pgq_revoke_privileges(v_role, privilege);
-    -- Some privileges belong to several.
+    -- Privileges that it still has may share functions and views with this one.
     PERFORM _pgq_grant_privileges(v_role, p.privilege) FROM pgq_permission AS p WHERE p.role = v_role;
 END
 $pgq_revoke$;
 
 COMMENT ON FUNCTION pgq_revoke(text, text, text[]) IS
-    'Take back what pgq_grant gave a role: these queues, or (NULL) all of it. Usage of the schema remains, and what the '
-    'role is granted as a member of others. Nothing happens when there is nothing to take; PGQ03 is raised when queues '
-    'are to be taken from a role that may use all. Only the owner of pgq can call it. Bad arguments as in pgq_grant.';
+    'Take a privilege back from a role, in these queues. Returns nothing, also if there is nothing to take. USAGE of '
+    'the schema stays, and so does what the role inherits from others. Only the owner of pgq may call it. NULL for '
+    'queues means all; NULL for role, privilege or one of the queues raises 22004. Raises PGQ03 if queues are given '
+    'but the role may use all, 42704 and 22023 as pgq_grant.';

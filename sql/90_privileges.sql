@@ -1,5 +1,5 @@
--- Nobody but the owner may touch anything until pgq_grant says so. PostgreSQL lets PUBLIC execute each new function,
--- so this list must name them all.
+-- Until pgq_grant is called, only the owner may use anything. PostgreSQL lets PUBLIC execute each new function, so this
+-- list must name them all.
 
 REVOKE ALL ON TABLE
     pgq_permission, pgq_waiting, pgq_running, pgq_ended, pgq_worker_session, pgq_head,

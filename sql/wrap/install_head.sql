@@ -7,10 +7,10 @@ BEGIN
     IF c_schema IS NULL THEN
         RAISE EXCEPTION 'no schema of the search path "%" exists', current_setting('search_path')
             USING ERRCODE = 'invalid_schema_name',
-                  HINT = 'Create the schema that pgq shall live in, or set search_path to one that exists.';
+                  HINT = 'Create a schema for pgq, or set search_path to one that exists.';
     END IF;
-    -- Functions record this path (SET search_path FROM CURRENT): it must name the one schema and nothing that another
-    -- role could plant objects in.
+    -- Functions record this path (SET search_path FROM CURRENT): it must name this schema, and none in which another
+    -- role could plant objects.
     PERFORM set_config('search_path', format('%I, pg_temp', c_schema), true);
 
     IF EXISTS (
@@ -21,22 +21,22 @@ BEGIN
     ) THEN
         RAISE EXCEPTION 'this database holds another pgq: PgQ of Skytools, in the schema "pgq"'
             USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = 'Use another database: the two share the name of their extension.';
+                  HINT = 'Use another database, because the two extensions have the same name.';
     END IF;
 
-    -- Read, not called: whoever may create functions here could have planted it.
+    -- Read, not called: another role that may create functions here could have planted it.
     SELECT substring(pg_get_function_sqlbody(p.oid) FROM '''(.*)'''),
            EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
     INTO v_version, v_extension
     FROM pg_proc AS p
     WHERE p.oid = to_regprocedure(format('%I.pgq_version()', c_schema));
     IF v_version IS NOT NULL THEN
-        RAISE EXCEPTION 'pgq % is installed in the schema "%" already, %',
+        RAISE EXCEPTION 'pgq % is already installed in the schema "%", %',
               v_version, c_schema, CASE WHEN v_extension THEN 'as an extension' ELSE 'from the plain script' END
             USING ERRCODE = 'duplicate_object',
                   HINT = CASE
                       WHEN v_version = '@VERSION@' THEN
-                          'It is complete as it is; another one takes another schema, and "pgq uninstall" removes it.'
+                          'Use it as it is, remove it with "pgq uninstall", or install another one in another schema.'
                       WHEN v_extension THEN 'Bring it up to date with ALTER EXTENSION pgq UPDATE.'
                       ELSE 'Bring it up to date with "pgq upgrade".'
                   END;

@@ -1,2 +1,2 @@
--- One transaction: all of it or nothing.
+-- One transaction: all or nothing.
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;

@@ -81,9 +81,9 @@ SELECT is(pgq_unregister(NULL), false, 'nobody has no name');
 SELECT throws_ok(call, state, message, message)
 FROM (VALUES
     ('SELECT pgq_register(NULL)', '22004', 'worker is null'),
-    ('SELECT pgq_register('''')', '22023', 'worker or host takes no byte, or more than 200'),
-    ('SELECT pgq_register(repeat(''x'', 201))', '22023', 'worker or host takes no byte, or more than 200'),
-    ('SELECT pgq_register(''x'', ''{a}'', repeat(''x'', 201))', '22023', 'worker or host takes no byte, or more than 200'),
+    ('SELECT pgq_register('''')', '22023', 'worker is empty, or worker or host takes more than 200 bytes'),
+    ('SELECT pgq_register(repeat(''x'', 201))', '22023', 'worker is empty, or worker or host takes more than 200 bytes'),
+    ('SELECT pgq_register(''x'', ''{a}'', repeat(''x'', 201))', '22023', 'worker is empty, or worker or host takes more than 200 bytes'),
     ('SELECT pgq_register(''x'', ''{}'')', '22023', 'queues is empty'),
     ('SELECT pgq_register(''x'', NULL)', '22004', 'queues, or one of them, is null')
 ) AS t (call, state, message);

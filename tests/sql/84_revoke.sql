@@ -99,7 +99,7 @@ SELECT throws_ok($$ SELECT pgq_revoke('tap_role', 'reader', '{a}') $$, 'PGQ03', 
 
 CREATE ROLE tap_open;
 SELECT format('GRANT CREATE ON SCHEMA %I TO PUBLIC', current_schema()) \gexec
-SELECT throws_ok($$ SELECT pgq_grant('tap_open', 'reader') $$, '55000', format('everybody may create objects in the schema "%s"', current_schema()),
+SELECT throws_ok($$ SELECT pgq_grant('tap_open', 'reader') $$, '55000', format('every role may create objects in the schema "%s"', current_schema()),
                  'nothing is granted where everybody could plant a function');
 SELECT format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema()) \gexec
 SELECT lives_ok($$ SELECT pgq_grant('tap_open', 'reader') $$, 'and all is well once they may not');

@@ -188,7 +188,7 @@ def test_the_dsn_can_come_from_the_environment(dsn: str, queue: Queue, monkeypat
 def test_install_refuses_to_install_twice(run: Run, bare: Connection) -> None:
     assert "installed" in run("install").stdout
     run("enqueue", "k")
-    assert "is installed in the schema" in run("install", code=1).stderr
+    assert "is already installed in the schema" in run("install", code=1).stderr
     assert one(bare, "SELECT count(*) FROM pgq_waiting") == 1
 
 

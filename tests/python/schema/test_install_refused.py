@@ -38,9 +38,9 @@ def test_a_second_installation_in_a_schema_is_refused(as_: As, extension: Path, 
         assert str(error) == 'extension "pgq" already exists'
     else:
         what = "as an extension" if first == "extension" else "from the plain script"
-        assert f'pgq {VERSION} is installed in the schema "public" already, {what}' in str(error)
+        assert f'pgq {VERSION} is already installed in the schema "public", {what}' in str(error)
         assert hint is not None
-        assert hint.startswith("It is complete as it is; another one takes another schema")
+        assert hint.startswith("Use it as it is, remove it with")
     assert one(owner, "SELECT count(*) FROM pgq_waiting") == 1
     with in_schema(owner, "other"):
         if second != "extension" or first != "extension":
@@ -103,7 +103,7 @@ def test_a_database_with_the_pgq_of_skytools_is_refused(as_: As, conn: Connectio
         INSTALLERS[form](owner)
     if isinstance(caught.value, psycopg.errors.ObjectNotInPrerequisiteState):
         assert caught.value.diag.message_primary == SKYTOOLS
-        assert caught.value.diag.message_hint == "Use another database: the two share the name of their extension."
+        assert caught.value.diag.message_hint == "Use another database, because the two extensions have the same name."
     else:
         # The server itself raises this before it reads a script.
         assert (form, str(caught.value)) == ("extension", 'extension "pgq" already exists')
@@ -124,5 +124,5 @@ def test_the_command_refuses_in_two_lines(as_: As, dsn: str) -> None:
     run(owner, released(RELEASED[0]))
     arguments = ("--dsn", make_conninfo(dsn, user="owner"), "install")
     lines = call(COMMAND, *arguments, code=1).splitlines()
-    assert lines[0].startswith(f'pgq: pgq {RELEASED[0]} is installed in the schema "public" already')
+    assert lines[0].startswith(f'pgq: pgq {RELEASED[0]} is already installed in the schema "public"')
     assert lines[1:] == ['hint: Bring it up to date with "pgq upgrade".']

@@ -188,7 +188,7 @@ def test_a_second_upgrade_has_nothing_to_do(as_: As, dsn: str) -> None:
     ]
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as caught:
         run(owner, script(before, after))
-    said = f'this script upgrades pgq from {before} to {after}, and in the schema "public" there is {VERSION}'
+    said = f'this script upgrades pgq from {before} to {after}, but the schema "public" holds {VERSION}'
     assert caught.value.diag.message_primary == said
     assert caught.value.diag.message_hint == "There is nothing to do."
 
