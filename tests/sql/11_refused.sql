@@ -1,4 +1,4 @@
--- Bad input is refused with a clear error, and nothing changes.
+-- Bad arguments raise an error with SQLSTATE and message, and change nothing.
 BEGIN;
 SELECT plan(100);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
@@ -93,10 +93,10 @@ FROM (VALUES
     ('SELECT pgq_purge(max_jobs => -1)', '22023', NULL)
 ) AS bad (call, state, message);
 
-SELECT set_eq('SELECT * FROM pgq_jobs', 'SELECT * FROM before', 'after all this nothing has changed');
+SELECT set_eq('SELECT * FROM pgq_jobs', 'SELECT * FROM before', 'the refused calls have changed no job');
 
--- A day within or beyond, because a hundred years are counted in the time zone of the session.
-SELECT lives_ok(call, format('%s is just within the limits', call))
+-- A day within the limit or beyond it, because a hundred years are counted in the time zone of the session.
+SELECT lives_ok(call, format('%s is within the limits', call))
 FROM (VALUES
     ('SELECT pgq_enqueue(repeat(''ü'', 200 / octet_length(''ü'')))'), ('SELECT pgq_enqueue(''k'', queue => repeat(''q'', 200))'),
     ('SELECT pgq_enqueue(''k'', to_jsonb(repeat(''x'', 1048574)))'), ('SELECT pgq_enqueue(''a'', ripe_at => ''2129-12-31 12:00Z'')'),
@@ -109,10 +109,10 @@ FROM (VALUES
     (format('SELECT pgq_complete(%s, %s, to_jsonb(repeat(''x'', 1048574)))', :id, :token))
 ) AS good (call);
 
--- A row that would break a claim, or never be claimed, cannot be stored by anybody.
+-- The tables refuse a row that would break a claim, or never be claimed, even from the owner.
 PREPARE sound AS INSERT INTO pgq_waiting (queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, enqueued_at, errors)
     VALUES ('q', 'sound', '{}', 5, now(), 0, 0, '1 s', '1 s', false, now(), '[]');
-SELECT lives_ok('sound', 'a sound row can be stored');
+SELECT lives_ok('sound', 'a valid row can be stored');
 SELECT pgq_enqueue('sound', queue => 'run');
 SELECT pgq_claim('{run}');
 SELECT throws_ok(

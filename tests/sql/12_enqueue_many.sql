@@ -1,25 +1,25 @@
--- Many jobs in one call, as if pgq_enqueue were called for each in turn.
+-- pgq_enqueue_many: many jobs in one call, with the result of one pgq_enqueue for each in turn.
 BEGIN;
 SELECT plan(44);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
-CREATE TEMP TABLE answer AS
+CREATE TEMP TABLE returned AS
 SELECT * FROM pgq_enqueue_many('[{"kind": "b", "args": [1]}, {"kind": "a", "args": null, "priority": 0},
                                  {"kind": "b", "args": [1]}, {"kind": "c", "delay": "1 hour"}, {"kind": "a", "args": null}]');
 SELECT results_eq(
     $$ SELECT a.n, j.kind, j.args, j.priority, j.ripe_at, a.created
-       FROM answer AS a JOIN pgq_jobs AS j USING (id) ORDER BY a.n $$,
+       FROM returned AS a JOIN pgq_jobs AS j USING (id) ORDER BY a.n $$,
     $$ VALUES (1::bigint, 'b', '[1]'::jsonb, 5, pgq_now(), true),
               (2, 'a', 'null', 0, pgq_now(), true),
               (3, 'b', '[1]', 5, pgq_now(), false),
               (4, 'c', '{}', 5, pgq_now() + '1 hour', true),
               (5, 'a', 'null', 0, pgq_now(), false) $$,
-    'the answers are in the order of the jobs, and twins get the id of the first');
+    'the rows come in the order of the jobs, and a twin has the id of the first one');
 
-SELECT is_empty($$ SELECT * FROM pgq_enqueue_many('[]') $$, 'nothing in, nothing out');
+SELECT is_empty($$ SELECT * FROM pgq_enqueue_many('[]') $$, 'an empty array returns no row');
 
-TRUNCATE answer;
-INSERT INTO answer
+TRUNCATE returned;
+INSERT INTO returned
 SELECT * FROM pgq_enqueue_many('[{"kind": "all", "args": {"x": 1}, "queue": "q", "priority": 1, "max_retries": 2,
                                 "backoff": "3 s", "backoff_cap": "4 s", "dedup": false, "dedup_key": "d", "on_duplicate": "error",
                                 "ripe_at": "2031-01-01T00:00Z", "context": {"t": 1}},
@@ -28,10 +28,10 @@ SELECT * FROM pgq_enqueue_many('[{"kind": "all", "args": {"x": 1}, "queue": "q",
                                 "on_duplicate": null, "context": null}]');
 SELECT results_eq(
     $$ SELECT j.queue, j.kind, j.args, j.priority, j.max_retries, j.backoff, j.backoff_cap, j.dedup, j.dedup_key, j.ripe_at, j.context
-       FROM answer AS a JOIN pgq_jobs AS j USING (id) ORDER BY a.n $$,
+       FROM returned AS a JOIN pgq_jobs AS j USING (id) ORDER BY a.n $$,
     $$ VALUES ('q', 'all', '{"x": 1}'::jsonb, 1, 2, interval '3 s', interval '4 s', false, 'd', timestamptz '2031-01-01 00:00Z', '{"t": 1}'::jsonb),
               ('default', 'nulls', '{}', 5, 10, '1 min', '1 hour', true, NULL, pgq_now(), NULL) $$,
-    'every key is honoured, and null is the default');
+    'every key takes effect, and null means the default');
 
 SELECT throws_ok(format('SELECT pgq_enqueue_many(%L)', jobs), state, message, coalesce(message, 'refused: ' || jobs))
 FROM (VALUES
@@ -62,13 +62,13 @@ FROM (VALUES
     ('[{"kind": "a", "delay": "-1 s"}]', '22023', 'job 1 of the array: delay -00:00:01 is out of range'),
     ('[{"kind": "a", "on_duplicate": "x"}]', '22023', 'job 1 of the array: on_duplicate "x" is unknown')
 ) AS bad (jobs, state, message);
-SELECT is_empty($$ SELECT FROM pgq_jobs WHERE kind = 'a' AND args = '{}' $$, 'of a refused array nothing is enqueued');
+SELECT is_empty($$ SELECT FROM pgq_jobs WHERE kind = 'a' AND args = '{}' $$, 'no job of a refused array is enqueued');
 
 SELECT throws_ok(
     $$ SELECT pgq_enqueue_many('[{"kind": "e"}, {"kind": "e", "on_duplicate": "error"}]') $$, 'PGQ04', NULL,
-    'a twin within the array is a duplicate like any other');
+    'a twin within the array is a duplicate, too');
 
--- The law of this function: one by one gives the same jobs.
+-- The invariant of pgq_enqueue_many: one call of pgq_enqueue for each job gives the same result.
 CREATE FUNCTION pg_temp.one_by_one(jobs jsonb) RETURNS TABLE (n bigint, id bigint, created boolean) LANGUAGE sql AS $$
     SELECT j.n, e.id, e.created
     FROM jsonb_array_elements(jobs) WITH ORDINALITY AS j (item, n)
@@ -83,19 +83,19 @@ CREATE FUNCTION pg_temp.outcome(way text, jobs jsonb) RETURNS SETOF text LANGUAG
 DECLARE
     v_lines text[];
 BEGIN
-    -- Undone at the end, so that both ways start from the same jobs.
+    -- Undone at the end, so that both ways start with the same jobs.
     BEGIN
         PERFORM pgq_enqueue('k', '"old"', delay => '10 min', priority => 7, dedup_key => 'old');
-        TRUNCATE answer;
+        TRUNCATE returned;
         IF way = 'many' THEN
-            INSERT INTO answer SELECT * FROM pgq_enqueue_many(jobs);
+            INSERT INTO returned SELECT * FROM pgq_enqueue_many(jobs);
         ELSE
-            INSERT INTO answer SELECT * FROM pg_temp.one_by_one(jobs);
+            INSERT INTO returned SELECT * FROM pg_temp.one_by_one(jobs);
         END IF;
         v_lines := ARRAY(
             SELECT format('%s %s first at %s: %s %s %s %s', a.n, a.created, min(a.n) OVER (PARTITION BY a.id), j.kind, j.args,
                           j.priority, j.ripe_at)
-            FROM answer AS a LEFT JOIN pgq_waiting AS j USING (id) ORDER BY a.n);
+            FROM returned AS a LEFT JOIN pgq_waiting AS j USING (id) ORDER BY a.n);
         RAISE EXCEPTION USING ERRCODE = 'TTT00';
     EXCEPTION
         WHEN SQLSTATE 'TTT00' THEN RETURN QUERY SELECT unnest(v_lines);
@@ -105,7 +105,7 @@ END
 $$;
 SELECT results_eq(
     format('SELECT * FROM pg_temp.outcome(%L, %L)', 'many', jobs),
-    format('SELECT * FROM pg_temp.outcome(%L, %L)', 'one by one', jobs), 'many is one by one: ' || what)
+    format('SELECT * FROM pg_temp.outcome(%L, %L)', 'one by one', jobs), 'pgq_enqueue_many equals single calls: ' || what)
 FROM (VALUES
     ('no twins', '[{"kind": "a"}, {"kind": "b", "priority": 1}, {"kind": "a", "queue": "other"}]'),
     ('keep', '[{"kind": "k", "dedup_key": "old", "args": 1}, {"kind": "k", "dedup_key": "new", "args": 2}, {"kind": "k", "dedup_key": "new", "args": 3}]'),
@@ -117,10 +117,10 @@ FROM (VALUES
     ('soonest after replace', '[{"kind": "k", "dedup_key": "old", "args": 1, "on_duplicate": "replace", "delay": "3 h"}, {"kind": "k", "dedup_key": "old", "args": 2, "on_duplicate": "soonest", "delay": "2 h"}, {"kind": "k", "dedup_key": "old", "args": 3}]'),
     ('a new one that is replaced at once', '[{"kind": "k", "dedup_key": "new", "args": 1, "on_duplicate": "replace", "delay": "9 h"}, {"kind": "k", "dedup_key": "new", "args": 2, "on_duplicate": "replace", "priority": 0}, {"kind": "k", "dedup_key": "new", "args": 3, "on_duplicate": "keep"}]'),
     ('without dedup', '[{"kind": "k", "dedup": false}, {"kind": "k", "dedup": false}, {"kind": "k"}, {"kind": "k", "on_duplicate": "replace", "delay": "1 h"}]'),
-    ('all of it', '[{"kind": "k", "dedup_key": "old", "args": 1}, {"kind": "z"}, {"kind": "k", "dedup_key": "old", "on_duplicate": "soonest"}, {"kind": "z", "on_duplicate": "replace", "priority": 2}, {"kind": "a"}, {"kind": "z", "dedup": false}, {"kind": "a", "on_duplicate": "soonest", "delay": "1 s"}]')
+    ('all policies at once', '[{"kind": "k", "dedup_key": "old", "args": 1}, {"kind": "z"}, {"kind": "k", "dedup_key": "old", "on_duplicate": "soonest"}, {"kind": "z", "on_duplicate": "replace", "priority": 2}, {"kind": "a"}, {"kind": "z", "dedup": false}, {"kind": "a", "on_duplicate": "soonest", "delay": "1 s"}]')
 ) AS scenario (what, jobs);
 
--- The same for arrays that nobody thought of, the same at each run.
+-- The same for arbitrary arrays, which are equal in every run.
 CREATE FUNCTION pg_temp.some_jobs(seed integer) RETURNS jsonb LANGUAGE sql AS $$
     SELECT jsonb_agg(
         jsonb_strip_nulls(jsonb_build_object(
@@ -138,8 +138,8 @@ SELECT pg_temp.some_jobs(seed) AS jobs,
        ARRAY(SELECT pg_temp.outcome('many', pg_temp.some_jobs(seed))) AS many,
        ARRAY(SELECT pg_temp.outcome('one by one', pg_temp.some_jobs(seed))) AS one_by_one
 FROM generate_series(1, 100) AS seed;
-SELECT is_empty('SELECT * FROM trial WHERE many <> one_by_one', 'many is one by one, whatever the array');
-SELECT ok(bool_or(many = '{PGQ04}') AND bool_or(many <> '{PGQ04}'), 'refused or not') FROM trial;
+SELECT is_empty('SELECT * FROM trial WHERE many <> one_by_one', 'pgq_enqueue_many equals single calls for 100 arbitrary arrays');
+SELECT ok(bool_or(many = '{PGQ04}') AND bool_or(many <> '{PGQ04}'), 'some of these arrays are refused and some are not') FROM trial;
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -1,9 +1,10 @@
--- A job keeps what it was given, wherever it goes.
+-- A job keeps its values through all states.
 BEGIN;
 SELECT plan(24);
 SET LOCAL pgq.jitter = '0';
 
--- A job that differs from the default in everything, and has failed once; two hours later it goes one of the ways.
+-- A job whose values are all different from the defaults, and which has failed once. Two hours later it goes one of the
+-- ways.
 CREATE FUNCTION pg_temp.goes(way text, dedup boolean) RETURNS SETOF pgq_jobs LANGUAGE plpgsql AS $$
 DECLARE
     v_id bigint;
@@ -26,10 +27,10 @@ BEGIN
         WHEN 'waits', 'runs' THEN NULL;
         WHEN 'fails', 'dies' THEN PERFORM pgq_fail(c.id, c.token, 'again');
         WHEN 'is released' THEN PERFORM pgq_release(c.id, c.token);
-        WHEN 'is put off' THEN PERFORM pgq_snooze(c.id, c.token, '2030-01-01 18:00Z');
+        WHEN 'is snoozed' THEN PERFORM pgq_snooze(c.id, c.token, '2030-01-01 18:00Z');
         WHEN 'is done' THEN PERFORM pgq_complete(c.id, c.token, '7');
         WHEN 'is cancelled while it waits', 'is cancelled while it runs' THEN PERFORM pgq_cancel(v_id);
-        WHEN 'is lost' THEN
+        WHEN 'is rescued' THEN
             PERFORM set_config('pgq.now', '2030-01-01 14:06Z', true);
             PERFORM pgq_claim('{elsewhere}');
         WHEN 'is retried by hand' THEN
@@ -50,18 +51,18 @@ SELECT is(
     (t.state, t.ripe_at, t.attempt, coalesce(t.error, 'once'), CASE WHEN t.error IS NOT NULL THEN 'once' END, t.worker, t.ended_at,
      'road', 'odd', '[1]'::jsonb, 2, CASE way WHEN 'dies' THEN 1 ELSE 6 END, interval '3 min', interval '4 min', with_dedup, 'key',
      timestamptz '2030-01-01 12:00Z', '{"t": 1}'::jsonb)::text,
-    format('a job that %s %s dedup keeps the rest', way, CASE WHEN with_dedup THEN 'with' ELSE 'without' END))
+    format('a job that %s, %s dedup, keeps its other values', way, CASE WHEN with_dedup THEN 'with' ELSE 'without' END))
 FROM (VALUES
     ('waits', 'waiting', timestamptz '2030-01-01 13:30Z', 1, NULL, NULL, NULL::timestamptz),
     ('runs', 'running', '2030-01-01 13:30Z', 2, NULL, 'w', NULL),
     ('fails', 'waiting', '2030-01-01 14:05Z', 2, 'again', NULL, NULL),
     ('dies', 'dead', '2030-01-01 13:30Z', 2, 'again', 'w', '2030-01-01 14:01Z'),
     ('is released', 'waiting', '2030-01-01 13:30Z', 1, NULL, NULL, NULL),
-    ('is put off', 'waiting', '2030-01-01 18:00Z', 1, NULL, NULL, NULL),
+    ('is snoozed', 'waiting', '2030-01-01 18:00Z', 1, NULL, NULL, NULL),
     ('is done', 'done', '2030-01-01 13:30Z', 2, NULL, 'w', '2030-01-01 14:01Z'),
     ('is cancelled while it waits', 'cancelled', '2030-01-01 13:30Z', 1, NULL, NULL, '2030-01-01 14:01Z'),
     ('is cancelled while it runs', 'cancelled', '2030-01-01 13:30Z', 2, NULL, 'w', '2030-01-01 14:01Z'),
-    ('is lost', 'waiting', '2030-01-01 14:09Z', 2, 'the lease ran out', NULL, NULL),
+    ('is rescued', 'waiting', '2030-01-01 14:09Z', 2, 'the lease ran out', NULL, NULL),
     ('is retried by hand', 'waiting', '2030-01-01 15:00Z', 0, NULL, NULL, NULL),
     ('is enqueued again', 'waiting', '2030-01-01 13:30Z', 1, NULL, NULL, NULL)
 ) AS t (way, state, ripe_at, attempt, error, worker, ended_at)

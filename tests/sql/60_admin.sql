@@ -1,9 +1,9 @@
--- The operator's verbs.
+-- The operator's calls: cancel, retry and purge.
 BEGIN;
 SELECT plan(30);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
--- A job in each state, named for it.
+-- A job in each state, with the name of the state as its kind.
 SELECT pgq_enqueue(kind, queue => kind, max_retries => 0) FROM (VALUES ('waiting'), ('running'), ('dead'), ('cancelled'), ('done')) AS t (kind);
 SELECT c.token AS token FROM pgq_claim('{running}') AS c \gset
 SELECT pgq_fail(c.id, c.token, 'no') FROM pgq_claim('{dead}') AS c;
@@ -12,7 +12,7 @@ CREATE TEMP TABLE job AS SELECT kind, id FROM pgq_jobs;
 CREATE FUNCTION pg_temp.job(kind text) RETURNS bigint LANGUAGE sql AS $$ SELECT id FROM job WHERE job.kind = $1 $$;
 SELECT pgq_cancel(pg_temp.job('cancelled'));
 SELECT results_eq('SELECT kind, state FROM pgq_jobs ORDER BY kind', 'SELECT kind, kind FROM job ORDER BY kind',
-                  'a waiting job that is cancelled is kept as that');
+                  'a waiting job that is cancelled is kept as cancelled');
 
 SELECT throws_ok(format('SELECT pgq_cancel(%s)', pg_temp.job(kind)), 'PGQ03', format('job %s is %s and cannot be cancelled', pg_temp.job(kind), kind),
                  format('a %s job cannot be cancelled', kind)) FROM (VALUES ('dead'), ('cancelled'), ('done')) AS t (kind);
@@ -20,18 +20,18 @@ SELECT throws_ok(format('SELECT pgq_retry(%s)', pg_temp.job(kind)), 'PGQ03', for
                  format('a %s job cannot be retried', kind)) FROM (VALUES ('waiting'), ('running'), ('done')) AS t (kind);
 SELECT throws_ok(format('SELECT %s(%s)', verb, id), 'PGQ01', format('there is no job %s', id), format('%s(%s) finds no job', verb, id))
 FROM (VALUES ('pgq_cancel'), ('pgq_retry')) AS v (verb) CROSS JOIN (VALUES ('0'), ('-1'), ('9223372036854775807'), ('null')) AS i (id);
-SELECT results_eq('SELECT kind, state FROM pgq_jobs ORDER BY kind', 'SELECT kind, kind FROM job ORDER BY kind', 'nothing of this has changed a job');
+SELECT results_eq('SELECT kind, state FROM pgq_jobs ORDER BY kind', 'SELECT kind, kind FROM job ORDER BY kind', 'the refused calls have changed no job');
 
 SELECT pgq_cancel(pg_temp.job('running'));
 SELECT results_eq($$ SELECT state, attempt, ended_at FROM pgq_jobs WHERE kind = 'running' $$, $$ VALUES ('cancelled', 1, pgq_now()) $$,
                   'a running job can be cancelled');
-SELECT throws_ok(format('SELECT pgq_complete(%s, %s)', pg_temp.job('running'), :token), 'PGQ02', NULL, 'and its worker then has lost it');
+SELECT throws_ok(format('SELECT pgq_complete(%s, %s)', pg_temp.job('running'), :token), 'PGQ02', NULL, 'the worker of a cancelled job has lost its lease');
 SELECT is(pgq_retry(pg_temp.job(kind)), 'retry', format('a job that is %s can be retried', what))
 FROM (VALUES ('running', 'cancelled while it ran'), ('cancelled', 'cancelled'), ('dead', 'dead')) AS t (kind, what);
 SELECT results_eq($$ SELECT state, attempt, ripe_at, jsonb_array_length(errors) FROM pgq_jobs WHERE kind = 'dead' $$,
-                  $$ VALUES ('waiting', 0, pgq_now(), 1) $$, 'it is ripe now, starts again, and remembers its errors');
+                  $$ VALUES ('waiting', 0, pgq_now(), 1) $$, 'a job that is retried is ripe now, counts its attempts from the start, and keeps its errors');
 
--- Purging, of what ended 1 to 6 days ago.
+-- Purging jobs that ended 1 to 6 days ago.
 DELETE FROM pgq_ended;
 SELECT set_config('pgq.now', (timestamptz '2030-02-07 00:00Z' - n * interval '1 day')::text, true),
        pgq_cancel((SELECT e.id FROM pgq_enqueue('old', to_jsonb(n), CASE n % 2 WHEN 0 THEN 'even' ELSE 'odd' END) AS e))
@@ -41,9 +41,9 @@ SET LOCAL pgq.now = '2030-02-07 00:00Z';
 SELECT pgq_enqueue('month', queue => 'month');
 SELECT set_config('pgq.now', '2030-01-08 00:00Z', true), pgq_cancel(id) FROM pgq_jobs WHERE kind = 'month';
 SET LOCAL pgq.now = '2030-02-06 23:59:59Z';
-SELECT is(pgq_purge(queue => 'month'), 0::bigint, 'for thirty days a job is kept by default');
+SELECT is(pgq_purge(queue => 'month'), 0::bigint, 'pgq_purge keeps a job for thirty days by default');
 SET LOCAL pgq.now = '2030-02-07 00:00Z';
-SELECT is(pgq_purge(queue => 'month'), 1::bigint, 'and no longer');
+SELECT is(pgq_purge(queue => 'month'), 1::bigint, 'pgq_purge deletes a job after thirty days');
 CREATE FUNCTION pg_temp.kept() RETURNS text LANGUAGE sql AS $$ SELECT string_agg(args::text, '' ORDER BY args) FROM pgq_ended WHERE kind = 'old' $$;
 CREATE FUNCTION pg_temp.purge(call text, OUT n bigint, OUT kept text) LANGUAGE plpgsql AS $$
 BEGIN

@@ -1,10 +1,10 @@
--- What there is to look at.
+-- The views pgq_jobs and pgq_stats.
 BEGIN;
 SELECT plan(10);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
-SELECT is_empty('SELECT FROM pgq_jobs', 'no jobs, nothing to see');
-SELECT is_empty('SELECT FROM pgq_stats', 'and nothing to count');
+SELECT is_empty('SELECT FROM pgq_jobs', 'pgq_jobs is empty without jobs');
+SELECT is_empty('SELECT FROM pgq_stats', 'pgq_stats is empty without jobs');
 
 SELECT pgq_enqueue('a', to_jsonb(n), ripe_at => pgq_now() + n * interval '1 hour') FROM generate_series(-3, 2) AS n;
 SELECT pgq_enqueue('b', to_jsonb(n), 'other', max_retries => 0, dedup_key => 'k' || n) FROM generate_series(1, 4) AS n;
@@ -17,10 +17,10 @@ SELECT results_eq(
     'SELECT queue, kind, waiting, ripe, running, dead, cancelled, done, oldest_ripe_age FROM pgq_stats ORDER BY queue',
     $$ VALUES ('default', 'a', 5::bigint, 3::bigint, 1::bigint, 0::bigint, 0::bigint, 0::bigint, interval '2 hours'),
               ('other', 'b', 0, 0, 0, 2, 1, 1, NULL) $$,
-    'the numbers are those of each queue and kind');
+    'pgq_stats counts the jobs of each queue and kind');
 SET LOCAL pgq.now = '2030-01-01 13:00Z';
 SELECT results_eq($$ SELECT waiting, ripe, oldest_ripe_age FROM pgq_stats WHERE kind = 'a' $$,
-                  $$ VALUES (5::bigint, 4::bigint, interval '3 hours') $$, 'and move with the clock');
+                  $$ VALUES (5::bigint, 4::bigint, interval '3 hours') $$, 'pgq_stats counts jobs that have become ripe');
 
 SELECT results_eq(
     $$ SELECT state, args, worker, claimed_at IS NOT NULL, lease_until IS NOT NULL, ended_at IS NOT NULL, result FROM pgq_jobs
@@ -28,19 +28,19 @@ SELECT results_eq(
     $$ VALUES ('running', '-3'::jsonb, 'w', true, true, false, NULL::jsonb),
               ('dead', '1', 'w', false, false, true, NULL), ('dead', '2', 'w', false, false, true, NULL),
               ('done', '3', NULL, false, false, true, '"r"'), ('cancelled', '4', NULL, false, false, true, NULL) $$,
-    'each state shows what belongs to it');
+    'pgq_jobs has values in the columns of each state, and NULL in the others');
 SELECT results_eq($$ SELECT DISTINCT state FROM pgq_jobs WHERE kind = 'a' ORDER BY 1 $$, $$ VALUES ('running'), ('waiting') $$,
-                  'a job waits or runs');
-SELECT is((errors -> 0) - 'at', '{"attempt": 1, "worker": "w", "error": "why"}', 'a dead job tells why') FROM pgq_jobs WHERE args = '1' AND state = 'dead';
+                  'pgq_jobs shows waiting and running jobs');
+SELECT is((errors -> 0) - 'at', '{"attempt": 1, "worker": "w", "error": "why"}', 'pgq_jobs shows why a job is dead') FROM pgq_jobs WHERE args = '1' AND state = 'dead';
 SELECT pgq_enqueue('c', delay => '1 hour');
 SELECT results_eq($$ SELECT waiting, ripe, oldest_ripe_age FROM pgq_stats WHERE kind = 'c' $$,
-                  $$ VALUES (1::bigint, 0::bigint, NULL::interval) $$, 'what is not ripe has no age');
-SELECT is(dedup_key, 'k1', 'and by what it was known') FROM pgq_jobs WHERE args = '1' AND state = 'dead';
+                  $$ VALUES (1::bigint, 0::bigint, NULL::interval) $$, 'oldest_ripe_age is NULL if no job is ripe');
+SELECT is(dedup_key, 'k1', 'pgq_jobs shows the dedup_key') FROM pgq_jobs WHERE args = '1' AND state = 'dead';
 SELECT is(
     (SELECT string_agg(column_name::text, ',' ORDER BY ordinal_position) FROM information_schema.columns
      WHERE table_name = 'pgq_jobs' AND table_schema = current_schema()),
     'id,state,queue,kind,args,priority,ripe_at,attempt,max_retries,backoff,backoff_cap,dedup,dedup_key,enqueued_at,errors,'
-    'worker,claimed_at,lease_until,ended_at,result,context', 'the view has these columns, and no tokens');
+    'worker,claimed_at,lease_until,ended_at,result,context', 'pgq_jobs has these columns, and no token');
 
 SELECT * FROM finish();
 ROLLBACK;

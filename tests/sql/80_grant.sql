@@ -1,4 +1,4 @@
--- Who may do what: nobody anything, until pgq_grant says so.
+-- Privileges: a role may do nothing until pgq_grant lets it.
 BEGIN;
 SELECT plan(39);
 
@@ -7,14 +7,14 @@ CREATE ROLE tap_producer;
 CREATE ROLE tap_worker;
 CREATE ROLE tap_admin;
 CREATE ROLE "tap_Reader";
-SELECT lives_ok(format('SELECT pgq_grant(%L, %L)', role, what), format('pgq_grant(%s, %s)', role, what))
-FROM (VALUES ('tap_producer', 'producer'), ('tap_worker', 'worker'), ('tap_admin', 'admin'), ('tap_Reader', 'reader')) AS g (role, what);
+SELECT lives_ok(format('SELECT pgq_grant(%L, %L)', role, privilege), format('pgq_grant(%s, %s) succeeds', role, privilege))
+FROM (VALUES ('tap_producer', 'producer'), ('tap_worker', 'worker'), ('tap_admin', 'admin'), ('tap_Reader', 'reader')) AS g (role, privilege);
 
 SELECT is(
     ARRAY(SELECT proname::text FROM pg_proc
           WHERE pronamespace = quote_ident(current_schema())::regnamespace AND proname ~ '^_?pgq_' AND has_function_privilege(role, oid, 'EXECUTE')
           ORDER BY proname::text COLLATE "C"),
-    functions::text[], format('%s may execute exactly these', role))
+    functions::text[], format('%s may execute exactly these functions', role))
 FROM (VALUES
     ('tap_nobody', '{}'),
     ('tap_producer', '{pgq_backoff,pgq_enqueue,pgq_enqueue_many,pgq_version}'),
@@ -23,22 +23,22 @@ FROM (VALUES
     ('tap_Reader', '{pgq_backoff,pgq_now,pgq_version}')
 ) AS t (role, functions);
 SELECT is(
-    ARRAY(SELECT c.relname || '.' || a.attname  -- for the administrator, those that are not as they should be
+    ARRAY(SELECT c.relname || '.' || a.attname  -- for the admin, the columns whose privileges are wrong
           FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
           WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname ~ '^_?pgq_' AND c.relkind IN ('r', 'v')
             AND (has_column_privilege(role, c.oid, a.attnum, 'SELECT, INSERT, UPDATE, REFERENCES')) <> (role = 'tap_admin' AND c.relkind = 'v' AND c.relname !~ '^_')
           ORDER BY (c.relname || '.' || a.attname) COLLATE "C"),
     columns::text[], what)
 FROM (VALUES
-    ('tap_nobody', '{}', 'nobody sees anything'), ('tap_producer', '{}', 'a producer sees nothing'),
-    ('tap_worker', '{}', 'a worker sees nothing'), ('tap_admin', '{}', 'an administrator sees all of the views, and nothing else'),
+    ('tap_nobody', '{}', 'a role that was granted nothing can read no column'), ('tap_producer', '{}', 'a producer can read no column'),
+    ('tap_worker', '{}', 'a worker can read no column'), ('tap_admin', '{}', 'an admin can read all columns of the public views, and nothing else'),
     ('tap_Reader', '{pgq_jobs.attempt,pgq_jobs.backoff,pgq_jobs.backoff_cap,pgq_jobs.claimed_at,pgq_jobs.dedup,pgq_jobs.ended_at,
                      pgq_jobs.enqueued_at,pgq_jobs.id,pgq_jobs.kind,pgq_jobs.lease_until,pgq_jobs.max_retries,pgq_jobs.priority,
                      pgq_jobs.queue,pgq_jobs.ripe_at,pgq_jobs.state,pgq_jobs.worker,
                      pgq_stats.cancelled,pgq_stats.dead,pgq_stats.done,pgq_stats.kind,pgq_stats.oldest_ripe_age,pgq_stats.queue,
                      pgq_stats.ripe,pgq_stats.running,pgq_stats.waiting,
                      pgq_workers.host,pgq_workers.kinds,pgq_workers.name,pgq_workers.oldest_claimed_at,pgq_workers.pid,
-                     pgq_workers.present,pgq_workers.queues,pgq_workers.registered_at,pgq_workers.running}', 'a reader sees neither arguments nor errors nor results')
+                     pgq_workers.present,pgq_workers.queues,pgq_workers.registered_at,pgq_workers.running}', 'a reader can read neither args, dedup_key, errors, result nor context')
 ) AS t (role, columns, what);
 
 SELECT is_empty(
@@ -50,21 +50,21 @@ SELECT is(
     ARRAY(SELECT a.grantee::regrole::text FROM pg_namespace AS s, aclexplode(s.nspacl) AS a
           WHERE s.nspname = current_schema() AND a.grantee::regrole::text ~ 'tap_' AND a.privilege_type = 'USAGE'
           ORDER BY a.grantee::regrole::text COLLATE "C"),
-    '{"\"tap_Reader\"",tap_admin,tap_producer,tap_worker}'::text[], 'who is granted something may use the schema');
+    '{"\"tap_Reader\"",tap_admin,tap_producer,tap_worker}'::text[], 'every role that was granted something may use the schema');
 SELECT is_empty($$
     SELECT p.proname, a.grantee::regrole FROM pg_proc AS p, aclexplode(p.proacl) AS a
     WHERE p.proname ~ '^_?pgq_' AND a.grantee <> p.proowner AND a.is_grantable
     UNION ALL
     SELECT c.relname, a.grantee::regrole FROM pg_class AS c, aclexplode(c.relacl) AS a
     WHERE c.relname ~ '^_?pgq_' AND a.grantee <> c.relowner AND a.is_grantable
-$$, 'and cannot pass it on');
+$$, 'no role can grant its privileges to others');
 
--- Really done, with each role.
+-- The calls themselves, with each role.
 SET LOCAL ROLE tap_producer;
 SELECT * FROM pgq_enqueue('granted', '{"secret": 1}') \gset
 SELECT id AS many FROM pgq_enqueue_many('[{"kind": "granted", "args": 2}]') \gset
 RESET ROLE;
-SELECT is(count(*), 2::bigint, 'a producer enqueues') FROM pgq_waiting;
+SELECT is(count(*), 2::bigint, 'a producer can enqueue') FROM pgq_waiting;
 SELECT pgq_enqueue('verbs', to_jsonb(n), 'verbs') FROM generate_series(1, 4) AS n;
 SET LOCAL ROLE tap_worker;
 SELECT pgq_hold(c.id, c.token), pgq_extend(c.id, c.token, '9 minutes'), pgq_complete(c.id, c.token, '"held"') FROM pgq_claim('{verbs}') AS c;
@@ -74,42 +74,42 @@ SELECT pgq_release(c.id, c.token) FROM pgq_claim('{verbs}') AS c;
 RESET ROLE;
 SELECT results_eq($$ SELECT args, state, result FROM pgq_jobs WHERE queue = 'verbs' ORDER BY id $$,
                   $$ VALUES ('1'::jsonb, 'done', '"held"'::jsonb), ('3', 'waiting', NULL), ('4', 'waiting', NULL) $$,
-                  'a worker has all the verbs of a worker');
+                  'a worker can hold, extend, complete, snooze and release jobs');
 SET LOCAL ROLE tap_admin;
 SELECT pgq_purge('0');
 RESET ROLE;
-SELECT is_empty('SELECT FROM pgq_ended', 'an administrator purges');
+SELECT is_empty('SELECT FROM pgq_ended', 'an admin can purge');
 DELETE FROM pgq_waiting WHERE queue = 'verbs';
 SET LOCAL ROLE tap_worker;
 SELECT c.id AS id, c.token AS token FROM pgq_claim() AS c \gset
 SELECT pgq_fail(:id, :token, 'secret', '1 hour');
 RESET ROLE;
-SELECT is(errors -> 0 ->> 'error', 'secret', 'a worker claims and fails') FROM pgq_waiting WHERE id = :id;
+SELECT is(errors -> 0 ->> 'error', 'secret', 'a worker can claim and fail jobs') FROM pgq_waiting WHERE id = :id;
 SET LOCAL ROLE tap_admin;
 SELECT pgq_cancel(:id);
 SELECT pgq_retry(:id);
 SELECT set_config('tap.seen', (SELECT args::text FROM pgq_jobs WHERE id = :id), true);
 RESET ROLE;
-SELECT is(current_setting('tap.seen'), '{"secret": 1}', 'an administrator cancels, retries, and sees everything');
+SELECT is(current_setting('tap.seen'), '{"secret": 1}', 'an admin can cancel, retry and read args');
 SET LOCAL ROLE "tap_Reader";
 SELECT set_config('tap.seen', (SELECT string_agg(state, ',') FROM pgq_jobs) || (SELECT sum(ripe) FROM pgq_stats), true);
 RESET ROLE;
-SELECT is(current_setting('tap.seen'), 'waiting,waiting2', 'a reader sees states and numbers');
+SELECT is(current_setting('tap.seen'), 'waiting,waiting2', 'a reader can read states and numbers');
 
--- pgTAP itself has to be there for the roles that run its functions.
+-- The roles that run the functions of pgTAP need privileges on it.
 GRANT USAGE ON SCHEMA pgtap TO tap_nobody, tap_producer, "tap_Reader";
 GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA pg_temp TO tap_nobody, tap_producer, "tap_Reader";
 GRANT ALL ON ALL TABLES IN SCHEMA pg_temp TO tap_nobody, tap_producer, "tap_Reader";
--- Otherwise a schema that is not open to all would hide what is denied.
+-- Without USAGE on the schema, PostgreSQL would deny that first.
 SELECT format('GRANT USAGE ON SCHEMA %I TO tap_nobody', current_schema()) \gexec
 SET LOCAL ROLE tap_nobody;
-SELECT throws_ok(call, '42501', NULL, format('without a grant, %s is denied', call))
+SELECT throws_ok(call, '42501', NULL, format('%s is denied to a role that was granted nothing', call))
 FROM (VALUES ('SELECT pgq_enqueue(''k'')'), ('SELECT * FROM pgq_waiting'), ('SELECT * FROM pgq_jobs'), ('SELECT nextval(''pgq_token'')')) AS t (call);
 SET LOCAL ROLE tap_producer;
-SELECT throws_ok(call, '42501', NULL, format('for a producer, %s is denied', call))
+SELECT throws_ok(call, '42501', NULL, format('%s is denied to a producer', call))
 FROM (VALUES ('SELECT pgq_claim()'), ('SELECT pgq_grant(''tap_producer'', ''admin'')')) AS t (call);
 SET LOCAL ROLE "tap_Reader";
-SELECT throws_ok('SELECT args FROM pgq_jobs', '42501', NULL, 'for a reader, arguments are denied');
+SELECT throws_ok('SELECT args FROM pgq_jobs', '42501', NULL, 'args are denied to a reader');
 RESET ROLE;
 
 SELECT throws_ok(call, state, message, format('%s is refused', call))

@@ -1,10 +1,11 @@
--- Each role, each object, each queue: who gets what answer.
+-- The matrix: each object, called by each role for each queue.
 BEGIN;
 SELECT plan(13);
 
--- What a call answers to its role on a queue that the role may use, and on one that it may not. Without the role itself
--- permission is denied, whatever the queue. {q}, {waiting}, {running}, {token} and {dead} are the queue and its jobs.
-CREATE TEMP TABLE matrix (object text, roles text[], call text, answer text, elsewhere text);
+-- What a call returns to one of its roles for a queue that the role may use, and elsewhere, for one that it may not.
+-- Any other role is denied the call, whatever the queue. {q}, {waiting}, {running}, {token} and {dead} stand for the
+-- queue and its jobs.
+CREATE TEMP TABLE matrix (object text, roles text[], call text, allowed text, elsewhere text);
 INSERT INTO matrix VALUES
     ('pgq_enqueue', '{producer}', 'SELECT created FROM pgq_enqueue(''new'', queue => {q})', 'true', '42501'),
     ('pgq_enqueue', '{producer}', 'SELECT created FROM pgq_enqueue(''waiting'', queue => {q})', 'false', '42501'),
@@ -41,7 +42,7 @@ INSERT INTO matrix VALUES
     ('pgq_stats', '{admin,reader}', 'SELECT sum(waiting + running + dead) FROM pgq_stats WHERE queue = {q}', '3', 'null'),
     ('pgq_workers', '{admin,reader}', 'SELECT name || running FROM pgq_workers WHERE name = {q}', '{q}1', 'null');
 
--- All the rest is for the owner alone.
+-- Everything else is only for the owner.
 INSERT INTO matrix
 SELECT proname, '{}'::text[], format('SELECT CASE WHEN has_function_privilege(%s::oid, ''EXECUTE'') THEN ''may'' ELSE ''denied'' END', oid), 'may', NULL
 FROM pg_proc WHERE pronamespace = quote_ident(current_schema())::regnamespace AND proname ~ '^_pgq_'
@@ -63,7 +64,7 @@ SELECT results_eq(
        WHERE o.name ~ '^_?pgq_' ORDER BY 1 $$,
     'every function, table, view and sequence has a row in the matrix');
 
--- In each queue a job of each state, and a worker that is named for it.
+-- In each queue, a job in each state and a worker with the name of the queue.
 CREATE TEMP TABLE place AS SELECT q AS queue FROM unnest('{mine,theirs}'::text[]) AS q;
 ALTER TABLE place ADD waiting bigint, ADD running bigint, ADD token bigint, ADD dead bigint;
 SELECT pgq_enqueue(kind, jsonb_build_object('n', n), queue, max_retries => 1 - n / 3) FROM place CROSS JOIN (VALUES ('running', 1), ('dead', 3)) AS j (kind, n);
@@ -74,47 +75,47 @@ SELECT pgq_fail(r.id, r.token, 'why') FROM pgq_running AS r WHERE r.kind = 'dead
 SELECT pgq_enqueue('waiting', queue => queue) FROM place;
 UPDATE place AS p SET waiting = w.id FROM pgq_waiting AS w WHERE p.queue = w.queue;
 
--- The roles: one that was granted nothing, one of each kind, and one of each kind for one queue only.
-CREATE TEMP TABLE actor (role text, what text, queues text[]);
+-- The roles: one without any grant, one for each privilege, and one for each privilege in one queue only.
+CREATE TEMP TABLE actor (role text, privilege text, queues text[]);
 INSERT INTO actor VALUES ('none', NULL, NULL), ('tap_nobody', NULL, NULL);
-INSERT INTO actor SELECT 'tap_' || what, what, NULL FROM unnest('{producer,worker,admin,reader}'::text[]) AS what;
-INSERT INTO actor SELECT 'tap_my_' || what, what, '{mine}' FROM unnest('{producer,worker,admin,reader}'::text[]) AS what;
+INSERT INTO actor SELECT 'tap_' || privilege, privilege, NULL FROM unnest('{producer,worker,admin,reader}'::text[]) AS privilege;
+INSERT INTO actor SELECT 'tap_my_' || privilege, privilege, '{mine}' FROM unnest('{producer,worker,admin,reader}'::text[]) AS privilege;
 SELECT format('CREATE ROLE %I', role) FROM actor WHERE role <> 'none' \gexec
-SELECT pgq_grant(role, what, queues) FROM actor WHERE what IS NOT NULL;
--- Otherwise a schema that is not open to all would hide what is denied.
+SELECT pgq_grant(role, privilege, queues) FROM actor WHERE privilege IS NOT NULL;
+-- Without USAGE on the schema, PostgreSQL would deny that first.
 SELECT format('GRANT USAGE ON SCHEMA %I TO tap_nobody', current_schema()) \gexec
 
--- Whatever the call has done is undone with the exception.
-CREATE FUNCTION pg_temp.answer(role text, call text) RETURNS text LANGUAGE plpgsql AS $$
+-- The exception undoes what the call has done.
+CREATE FUNCTION pg_temp.result(role text, call text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-    v_answer text;
+    v_result text;
 BEGIN
     PERFORM set_config('role', role, true);
-    EXECUTE call INTO v_answer;
-    RAISE EXCEPTION USING ERRCODE = 'TAP01', MESSAGE = coalesce(v_answer, 'null');
+    EXECUTE call INTO v_result;
+    RAISE EXCEPTION USING ERRCODE = 'TAP01', MESSAGE = coalesce(v_result, 'null');
 EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS v_answer = MESSAGE_TEXT;
-    RETURN CASE WHEN SQLSTATE = 'TAP01' THEN v_answer
-                WHEN SQLSTATE = '42501' AND v_answer ~ '^permission denied for ' THEN 'denied'
+    GET STACKED DIAGNOSTICS v_result = MESSAGE_TEXT;
+    RETURN CASE WHEN SQLSTATE = 'TAP01' THEN v_result
+                WHEN SQLSTATE = '42501' AND v_result ~ '^permission denied for ' THEN 'denied'
                 ELSE SQLSTATE
            END;
 END
 $$;
 
-CREATE TEMP TABLE answered AS
-SELECT a.role, p.queue, m.object, m.call, pg_temp.answer(a.role, filled.call) AS got,
-       CASE WHEN a.role = 'none' OR a.what = ANY (m.roles) AND (a.queues IS NULL OR p.queue = ANY (a.queues)) THEN replace(m.answer, '{q}', p.queue)
-            WHEN a.what = ANY (m.roles) THEN m.elsewhere
+CREATE TEMP TABLE outcome AS
+SELECT a.role, p.queue, m.object, m.call, pg_temp.result(a.role, filled.call) AS got,
+       CASE WHEN a.role = 'none' OR a.privilege = ANY (m.roles) AND (a.queues IS NULL OR p.queue = ANY (a.queues)) THEN replace(m.allowed, '{q}', p.queue)
+            WHEN a.privilege = ANY (m.roles) THEN m.elsewhere
             ELSE 'denied'
        END AS expected
 FROM actor AS a CROSS JOIN place AS p CROSS JOIN matrix AS m
 CROSS JOIN LATERAL (SELECT replace(replace(replace(replace(replace(m.call,
     '{q}', quote_literal(p.queue)), '{waiting}', p.waiting::text), '{running}', p.running::text), '{token}', p.token::text), '{dead}', p.dead::text)) AS filled (call);
 
-SELECT is(count(*), 2 * 10 * (SELECT count(*) FROM matrix), 'every role makes every call in every queue') FROM answered;
-SELECT results_eq('SELECT count(DISTINCT got) > 10 FROM answered', 'SELECT true', 'the answers differ');
-SELECT is_empty(format('SELECT queue, call, expected, got FROM answered WHERE role = %L AND got IS DISTINCT FROM expected', role),
-                format('%s is answered as the matrix says', CASE role WHEN 'none' THEN 'the owner' ELSE role END)) FROM actor;
+SELECT is(count(*), 2 * 10 * (SELECT count(*) FROM matrix), 'every role makes every call for every queue') FROM outcome;
+SELECT results_eq('SELECT count(DISTINCT got) > 10 FROM outcome', 'SELECT true', 'the calls have more than ten different results');
+SELECT is_empty(format('SELECT queue, call, expected, got FROM outcome WHERE role = %L AND got IS DISTINCT FROM expected', role),
+                format('%s gets the results in the matrix', CASE role WHEN 'none' THEN 'the owner' ELSE role END)) FROM actor;
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -1,27 +1,27 @@
--- What was granted can be widened and taken back, and does not outlive the role.
+-- Grants can be widened and taken back, and do not outlive the role.
 BEGIN;
 SELECT plan(42);
 
 CREATE ROLE tap_role;
 SELECT format('GRANT USAGE ON SCHEMA %I TO tap_role', current_schema()) \gexec
-CREATE FUNCTION pg_temp.answer(role text, call text) RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION pg_temp.result(role text, call text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-    v_answer text;
+    v_result text;
 BEGIN
     PERFORM set_config('role', role, true);
-    EXECUTE call INTO v_answer;
-    RAISE EXCEPTION USING ERRCODE = 'TAP01', MESSAGE = coalesce(v_answer, 'null');
+    EXECUTE call INTO v_result;
+    RAISE EXCEPTION USING ERRCODE = 'TAP01', MESSAGE = coalesce(v_result, 'null');
 EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS v_answer = MESSAGE_TEXT;
-    RETURN CASE WHEN SQLSTATE = 'TAP01' THEN v_answer
-                WHEN SQLSTATE = '42501' AND v_answer ~ '^permission denied for ' THEN 'denied'
+    GET STACKED DIAGNOSTICS v_result = MESSAGE_TEXT;
+    RETURN CASE WHEN SQLSTATE = 'TAP01' THEN v_result
+                WHEN SQLSTATE = '42501' AND v_result ~ '^permission denied for ' THEN 'denied'
                 ELSE SQLSTATE
            END;
 END
 $$;
--- In which of the queues a, b and c it may enqueue; a hyphen for each where permission is denied altogether.
+-- The queues among a, b and c in which a role may enqueue; a hyphen for each if permission is denied altogether.
 CREATE FUNCTION pg_temp.may(role text) RETURNS text LANGUAGE sql AS $$
-    SELECT string_agg(CASE pg_temp.answer(role, format('SELECT created FROM pgq_enqueue(''k'', queue => %L)', q)) WHEN 'true' THEN q WHEN 'denied' THEN '-' ELSE '' END, '' ORDER BY q)
+    SELECT string_agg(CASE pg_temp.result(role, format('SELECT created FROM pgq_enqueue(''k'', queue => %L)', q)) WHEN 'true' THEN q WHEN 'denied' THEN '-' ELSE '' END, '' ORDER BY q)
     FROM unnest('{a,b,c}'::text[]) AS q
 $$;
 CREATE FUNCTION pg_temp.privileges(role text) RETURNS text[] LANGUAGE sql AS $$
@@ -33,7 +33,7 @@ CREATE FUNCTION pg_temp.privileges(role text) RETURNS text[] LANGUAGE sql AS $$
 $$;
 
 CREATE FUNCTION pg_temp.after(call text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN EXECUTE call; RETURN pg_temp.may('tap_role'); END $$;
-SELECT is(pg_temp.after(call), answer, call) FROM (VALUES
+SELECT is(pg_temp.after(call), may, call) FROM (VALUES
     (1, 'SELECT pgq_grant(''tap_role'', ''producer'', ''{a}'')', 'a'),
     (2, 'SELECT pgq_grant(''tap_role'', ''producer'', ''{b,a}'')', 'ab'),
     (3, 'SELECT pgq_revoke(''tap_role'', ''producer'', ''{a,c}'')', 'b'),
@@ -45,48 +45,48 @@ SELECT is(pg_temp.after(call), answer, call) FROM (VALUES
     (9, 'SELECT pgq_revoke(''tap_role'', ''producer'')', '---'),
     (10, 'SELECT pgq_revoke(''tap_role'', ''producer'')', '---'),
     (11, 'SELECT pgq_revoke(''tap_role'', ''producer'', ''{a}'')', '---')
-) AS t (n, call, answer);
-SELECT is_empty('SELECT FROM pgq_permission', 'nothing is left of it');
-SELECT is(pg_temp.privileges('tap_role'), NULL, 'nor is a privilege');
+) AS t (n, call, may);
+SELECT is_empty('SELECT FROM pgq_permission', 'the last pgq_revoke deletes the row in pgq_permission');
+SELECT is(pg_temp.privileges('tap_role'), NULL, 'the last pgq_revoke takes every privilege on an object');
 
--- What belongs to several stays until the last of them goes.
+-- An object that several privileges share stays usable until the last of them is taken.
 CREATE TEMP TABLE alone AS
-SELECT what, NULL::text[] AS privileges FROM unnest('{producer,worker,admin,reader}'::text[]) AS w (what);
+SELECT privilege, NULL::text[] AS privileges FROM unnest('{producer,worker,admin,reader}'::text[]) AS p (privilege);
 SELECT pgq_grant('tap_role', 'producer');
-UPDATE alone SET privileges = pg_temp.privileges('tap_role') WHERE what = 'producer';
+UPDATE alone SET privileges = pg_temp.privileges('tap_role') WHERE privilege = 'producer';
 SELECT pgq_revoke('tap_role', 'producer'), pgq_grant('tap_role', 'worker');
-UPDATE alone SET privileges = pg_temp.privileges('tap_role') WHERE what = 'worker';
+UPDATE alone SET privileges = pg_temp.privileges('tap_role') WHERE privilege = 'worker';
 SELECT pgq_revoke('tap_role', 'worker'), pgq_grant('tap_role', 'admin');
-UPDATE alone SET privileges = pg_temp.privileges('tap_role') WHERE what = 'admin';
+UPDATE alone SET privileges = pg_temp.privileges('tap_role') WHERE privilege = 'admin';
 SELECT pgq_revoke('tap_role', 'admin'), pgq_grant('tap_role', 'reader');
-UPDATE alone SET privileges = pg_temp.privileges('tap_role') WHERE what = 'reader';
-SELECT ok(cardinality(privileges) > 3, format('to be a %s takes privileges', what)) FROM alone;
+UPDATE alone SET privileges = pg_temp.privileges('tap_role') WHERE privilege = 'reader';
+SELECT ok(cardinality(privileges) > 3, format('pgq_grant gives a %s more than three privileges', privilege)) FROM alone;
 SELECT pgq_grant('tap_role', 'admin'), pgq_grant('tap_role', 'producer');
 SELECT pgq_revoke('tap_role', 'admin'), pgq_revoke('tap_role', 'producer');
-SELECT is(pg_temp.privileges('tap_role'), privileges, 'a reader that was an administrator for a while is what it was') FROM alone WHERE what = 'reader';
+SELECT is(pg_temp.privileges('tap_role'), privileges, 'a reader that was an admin for a while has the privileges of a reader') FROM alone WHERE privilege = 'reader';
 SELECT pgq_grant('tap_role', 'admin'), pgq_revoke('tap_role', 'reader');
-SELECT is(pg_temp.privileges('tap_role'), privileges, 'and so is an administrator that was a reader') FROM alone WHERE what = 'admin';
+SELECT is(pg_temp.privileges('tap_role'), privileges, 'an admin that was a reader has the privileges of an admin') FROM alone WHERE privilege = 'admin';
 SELECT pgq_revoke('tap_role', 'admin');
 
--- The role changes.
+-- Roles that are renamed, lose privileges, or are dropped.
 SELECT pgq_grant('tap_role', 'producer', '{a}');
 ALTER ROLE tap_role RENAME TO tap_renamed;
-SELECT is(pg_temp.may('tap_renamed'), 'a', 'a role that is renamed keeps what it has');
+SELECT is(pg_temp.may('tap_renamed'), 'a', 'a role that is renamed keeps its queues');
 ALTER ROLE tap_renamed RENAME TO tap_role;
 SELECT pgq_grant('tap_role', 'producer');
 SELECT format('REVOKE EXECUTE ON FUNCTION pgq_enqueue FROM tap_role') \gexec
-SELECT is(pg_temp.may('tap_role'), '---', 'a privilege that is taken away by hand is gone');
+SELECT is(pg_temp.may('tap_role'), '---', 'a role loses a privilege that is revoked by hand');
 SELECT pgq_grant('tap_role', 'producer', '{b}');
-SELECT is(pg_temp.may('tap_role'), 'b', 'and what it was worth does not come back with a later grant');
+SELECT is(pg_temp.may('tap_role'), 'b', 'a later grant does not bring back the queues of a privilege that was revoked by hand');
 SELECT pgq_grant('tap_role', 'producer');
 DROP OWNED BY tap_role;
 DROP ROLE tap_role;
 CREATE ROLE tap_role;
 SELECT format('GRANT USAGE ON SCHEMA %I TO tap_role', current_schema()) \gexec
-SELECT is(pg_temp.may('tap_role'), '---', 'a role that is dropped and made again has nothing');
+SELECT is(pg_temp.may('tap_role'), '---', 'a role that is dropped and created again has no queues');
 SELECT pgq_grant('tap_role', 'producer', '{c}');
-SELECT is(pg_temp.may('tap_role'), 'c', 'but what it is granted then');
-SELECT is(count(*), 1::bigint, 'and its predecessor is forgotten') FROM pgq_permission;
+SELECT is(pg_temp.may('tap_role'), 'c', 'a role that is created again has the queues that it is granted then');
+SELECT is(count(*), 1::bigint, 'pgq_grant deletes the rows of a dropped role') FROM pgq_permission;
 
 SELECT throws_ok(format('SELECT %s(%s)', verb, arguments), state, message, format('%s(%s) is refused', verb, arguments))
 FROM (VALUES ('''tap_role'', ''producer'', ''{}''', '22023', 'queues is empty'), ('''tap_role'', ''producer'', ''{a,null}''', '22004', 'one of the queues is null'),
@@ -95,14 +95,14 @@ FROM (VALUES ('''tap_role'', ''producer'', ''{}''', '22023', 'queues is empty'),
              ('''public'', ''reader''', '42704', 'there is no role "public"')) AS a (arguments, state, message)
 CROSS JOIN (VALUES ('pgq_grant'), ('pgq_revoke')) AS v (verb);
 SELECT pgq_grant('tap_role', 'reader');
-SELECT throws_ok($$ SELECT pgq_revoke('tap_role', 'reader', '{a}') $$, 'PGQ03', 'role "tap_role" may use all queues as reader', 'a queue cannot be taken from who may use all');
+SELECT throws_ok($$ SELECT pgq_revoke('tap_role', 'reader', '{a}') $$, 'PGQ03', 'role "tap_role" may use all queues as reader', 'a queue cannot be taken from a role that may use all');
 
 CREATE ROLE tap_open;
 SELECT format('GRANT CREATE ON SCHEMA %I TO PUBLIC', current_schema()) \gexec
 SELECT throws_ok($$ SELECT pgq_grant('tap_open', 'reader') $$, '55000', format('every role may create objects in the schema "%s"', current_schema()),
-                 'nothing is granted where everybody could plant a function');
+                 'pgq_grant refuses a schema in which every role may create a function');
 SELECT format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema()) \gexec
-SELECT lives_ok($$ SELECT pgq_grant('tap_open', 'reader') $$, 'and all is well once they may not');
+SELECT lives_ok($$ SELECT pgq_grant('tap_open', 'reader') $$, 'pgq_grant succeeds in a schema in which PUBLIC may not create a function');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -1,8 +1,8 @@
--- What a caller can do to a session must not change what pgq does.
+-- The settings and objects of a session must not change what pgq does.
 BEGIN;
 SELECT plan(26);
 
--- Things of the caller's that bear the names of pgq's.
+-- Objects of the caller with the names of objects of pgq.
 CREATE TEMP TABLE pgq_waiting (id bigint, queue text, kind text);
 CREATE TEMP TABLE pgq_running (id bigint);
 CREATE FUNCTION pg_temp.pgq_now() RETURNS timestamptz LANGUAGE sql AS $$ SELECT timestamptz '2999-01-01 00:00Z' $$;
@@ -11,46 +11,46 @@ SELECT set_config('pgq.now', '2030-01-01 12:00Z', true);
 
 SELECT pgq_enqueue('mine');
 SELECT pgq_enqueue('later', delay => '1 year');
-SELECT is(count(*), 0::bigint, 'a temporary table is not taken for pgq''s') FROM pg_temp.pgq_waiting;
+SELECT is(count(*), 0::bigint, 'a temporary table does not stand in for a table of pgq') FROM pg_temp.pgq_waiting;
 SELECT results_eq('SELECT kind FROM pgq_claim(max_jobs => 10)', $$ VALUES ('mine') $$,
-                  'nor a temporary clock for pgq''s');
-SELECT is(created, true, 'nor a temporary digest') FROM pgq_enqueue('mine');
-SELECT is(created, false, 'which would let twins in') FROM pgq_enqueue('mine');
+                  'a temporary function does not stand in for the clock of pgq');
+SELECT is(created, true, 'a job is created beside a temporary function for signatures') FROM pgq_enqueue('mine');
+SELECT is(created, false, 'a temporary function for signatures does not let a duplicate in') FROM pgq_enqueue('mine');
 DROP TABLE pg_temp.pgq_waiting, pg_temp.pgq_running;
 DROP FUNCTION pg_temp.pgq_now(), pg_temp._pgq_signature(text, text, jsonb, text);
 
--- The same from a schema that the caller puts before all others, operators of PostgreSQL's own included.
+-- The same from a schema that the caller puts before all others, with operators of PostgreSQL among them.
 SELECT current_schema() AS home \gset
-CREATE SCHEMA tap_evil;
-CREATE FUNCTION tap_evil.pgq_now() RETURNS timestamptz LANGUAGE sql AS $$ SELECT timestamptz '2999-01-01 00:00Z' $$;
-CREATE FUNCTION tap_evil.octet_length(text) RETURNS integer LANGUAGE sql AS $$ SELECT 1 $$;
-CREATE FUNCTION tap_evil.same(bigint, bigint) RETURNS boolean LANGUAGE sql AS $$ SELECT true $$;
-CREATE OPERATOR tap_evil.= (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = tap_evil.same);
+CREATE SCHEMA tap_hostile;
+CREATE FUNCTION tap_hostile.pgq_now() RETURNS timestamptz LANGUAGE sql AS $$ SELECT timestamptz '2999-01-01 00:00Z' $$;
+CREATE FUNCTION tap_hostile.octet_length(text) RETURNS integer LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION tap_hostile.same(bigint, bigint) RETURNS boolean LANGUAGE sql AS $$ SELECT true $$;
+CREATE OPERATOR tap_hostile.= (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = tap_hostile.same);
 CREATE FUNCTION pg_temp.under(path text, call text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     v_path text := current_setting('search_path');
     v_home text := quote_ident(current_schema());
-    v_answer text;
+    v_result text;
 BEGIN
     PERFORM set_config('search_path', path, true);
     BEGIN
-        EXECUTE format(call, v_home) INTO v_answer;
+        EXECUTE format(call, v_home) INTO v_result;
     EXCEPTION WHEN OTHERS THEN
-        v_answer := SQLSTATE;
+        v_result := SQLSTATE;
     END;
     PERFORM set_config('search_path', v_path, true);
-    RETURN v_answer;
+    RETURN v_result;
 END
 $$;
 SELECT c.id AS id, c.token AS token FROM pgq_claim() AS c \gset
-SELECT is(pg_temp.under(path, call), answer, format('under the path "%s" %s', path, what))
-FROM (VALUES ('tap_evil, pg_catalog'), (''), ('pg_temp')) AS p (path)
+SELECT is(pg_temp.under(path, call), result, format('with search_path "%s", %s', path, what))
+FROM (VALUES ('tap_hostile, pg_catalog'), (''), ('pg_temp')) AS p (path)
 CROSS JOIN (VALUES ('SELECT count(*) FROM %s.pgq_claim(max_jobs => 10)', '0', 'no job is ripe before its time'),
-                   ('SELECT %s.pgq_enqueue(repeat(''x'', 201))', '22023', 'a bad name is one'),
-                   (format('SELECT %%s.pgq_hold(%s, %s)', :id, :token + 1), 'PGQ02', 'a wrong token is one'),
-                   ('SELECT created FROM %s.pgq_enqueue(''later'', delay => ''1 year'')', 'false', 'a twin is one')) AS c (call, answer, what);
+                   ('SELECT %s.pgq_enqueue(repeat(''x'', 201))', '22023', 'a bad name is refused'),
+                   (format('SELECT %%s.pgq_hold(%s, %s)', :id, :token + 1), 'PGQ02', 'a wrong token is refused'),
+                   ('SELECT created FROM %s.pgq_enqueue(''later'', delay => ''1 year'')', 'false', 'a duplicate is found')) AS c (call, result, what);
 
--- Strange but legal settings.
+-- Unusual but legal settings.
 CREATE FUNCTION pg_temp.life(n integer) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     c record;
@@ -84,11 +84,11 @@ FROM (VALUES (1, 'DateStyle', 'SQL, DMY'), (2, 'IntervalStyle', 'sql_standard'),
              (4, 'extra_float_digits', '-15'), (5, 'enable_indexscan', 'off'), (6, 'plan_cache_mode', 'force_generic_plan'),
              (7, 'check_function_bodies', 'off'), (8, 'bytea_output', 'escape')) AS s (n, name, value);
 
--- Valid for jsonb, and too much for many a JSON decoder.
+-- Valid for jsonb, but too large for many JSON decoders.
 SELECT pgq_enqueue('bomb', '1e131071', 'bomb', max_retries => 0);
 SELECT c.id, c.token, length(c.args::text) AS length FROM pgq_claim('{bomb}') AS c \gset
 SELECT is(:length, 131072, 'a number of 131072 digits can be enqueued and claimed');
-SELECT is(outcome, 'dead', 'and failed') FROM pgq_fail(:id, :token, 'cannot be decoded');
+SELECT is(outcome, 'dead', 'a job with a number of 131072 digits can be failed') FROM pgq_fail(:id, :token, 'cannot be decoded');
 
 SELECT * FROM finish();
 ROLLBACK;

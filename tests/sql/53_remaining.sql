@@ -1,0 +1,22 @@
+-- pgq_remaining: whether jobs wait or run.
+BEGIN;
+SELECT plan(8);
+SET LOCAL pgq.now = '2030-01-01 12:00Z';
+
+CREATE FUNCTION pg_temp.remaining(queues text[]) RETURNS text LANGUAGE sql AS $$
+    SELECT r::text FROM pgq_remaining(queues) AS r
+$$;
+SELECT is(pg_temp.remaining('{default}'), '(,f)', 'without jobs, none waits and none runs');
+SELECT pgq_enqueue('k', delay => '1 hour', priority => 0), pgq_enqueue('l', delay => '1 minute'), pgq_enqueue('m', queue => 'other');
+SELECT is(pg_temp.remaining('{default}'), '(00:01:00,f)', 'the job that is ripe first counts, whatever its priority');
+SELECT is(pg_temp.remaining('{default,other}'), '(00:00:00,f)', 'the job that is ripe first counts, whatever its queue');
+SET LOCAL pgq.now = '2030-01-01 12:02Z';
+SELECT is(pg_temp.remaining('{default}'), '(-00:01:00,f)', 'ripe_in is negative for a job that has been ripe for some time');
+SELECT count(*) FROM pgq_claim('{default,other}', 2);
+SELECT is(pg_temp.remaining('{default}'), '(00:58:00,t)', 'a claimed job runs');
+SELECT is(pg_temp.remaining('{nothing}'), '(,f)', 'a job of another queue does not count');
+SELECT throws_ok('SELECT pgq_remaining(NULL)', '22004', NULL, 'pgq_remaining refuses NULL for queues');
+SELECT throws_ok($$ SELECT pgq_remaining('{}') $$, '22023', NULL, 'pgq_remaining refuses an empty array');
+
+SELECT * FROM finish();
+ROLLBACK;
