@@ -27,7 +27,7 @@
 -- path pins that schema. Public functions are SECURITY DEFINER where they use a table, except pgq_grant and
 -- pgq_revoke, and no role but the owner may execute them until pgq_grant says so.
 --
--- The parts follow in the order of a job's life:
+-- The parts follow in the order of a job's life, under the numbers of their files in sql/:
 --
 --   10-13  what all share: clock, signature, access by queue, checks of values
 --   20-24  tables: waiting, running, ended, worker sessions, heads

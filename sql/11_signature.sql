@@ -10,7 +10,8 @@ CREATE FUNCTION _pgq_signature(queue text, kind text, args jsonb, dedup_key text
     LANGUAGE sql
     IMMUTABLE
     RETURN md5(
-        queue || E'\x1f' || kind || E'\x1f' || CASE WHEN dedup_key IS NULL THEN 'a' || args::text ELSE 'k' || dedup_key END
+        queue || E'\x1f' || kind || E'\x1f'
+        || CASE WHEN dedup_key IS NULL THEN 'a' || args::text ELSE 'k' || dedup_key END
     )::uuid;
 
 COMMENT ON FUNCTION _pgq_signature(text, text, jsonb, text) IS

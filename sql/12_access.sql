@@ -1,11 +1,12 @@
 -- Access by queue.
 --
 -- EXECUTE is the first gate: PostgreSQL refuses a role that was granted nothing. The row that pgq_grant writes in
--- pgq_permission is the second. The functions must check it themselves: as SECURITY DEFINER they can see every queue.
+-- pgq_permission is the second. The functions must check that row themselves: as SECURITY DEFINER they can see every
+-- queue.
 --
--- The role that counts is that of SET ROLE, or else the role of the session. A role in between, the owner of a SECURITY
--- DEFINER function that calls pgq, cannot be told from inside, so its queues do not count. Membership counts as it does
--- in PostgreSQL: only where the member inherits.
+-- The role that counts is that of SET ROLE, or else the role of the session. The owner of a SECURITY DEFINER function
+-- that calls pgq cannot be seen from inside, so its queues do not count. Membership counts as it does in PostgreSQL:
+-- only where the member inherits.
 
 -- Roles are stored by oid: a renamed role keeps its queues, and a role that is dropped and created again does not get
 -- them back.

@@ -18,5 +18,4 @@ CREATE FUNCTION _pgq_is_in_range(span interval, at timestamptz, longest interval
     RETURN span BETWEEN interval '0' AND longest AND at + span BETWEEN at AND at + longest;
 
 COMMENT ON FUNCTION _pgq_is_in_range(interval, timestamptz, interval) IS
-    'Return whether an interval is neither negative nor longer than longest, both when compared and when added to a '
-    'time.';
+    'Return whether an interval is from 0 to longest, both when compared and when added to a time.';

@@ -20,7 +20,9 @@ CREATE TABLE pgq_waiting (
     enqueued_at timestamptz NOT NULL,
     errors      jsonb       NOT NULL,
     context     jsonb,
-    signature   uuid        GENERATED ALWAYS AS (CASE WHEN dedup THEN _pgq_signature(queue, kind, args, dedup_key) END) STORED,
+    signature   uuid        GENERATED ALWAYS AS (
+        CASE WHEN dedup THEN _pgq_signature(queue, kind, args, dedup_key) END
+    ) STORED,
 
     CONSTRAINT pgq_waiting_pkey PRIMARY KEY (id),
     CONSTRAINT pgq_waiting_signature_key UNIQUE (signature),

@@ -51,5 +51,5 @@ COMMENT ON COLUMN pgq_running.claimed_at IS 'When the job was claimed.';
 COMMENT ON SEQUENCE pgq_token IS
     'Source of the low ten bits of tokens, which tell claims of the same microsecond apart.';
 
--- As in pgq_waiting.
+-- For the reason given in pgq_waiting.
 ALTER TABLE pgq_running ALTER COLUMN args SET STORAGE EXTERNAL;

@@ -38,5 +38,5 @@ COMMENT ON COLUMN pgq_ended.worker IS
     'Worker of the last attempt; NULL: it gave no name, or the job was cancelled while it waited.';
 COMMENT ON COLUMN pgq_ended.ended_at IS 'When the job ended.';
 
--- As in pgq_waiting.
+-- For the reason given in pgq_waiting.
 ALTER TABLE pgq_ended ALTER COLUMN args SET STORAGE EXTERNAL;

@@ -19,8 +19,7 @@ CREATE TABLE pgq_worker_session (
 );
 
 COMMENT ON TABLE pgq_worker_session IS 'Workers that have registered and not left.';
-COMMENT ON COLUMN pgq_worker_session.name IS
-    'Name under which the worker claims; no other process has it, at any time.';
+COMMENT ON COLUMN pgq_worker_session.name IS 'Name under which the worker claims; no other process ever has it.';
 COMMENT ON COLUMN pgq_worker_session.number IS
     'Second part of the key of the advisory lock that the worker''s session holds.';
 COMMENT ON COLUMN pgq_worker_session.queues IS 'Queues that the worker serves.';

@@ -1,6 +1,6 @@
 -- Check the values of a job before it is enqueued.
 
--- An expression, so that PostgreSQL inlines it, in the check of a whole array by pgq_enqueue_many, too.
+-- An expression, so that PostgreSQL inlines it, also in the check of a whole array in pgq_enqueue_many.
 CREATE FUNCTION _pgq_validate(
     kind text,
     args jsonb,
@@ -22,18 +22,21 @@ CREATE FUNCTION _pgq_validate(
         WHEN kind IS NULL THEN
             ARRAY['22004', 'kind is null', 'Name the kind of work, by which a worker finds its handler.']
         WHEN NOT _pgq_is_name(kind) THEN
-            ARRAY['22023', format('kind "%s" is not a name', left(kind, 200)), 'Use 1 to 200 bytes without the character U+001F.']
+            ARRAY['22023', format('kind "%s" is not a name', left(kind, 200)),
+                  'Use 1 to 200 bytes without the character U+001F.']
         WHEN queue IS NULL THEN
             ARRAY['22004', 'queue is null', 'Name a queue, or leave the argument out for the queue "default".']
         WHEN NOT _pgq_is_name(queue) THEN
-            ARRAY['22023', format('queue "%s" is not a name', left(queue, 200)), 'Use 1 to 200 bytes without the character U+001F.']
+            ARRAY['22023', format('queue "%s" is not a name', left(queue, 200)),
+                  'Use 1 to 200 bytes without the character U+001F.']
         WHEN args IS NULL THEN
             ARRAY['22004', 'args is null', 'Pass any JSON, such as {} or the JSON null, but not the SQL NULL.']
         WHEN octet_length(args::text) > 1048576 THEN
             ARRAY['54000', format('args take %s bytes as text, more than 1048576', octet_length(args::text)),
                   'Store large data in a table of your own and enqueue a reference to it.']
         WHEN ripe_at IS NOT NULL AND delay IS NOT NULL THEN
-            ARRAY['22023', 'both ripe_at and delay are given', 'Give one of the two, or neither for a job that is ripe now.']
+            ARRAY['22023', 'both ripe_at and delay are given',
+                  'Give one of the two, or neither for a job that is ripe now.']
         WHEN ripe_at NOT BETWEEN at - interval '100 years' AND at + interval '100 years' THEN
             ARRAY['22008', format('ripe_at %s is out of range', ripe_at), 'Give a time within a hundred years of now.']
         WHEN NOT _pgq_is_in_range(delay, at, '100 years') THEN
@@ -45,15 +48,21 @@ CREATE FUNCTION _pgq_validate(
         WHEN backoff NOT BETWEEN interval '0' AND interval '100 years' THEN
             ARRAY['22023', format('backoff %s is out of range', backoff), 'Give an interval from 0 to 100 years.']
         WHEN backoff_cap NOT BETWEEN interval '0' AND interval '100 years' THEN
-            ARRAY['22023', format('backoff_cap %s is out of range', backoff_cap), 'Give an interval from 0 to 100 years.']
+            ARRAY['22023', format('backoff_cap %s is out of range', backoff_cap),
+                  'Give an interval from 0 to 100 years.']
         WHEN octet_length(dedup_key) > 1000 THEN
-            ARRAY['22023', format('dedup_key takes %s bytes, more than 1000', octet_length(dedup_key)), 'Use a digest of it instead.']
+            ARRAY['22023', format('dedup_key takes %s bytes, more than 1000', octet_length(dedup_key)),
+                  'Use a digest of it instead.']
         WHEN on_duplicate NOT IN ('keep', 'replace', 'soonest', 'error') THEN
-            ARRAY['22023', format('on_duplicate "%s" is unknown', left(on_duplicate, 200)), 'Use keep, replace, soonest or error.']
+            ARRAY['22023', format('on_duplicate "%s" is unknown', left(on_duplicate, 200)),
+                  'Use keep, replace, soonest or error.']
         WHEN jsonb_typeof(context) <> 'object' OR octet_length(context::text) > 8192 THEN
-            ARRAY['22023', 'context is not an object of at most 8192 bytes', 'Pass a small JSON object, such as a trace to continue, or NULL.']
+            ARRAY['22023', 'context is not an object of at most 8192 bytes',
+                  'Pass a small JSON object, such as a trace to continue, or NULL.']
     END;
 
-COMMENT ON FUNCTION _pgq_validate(text, jsonb, text, timestamptz, interval, integer, integer, interval, interval, text, text, jsonb, timestamptz) IS
+COMMENT ON FUNCTION _pgq_validate(
+    text, jsonb, text, timestamptz, interval, integer, integer, interval, interval, text, text, jsonb, timestamptz
+) IS
     'Check the values of a job to be enqueued. Returns SQLSTATE, message and hint of the first error, or NULL for a '
     'valid job.';

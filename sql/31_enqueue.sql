@@ -33,7 +33,8 @@ DECLARE
     v_signature uuid;
     v_awake boolean;
     v_problem text[] := _pgq_validate(
-        kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup_key, on_duplicate, context, v_now);
+        kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup_key, on_duplicate,
+        context, v_now);
 BEGIN
     IF v_problem IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = v_problem[1], MESSAGE = v_problem[2], HINT = v_problem[3];
@@ -59,7 +60,7 @@ BEGIN
         IF FOUND THEN
             pgq_enqueue.id := v_id;
             created := true;
-            -- An assignment, because PERFORM would execute a statement.
+            -- An assignment, because a PERFORM would cost one more statement.
             v_awake := v_ripe_at > v_now OR NOT _pgq_wake(queue);
             RETURN;
         END IF;
@@ -96,13 +97,15 @@ BEGIN
 END
 $pgq_enqueue$;
 
-COMMENT ON FUNCTION pgq_enqueue(text, jsonb, text, timestamptz, interval, integer, integer, interval, interval, boolean, text, text, jsonb) IS
+COMMENT ON FUNCTION pgq_enqueue(
+    text, jsonb, text, timestamptz, interval, integer, integer, interval, interval, boolean, text, text, jsonb
+) IS
     'Enqueue a job in the transaction of the caller. Returns its id and created = true. If a job with the same queue, '
-    'kind and dedup_key (or args, without a key) is already waiting, returns the id of that job and created = false, '
-    'and on_duplicate decides: keep leaves it as it is, replace takes the new args, ripe_at and priority, soonest '
-    'takes the earlier ripe_at, error raises PGQ04. With dedup false the job neither is nor has a duplicate. ripe_at '
-    'or delay says from when on a worker may claim the job; priority 0 is claimed first, 9 last. context is a JSON '
-    'object that the worker gets beside args, such as a trace to continue; it has no part in what makes duplicates. '
-    'NULL for ripe_at and delay means now, NULL for dedup_key that args decide, NULL for kind, args or queue raises '
-    '22004, NULL for another argument means its default. Raises 22023, 22008 or 54000 for a bad value, 42501 for a '
-    'queue that the calling role may not use.';
+    'kind and dedup_key (or args, without a key) is already waiting, returns the id of that job, locked until the end '
+    'of the transaction, and created = false, and on_duplicate decides: keep leaves it as it is, replace takes the '
+    'new args, ripe_at and priority, soonest takes the earlier ripe_at, error raises PGQ04. With dedup false the job '
+    'neither is nor has a duplicate. ripe_at or delay, not both, says when the job is ripe; priority 0 is claimed '
+    'first, 9 last. context is a JSON object that the worker gets beside args, such as a trace to continue; it has no '
+    'part in what makes duplicates. NULL for ripe_at and delay means now, for dedup_key that args decide; NULL for '
+    'kind, args or queue raises 22004; any other NULL means the default. Raises 22023, 22008 or 54000 for a bad '
+    'value, 42501 for a queue that the calling role may not use.';

@@ -44,11 +44,12 @@ BEGIN
     IF FOUND AND v_type IS NULL THEN
         RAISE EXCEPTION 'job % of the array has an unknown key "%"', v_n, left(v_key, 200)
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = format('Use only: %s.', (SELECT string_agg(k, ', ') FROM jsonb_object_keys(c_types) AS k));
+                  HINT = format(
+                      'Use only the keys %s.', (SELECT string_agg(k, ', ') FROM jsonb_object_keys(c_types) AS k));
     ELSIF FOUND THEN
         RAISE EXCEPTION 'job % of the array: % is not of JSON type %', v_n, v_key, v_type
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Give times and intervals as strings, priority and max_retries as numbers, dedup as true or false.';
+                  HINT = 'Give times and intervals as strings, priority and max_retries as numbers, dedup as boolean.';
     END IF;
 END
 $_pgq_check_jobs$;

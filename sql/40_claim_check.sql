@@ -20,8 +20,8 @@ END
 $_pgq_lease_end$;
 
 COMMENT ON FUNCTION _pgq_lease_end(timestamptz, interval) IS
-    'Return when a lease that begins at a time ends. Raises 22004 for a NULL lease, 22023 for one that is not '
-    'positive or longer than a year.';
+    'Return when a lease that begins at a time ends. Raises 22004 for a NULL lease, 22023 for one that is zero, '
+    'negative or longer than a year.';
 
 
 CREATE FUNCTION _pgq_check_claim(queues text[], max_jobs integer, worker text) RETURNS void
@@ -58,5 +58,5 @@ END
 $_pgq_check_claim$;
 
 COMMENT ON FUNCTION _pgq_check_claim(text[], integer, text) IS
-    'Check arguments of pgq_claim. Returns nothing. Raises 22004 for NULL queues, one of them NULL, or NULL max_jobs; '
-    '22023 for a value out of range; 42501 for a queue that the calling role may not use.';
+    'Check arguments of pgq_claim. Returns nothing. Raises 22004 for NULL queues, a NULL among them, or NULL '
+    'max_jobs; 22023 for a value out of range; 42501 for a queue that the calling role may not use.';

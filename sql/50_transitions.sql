@@ -10,7 +10,7 @@ AS $_pgq_raise_lease_lost$
 BEGIN
     RAISE EXCEPTION 'job % is not held under token %', coalesce(id::text, 'null'), coalesce(token::text, 'null')
         USING ERRCODE = 'PGQ02',
-              HINT = 'Stop working on the job and roll back what was done for it: its lease has ended, or the job has.';
+              HINT = 'Stop working on the job and roll back what was done for it: the job or its lease has ended.';
 END
 $_pgq_raise_lease_lost$;
 
@@ -134,7 +134,13 @@ COMMENT ON FUNCTION _pgq_prepend_error(pgq_running, timestamptz, text) IS
     'Return the errors of a job with a new one before them, the newest ten.';
 
 
-CREATE FUNCTION _pgq_record_failure(job pgq_running, at timestamptz, error text, retry boolean, ripe_at timestamptz) RETURNS text
+CREATE FUNCTION _pgq_record_failure(
+    job pgq_running,
+    at timestamptz,
+    error text,
+    retry boolean,
+    ripe_at timestamptz
+) RETURNS text
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_record_failure$

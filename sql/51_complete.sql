@@ -1,4 +1,4 @@
--- Complete jobs, and hold one until its transaction completes it.
+-- Complete jobs, or hold one until the end of the transaction.
 
 CREATE FUNCTION pgq_hold(id bigint, token bigint) RETURNS void
     LANGUAGE plpgsql
@@ -52,10 +52,10 @@ $pgq_complete$;
 
 COMMENT ON FUNCTION pgq_complete(bigint, bigint, jsonb) IS
     'End a running job that is done. Returns nothing. Without a result the job is deleted; with one it is kept in '
-    'pgq_ended as done. In the transaction that writes what the job was for, this makes the effect exactly once: if '
-    'the lease is lost, the error rolls the writes back. NULL for result means none; the JSON null is a result. '
-    'Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 54000 for a result of more than '
-    '1 MiB as text.';
+    'pgq_ended as done. Called in the transaction that writes the effects of the job, it makes them exactly-once: if '
+    'the lease is lost, it raises PGQ02 and the writes roll back. NULL for result means none; the JSON null is a '
+    'result. Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 54000 for a result of '
+    'more than 1 MiB as text.';
 
 
 CREATE FUNCTION pgq_complete_many(ids bigint[], tokens bigint[]) RETURNS SETOF bigint

@@ -42,10 +42,10 @@ END
 $pgq_extend$;
 
 COMMENT ON FUNCTION pgq_extend(bigint, bigint, interval) IS
-    'Extend the lease on a running job to lease from now, if that is later than it ends already. Returns when it '
-    'ends. A job that is locked (see pgq_hold) needs no lease and is left as it is. NULL for lease raises 22004. '
-    'Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 22023 for a lease that is not '
-    'positive or longer than a year.';
+    'Extend the lease on a running job, so that it ends no sooner than lease from now. Returns when it ends. A job '
+    'that is locked (see pgq_hold) needs no lease and is left as it is. NULL for lease raises 22004. Raises PGQ02 if '
+    'the job is not held under this token, or for a NULL id or token; 22023 for a lease that is zero, negative or '
+    'longer than a year.';
 
 
 CREATE FUNCTION pgq_snooze(
@@ -64,9 +64,10 @@ DECLARE
     v_job pgq_running;
 BEGIN
     IF (until IS NULL) = (delay IS NULL) THEN
-        RAISE EXCEPTION '% given', CASE WHEN until IS NULL THEN 'neither until nor delay is' ELSE 'both until and delay are' END
+        RAISE EXCEPTION '% given',
+              CASE WHEN until IS NULL THEN 'neither until nor delay is' ELSE 'both until and delay are' END
             USING ERRCODE = CASE WHEN until IS NULL THEN '22004' ELSE '22023' END,
-                  HINT = 'Give the time of the next attempt or the delay before it; use pgq_release for one at once.';
+                  HINT = 'Give the time of the next attempt or the delay before it, or use pgq_release for no delay.';
     END IF;
     IF NOT _pgq_is_in_range(delay, v_now, '100 years') THEN
         RAISE EXCEPTION 'delay % is out of range', delay
@@ -101,7 +102,10 @@ DECLARE
     v_job pgq_running;
 BEGIN
     v_job := _pgq_take(id, token);
-    RETURN CASE WHEN _pgq_requeue(v_job, v_job.ripe_at, v_job.attempt - 1, v_job.errors) THEN 'released' ELSE 'merged' END;
+    RETURN CASE
+        WHEN _pgq_requeue(v_job, v_job.ripe_at, v_job.attempt - 1, v_job.errors) THEN 'released'
+        ELSE 'merged'
+    END;
 END
 $pgq_release$;
 

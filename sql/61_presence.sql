@@ -1,4 +1,4 @@
--- Worker presence: the jobs of a worker that was killed are ripe at once, instead of when their leases end.
+-- Worker presence, by which the jobs of a worker that was killed are ripe at once, not only when their leases end.
 
 CREATE VIEW _pgq_presence AS
 SELECT l.objid::integer AS number, l.pid
@@ -47,7 +47,8 @@ BEGIN
     INSERT INTO pgq_worker_session AS w (name, queues, host, pid, registered_at, allowed_queues)
     VALUES (worker, queues, host, pid, pgq_now(), v_allowed)
     ON CONFLICT ON CONSTRAINT pgq_worker_session_pkey DO UPDATE
-    SET queues = excluded.queues, host = excluded.host, pid = excluded.pid, gone_at = NULL, allowed_queues = excluded.allowed_queues
+    SET queues = excluded.queues, host = excluded.host, pid = excluded.pid, gone_at = NULL,
+        allowed_queues = excluded.allowed_queues
     WHERE v_allowed IS NULL OR w.allowed_queues <@ v_allowed
     RETURNING w.number INTO v_number;
 
@@ -70,13 +71,13 @@ END
 $pgq_register$;
 
 COMMENT ON FUNCTION pgq_register(text, text[], text, integer) IS
-    'Register a worker, which is then present for as long as this session lives; keep the session free of anything '
-    'that takes long. Returns nothing. If the session ends without pgq_unregister, the leases on jobs that were '
-    'claimed under the name (the argument worker of pgq_claim) end within about two seconds, with the next claim of '
-    'any worker. The name must belong to one process: registering it again in a new session brings the worker back '
-    'with its jobs. host and pid are shown in pgq_workers; NULL means unknown. NULL for worker, queues or one of them '
-    'raises 22004. Raises PGQ03 while another session has the name or after a role with other queues had it, 22023 '
-    'for a bad value, 42501 for a queue that the calling role may not use.';
+    'Register a worker, which is then present for as long as this session lives; run nothing in the session that '
+    'takes long. Returns nothing. If the session ends without pgq_unregister, the leases on jobs that were claimed '
+    'under the name (the argument worker of pgq_claim) end within about two seconds, with the next claim of any '
+    'worker. The name must belong to one process: registering it again in a new session brings the worker back with '
+    'its jobs. host and pid are shown in pgq_workers; NULL means unknown. NULL for worker, queues or one of them '
+    'raises 22004. Raises PGQ03 while another session has the name, or if a role with other queues has registered it; '
+    '22023 for a bad value, 42501 for a queue that the calling role may not use.';
 
 
 CREATE FUNCTION pgq_unregister(worker text) RETURNS boolean
@@ -129,7 +130,8 @@ BEGIN
         SELECT r.*
         FROM pgq_running AS r
         WHERE r.worker = pgq_reconcile.worker
-          AND NOT EXISTS (SELECT FROM unnest(ids, tokens) AS known (id, token) WHERE known.id = r.id AND known.token = r.token)
+          AND NOT EXISTS (
+              SELECT FROM unnest(ids, tokens) AS known (id, token) WHERE known.id = r.id AND known.token = r.token)
           AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
         ORDER BY r.id
         FOR UPDATE SKIP LOCKED

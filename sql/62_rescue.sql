@@ -38,8 +38,8 @@ BEGIN
                 END
             );
         EXCEPTION WHEN lock_not_available THEN
-            -- The open transaction of a producer holds a twin, so it is not known yet whether the two merge. Until it
-            -- is, the job stays out of the way of other expired ones.
+            -- The open transaction of a producer holds a twin, so it is not known yet whether the two merge. Postpone
+            -- the job, so that it does not stand before other expired ones.
             UPDATE pgq_running AS r SET lease_until = at + interval '1 second' WHERE r.id = v_job.id;
         END;
     END LOOP;
@@ -55,8 +55,8 @@ COMMENT ON FUNCTION _pgq_expire_leases(timestamptz) IS
 -- Only if it succeeds is the list of all locks read, because the worker's session may be this one.
 --
 -- A worker is kept for ten seconds after it was found gone: a claim may commit after the worker has died, and a
--- statement of it may go on and keep jobs locked. Right after a start of the server no worker is present: they have
--- five seconds to reconnect.
+-- statement of the worker may go on and keep jobs locked. Right after a start of the server no worker is present, so
+-- workers have five seconds to reconnect.
 CREATE FUNCTION _pgq_sweep_workers(at timestamptz) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -73,7 +73,8 @@ BEGIN
         SELECT w.*
         FROM pgq_worker_session AS w
         WHERE CASE WHEN pg_try_advisory_lock_shared(c_class, w.number) THEN
-                  pg_advisory_unlock_shared(c_class, w.number) AND NOT EXISTS (SELECT FROM _pgq_presence AS p WHERE p.number = w.number)
+                  pg_advisory_unlock_shared(c_class, w.number)
+                  AND NOT EXISTS (SELECT FROM _pgq_presence AS p WHERE p.number = w.number)
               END
         FOR UPDATE SKIP LOCKED
     LOOP

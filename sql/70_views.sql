@@ -17,19 +17,19 @@ LEFT JOIN LATERAL unnest(p.queues) AS q (queue) ON true
 GROUP BY o.is_owner;
 
 COMMENT ON VIEW _pgq_visible_queues IS
-    'The queues that the reading role sees in the views, as admin or reader (sees_all, sees), and those whose job '
-    'data it may read, as admin (reads_all, reads).';
+    'The queues whose jobs the reading role sees, as admin or reader (sees_all, sees), and those whose args, results '
+    'and errors it may read, as admin (reads_all, reads).';
 
 
--- A security barrier, so that no condition in a query is evaluated on rows that are hidden from its role.
+-- A security barrier: PostgreSQL evaluates no condition of a query on rows that are hidden from the role.
 CREATE VIEW pgq_jobs WITH (security_barrier) AS
 SELECT j.id, j.state, j.queue, j.kind, CASE WHEN s.reads THEN j.args END AS args, j.priority, j.ripe_at, j.attempt,
        j.max_retries, j.backoff, j.backoff_cap, j.dedup, CASE WHEN s.reads THEN j.dedup_key END AS dedup_key,
        j.enqueued_at, CASE WHEN s.reads THEN j.errors END AS errors, j.worker, j.claimed_at, j.lease_until, j.ended_at,
        CASE WHEN s.reads THEN j.result END AS result, CASE WHEN s.reads THEN j.context END AS context
 FROM (
-    SELECT id, 'waiting'::text AS state, queue, kind, args, priority::integer AS priority, ripe_at, attempt, max_retries,
-           backoff, backoff_cap, dedup, dedup_key, enqueued_at, errors, NULL::text AS worker,
+    SELECT id, 'waiting'::text AS state, queue, kind, args, priority::integer AS priority, ripe_at, attempt,
+           max_retries, backoff, backoff_cap, dedup, dedup_key, enqueued_at, errors, NULL::text AS worker,
            NULL::timestamptz AS claimed_at, NULL::timestamptz AS lease_until, NULL::timestamptz AS ended_at,
            NULL::jsonb AS result, context
     FROM pgq_waiting
@@ -45,15 +45,16 @@ FROM (
     FROM pgq_ended
 ) AS j
 CROSS JOIN LATERAL (
-    SELECT visible.sees_all OR j.queue = ANY (visible.sees) AS sees, visible.reads_all OR j.queue = ANY (visible.reads) AS reads
+    SELECT visible.sees_all OR j.queue = ANY (visible.sees) AS sees,
+           visible.reads_all OR j.queue = ANY (visible.reads) AS reads
     FROM _pgq_visible_queues AS visible
 ) AS s
 WHERE s.sees;
 
 COMMENT ON VIEW pgq_jobs IS
     'All jobs with their state: waiting, running, dead, cancelled or done. A job that was completed without a result '
-    'is gone. A role sees the jobs of the queues that it may use as admin or reader; args, dedup_key, errors, result '
-    'and context are NULL unless it may as admin.';
+    'is gone. A role sees the jobs of the queues that it may use as admin or reader; where it is only a reader, args, '
+    'dedup_key, errors, result and context are NULL.';
 COMMENT ON COLUMN pgq_jobs.id IS 'Number of the job; it stays the same in all states.';
 COMMENT ON COLUMN pgq_jobs.state IS 'waiting, running, dead, cancelled or done.';
 COMMENT ON COLUMN pgq_jobs.queue IS 'Queue whose workers may claim the job.';
@@ -80,13 +81,17 @@ COMMENT ON COLUMN pgq_jobs.result IS 'Result that was given to pgq_complete; NUL
 COMMENT ON COLUMN pgq_jobs.context IS 'JSON object that the worker gets beside args; NULL: none, or hidden like args.';
 
 
--- Both sides are filtered before the join: a worker that claims under the name of a hidden worker must not learn of it.
+-- Both sides are filtered before the join: a worker that claims under the name of a hidden worker must not learn that
+-- it exists.
 CREATE VIEW pgq_workers WITH (security_barrier) AS
 SELECT coalesce(w.name, r.worker) AS name, w.host, w.pid, w.queues, w.registered_at,
-       w.number IN (SELECT number FROM _pgq_presence) AS present, coalesce(r.running, 0) AS running, r.kinds, r.oldest_claimed_at
+       w.number IN (SELECT number FROM _pgq_presence) AS present, coalesce(r.running, 0) AS running, r.kinds,
+       r.oldest_claimed_at
 FROM (
     SELECT worker.name, worker.number, worker.host, worker.pid, worker.registered_at,
-           CASE WHEN s.sees_all THEN worker.queues ELSE ARRAY(SELECT q FROM unnest(worker.queues) AS q WHERE q = ANY (s.sees)) END AS queues
+           CASE WHEN s.sees_all THEN worker.queues
+                ELSE ARRAY(SELECT q FROM unnest(worker.queues) AS q WHERE q = ANY (s.sees))
+           END AS queues
     FROM pgq_worker_session AS worker
     CROSS JOIN _pgq_visible_queues AS s
     WHERE s.sees_all OR worker.queues && s.sees
@@ -102,8 +107,8 @@ FULL JOIN (
 ) AS r ON r.worker = w.name;
 
 COMMENT ON VIEW pgq_workers IS
-    'Workers that are registered or hold jobs. A role sees them as far as they serve, or hold jobs of, queues that it '
-    'may use as admin or reader.';
+    'Workers that are registered or hold jobs. A role sees those that serve, or hold jobs of, queues that it may use '
+    'as admin or reader.';
 COMMENT ON COLUMN pgq_workers.name IS 'Name under which the worker claims.';
 COMMENT ON COLUMN pgq_workers.host IS
     'Host of the worker, as it reports itself; NULL: not reported, or not registered.';
@@ -113,9 +118,10 @@ COMMENT ON COLUMN pgq_workers.queues IS
 COMMENT ON COLUMN pgq_workers.registered_at IS
     'When the worker first registered under this name; NULL: not registered.';
 COMMENT ON COLUMN pgq_workers.present IS 'Whether the session that registered the worker lives; NULL: not registered.';
-COMMENT ON COLUMN pgq_workers.running IS 'Number of jobs that it holds.';
-COMMENT ON COLUMN pgq_workers.kinds IS 'Kinds of these jobs; NULL: none.';
-COMMENT ON COLUMN pgq_workers.oldest_claimed_at IS 'When the first of these jobs was claimed; NULL: none.';
+COMMENT ON COLUMN pgq_workers.running IS 'Number of jobs that the worker holds, in queues that the role may see.';
+COMMENT ON COLUMN pgq_workers.kinds IS 'Kinds of the jobs that the worker holds; NULL: it holds none.';
+COMMENT ON COLUMN pgq_workers.oldest_claimed_at IS
+    'When the first of the jobs that the worker holds was claimed; NULL: it holds none.';
 
 
 CREATE VIEW pgq_stats AS

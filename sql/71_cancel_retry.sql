@@ -15,7 +15,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no job %', coalesce(id::text, 'null')
             USING ERRCODE = 'PGQ01',
-                  HINT = 'Look up the id in pgq_jobs; a job that was completed without a result is gone from there.';
+                  HINT = 'Look up the id in pgq_jobs; a job that was completed without a result is deleted.';
     END IF;
     RETURN v_state;
 END
@@ -102,8 +102,8 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'job % is % and cannot be retried', id, _pgq_job_state(id)
             USING ERRCODE = 'PGQ03',
-                  HINT = 'Retry only a dead or cancelled job; to make a waiting one ripe at once, enqueue it again with '
-                         'on_duplicate => ''soonest''.';
+                  HINT = 'Retry only a dead or cancelled job; to make a waiting one ripe at once, enqueue it again '
+                         'with on_duplicate => ''soonest''.';
     END IF;
 
     INSERT INTO pgq_waiting (
@@ -124,6 +124,6 @@ END
 $pgq_retry$;
 
 COMMENT ON FUNCTION pgq_retry(bigint) IS
-    'Put a dead or cancelled job back to waiting: ripe now, with all its retries, its errors kept. Returns retry, or '
-    'merged if a twin is waiting. Raises PGQ01 if there is no such job, if it is in a queue that the calling role may '
-    'not use, or for NULL; PGQ03 for a job in another state.';
+    'Put a dead or cancelled job back to waiting: ripe now, its attempts counted from the start, its errors kept. '
+    'Returns retry, or merged if a twin is waiting. Raises PGQ01 if there is no such job, if it is in a queue that '
+    'the calling role may not use, or for NULL; PGQ03 for a job in another state.';

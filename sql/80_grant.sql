@@ -5,16 +5,16 @@ CREATE FUNCTION _pgq_granted_functions(privilege text) RETURNS text[]
     IMMUTABLE
     RETURN CASE privilege
         WHEN 'producer' THEN ARRAY['pgq_enqueue', 'pgq_enqueue_many']
-        WHEN 'worker' THEN ARRAY['pgq_claim', 'pgq_register', 'pgq_unregister', 'pgq_reconcile', 'pgq_remaining', 'pgq_idle',
-                                 'pgq_hold', 'pgq_complete', 'pgq_complete_many', 'pgq_fail', 'pgq_cancel_claimed', 'pgq_extend',
-                                 'pgq_snooze', 'pgq_release']
+        WHEN 'worker' THEN ARRAY['pgq_claim', 'pgq_register', 'pgq_unregister', 'pgq_reconcile', 'pgq_remaining',
+                                 'pgq_idle', 'pgq_hold', 'pgq_complete', 'pgq_complete_many', 'pgq_fail',
+                                 'pgq_cancel_claimed', 'pgq_extend', 'pgq_snooze', 'pgq_release']
         WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_now']
         WHEN 'reader' THEN ARRAY['pgq_now']
     END || ARRAY['pgq_backoff', 'pgq_version'];
 
 COMMENT ON FUNCTION _pgq_granted_functions(text) IS
-    'Return the names of the functions that a producer, worker, admin or reader may execute, first those of this '
-    'privilege alone.';
+    'Return the names of the functions that a producer, worker, admin or reader may execute. The first one tells '
+    'pgq_grant whether a role still has the privilege.';
 
 
 CREATE FUNCTION _pgq_check_grant(role text, privilege text, queues text[]) RETURNS regrole
@@ -85,8 +85,8 @@ BEGIN
         EXECUTE format('GRANT SELECT ON %I.pgq_jobs TO %s', c_schema, role);
     ELSIF privilege = 'reader' THEN
         EXECUTE format(
-            'GRANT SELECT (id, state, queue, kind, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, '
-            'enqueued_at, worker, claimed_at, lease_until, ended_at) ON %I.pgq_jobs TO %s', c_schema, role);
+            'GRANT SELECT (id, state, queue, kind, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, '
+            'dedup, enqueued_at, worker, claimed_at, lease_until, ended_at) ON %I.pgq_jobs TO %s', c_schema, role);
     END IF;
     IF privilege IN ('admin', 'reader') THEN
         EXECUTE format('GRANT SELECT ON %1$I.pgq_stats, %1$I.pgq_workers TO %2$s', c_schema, role);

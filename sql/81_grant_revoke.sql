@@ -12,8 +12,8 @@ BEGIN
     IF has_schema_privilege('public', current_schema(), 'CREATE') THEN
         RAISE EXCEPTION 'every role may create objects in the schema "%"', current_schema()
             USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = format('Run REVOKE CREATE ON SCHEMA %I FROM PUBLIC first: such objects could act with the rights of the owner.',
-                                current_schema());
+                  HINT = format('Run REVOKE CREATE ON SCHEMA %I FROM PUBLIC first: objects planted there could act '
+                                'with the rights of the owner of pgq.', current_schema());
     END IF;
 
     -- Forget roles that were dropped, and what this role was granted before it lost its privileges by hand or by DROP
@@ -72,7 +72,7 @@ BEGIN
         IF v_permission.queues IS NULL THEN
             RAISE EXCEPTION 'role "%" may use all queues as %', role, privilege
                 USING ERRCODE = 'PGQ03',
-                      HINT = 'Call pgq_revoke without queues, then pgq_grant with those that are left, in one transaction.';
+                      HINT = 'In one transaction, call pgq_revoke without queues, then pgq_grant with the others.';
         END IF;
         v_left := ARRAY(SELECT q FROM unnest(v_permission.queues) AS q WHERE q <> ALL (pgq_revoke.queues));
         IF v_left <> '{}' THEN
@@ -86,7 +86,7 @@ BEGIN
 
     DELETE FROM pgq_permission AS p WHERE p.privilege = pgq_revoke.privilege AND p.role = v_role;
     PERFORM _pgq_revoke_privileges(v_role, privilege);
-    -- Privileges that it still has may share functions and views with this one.
+    -- Privileges that the role still has may share functions and views with this one: grant those again.
     PERFORM _pgq_grant_privileges(v_role, p.privilege) FROM pgq_permission AS p WHERE p.role = v_role;
 END
 $pgq_revoke$;

@@ -26,7 +26,8 @@ BEGIN
 
     -- Read, not called: another role that may create functions here could have planted it.
     SELECT substring(pg_get_function_sqlbody(p.oid) FROM '''(.*)'''),
-           EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+           EXISTS (
+               SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
     INTO v_version, v_extension
     FROM pg_proc AS p
     WHERE p.oid = to_regprocedure(format('%I.pgq_version()', c_schema));
