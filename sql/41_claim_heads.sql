@@ -49,36 +49,48 @@ CREATE FUNCTION _pgq_microseconds(at timestamptz) RETURNS bigint
     RETURN (extract(epoch FROM at) * 1000000)::bigint;
 
 COMMENT ON FUNCTION _pgq_microseconds(timestamptz) IS
-    'A time as a number: microseconds since 1970.';
+    'Return a time as microseconds since 1970.';
 
 
--- The oid keeps apart what is installed in several schemas; the digest makes a name of whatever the queue is called.
+-- Only a forged setting holds a number that is no timestamptz: that lane counts as unknown.
+CREATE FUNCTION _pgq_lane_start(ripe_us bigint) RETURNS timestamptz
+    LANGUAGE sql
+    STABLE
+    RETURN CASE
+        WHEN ripe_us BETWEEN -200000000000000000 AND 1000000000000000000
+            THEN timestamptz 'epoch' + ripe_us * interval '1 microsecond'
+        ELSE '-infinity'
+    END;
+
+COMMENT ON FUNCTION _pgq_lane_start(bigint) IS
+    'Return the ripe_at after which the scan of a lane starts: that of its head, or -infinity where none is known.';
+
+
+-- The oid tells apart installations in several schemas; the digest makes a valid name of any queue. Not "pgq.head_": a
+-- session that has lived through the upgrade from 0.2.0 keeps something else under that name.
 CREATE FUNCTION _pgq_head_setting(queue text) RETURNS text
     LANGUAGE sql
     STABLE
-    RETURN 'pgq.head_' || 'pgq_head'::regclass::oid || '_' || md5(queue);
+    RETURN 'pgq.heads_' || 'pgq_head'::regclass::oid || '_' || md5(queue);
 
 COMMENT ON FUNCTION _pgq_head_setting(text) IS
-    'The setting in which a session keeps its heads in the lanes of a queue.';
+    'Return the name of the setting in which a session keeps its heads in the lanes of a queue.';
 
 
-CREATE FUNCTION _pgq_keep_head(head pgq_head) RETURNS void
+CREATE FUNCTION _pgq_save_head(head pgq_head) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
-AS $_pgq_keep_head$
+AS $_pgq_save_head$
 BEGIN
-    PERFORM set_config(
-        _pgq_head_setting(head.queue),
-        array_to_string(_pgq_microseconds(head.due) || head.here || head.next, ' ', '-1'),
-        false);
+    PERFORM set_config(_pgq_head_setting(head.queue), _pgq_microseconds(head.due) || ' ' || head.lanes::text, false);
 END
-$_pgq_keep_head$;
+$_pgq_save_head$;
 
-COMMENT ON FUNCTION _pgq_keep_head(pgq_head) IS
-    'Remember the heads of a queue in this session.';
+COMMENT ON FUNCTION _pgq_save_head(pgq_head) IS
+    'Keep the heads of a queue in this session.';
 
 
--- One from the future is the work of a clock that was set back since.
+-- A row from the future was written before the clock of the server was set back.
 CREATE FUNCTION _pgq_shared_head(queue text, at timestamptz) RETURNS pgq_head
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -100,28 +112,27 @@ END
 $_pgq_shared_head$;
 
 COMMENT ON FUNCTION _pgq_shared_head(text, timestamptz) IS
-    'What some session has told others about a queue, the newest of it; NULLs where there is nothing.';
+    'Return the newest heads of a queue that a session has shared; NULLs where there are none.';
 
 
--- Where nothing is known, "here" is empty, and the queue is to be scanned from the left end; also once it is due.
-CREATE FUNCTION _pgq_recall_head(queue text, at timestamptz) RETURNS pgq_head
+CREATE FUNCTION _pgq_load_head(queue text, at timestamptz) RETURNS pgq_head
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
-AS $_pgq_recall_head$
+AS $_pgq_load_head$
 DECLARE
     v_setting text := current_setting(_pgq_head_setting(queue), true);
     v_wait bigint;
-    v_numbers bigint[];
-    v_head pgq_head := ROW(queue, at, '0', '{}', '{}');
+    v_head pgq_head := ROW(queue, at, '0', '{}');
     v_shared pgq_head;
 BEGIN
-    IF v_setting ~ '^[0-9]+( ([0-9]+|-1))*$' AND v_setting !~ '[0-9]{19}' THEN
-        v_numbers := array_replace(string_to_array(v_setting, ' ')::bigint[], -1, NULL);
-        IF cardinality(v_numbers) = 41 THEN
-            v_head.here := v_numbers[2:21];
-            v_head.next := v_numbers[22:41];
-        END IF;
-        v_wait := v_numbers[1] - _pgq_microseconds(at);
+    IF v_setting <> '' THEN
+        BEGIN
+            v_head.lanes := split_part(v_setting, ' ', 2)::_pgq_lane_head[];
+            v_wait := split_part(v_setting, ' ', 1)::bigint - _pgq_microseconds(at);
+        EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+            -- Damaged or forged. Raising would keep every client of a pooled session from its jobs.
+            v_head.lanes := '{}';
+        END;
         IF v_wait BETWEEN 1 AND 600000000 THEN
             v_head.due := at + v_wait * interval '1 microsecond';
             RETURN v_head;
@@ -130,21 +141,21 @@ BEGIN
 
     v_shared := _pgq_shared_head(queue, at);
     IF v_shared.due IS NOT NULL THEN
-        IF v_head.here = '{}' THEN
-            v_head.here := v_shared.here;
-            v_head.next := v_shared.next;
+        IF v_head.lanes = '{}' THEN
+            v_head.lanes := v_shared.lanes;
         END IF;
-        -- Another session has scanned. Next time it is the turn of whoever draws the shortest wait.
-        v_head.due := v_shared.due + random() * v_shared.pause;
-        PERFORM _pgq_keep_head(v_head);
-        -- A new session, perhaps here for one claim only, leaves the scan to others for longer.
-        IF v_numbers IS NULL AND v_shared.due + 9 * v_shared.pause > at THEN
+        -- Another session has scanned. A random delay, so that one of the sessions makes the next scan, not all.
+        v_head.due := v_shared.due + random() * v_shared.rescan_delay;
+        PERFORM _pgq_save_head(v_head);
+        -- A new session may live for one claim only: it leaves the scan to others for longer.
+        IF v_wait IS NULL AND v_shared.due + 9 * v_shared.rescan_delay > at THEN
             v_head.due := greatest(v_head.due, at + interval '1 microsecond');
         END IF;
     END IF;
     RETURN v_head;
 END
-$_pgq_recall_head$;
+$_pgq_load_head$;
 
-COMMENT ON FUNCTION _pgq_recall_head(text, timestamptz) IS
-    'What this session knows about where the live jobs of a queue begin, or else what others know.';
+COMMENT ON FUNCTION _pgq_load_head(text, timestamptz) IS
+    'Return the heads of a queue that this session has kept, or else those that another session has shared; no lanes '
+    'where nothing is known. When due has passed, the claim is to scan from the start of each lane.';

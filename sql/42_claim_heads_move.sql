@@ -1,16 +1,18 @@
 -- What a claim learns about where the live jobs begin.
 
 -- Lanes are walked by priority, then in the order of the queues: those before the lane of the last row to their end, and
--- if there was room for more rows, those after it too. The end counts as a tenth of a second ago, for the sake of jobs
--- that are enqueued and not yet committed.
-CREATE FUNCTION _pgq_reached(heads pgq_head[], n integer, rows tid[], filled boolean, at timestamptz) RETURNS bigint[]
+-- if there was room for more rows, those after it too. The end counts as a tenth of a second ago, because a job may be
+-- enqueued there and not yet committed.
+CREATE FUNCTION _pgq_lanes_reached(heads pgq_head[], n integer, rows tid[], filled boolean, at timestamptz)
+RETURNS _pgq_lane_head[]
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
     SET enable_seqscan = off
     SET jit = off
     SET plan_cache_mode = force_generic_plan
-AS $_pgq_reached$
+AS $_pgq_lanes_reached$
 DECLARE
+    v_end_us bigint := _pgq_microseconds(at) - 100000;
     v_priority integer := 10;
     v_n integer := 0;
 BEGIN
@@ -19,30 +21,31 @@ BEGIN
         FROM (SELECT * FROM pgq_waiting WHERE ctid = rows[cardinality(rows)] OFFSET 0) AS w
         JOIN unnest(heads) WITH ORDINALITY AS h ON h.queue = w.queue;
     END IF;
-    RETURN (
-        SELECT array_agg(number.part ORDER BY p.priority, number.k)
+    RETURN ARRAY(
+        SELECT ROW(p.priority, place.us, place.id, place.us, place.id)::_pgq_lane_head
         FROM generate_series(0, 9) AS p (priority)
         LEFT JOIN (
             -- Fenced: beside a condition on queue, an index that begins with it can look cheaper than these rows do.
-            SELECT w.priority, max(ARRAY[_pgq_microseconds(w.ripe_at), w.id]) AS last
+            SELECT w.priority, max(ARRAY[_pgq_microseconds(w.ripe_at), w.id]) AS place
             FROM (SELECT * FROM pgq_waiting WHERE ctid = ANY (rows) OFFSET 0) AS w
-            WHERE w.queue = heads[_pgq_reached.n].queue
+            WHERE w.queue = heads[_pgq_lanes_reached.n].queue
             GROUP BY w.priority
         ) AS taken USING (priority)
-        CROSS JOIN LATERAL unnest(CASE
-            WHEN taken.last IS NOT NULL THEN taken.last
-            WHEN (p.priority, _pgq_reached.n) < (v_priority, v_n) THEN ARRAY[_pgq_microseconds(at) - 100000, 0]
-            ELSE ARRAY[NULL, NULL]::bigint[]
-        END) WITH ORDINALITY AS number (part, k)
+        CROSS JOIN LATERAL (
+            SELECT coalesce(taken.place[1], v_end_us) AS us, coalesce(taken.place[2], 0) AS id
+        ) AS place
+        WHERE taken.place IS NOT NULL
+           OR (p.priority, _pgq_lanes_reached.n) < (v_priority, v_n)
     );
 END
-$_pgq_reached$;
+$_pgq_lanes_reached$;
 
-COMMENT ON FUNCTION _pgq_reached(pgq_head[], integer, tid[], boolean, timestamptz) IS
-    'How far a claim that found these rows has walked in the lanes of its n-th queue, as in pgq_head; NULL: not at all.';
+COMMENT ON FUNCTION _pgq_lanes_reached(pgq_head[], integer, tid[], boolean, timestamptz) IS
+    'Return how far a claim that found these rows has walked in the lanes of its n-th queue, as "here" and as "next"; '
+    'without the lanes that it has not come to.';
 
 
--- Only what a new session would notice. And in a stricter isolation the removal of old rows could fail.
+-- Only what a new session would notice. And in a stricter isolation level the removal of old rows could fail.
 CREATE FUNCTION _pgq_share_head(head pgq_head) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -53,18 +56,19 @@ AS $_pgq_share_head$
 DECLARE
     v_old pgq_head;
 BEGIN
-    IF head.pause < interval '20 milliseconds' OR current_setting('transaction_isolation') <> 'read committed' THEN
+    IF head.rescan_delay < interval '20 milliseconds' OR current_setting('transaction_isolation') <> 'read committed' THEN
         RETURN;
     END IF;
     v_old := _pgq_shared_head(head.queue, head.due);
-    IF head.due - head.pause < v_old.due - v_old.pause + interval '1 second' THEN
+    IF head.due - head.rescan_delay < v_old.due - v_old.rescan_delay + interval '1 second' THEN
         RETURN;
     END IF;
 
-    FOR v_i IN 1..cardinality(head.here) LOOP
-        head.here[v_i] := coalesce(head.here[v_i], v_old.here[v_i]);
-    END LOOP;
-    head.next := head.here;
+    head.lanes := head.lanes || ARRAY(
+        SELECT o
+        FROM unnest(v_old.lanes) AS o
+        WHERE o.priority NOT IN (SELECT l.priority FROM unnest(head.lanes) AS l)
+    );
     DELETE FROM pgq_head AS h
     WHERE h.ctid = ANY (ARRAY(SELECT o.ctid FROM pgq_head AS o WHERE o.queue = head.queue FOR UPDATE SKIP LOCKED));
     INSERT INTO pgq_head VALUES (head.*);
@@ -73,7 +77,7 @@ $_pgq_share_head$;
 
 COMMENT ON FUNCTION _pgq_share_head(pgq_head) IS
     'Tell other sessions where the live jobs of a queue begin, if the scan took a millisecond or more; at most once a '
-    'second, and without waiting for anybody.';
+    'second, and without waiting for a lock.';
 
 
 CREATE FUNCTION _pgq_move_heads(
@@ -90,44 +94,45 @@ AS $_pgq_move_heads$
 DECLARE
     v_long boolean := _pgq_is_long_scan(steps, 10 * cardinality(heads));
     v_done_at timestamptz := clock_timestamp();
-    v_pause interval := _pgq_rescan_delay(v_done_at - begun_at);
+    v_rescan_delay interval := _pgq_rescan_delay(v_done_at - begun_at);
     v_head pgq_head;
     v_from_start boolean;
-    v_reached bigint[];
-    v_at bigint[];
+    v_reached _pgq_lane_head[];
 BEGIN
     FOR v_n IN 1..cardinality(heads) LOOP
         v_head := heads[v_n];
-        v_from_start := v_head.due <= begun_at OR v_head.here = '{}';
+        v_from_start := v_head.due <= begun_at OR v_head.lanes = '{}';
         IF v_long THEN
-            v_reached := _pgq_reached(heads, v_n, rows, filled, at);
-            IF v_head.here = '{}' THEN
-                v_head.here := array_fill(NULL::bigint, '{20}');
-                v_head.next := v_head.here;
-            END IF;
-            FOR v_i IN 1..19 BY 2 LOOP
-                v_at := v_reached[v_i:v_i + 1];
-                CONTINUE WHEN v_at[1] IS NULL;
-                -- Far behind, because others have claimed meanwhile, one step must do.
-                v_head.here[v_i:v_i + 1] := least(v_at, CASE
-                    WHEN v_from_start THEN v_head.here[v_i:v_i + 1]
-                    WHEN steps > 2000 THEN v_at
-                    ELSE v_head.next[v_i:v_i + 1]
-                END);
-                v_head.next[v_i:v_i + 1] := v_at;
-            END LOOP;
+            v_reached := _pgq_lanes_reached(heads, v_n, rows, filled, at);
+            v_head.lanes := ARRAY(
+                SELECT ROW(priority, moved.here[1], moved.here[2], moved.next[1], moved.next[2])::_pgq_lane_head
+                FROM (SELECT l.priority, ARRAY[l.here_ripe_us, l.here_id] AS here, ARRAY[l.next_ripe_us, l.next_id] AS next
+                      FROM unnest(v_head.lanes) AS l) AS known
+                FULL JOIN (SELECT l.priority, ARRAY[l.next_ripe_us, l.next_id] AS place
+                           FROM unnest(v_reached) AS l) AS reached USING (priority)
+                CROSS JOIN LATERAL (
+                    SELECT CASE
+                               WHEN reached.place IS NULL THEN known.here
+                               WHEN v_from_start THEN least(reached.place, known.here)
+                               -- Far behind, because others have claimed meanwhile: one step must do.
+                               WHEN steps > 2000 THEN reached.place
+                               ELSE least(reached.place, known.next)
+                           END AS here,
+                           coalesce(reached.place, known.next) AS next
+                ) AS moved
+            );
             IF v_from_start THEN
-                v_head.due := v_done_at + v_pause;
-                PERFORM _pgq_share_head(ROW(v_head.queue, v_head.due, v_pause, v_reached, '{}'));
+                v_head.due := v_done_at + v_rescan_delay;
+                PERFORM _pgq_share_head(ROW(v_head.queue, v_head.due, v_rescan_delay, v_reached));
             END IF;
-            PERFORM _pgq_keep_head(v_head);
+            PERFORM _pgq_save_head(v_head);
         ELSIF v_head.due <= begun_at THEN
-            -- All is well. No need to ask for what others know before ten seconds have passed.
-            PERFORM _pgq_keep_head(ROW(v_head.queue, begun_at + interval '10 seconds', v_pause, '{}', '{}'));
+            -- All is well: there is no need to look at the shared heads again for ten seconds.
+            PERFORM _pgq_save_head(ROW(v_head.queue, begun_at + interval '10 seconds', v_rescan_delay, '{}'));
         END IF;
     END LOOP;
 END
 $_pgq_move_heads$;
 
 COMMENT ON FUNCTION _pgq_move_heads(pgq_head[], tid[], boolean, bigint, timestamptz, timestamptz) IS
-    'After a claim that found these rows and took so many steps in vain: remember where to begin the next time.';
+    'After a claim that found these rows and read so many entries in vain: keep where the next claim is to begin.';

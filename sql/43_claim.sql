@@ -53,7 +53,7 @@ BEGIN
     FOREACH v_queue IN ARRAY queues LOOP
         IF v_queue <> ALL (v_names) THEN
             v_names := v_names || v_queue;
-            v_heads := v_heads || _pgq_recall_head(v_queue, v_begun_at);
+            v_heads := v_heads || _pgq_load_head(v_queue, v_begun_at);
         END IF;
     END LOOP;
     v_steps := _pgq_entries_read('pgq_waiting_claim');
@@ -62,19 +62,21 @@ BEGIN
     v_rows := ARRAY(
         SELECT ripe.ctid
         FROM (
-            SELECT h.queue, p.priority, CASE WHEN h.due > v_begun_at THEN h.here[2 * p.priority + 1] END AS ripe_at,
-                   h.here[2 * p.priority + 2] AS id
-            FROM generate_series(0, 9) AS p (priority)
-            CROSS JOIN unnest(v_heads) WITH ORDINALITY AS h (queue, due, pause, here, next, n)
-            ORDER BY p.priority, h.n
+            SELECT h.queue, l.priority, _pgq_lane_start(l.here_ripe_us) AS ripe_at, coalesce(l.here_id, 0) AS id
+            FROM unnest(v_heads) WITH ORDINALITY AS h (queue, due, rescan_delay, lanes, n)
+            CROSS JOIN LATERAL (
+                SELECT p.priority, known.here_ripe_us, known.here_id
+                FROM generate_series(0, 9) AS p (priority)
+                LEFT JOIN unnest(CASE WHEN h.due > v_begun_at THEN h.lanes END) AS known USING (priority)
+            ) AS l
+            ORDER BY l.priority, h.n
         ) AS lane
         CROSS JOIN LATERAL (
             SELECT w.ctid
             FROM pgq_waiting AS w
             WHERE w.queue = lane.queue
               AND w.priority = lane.priority
-              AND (w.ripe_at, w.id) > (
-                  coalesce(timestamptz 'epoch' + lane.ripe_at * interval '1 microsecond', '-infinity'), coalesce(lane.id, 0))
+              AND (w.ripe_at, w.id) > (lane.ripe_at, lane.id)
               AND w.ripe_at <= v_now
             ORDER BY w.ripe_at, w.id
             LIMIT max_jobs

@@ -114,7 +114,7 @@ CREATE FUNCTION _pgq_maintain(at timestamptz) RETURNS void
 AS $_pgq_maintain$
 DECLARE
     v_is_new boolean := coalesce(current_setting(_pgq_head_setting(''), true), '') = '';
-    v_head pgq_head := _pgq_recall_head('', at);
+    v_head pgq_head := _pgq_load_head('', at);
     v_begun_at timestamptz;
     v_steps bigint;
     v_count integer;
@@ -130,14 +130,14 @@ BEGIN
         PERFORM _pgq_sweep_workers(at);
     END IF;
     v_count := _pgq_expire_leases(at);
-    v_head.pause := _pgq_rescan_delay(greatest(clock_timestamp() - v_begun_at, interval '50 milliseconds'));
-    v_head.due := at + v_head.pause;
+    v_head.rescan_delay := _pgq_rescan_delay(greatest(clock_timestamp() - v_begun_at, interval '50 milliseconds'));
+    v_head.due := at + v_head.rescan_delay;
     -- As long as each search finds its fill, it is worth what it costs.
     IF v_count < 50 THEN
         IF _pgq_is_long_scan(_pgq_entries_read('pgq_running_lease') - v_steps - v_count, 1) THEN
             PERFORM _pgq_share_head(v_head);
         END IF;
-        PERFORM _pgq_keep_head(v_head);
+        PERFORM _pgq_save_head(v_head);
     END IF;
 END
 $_pgq_maintain$;

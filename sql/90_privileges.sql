@@ -5,6 +5,7 @@ REVOKE ALL ON TABLE
     pgq_permission, pgq_waiting, pgq_running, pgq_ended, pgq_worker_session, pgq_head,
     _pgq_presence, _pgq_visible_queues, pgq_jobs, pgq_workers, pgq_stats
 FROM PUBLIC;
+REVOKE ALL ON TYPE _pgq_lane_head FROM PUBLIC;
 REVOKE ALL ON SEQUENCE pgq_job_id, pgq_token, pgq_worker_session_number FROM PUBLIC;
 REVOKE ALL ON FUNCTION
     pgq_now, pgq_version,
@@ -17,9 +18,9 @@ REVOKE ALL ON FUNCTION
     _pgq_check_jobs, _pgq_parse_jobs,
     pgq_enqueue_many,
     _pgq_lease_end, _pgq_check_claim,
-    _pgq_is_long_scan, _pgq_rescan_delay, _pgq_entries_read, _pgq_microseconds, _pgq_head_setting, _pgq_keep_head,
-    _pgq_shared_head, _pgq_recall_head,
-    _pgq_reached, _pgq_share_head, _pgq_move_heads,
+    _pgq_is_long_scan, _pgq_rescan_delay, _pgq_entries_read, _pgq_microseconds, _pgq_lane_start, _pgq_head_setting,
+    _pgq_save_head, _pgq_shared_head, _pgq_load_head,
+    _pgq_lanes_reached, _pgq_share_head, _pgq_move_heads,
     pgq_claim,
     _pgq_raise_lease_lost, _pgq_check_pairs, _pgq_take, _pgq_end, _pgq_requeue, _pgq_prepend_error,
     _pgq_record_failure,

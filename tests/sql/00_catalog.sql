@@ -12,7 +12,7 @@ WHERE p.pronamespace = quote_ident(current_schema())::regnamespace AND p.proname
 CREATE TEMP VIEW rel AS
 SELECT c.oid, c.relname, c.relkind
 FROM pg_class AS c
-WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname ~ '^_?pgq_' AND c.relkind IN ('r', 'v', 'S');
+WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname ~ '^_?pgq_' AND c.relkind IN ('r', 'v', 'S', 'c');
 
 SELECT is(
     (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func WHERE proname !~ '^_'),
@@ -23,9 +23,9 @@ SELECT is(
 
 SELECT is(
     (SELECT array_agg(relname::text ORDER BY relname::text COLLATE "C") FROM rel),
-    '{_pgq_presence,_pgq_visible_queues,pgq_ended,pgq_head,pgq_job_id,pgq_jobs,pgq_permission,pgq_running,pgq_stats,
+    '{_pgq_lane_head,_pgq_presence,_pgq_visible_queues,pgq_ended,pgq_head,pgq_job_id,pgq_jobs,pgq_permission,pgq_running,pgq_stats,
       pgq_token,pgq_waiting,pgq_worker_session,pgq_worker_session_number,pgq_workers}',
-    'these are the tables, views and sequences');
+    'these are the tables, views, sequences and types');
 
 SELECT is_empty($$
     SELECT name FROM func
@@ -57,7 +57,8 @@ $$, 'PUBLIC may execute nothing');
 
 SELECT is_empty($$
     SELECT relname FROM rel
-    WHERE CASE WHEN relkind = 'S' THEN has_sequence_privilege('public', oid, 'USAGE, SELECT, UPDATE')
+    WHERE CASE relkind WHEN 'S' THEN has_sequence_privilege('public', oid, 'USAGE, SELECT, UPDATE')
+                       WHEN 'c' THEN has_type_privilege('public', oid::regclass::text, 'USAGE')
                ELSE has_table_privilege('public', oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
           END
 $$, 'PUBLIC may touch no relation');

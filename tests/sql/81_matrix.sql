@@ -49,10 +49,11 @@ FROM pg_proc WHERE pronamespace = quote_ident(current_schema())::regnamespace AN
 UNION ALL
 SELECT relname, '{}', format('SELECT CASE WHEN %s THEN ''may'' ELSE ''denied'' END', CASE relkind
            WHEN 'S' THEN format('has_sequence_privilege(%s::oid, ''USAGE, SELECT, UPDATE'')', oid)
+           WHEN 'c' THEN format('has_type_privilege(%s::oid, ''USAGE'')', reltype)
            ELSE format('has_any_column_privilege(%1$s::oid, ''SELECT, INSERT, UPDATE, REFERENCES'') OR has_table_privilege(%1$s::oid, ''DELETE, TRUNCATE, TRIGGER'')', oid)
        END), 'may', NULL
 FROM pg_class
-WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relname ~ '^_?pgq_' AND relkind IN ('r', 'v', 'S')
+WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relname ~ '^_?pgq_' AND relkind IN ('r', 'v', 'S', 'c')
   AND (relkind <> 'v' OR relname ~ '^_');
 
 SELECT results_eq(
@@ -62,7 +63,7 @@ SELECT results_eq(
              UNION ALL
              SELECT relname FROM pg_class WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relkind NOT IN ('i', 'I')) AS o
        WHERE o.name ~ '^_?pgq_' ORDER BY 1 $$,
-    'every function, table, view and sequence has a row in the matrix');
+    'every function, table, view, sequence and type has a row in the matrix');
 
 -- In each queue, a job in each state and a worker with the name of the queue.
 CREATE TEMP TABLE place AS SELECT q AS queue FROM unnest('{mine,theirs}'::text[]) AS q;

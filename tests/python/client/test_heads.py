@@ -1,4 +1,4 @@
-"""Heads: a claim does not scan the entries of ended jobs, and finds again what its head has passed by mistake."""
+"""A claim does not walk over the jobs of the past, and finds later what it has walked past by mistake."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ MANY, FEW = 200, 5
 
 @pytest.fixture(autouse=True)
 def rationed(conn: Connection) -> None:
-    """No session makes a second long scan during a test, unless the test says so."""
+    """No second long scan is made during a test, unless the test says so."""
     ration(conn, "5 minutes")
 
 
 @pytest.fixture
 def past(conn: Connection, connect: Connect, snapshot: None) -> None:
-    """Many jobs are done, and a snapshot keeps all their index entries."""
+    """Leave many completed jobs behind, and a snapshot that keeps the index entries of all of them."""
     queue = Queue(connect())
     queue.enqueue_many({"kind": "past", "args": n} for n in range(PAST))
     while jobs := queue.claim(max_jobs=1000):
         queue.complete_many(jobs)
     conn.execute("DELETE FROM pgq_head")
     read("pgq_waiting_claim", queue.conn)
-    # The end of a lane counts as a tenth of a second ago: the past must be over by then.
+    # The end of a lane counts as a tenth of a second ago: let the past be over by then.
     conn.execute("SELECT pg_sleep(0.15)")
 
 
@@ -40,8 +40,8 @@ def setting(conn: Connection, queue: str = "default") -> str:
     return str(one(conn, "SELECT _pgq_head_setting(%s)", queue))
 
 
-def test_a_session_scans_dead_entries_once(conn: Connection, queue: Queue, past: None) -> None:
-    """Its first claim finds where the live jobs begin, and later claims start there."""
+def test_dead_entries_are_walked_over_once(conn: Connection, queue: Queue, past: None) -> None:
+    """The first claim of a session finds where the live jobs begin, and later claims start there."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(500))
     assert len(queue.claim(max_jobs=10)) == 10
     before = read("pgq_waiting_claim", conn)
@@ -50,8 +50,8 @@ def test_a_session_scans_dead_entries_once(conn: Connection, queue: Queue, past:
     assert read("pgq_waiting_claim", conn) - before < 20 * 250 < PAST * 2
 
 
-def test_a_head_keeps_up_with_the_claims_of_its_session(conn: Connection, queue: Queue, past: None) -> None:
-    """However many jobs the session has claimed, its next claim scans few of them."""
+def test_a_head_keeps_up_with_what_the_session_claims(conn: Connection, queue: Queue, past: None) -> None:
+    """Each claim walks over a few of the jobs that were claimed before it, however many there were."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(4000))
     for _ in range(30):
         queue.claim(max_jobs=100)
@@ -60,17 +60,15 @@ def test_a_head_keeps_up_with_the_claims_of_its_session(conn: Connection, queue:
     assert read("pgq_waiting_claim", conn) - before < 500
 
 
-def test_a_head_keeps_up_with_the_claims_of_others(
-    conn: Connection, connect: Connect, queue: Queue, past: None
-) -> None:
-    """A session that gets nothing for a while scans what the others claimed, but only once."""
+def test_a_head_keeps_up_with_what_others_claim(conn: Connection, connect: Connect, queue: Queue, past: None) -> None:
+    """A session that gets nothing for a while walks over what others got, but not twice."""
     other = Queue(connect())
     queue.claim()
     other.claim()
     other.enqueue_many({"kind": "k", "args": n} for n in range(PAST))
     while other.claim(max_jobs=1000):
         pass
-    # The end of a lane counts as a tenth of a second ago.
+    # An end that was found is taken for one of a tenth of a second ago.
     conn.execute("SELECT pg_sleep(0.15)")
     assert queue.claim() == []
     before = read("pgq_waiting_claim", conn, other.conn)
@@ -78,10 +76,10 @@ def test_a_head_keeps_up_with_the_claims_of_others(
     assert read("pgq_waiting_claim", conn, other.conn) - before < 200
 
 
-def test_a_new_session_starts_at_the_heads_that_others_share(
+def test_a_new_session_begins_where_others_have_arrived(
     conn: Connection, connect: Connect, queue: Queue, past: None
 ) -> None:
-    """A client that lives for one claim does not scan the past, either."""
+    """A client that makes one claim only does not pay for the past, either."""
     queue.claim()
     queue.enqueue_many({"kind": "k", "args": n} for n in range(10))
     fresh = Queue(connect())
@@ -90,11 +88,19 @@ def test_a_new_session_starts_at_the_heads_that_others_share(
     assert read("pgq_waiting_claim", fresh.conn, conn) - before < 200
 
 
+def known(conn: Connection, queue: str = "default") -> list[int]:
+    """Return the priorities of the lanes whose heads the session keeps."""
+    saved = one(conn, "SELECT split_part(current_setting(%s), ' ', 2)", setting(conn, queue))
+    return sorted(
+        row[0] for row in conn.execute("SELECT priority FROM unnest(%s::_pgq_lane_head[])", [saved]).fetchall()
+    )
+
+
 Way = Callable[[Connection, Connect, Queue, int], None]
 
 
 def late_commit(conn: Connection, connect: Connect, queue: Queue, jobs: int) -> None:
-    """Enqueue a job before another one, and commit it after that one was claimed."""
+    """A job is enqueued before another one, and committed after that was claimed."""
     late = connect(autocommit=False)
     Queue(late).enqueue("left")
     conn.execute("SELECT pg_sleep(0.15)")
@@ -103,13 +109,13 @@ def late_commit(conn: Connection, connect: Connect, queue: Queue, jobs: int) -> 
 
 
 def back_dated(conn: Connection, connect: Connect, queue: Queue, jobs: int) -> None:
-    """Enqueue a job for a time that has passed."""
+    """A job is enqueued for a time that has passed."""
     move_on(queue, jobs)
     conn.execute("SELECT pgq_enqueue('left', ripe_at => pgq_now() - interval '1 day')")
 
 
 def put_back(conn: Connection, connect: Connect, queue: Queue, jobs: int) -> None:
-    """Put a claimed job back at its old place."""
+    """A claimed job goes back to its old place."""
     queue.enqueue("left")
     (job,) = queue.claim()
     move_on(queue, jobs)
@@ -117,7 +123,7 @@ def put_back(conn: Connection, connect: Connect, queue: Queue, jobs: int) -> Non
 
 
 def skipped(conn: Connection, connect: Connect, queue: Queue, jobs: int) -> None:
-    """Lock a job in another session, and leave it unchanged."""
+    """A job is locked by a transaction that rolls back."""
     queue.enqueue("left")
     other = connect(autocommit=False)
     other.execute("SELECT FROM pgq_waiting WHERE kind = 'left' FOR UPDATE")
@@ -133,10 +139,10 @@ def move_on(queue: Queue, jobs: int) -> None:
         queue.complete_many(queue.claim(max_jobs=jobs))
 
 
-def test_a_job_that_commits_a_little_late_is_still_found(
+def test_a_job_that_commits_a_little_late_is_still_to_the_right(
     conn: Connection, connect: Connect, queue: Queue, past: None
 ) -> None:
-    """A head moves to where the previous claim would have put it; later claims stay to its right."""
+    """A head moves to where the claim before has arrived, so a job of that time stays to its right."""
     queue.claim()
     late = connect(autocommit=False)
     Queue(late).enqueue("late")
@@ -147,7 +153,7 @@ def test_a_job_that_commits_a_little_late_is_still_found(
     assert [job.kind for job in queue.claim(max_jobs=300)] == ["late"]
 
 
-def test_a_job_that_commits_while_a_session_looks_for_its_head_is_found(
+def test_a_job_that_commits_while_a_session_looks_for_its_head_is_to_the_right(
     connect: Connect, queue: Queue, past: None
 ) -> None:
     """The end of a lane counts as a tenth of a second earlier than it is."""
@@ -162,10 +168,10 @@ WAYS = pytest.mark.parametrize("way", [late_commit, back_dated, put_back, skippe
 
 
 @WAYS
-def test_a_job_that_a_head_has_passed_is_found_by_the_next_long_scan(
+def test_what_a_head_has_passed_is_found_by_the_next_long_scan(
     conn: Connection, connect: Connect, queue: Queue, past: None, way: Way
 ) -> None:
-    """A long scan is due at set times, and the claims before it do not find the job."""
+    """It is not found before, because such a scan is made only when it is due."""
     queue.claim()
     way(conn, connect, queue, MANY)
     assert queue.claim() == []
@@ -179,9 +185,10 @@ def test_a_job_that_a_head_has_passed_is_found_by_the_next_long_scan(
 
 
 @WAYS
-def test_the_next_long_scan_is_due_on_time(
+def test_the_next_long_scan_comes_when_it_is_due(
     conn: Connection, connect: Connect, queue: Queue, past: None, way: Way
 ) -> None:
+    """Without any help, a job that a head has passed is found soon after the delay."""
     ration(conn, "200 milliseconds")
     queue.claim()
     way(conn, connect, queue, MANY)
@@ -189,17 +196,17 @@ def test_the_next_long_scan_is_due_on_time(
 
 
 @WAYS
-def test_in_a_table_without_bloat_the_next_claim_finds_a_passed_job(
+def test_in_a_healthy_table_it_is_found_by_the_next_claim(
     conn: Connection, connect: Connect, queue: Queue, way: Way
 ) -> None:
-    """As long as the scan is short, each claim starts at the left end."""
+    """As long as the walk is short, each claim starts at the start of the lanes."""
     queue.claim()
     way(conn, connect, queue, FEW)
     assert [job.kind for job in queue.claim()] == ["left"]
 
 
-def test_a_claim_that_rolls_back_restores_its_head(queue: Queue, past: None) -> None:
-    """The next claim of the session finds the jobs that were claimed."""
+def test_a_claim_that_rolls_back_takes_its_head_back(queue: Queue, past: None) -> None:
+    """The next claim of the session finds the jobs that were claimed in vain."""
     queue.claim()
     queue.enqueue_many({"kind": "k", "args": n} for n in range(1000))
     with queue.conn.transaction(force_rollback=True):
@@ -208,8 +215,8 @@ def test_a_claim_that_rolls_back_restores_its_head(queue: Queue, past: None) -> 
     assert sorted(job.args for job in queue.claim(max_jobs=1000)) == list(range(1000))
 
 
-def test_a_long_scan_of_one_lane_hides_nothing_in_another(queue: Queue, past: None) -> None:
-    """Jobs come by priority, whatever the heads are, from each queue that is asked for."""
+def test_a_long_walk_through_one_lane_hides_nothing_in_another(queue: Queue, past: None) -> None:
+    """Jobs come by priority, from each queue that is asked for, whatever the heads are."""
     queue.claim(["default", "other"])
     queue.enqueue("k5", priority=5)
     queue.enqueue("k9", priority=9)
@@ -220,8 +227,8 @@ def test_a_long_scan_of_one_lane_hides_nothing_in_another(queue: Queue, past: No
     assert [job.kind for job in queue.claim(["other", "default"], 3)] == ["k1", "k9"]
 
 
-def test_jobs_in_a_lane_that_was_not_reached_are_found(queue: Queue, past: None) -> None:
-    """A full batch says nothing about the lanes after its last job."""
+def test_a_lane_that_was_not_reached_is_walked_from_its_start(queue: Queue, past: None) -> None:
+    """A batch that is full tells nothing about the lanes after its last job."""
     queue.enqueue("low", priority=9)
     queue.conn.execute("SELECT pg_sleep(0.15)")
     queue.enqueue_many({"kind": "k", "args": n} for n in range(600))
@@ -230,10 +237,10 @@ def test_jobs_in_a_lane_that_was_not_reached_are_found(queue: Queue, past: None)
     assert [job.kind for job in queue.claim()] == ["low"]
 
 
-def test_late_jobs_are_all_found_even_if_they_exceed_one_claim(
+def test_more_late_jobs_than_a_claim_takes_are_all_found(
     conn: Connection, connect: Connect, queue: Queue, past: None
 ) -> None:
-    """The long scan that finds the first of them moves the head back to the others."""
+    """The long scan that finds the first of them puts the head back to where the others are."""
     queue.claim()
     late = connect(autocommit=False)
     Queue(late).enqueue_many({"kind": "late", "args": n} for n in range(500))
@@ -247,8 +254,10 @@ def test_late_jobs_are_all_found_even_if_they_exceed_one_claim(
 
 
 @pytest.mark.parametrize("forget", ["RESET ALL", "DISCARD ALL"])
-def test_a_reset_discards_the_heads(conn: Connection, connect: Connect, queue: Queue, past: None, forget: str) -> None:
-    """A session that a pooler hands on starts anew."""
+def test_a_head_does_not_survive_a_reset(
+    conn: Connection, connect: Connect, queue: Queue, past: None, forget: str
+) -> None:
+    """A session that a pool hands on knows nothing of its past."""
     queue.claim()
     back_dated(conn, connect, queue, MANY)
     assert queue.claim() == []
@@ -257,8 +266,10 @@ def test_a_reset_discards_the_heads(conn: Connection, connect: Connect, queue: Q
     assert [job.kind for job in queue.claim()] == ["left"]
 
 
-def test_another_installation_has_its_own_heads(conn: Connection, connect: Connect, queue: Queue, past: None) -> None:
-    """The two are used in one session, with a queue of the same name."""
+def test_another_installation_has_heads_of_its_own(
+    conn: Connection, connect: Connect, queue: Queue, past: None
+) -> None:
+    """Heads of two installations differ, in one session and for a queue of the same name."""
     queue.claim()
     move_on(queue, MANY)
     install(conn, schema="other")
@@ -268,6 +279,16 @@ def test_another_installation_has_its_own_heads(conn: Connection, connect: Conne
 
 NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 NINES = "9" * 18
+
+
+def lanes(*numbers: object, priorities: str = "0,1,2,3,4,5,6,7,8,9") -> str:
+    """Return an SQL expression for the text of lanes with these four numbers each."""
+    place = ",".join(str(number) for number in numbers)
+    return "'" + " {" + ",".join(f'"({priority},{place})"' for priority in priorities.split(",")) + "}'"
+
+
+FAR = lanes(*[NINES] * 4)
+SOON = f"{NOW} + 60000000"
 GARBAGE = [
     "''",
     "'x'",
@@ -278,8 +299,25 @@ GARBAGE = [
     f"'{NINES}'",
     f"'-{NINES}'",
     f"rtrim(repeat('{NINES} ', 41))",
-    f"rtrim(repeat('-{NINES} ', 41))",
-    f"{NOW} + 60000000 || repeat(' -{NINES}', 40)",
+    f"{SOON} || ' '",
+    f"{SOON} || ' {{'",
+    f"{SOON} || ' {{{{{{{{{{{{{{1}}}}}}}}}}}}}}'",
+    f"{SOON} || ' {{NULL}}'",
+    f"{SOON} || ' {{\"(0,1,2)\"}}'",
+    f"{SOON} || {lanes('', '', '', '')}",
+    f"{SOON} || {lanes('', 1, '', 1)}",
+    f"{SOON} || {lanes('x', 1, 1, 1)}",
+    f"{SOON} || {lanes('9' * 20, 1, 1, 1)}",
+    f"{SOON} || {lanes(2**63 - 1, 2**63 - 1, 1, 1)}",
+    f"{SOON} || {lanes(-(2**63), 1, 1, 1)}",
+    f"{SOON} || {lanes(*[f'-{NINES}'] * 4)}",
+    f"{SOON} || {lanes(1, 1, 1, 1, priorities='70000')}",
+    f"{SOON} || {lanes(*[NINES] * 4, priorities='-1,10,,99')}",
+    f"{SOON} || {lanes(1, 1, 1, 1, priorities='4,4,4,4')}",
+    f"{2**63 - 1} || {FAR}",
+    f"{-(2**63)} || {FAR}",
+    f"{NOW} + 601000000 || {FAR}",
+    f"'x' || {FAR}",
     "repeat('1 ', 500000) || '1'",
     "repeat('9', 1000000)",
     "E'1\\n2'",
@@ -287,18 +325,37 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("value", GARBAGE)
-def test_garbage_in_the_setting_counts_as_no_head(conn: Connection, queue: Queue, value: str) -> None:
+def test_garbage_in_the_setting_is_no_head(conn: Connection, queue: Queue, value: str) -> None:
     """It raises no error and hides no job."""
     queue.enqueue("k")
     conn.execute(f"SELECT set_config(%s, {value}, false)".encode(), [setting(conn)])
     assert len(queue.claim()) == 1
 
 
-def test_a_forged_head_harms_only_the_session_that_set_it(
+def test_damaged_lanes_put_off_no_search(conn: Connection, connect: Connect, queue: Queue, past: None) -> None:
+    """A session whose setting is damaged takes over what others know, as a new session does."""
+    queue.claim()
+    fresh = Queue(connect())
+    fresh.conn.execute(f"SELECT set_config(%s, {SOON} || ' {{', false)".encode(), [setting(conn)])
+    before = read("pgq_waiting_claim", fresh.conn, conn)
+    assert fresh.claim() == []
+    assert read("pgq_waiting_claim", fresh.conn, conn) - before < 200
+
+
+def test_a_lane_that_is_named_twice_gives_each_job_once(conn: Connection, queue: Queue) -> None:
+    """A forged setting can make a claim find fewer jobs, but none twice."""
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(10))
+    twice = lanes(1, 1, 1, 1, priorities="5,5,4,4")
+    conn.execute(f"SELECT set_config(%s, {SOON} || {twice}, false)".encode(), [setting(conn)])
+    claimed = [job.args for _ in range(3) for job in queue.claim(max_jobs=10)]
+    assert sorted(claimed) == list(range(10))
+
+
+def test_a_lie_in_the_setting_hurts_the_liar_alone(
     conn: Connection, connect: Connect, queue: Queue, past: None
 ) -> None:
-    """A session with a head in the far future finds nothing until its next long scan, and does not share that head."""
-    lie = f"SELECT set_config(%s, {NOW} + %s || repeat(' {NINES}', 40), false)".encode()
+    """A session that sets a head in the far future finds nothing until its next long scan, and tells no other."""
+    lie = f"SELECT set_config(%s, {NOW} + %s || {FAR}, false)".encode()
     queue.enqueue("k", dedup=False)
     conn.execute(lie, [setting(conn), 100_000_000])
     assert queue.claim() == []
@@ -311,60 +368,68 @@ def test_a_forged_head_harms_only_the_session_that_set_it(
     assert len(Queue(connect()).claim()) == 1
 
 
-def test_without_statistics_every_scan_counts_as_long(conn: Connection, queue: Queue, past: None) -> None:
-    """With track_counts off the length of a scan is unknown, so a head is kept to be safe."""
+def test_a_server_that_does_not_count_makes_each_walk_long(conn: Connection, queue: Queue, past: None) -> None:
+    """No session knows the length of its walk, so each keeps its heads."""
     conn.execute("SET track_counts = off")
     queue.enqueue("k")
     assert len(queue.claim()) == 1
-    assert len(one(conn, "SELECT current_setting(%s)", setting(conn)).split()) == 41
+    assert known(conn) == [0, 1, 2, 3, 4, 5]
 
 
-OLD = "INSERT INTO pgq_head SELECT 'default', now() - interval '1 hour', '1 second', h, h "
-HERE = "FROM array_fill((extract(epoch FROM now()) * 1000000)::bigint, '{20}') AS h"
+def told(due: str, rescan_delay: str, at: str) -> bytes:
+    """Return a statement that shares heads at this time in all lanes of "default" and of the search for leases."""
+    return (
+        f"INSERT INTO pgq_head SELECT q, {due}, '{rescan_delay}', h "
+        "FROM (VALUES ('default'), ('')) AS queue (q) CROSS JOIN ("
+        "SELECT array_agg(ROW(p, us, us, us, us)::_pgq_lane_head) "
+        f"FROM generate_series(0, 9) AS p CROSS JOIN _pgq_microseconds({at}) AS us) AS l (h)"
+    ).encode()
 
 
-def test_sharing_a_head_waits_for_no_session(conn: Connection, connect: Connect, queue: Queue, past: None) -> None:
-    """Two sessions know newer heads than the shared one, and the first one's transaction stays open."""
-    conn.execute((OLD + HERE).encode())
+OLD = told("now() - interval '1 hour'", "1 second", "now()")
+
+
+def test_telling_others_waits_for_no_lock(conn: Connection, connect: Connect, queue: Queue, past: None) -> None:
+    """Two sessions know something newer than what is told, the first in a transaction that stays open."""
+    conn.execute(OLD)
     first, second = Queue(connect()), Queue(connect())
     second.conn.execute("SET lock_timeout = '2s'")
     with first.conn.transaction():
         first.claim()
         second.claim()
-    told = "SELECT count(*) FILTER (WHERE due > now()), count(*) FROM pgq_head WHERE queue = 'default'"
-    assert conn.execute(told.encode()).fetchone() == (2, 2)
+    count = "SELECT count(*) FILTER (WHERE due > now()), count(*) FROM pgq_head WHERE queue = 'default'"
+    assert conn.execute(count.encode()).fetchone() == (2, 2)
 
 
-def test_an_old_shared_head_is_ignored(conn: Connection, queue: Queue) -> None:
-    """A new session leaves the long scan to others for ten times its interval, then makes it itself."""
+def test_what_was_told_long_ago_is_not_believed(conn: Connection, queue: Queue) -> None:
+    """A new session leaves the scan to others for ten times the delay, and then makes it itself."""
     conn.execute("SELECT pgq_enqueue('left', ripe_at => pgq_now() - interval '1 day')")
-    conn.execute((OLD + HERE).encode())
+    conn.execute(OLD)
     assert [job.kind for job in queue.claim()] == ["left"]
 
 
-def test_a_shared_head_from_the_future_is_ignored(conn: Connection, connect: Connect, queue: Queue) -> None:
-    """It was shared before the server's clock was set back."""
-    conn.execute(
-        "INSERT INTO pgq_head SELECT q, now() + interval '1 hour', '5 minutes', h, h "
-        "FROM unnest('{default,NULL}'::text[]) AS n CROSS JOIN LATERAL coalesce(n, '') AS q "
-        "CROSS JOIN LATERAL array_fill(extract(epoch FROM now() + interval '1 hour')::bigint * 1000000, '{20}') AS h"
-    )
+def test_what_others_tell_from_the_future_is_not_believed(conn: Connection, connect: Connect, queue: Queue) -> None:
+    """It was told before the clock of the server was set back."""
+    hour = "now() + interval '1 hour'"
+    conn.execute(told(hour, "5 minutes", hour))
     queue.enqueue("k")
     assert [job.attempt for job in queue.claim()] == [1]
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 second'")
     assert [job.attempt for job in Queue(connect()).claim()] == [2]
 
 
-def test_a_shared_head_from_the_future_is_replaced(conn: Connection, queue: Queue, past: None) -> None:
-    """It does not stay in the way of the next one for an hour."""
-    conn.execute("INSERT INTO pgq_head VALUES ('default', now() + interval '1 hour', '5 minutes', '{}', '{}')")
+def test_what_others_tell_from_the_future_is_replaced(conn: Connection, queue: Queue, past: None) -> None:
+    """It does not hide for an hour what is found since."""
+    conn.execute("INSERT INTO pgq_head VALUES ('default', now() + interval '1 hour', '5 minutes', '{}')")
     queue.claim()
     assert one(conn, "SELECT due < now() + interval '10 minutes' FROM pgq_head WHERE queue = 'default'")
 
 
 @pytest.mark.parametrize("setting", ["array_nulls", "standard_conforming_strings"])
-def test_session_settings_do_not_break_the_heads(conn: Connection, queue: Queue, past: None, setting: str) -> None:
-    """These settings change how arrays and strings are read."""
+def test_the_settings_of_a_session_do_not_break_its_heads(
+    conn: Connection, queue: Queue, past: None, setting: str
+) -> None:
+    """Some change how the server reads arrays and strings."""
     conn.execute(f"SET {setting} = off".encode())
     queue.enqueue_many({"kind": "k", "args": n} for n in range(300))
     assert [len(queue.claim(max_jobs=100)) for _ in range(4)] == [100, 100, 100, 0]
@@ -372,19 +437,19 @@ def test_session_settings_do_not_break_the_heads(conn: Connection, queue: Queue,
     assert queue.claim() == []
 
 
-def test_heads_are_shared_at_most_once_a_second(conn: Connection, queue: Queue, past: None) -> None:
-    """This holds however many scans are made."""
+def test_others_are_told_at_most_once_a_second(conn: Connection, queue: Queue, past: None) -> None:
+    """The number of scans does not matter."""
     ration(conn, "20 milliseconds")
     record(conn, "pgq_head", "INSERT", "clock_timestamp()")
     conn.execute("DO $$BEGIN FOR i IN 1..30 LOOP PERFORM pgq_claim(); PERFORM pg_sleep(0.05); END LOOP; END$$")
     assert seen(conn)
-    told = "SELECT value0::timestamptz AS at, lag(value0::timestamptz) OVER (ORDER BY value0::timestamptz) AS before"
-    closest = f"SELECT min(at - before) FROM ({told} FROM seen) AS t"
+    times = "SELECT value0::timestamptz AS at, lag(value0::timestamptz) OVER (ORDER BY value0::timestamptz) AS before"
+    closest = f"SELECT min(at - before) FROM ({times} FROM seen) AS t"
     assert one(conn, f"SELECT coalesce(({closest}), '1 hour') > interval '0.9 s'")
 
 
-def test_a_claim_in_a_stricter_isolation_shares_no_head(queue: Queue, past: None) -> None:
-    """Removing the older shared head could fail with a serialization error."""
+def test_a_claim_in_a_stricter_isolation_tells_nobody(queue: Queue, past: None) -> None:
+    """It cannot remove what was told before without the risk of an error."""
     queue.conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     with queue.conn.transaction():
         assert queue.claim() == []
@@ -392,19 +457,19 @@ def test_a_claim_in_a_stricter_isolation_shares_no_head(queue: Queue, past: None
 
 
 def test_expired_leases_are_looked_for_once_a_second(conn: Connection, queue: Queue) -> None:
-    """The test uses the real interval: not each claim looks for them, and none does so much later."""
+    """With the real delay, they are looked for neither at each claim nor much later."""
     ration(conn, "1 second")
     queue.enqueue("k")
     queue.claim()
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 second'")
     assert queue.claim() == []
-    assert [job.attempt for job in eventually(queue.claim, "the expired job is claimed", 3)] == [2]
+    assert [job.attempt for job in eventually(queue.claim, "the lease is settled", 3)] == [2]
 
 
-def test_one_session_makes_the_long_scan_for_expired_leases(
+def test_a_long_search_for_leases_is_made_by_one_session(
     conn: Connection, connect: Connect, queue: Queue, snapshot: None
 ) -> None:
-    """The index of the leases is full of dead entries."""
+    """The index of the leases may be full of dead entries, too."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(PAST))
     jobs = queue.claim(max_jobs=PAST)
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 hour'")
@@ -418,10 +483,10 @@ def test_one_session_makes_the_long_scan_for_expired_leases(
     assert read("pgq_running_lease", second.conn, first.conn) - before - walked < 100
 
 
-def test_a_long_scan_for_leases_that_fills_its_batch_is_repeated_at_once(
+def test_a_long_search_that_finds_its_fill_is_made_again_at_once(
     conn: Connection, connect: Connect, queue: Queue, snapshot: None
 ) -> None:
-    """Otherwise the jobs of a dead host with many workers would come back by fifties, with long pauses."""
+    """When a host with many workers has died, their jobs are not handed out by fifties with long pauses between."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(620))
     jobs = queue.claim(max_jobs=620)
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 hour'")

@@ -217,7 +217,7 @@ def test_a_session_that_puts_off_maintenance_does_not_affect_others(conn: Connec
     queue.enqueue("k", backoff="0")
     queue.claim()
     expire(conn)
-    lie = "SELECT set_config(_pgq_head_setting(''), _pgq_microseconds(now() + %s * interval '1 s')::text, false)"
+    lie = "SELECT set_config(_pgq_head_setting(''), _pgq_microseconds(now() + %s * interval '1 s') || ' {}', false)"
     liar.execute(lie, [500])
     assert Queue(liar).claim() == []
     assert len(queue.claim()) == 1

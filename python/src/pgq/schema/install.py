@@ -17,7 +17,7 @@ from pgq.queue import Queue
 
 # For how long to try to get the locks, and the pause between two tries, in which everybody else goes on.
 PATIENCE, PAUSE = 60.0, 1.0
-CREATED = re.compile(r"^CREATE (?:UNLOGGED )?(TABLE|VIEW|SEQUENCE|FUNCTION) (\w+)", re.MULTILINE)
+CREATED = re.compile(r"^CREATE (?:UNLOGGED )?(TABLE|VIEW|SEQUENCE|FUNCTION|TYPE) (\w+)", re.MULTILINE)
 
 
 class AlreadyInstalled(Error):
