@@ -1,6 +1,6 @@
--- What holds for every object of pgq, asked of the catalogue.
+-- What holds for every object of pgq, read from the catalogue.
 BEGIN;
-SELECT plan(16);
+SELECT plan(21);
 
 CREATE TEMP VIEW func AS
 SELECT p.oid, p.oid::regprocedure::text AS name, p.proname, p.prosecdef, p.proconfig, p.prosqlbody, p.prorettype,
@@ -10,7 +10,7 @@ JOIN pg_language AS l ON l.oid = p.prolang
 WHERE p.pronamespace = quote_ident(current_schema())::regnamespace AND p.proname ~ '^_?pgq_';
 
 CREATE TEMP VIEW rel AS
-SELECT c.oid, c.relname, c.relkind
+SELECT c.oid, c.relname, c.relkind, c.reltype
 FROM pg_class AS c
 WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname ~ '^_?pgq_' AND c.relkind IN ('r', 'v', 'S', 'c');
 
@@ -57,25 +57,26 @@ $$, 'PUBLIC may execute nothing');
 
 SELECT is_empty($$
     SELECT relname FROM rel
-    WHERE CASE relkind WHEN 'S' THEN has_sequence_privilege('public', oid, 'USAGE, SELECT, UPDATE')
-                       WHEN 'c' THEN has_type_privilege('public', oid::regclass::text, 'USAGE')
+    WHERE CASE relkind
+               WHEN 'S' THEN has_sequence_privilege('public', oid, 'USAGE, SELECT, UPDATE')
+               WHEN 'c' THEN has_type_privilege('public', reltype, 'USAGE')
                ELSE has_table_privilege('public', oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
           END
-$$, 'PUBLIC may touch no relation');
+$$, 'PUBLIC may use no table, view, sequence or type');
 
 SELECT is_empty($$
     SELECT name FROM func WHERE obj_description(oid, 'pg_proc') IS NULL
     UNION ALL
-    SELECT relname FROM rel WHERE obj_description(oid, 'pg_class') IS NULL
-$$, 'every function, table, view and sequence has a comment');
+    SELECT relname FROM rel
+    WHERE CASE relkind WHEN 'c' THEN obj_description(reltype, 'pg_type') ELSE obj_description(oid, 'pg_class') END IS NULL
+$$, 'every function, table, view, sequence and type has a comment');
 
 SELECT is_empty($$
     SELECT c.oid::regclass, a.attname
-    FROM pg_class AS c
+    FROM rel AS c
     JOIN pg_attribute AS a ON a.attrelid = c.oid
-    WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname IN ('pgq_waiting', 'pgq_running', 'pgq_ended', 'pgq_head', 'pgq_worker_session', 'pgq_permission')
-      AND a.attnum > 0 AND col_description(c.oid, a.attnum) IS NULL
-      -- The columns that all three share are described where they come in.
+    WHERE c.relkind IN ('r', 'c') AND a.attnum > 0 AND NOT a.attisdropped AND col_description(c.oid, a.attnum) IS NULL
+      -- A column that the three tables of jobs share has its comment in pgq_waiting.
       AND (c.relname = 'pgq_waiting' OR NOT EXISTS (
           SELECT FROM pg_attribute AS w
           WHERE w.attrelid = (SELECT oid FROM rel WHERE relname = 'pgq_waiting') AND w.attname = a.attname))
@@ -84,17 +85,17 @@ $$, 'every column has a comment');
 SELECT is_empty($$
     SELECT conname FROM pg_constraint
     WHERE conrelid IN (SELECT oid FROM rel) AND contype <> 'n' AND conname NOT LIKE conrelid::regclass || '\_%'
-$$, 'every constraint has a name that tells its table');
+$$, 'every constraint has the name of its table in its own');
 
 SELECT is_empty($$
     SELECT name FROM func WHERE proname !~ '^_pgq_(grant|revoke)_privileges$' AND pg_get_functiondef(oid) ~ '\mEXECUTE\M'
-$$, 'only what grants and revokes builds SQL at run time');
+$$, 'only the functions that grant and revoke build SQL at run time');
 
 SELECT is_empty($$
     SELECT name FROM func WHERE 'varchar'::regtype = ANY (types || prorettype)
-$$, 'text is text, going in and coming out');
+$$, 'every text argument and result is text, not varchar');
 
--- A RAISE has a code and a hint, or passes on the three parts that _pgq_validate answers.
+-- A RAISE has a code and a hint, or passes on the three parts that _pgq_validate returns.
 SELECT is_empty($$
     SELECT f.name, r.statement[1]
     FROM func AS f
@@ -111,6 +112,73 @@ SELECT is(
     '{22004,22008,22023,54000,PGQ01,PGQ02,PGQ03,PGQ04,array_subscript_error,datetime_field_overflow,insufficient_privilege,invalid_parameter_value,
       null_value_not_allowed,object_not_in_prerequisite_state,program_limit_exceeded,undefined_object}'::text[],
     'these are the errors, and the other files provoke each of them');
+
+-- The lists of a job's columns. A nullable column that one of them leaves out is lost without an error.
+CREATE TEMP VIEW col AS
+SELECT c.relname, a.attrelid, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull, a.attstorage,
+       a.attgenerated <> '' AS is_generated
+FROM rel AS c
+JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE c.relname IN ('pgq_waiting', 'pgq_running', 'pgq_ended');
+
+CREATE TEMP VIEW shared AS
+SELECT * FROM col WHERE relname = 'pgq_waiting' AND NOT is_generated;
+
+SELECT is_empty($$
+    SELECT o.relname, s.attname
+    FROM shared AS s
+    CROSS JOIN (VALUES ('pgq_running'), ('pgq_ended')) AS o (relname)
+    LEFT JOIN col AS c ON c.relname = o.relname AND c.attname = s.attname
+    WHERE (c.type, c.attnotnull, c.attstorage) IS DISTINCT FROM (s.type, s.attnotnull, s.attstorage)
+$$, 'each column of pgq_waiting is in pgq_running and pgq_ended, with the same type, NOT NULL and storage');
+
+CREATE TEMP VIEW job_insert AS
+SELECT f.name, i.part[1] AS relname, string_to_array(regexp_replace(i.part[2], '\s', '', 'g'), ',') AS columns
+FROM func AS f
+CROSS JOIN LATERAL regexp_matches(
+    pg_get_functiondef(f.oid), 'INSERT INTO\s+(pgq_(?:waiting|running|ended))\M\s*(?:AS\s+\w+)?\s*(?:\(([^()]*)\))?', 'gi') AS i (part);
+
+SELECT is(
+    (SELECT string_agg(DISTINCT relname, ' ' ORDER BY relname) FROM job_insert),
+    'pgq_ended pgq_running pgq_waiting',
+    'jobs are inserted into each of the three tables');
+SELECT is_empty($$
+    SELECT i.name, i.relname, s.attname
+    FROM job_insert AS i
+    CROSS JOIN shared AS s
+    WHERE s.attname <> ALL (coalesce(i.columns, '{}'))
+$$, 'every INSERT of a job names all columns that the three tables share');
+
+SELECT is_empty($$
+    -- Each table is read by one arm of the view, so the columns that the view depends on are those of the arm.
+    SELECT c.relname, c.attname, 'arm' AS place
+    FROM col AS c
+    WHERE NOT EXISTS (
+        SELECT
+        FROM pg_depend AS d
+        JOIN pg_rewrite AS w ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+        WHERE w.ev_class = (SELECT oid FROM rel WHERE relname = 'pgq_jobs')
+          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.attrelid AND d.refobjsubid = c.attnum)
+    UNION ALL
+    SELECT c.relname, c.attname, 'view'
+    FROM col AS c
+    WHERE c.attname NOT IN (SELECT attname FROM pg_attribute WHERE attrelid = (SELECT oid FROM rel WHERE relname = 'pgq_jobs'))
+    EXCEPT
+    SELECT e.relname, e.attname, p.place
+    FROM (VALUES ('arm'), ('view')) AS p (place)
+    -- Of use to pgq alone; a token gives power over its job; and the view shows an outcome as the state.
+    JOIN (VALUES ('pgq_waiting', 'signature', true), ('pgq_running', 'token', true), ('pgq_ended', 'outcome', false))
+        AS e (relname, attname, in_arm_too) ON p.place = 'view' OR e.in_arm_too
+$$, 'each arm of pgq_jobs shows all columns of its table, but for the signature and the token');
+
+CREATE ROLE tap_reader;
+SELECT pgq_grant('tap_reader', 'reader');
+SELECT set_eq(
+    $$ SELECT attname::text FROM pg_attribute
+       WHERE attrelid = (SELECT oid FROM rel WHERE relname = 'pgq_jobs') AND attnum > 0
+         AND NOT has_column_privilege('tap_reader', attrelid, attnum, 'SELECT') $$,
+    '{args,dedup_key,errors,result,context}'::text[],
+    'a reader may read each column of pgq_jobs but the private ones');
 
 SELECT * FROM finish();
 ROLLBACK;
