@@ -1,13 +1,24 @@
-"""pgq: a job queue that is just PostgreSQL."""
+"""
+pgq: a job queue that is just PostgreSQL.
+
+Applications use the names that this package exports, and ``pgq.testing``. All other modules are private.
+"""
+
+from dataclasses import is_dataclass
+from typing import get_type_hints
 
 from pgq.control import Cancel, Retry, Snooze
 from pgq.errors import (
+    AlreadyInstalled,
     ArgumentsMismatch,
     DuplicateJob,
     Error,
     JobNotFound,
+    JobsRemain,
     LeaseLost,
+    LockTimeout,
     NotInstalled,
+    NoUpgradePath,
     Outdated,
     PayloadError,
     TimedOut,
@@ -17,11 +28,15 @@ from pgq.errors import (
 from pgq.handlers import Handlers, around, handler
 from pgq.job import Enqueued, Failure, Job, Remaining
 from pgq.queue import Queue
+from pgq.schema.api import upgrade
+from pgq.schema.install import install, uninstall
+from pgq.views import Views
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.drain import Drain
 from pgq.worker.worker import Worker
 
 __all__ = [
+    "AlreadyInstalled",
     "ArgumentsMismatch",
     "Cancel",
     "Drain",
@@ -32,7 +47,10 @@ __all__ = [
     "Handlers",
     "Job",
     "JobNotFound",
+    "JobsRemain",
     "LeaseLost",
+    "LockTimeout",
+    "NoUpgradePath",
     "NotInstalled",
     "Outdated",
     "PayloadError",
@@ -42,9 +60,24 @@ __all__ = [
     "Snooze",
     "TimedOut",
     "TransactionEnded",
+    "Views",
     "Worker",
     "WorkerQueue",
     "WrongState",
     "around",
     "handler",
+    "install",
+    "uninstall",
+    "upgrade",
 ]
+
+# Users meet these names in tracebacks, in the errors kept with jobs and in pickles, where the module that happens to
+# define them must not show.
+for _name in __all__:
+    _exported = globals()[_name]
+    if is_dataclass(_exported):
+        # The annotations are text, which typing.get_type_hints would look up in the new module.
+        _exported.__annotations__ = get_type_hints(_exported)
+    # A decorator is a bound method: only its function has a __module__ to set.
+    getattr(_exported, "__func__", _exported).__module__ = __name__
+del _name, _exported

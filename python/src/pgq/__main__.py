@@ -1,4 +1,4 @@
-"""So that ``python -m pgq`` is the command, too."""
+"""Make ``python -m pgq`` the same as the command ``pgq``."""
 
 from pgq.cli import main
 

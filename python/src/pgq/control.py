@@ -1,4 +1,11 @@
-"""What a handler raises to say itself what shall become of its job."""
+"""
+The control exceptions: a handler raises one to decide what becomes of its job.
+
+Control
+├── Snooze
+├── Cancel
+└── Retry
+"""
 
 from __future__ import annotations
 
@@ -9,11 +16,15 @@ from pgq.convert import check_aware
 
 
 class Control(Exception):
-    """The base of these. None of them is an error, and in a transactional handler all of them undo its writes."""
+    """The base class. A control exception is no error; in a transactional handler it undoes the handler's writes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A process pool pickles what its workers raise. By default __init__(*args) would rebuild it, and fail here.
+        return _rebuild, (type(self), self.args), self.__dict__
 
 
 class Snooze(Control):
-    """Not now: put the job off until a time, or for a while. The attempt does not count."""
+    """Put the job back ``until`` a time, or for a ``delay``. The attempt does not count."""
 
     def __init__(self, *, until: datetime | None = None, delay: timedelta | None = None) -> None:
         if (until is None) == (delay is None):
@@ -27,7 +38,7 @@ class Snooze(Control):
 
 
 class Cancel(Control):
-    """Never: the job is not worth doing. It is kept as cancelled, with the reason, and not tried again."""
+    """End the job as cancelled: it is kept with the ``reason``, and not tried again."""
 
     def __init__(self, reason: str = "") -> None:
         _check_type("reason", reason, str)
@@ -36,7 +47,7 @@ class Cancel(Control):
 
 
 class Retry(Control):
-    """This attempt has failed; make the next one after ``in_``, or without it after the backoff of the job."""
+    """Fail the attempt, and make the next one after ``in_``, or after the job's backoff if that is None."""
 
     def __init__(self, in_: timedelta | None = None) -> None:
         _check_type("in_", in_, timedelta)
@@ -44,7 +55,15 @@ class Retry(Control):
         self.in_ = in_
 
 
+def _rebuild(cls: type[Control], args: tuple[Any, ...]) -> Control:
+    return cls.__new__(cls, *args)
+
+
 def _check_type(name: str, value: Any, expected: type) -> None:
-    """Here, where it is the failure of a job; when it is put on record it would be that of the worker."""
+    """
+    Raise TypeError for a value of another type.
+
+    A mistake that is found here fails only the job; found while its outcome is recorded it would stop the worker.
+    """
     if value is not None and not isinstance(value, expected):
-        raise TypeError(f"{name} is a {type(value).__name__}, and not a {expected.__name__}")
+        raise TypeError(f"{name} must be a {expected.__name__}, not {type(value).__name__}")

@@ -2,19 +2,25 @@
 The errors of the driver.
 
 Error
-├── JobNotFound       PGQ01
-├── LeaseLost         PGQ02
-├── WrongState        PGQ03
-├── DuplicateJob      PGQ04
-├── NotInstalled      42883, 42P01, 3F000
+├── JobNotFound         PGQ01
+├── LeaseLost           PGQ02
+├── WrongState          PGQ03
+├── DuplicateJob        PGQ04
+├── NotInstalled        42883, 42P01, 3F000
+├── AlreadyInstalled
 ├── Outdated
+├── NoUpgradePath
+├── LockTimeout
+├── JobsRemain
 ├── PayloadError
 ├── ArgumentsMismatch
 └── TransactionEnded
 
-TimedOut, which interrupts a handler, is no Error but a KeyboardInterrupt.
+KeyboardInterrupt
+└── TimedOut
 
-Bad arguments stay what psycopg makes of them, mostly a psycopg.DataError with a hint.
+The SQLSTATE decides the class of an error that the server raises. A bad argument stays what psycopg makes of it, mostly
+a psycopg.DataError with a hint.
 """
 
 from __future__ import annotations
@@ -26,7 +32,7 @@ import psycopg
 
 
 class Error(Exception):
-    """What pgq refuses; ``hint`` says what to do about it, ``sqlstate`` is the server's code, if it was the server."""
+    """The base class. ``hint`` says what to do; ``sqlstate`` is the server's code, if it raised the error."""
 
     def __init__(self, message: str, *, hint: str | None = None, sqlstate: str | None = None) -> None:
         super().__init__(message)
@@ -35,47 +41,63 @@ class Error(Exception):
 
 
 class JobNotFound(Error):
-    """There is no job with this id (any more)."""
+    """No job with this id exists, or exists any longer."""
 
 
 class LeaseLost(Error):
-    """The job is not held under this token: the lease ran out or the job is over. Its writes must not count."""
+    """The token no longer holds the job: the lease ran out, or the job has ended. Roll back what was done for it."""
 
 
 class WrongState(Error):
-    """The job is in a state that does not allow this."""
+    """The state of the job does not allow the call."""
 
 
 class DuplicateJob(Error):
-    """A job with the same signature is waiting, and ``on_duplicate`` was ``"error"``."""
+    """A job with the same signature waits, and ``on_duplicate`` was ``"error"``."""
 
 
 class NotInstalled(Error):
-    """This database has no pgq on the search path, or none that this role may use."""
+    """The search path finds no pgq in this database, or none that this role may use."""
+
+
+class AlreadyInstalled(Error):
+    """The schema holds a pgq already, or the database the PgQ of Skytools."""
 
 
 class Outdated(Error):
     """The SQL in the database is older than this driver."""
 
 
+class NoUpgradePath(Error):
+    """No upgrade script leads from the version in the database to that of this driver."""
+
+
+class LockTimeout(Error):
+    """Other transactions kept the tables of pgq locked until the time for an upgrade or a removal was up."""
+
+
+class JobsRemain(Error):
+    """Jobs wait or run, so pgq is not removed."""
+
+
 class PayloadError(Error):
-    """The arguments of a job are valid JSON for PostgreSQL but cannot be decoded by Python."""
+    """PostgreSQL accepts the arguments of a job as JSON, but Python cannot decode them."""
 
 
 class ArgumentsMismatch(Error):
-    """The arguments of a job are not those that its handler takes by keyword."""
+    """The arguments of a job do not match the keywords of its handler."""
 
 
 class TransactionEnded(Error):
-    """A handler ended the transaction that it shares with the completion of its job."""
+    """A handler ended the transaction in which its job was to be completed."""
 
 
 class TimedOut(KeyboardInterrupt):
     """
-    A handler has taken longer than its timeout.
+    A handler ran longer than its timeout.
 
-    A KeyboardInterrupt, so that a handler that catches every Exception is interrupted all the same, and that psycopg
-    cancels the statement it is waiting for.
+    A KeyboardInterrupt: it passes a handler that catches every Exception, and psycopg cancels the statement that it
+    waits for.
     """
 
     def __str__(self) -> str:
@@ -92,13 +114,13 @@ BY_SQLSTATE: dict[str, type[Error]] = {
     "3F000": NotInstalled,
 }
 
-
-NOT_INSTALLED = "Run pgq install, set the search path, or let the owner call pgq_grant for this role."
+# The server has no hint for an unknown function or schema.
+NOT_INSTALLED_HINT = "Run pgq install, set the search path, or let the owner call pgq_grant for this role."
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise the errors that a caller of pgq reacts to as classes of their own, by SQLSTATE."""
+    """Turn the psycopg errors that a caller of pgq reacts to into the classes above, by SQLSTATE."""
     try:
         yield
     except psycopg.Error as error:
@@ -106,5 +128,5 @@ def translated() -> Iterator[None]:
         if known is None:
             raise
         message = error.diag.message_primary or str(error)
-        hint = NOT_INSTALLED if known is NotInstalled else error.diag.message_hint
+        hint = NOT_INSTALLED_HINT if known is NotInstalled else error.diag.message_hint
         raise known(message, hint=hint, sqlstate=error.sqlstate) from error

@@ -12,7 +12,7 @@ from support.database import As, Connection, one
 from support.installed import COMMAND, PLAIN, RELEASED, VERSION, call, in_schema, released, run
 from support.skytools import pgq3
 
-from pgq.schema.install import AlreadyInstalled, install
+from pgq import AlreadyInstalled, install
 
 INSTALLERS: dict[str, Callable[[Connection], object]] = {
     "plain": lambda conn: run(conn, PLAIN),

@@ -11,10 +11,8 @@ from support.database import As, Connection, jobs, one, waits_for_lock
 from support.installed import COMMAND, PLAIN, RELEASED, call, in_schema, released, run
 from support.threads import Thread, eventually
 
-from pgq import Queue
-from pgq.errors import NotInstalled
+from pgq import JobsRemain, LockTimeout, NotInstalled, Queue, uninstall
 from pgq.schema import install as installation
-from pgq.schema.install import Busy, LiveJobs, uninstall
 
 CATALOGS = (
     "pg_class", "pg_proc", "pg_type", "pg_attribute", "pg_attrdef", "pg_constraint", "pg_index", "pg_rewrite",
@@ -117,7 +115,7 @@ def test_a_job_enqueued_during_an_uninstall_is_not_lost(as_: As) -> None:
     thread = Thread(uninstall, owner)
     eventually(lambda: waits_for_lock(other, owner), "it waits for the producer")
     other.execute("COMMIT")
-    with pytest.raises(LiveJobs):
+    with pytest.raises(JobsRemain):
         thread.result()
     assert one(owner, "SELECT count(*) FROM pgq_jobs") == 1
 
@@ -130,7 +128,7 @@ def test_uninstall_gives_up_when_the_tables_are_never_free(as_: As, monkeypatch:
     before = rows(owner)
     other.execute("BEGIN")
     Queue(other).enqueue("k")
-    with pytest.raises(Busy) as caught:
+    with pytest.raises(LockTimeout) as caught:
         uninstall(owner)
     assert "pg_stat_activity" in (caught.value.hint or "")
     assert rows(owner) == before

@@ -31,9 +31,9 @@ from support.installed import (
 from support.paths import ROOT
 from support.servers import Place
 
-from pgq import Queue
+from pgq import NoUpgradePath, Queue
 from pgq.schema import upgrade as upgrading
-from pgq.schema.upgrade import NoPath, upgrade
+from pgq.schema.upgrade import upgrade
 from pgq.version import driver_version
 
 OLD = RELEASED[0]
@@ -236,16 +236,16 @@ def test_an_upgrade_without_a_path_says_so(as_: As, extension: Path, monkeypatch
     put(owner, "extension")
     for file in extension.glob("pgq--*--*.sql"):
         file.rename(file.with_suffix(".hidden"))
-    with pytest.raises(NoPath) as caught:
+    with pytest.raises(NoUpgradePath) as caught:
         list(upgrade(owner))
     assert "make install" in (caught.value.hint or "")
     for file in extension.glob("pgq--*.hidden"):
         file.rename(file.with_suffix(".sql"))
     monkeypatch.setattr(upgrading, "scripts", dict)
-    with pytest.raises(NoPath) as caught:
+    with pytest.raises(NoUpgradePath) as caught:
         list(upgrade(owner))
     monkeypatch.setattr(upgrading, "driver_version", lambda: "0.0.9")
-    with pytest.raises(NoPath) as caught:
+    with pytest.raises(NoUpgradePath) as caught:
         list(upgrade(owner))
     assert "pip install --upgrade pgq-jobs" in (caught.value.hint or "")
 

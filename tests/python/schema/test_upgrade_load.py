@@ -15,10 +15,9 @@ from support.database import As, Connection, jobs, one, waits_for_lock
 from support.installed import PLAIN, RELEASED, VERSION, extended, path_from, put, released, run, script
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Queue, Worker
+from pgq import Handlers, LockTimeout, Queue, Worker
 from pgq.schema import install as installation
 from pgq.schema import upgrade as upgrading
-from pgq.schema.install import Busy
 from pgq.version import driver_version
 
 OLD = RELEASED[0]
@@ -231,7 +230,7 @@ def test_an_upgrade_waits_for_a_concurrent_one(as_: As, monkeypatch: pytest.Monk
     owner, other = as_("owner"), as_("owner")
     put(owner, "plain")
     other.execute(script(OLD, path_from(OLD)[1]).replace(b"COMMIT;", b""))
-    with pytest.raises(Busy):
+    with pytest.raises(LockTimeout):
         list(upgrading.upgrade(owner))
     monkeypatch.setattr(installation, "PATIENCE", 60.0)
     thread = Thread(lambda: list(upgrading.upgrade(owner)))

@@ -83,7 +83,7 @@ def test_a_batch_handler_returns_an_outcome_for_each_job(queue: Queue, loop: Loo
     assert said[3] == "ValueError: bad"
     assert said[4] == "KeyError: 'lost'"
     assert said[5].startswith("TypeError: Object of type object is not JSON")
-    assert said[7] == "pgq.errors.Error: its batch handler has left it out"
+    assert said[7] == "pgq.Error: its batch handler has left it out"
 
 
 @pytest.mark.happens("fails in a batch")

@@ -60,7 +60,7 @@ def test_a_handler_that_raises_retry_has_failed(queue: Queue, loop: Loop, handle
     assert states(jobs) == all_of(cases, ("waiting", 1))
     for kind, job in jobs.items():
         assert near(job["in"], 3 * DAY if kind.endswith("later") else HOUR)
-        assert job["errors"][0]["error"].startswith("pgq.control.Retry")
+        assert job["errors"][0]["error"].startswith("pgq.Retry")
         assert job["effects"] == 0
 
 

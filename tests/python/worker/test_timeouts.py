@@ -67,7 +67,7 @@ def timed_out(conn: Connection, job_id: int) -> bool:
     """Return whether the job has failed by its timeout."""
     job = Views(conn).job(job_id)
     return (job["state"], job["attempt"], job["errors"][0]["error"].splitlines()[0]) == (
-        "waiting", 1, "pgq.errors.TimedOut: the handler took longer than its timeout",
+        "waiting", 1, "pgq.TimedOut: the handler took longer than its timeout",
     )  # fmt: skip
 
 

@@ -1,1 +1,1 @@
-"""Install, upgrade and remove the SQL of pgq. Applications use the command ``pgq``; the rest is private."""
+"""Install, upgrade and remove the SQL of pgq. Applications use what ``pgq`` exports; the rest is private."""

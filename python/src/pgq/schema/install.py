@@ -1,54 +1,57 @@
-"""Putting the SQL into a database, and taking it out again."""
+"""Install the SQL into a database, and remove it."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
 
-from pgq.errors import Error, NotInstalled
+from pgq.errors import AlreadyInstalled, JobsRemain, LockTimeout, NotInstalled
 from pgq.queue import Queue
+from pgq.version import driver_version, parse_version
 
-# For how long to try to get the locks, and the pause between two tries, in which everybody else goes on.
+# How long to try for the locks, and the pause between two tries, in which other transactions go on; in seconds.
 PATIENCE, PAUSE = 60.0, 1.0
-CREATED = re.compile(r"^CREATE (?:UNLOGGED )?(TABLE|VIEW|SEQUENCE|FUNCTION|TYPE) (\w+)", re.MULTILINE)
-
-
-class AlreadyInstalled(Error):
-    """There is a pgq in this schema."""
-
-
-class Busy(Error):
-    """Somebody uses the tables all the time."""
-
-
-class LiveJobs(Error):
-    """There are jobs that wait or run."""
+CREATED: Final = re.compile(r"^CREATE (?:UNLOGGED )?(TABLE|VIEW|SEQUENCE|FUNCTION|TYPE) (\w+)", re.MULTILINE)
+# Names that only earlier releases use.
+FORMER_FUNCTIONS: Final = (
+    "pgq_discard", "pgq_disown", "pgq_pending", "_pgq_caller", "_pgq_change_twins", "_pgq_errors", "_pgq_expire",
+    "_pgq_expire_sometimes", "_pgq_functions", "_pgq_is_long", "_pgq_lease_lost", "_pgq_limit", "_pgq_meet_twins",
+    "_pgq_pause", "_pgq_problem", "_pgq_put_back", "_pgq_refuse", "_pgq_retry_or_bury", "_pgq_state", "_pgq_steps",
+    "_pgq_sweep",
+)  # fmt: skip
+FORMER: Final = (
+    ("TABLE", "pgq_worker"),
+    ("VIEW", "pgq_job"),
+    ("VIEW", "_pgq_sight"),
+    *(("FUNCTION", name) for name in FORMER_FUNCTIONS),
+)
 
 
 def script() -> str:
-    """The SQL that installs pgq into the first schema of the search path, in a transaction of its own."""
+    """Return the SQL that installs pgq into the first schema of the search path, in a transaction of its own."""
     return files("pgq.schema").joinpath("pgq.sql").read_text(encoding="utf-8")
 
 
 def install(conn: psycopg.Connection[Any], *, schema: str | None = None) -> str:
     """
-    Install pgq, into ``schema`` (made if need be) or the first schema of the search path; the answer is the version.
+    Install pgq into ``schema``, or into the first schema of the search path, and return the version.
 
-    The connection must be in autocommit mode: the script is one transaction, all or nothing. Raises AlreadyInstalled.
+    A schema that does not exist is created. The script is one transaction, all or nothing, so the connection must be in
+    autocommit mode. Raises AlreadyInstalled.
     """
     if schema is not None:
         name = sql.Identifier(schema)
-        # IF NOT EXISTS alone would demand the right to create schemas from the owner of an existing one.
+        # IF NOT EXISTS alone would require the right to create schemas even where the schema exists.
         if conn.execute("SELECT to_regnamespace(%s) IS NOT NULL", [name.as_string(conn)]).fetchone() != (True,):
             conn.execute(sql.SQL("CREATE SCHEMA {}").format(name))
-        with inside(conn, schema):
+        with search_path(conn, schema):
             return install(conn)
     try:
         run(conn, script())
@@ -59,47 +62,77 @@ def install(conn: psycopg.Connection[Any], *, schema: str | None = None) -> str:
 
 def uninstall(conn: psycopg.Connection[Any], *, schema: str | None = None, force: bool = False) -> str:
     """
-    Remove the pgq in ``schema``, or else the one that the search path finds; the answer is the version it had.
+    Remove the pgq in ``schema``, or the one that the search path finds, and return the version it had.
 
-    Jobs that have ended go without further ado; when any wait or run it raises LiveJobs, unless ``force``. What others
-    have built upon pgq, such as a view of theirs, stays, and pgq with it. So does the schema, and what pgq_grant has
-    given on it. The connection must be in autocommit mode. Raises NotInstalled, and Busy.
+    Ended jobs are lost. While jobs wait or run, JobsRemain is raised, unless ``force``. Nothing is removed while other
+    objects, such as a view, depend on pgq. The schema stays, and so does the USAGE on it that pgq_grant gave. The
+    connection must be in autocommit mode. Raises NotInstalled and LockTimeout.
     """
-    where, extension = find(conn, schema)
+    where, extension = locate(conn, schema)
     version = Queue(conn, schema=where).version()
-    patiently(_remove, conn, where, extension, force)
+    objects = CREATED.findall(script())[::-1]
+    if parse_version(version) < parse_version(driver_version()):
+        objects += FORMER
+    retry_until_locked(_remove, conn, where, None if extension else objects, force)
     return version
 
 
-def _remove(conn: psycopg.Connection[Any], schema: str, extension: bool, force: bool) -> None:
-    at = sql.Identifier(schema)
+def _remove(conn: psycopg.Connection[Any], schema: str, objects: Sequence[tuple[str, str]] | None, force: bool) -> None:
+    """Drop the objects of a plain installation, or the extension if they are None."""
+    name = sql.Identifier(schema)
     with conn.transaction():
         conn.execute("SELECT set_config('lock_timeout', '500ms', true)")
-        # So that no job comes in between.
-        conn.execute(sql.SQL("LOCK TABLE {0}.pgq_waiting, {0}.pgq_running").format(at))
+        # No job may come between the count and the removal.
+        conn.execute(sql.SQL("LOCK TABLE {0}.pgq_waiting, {0}.pgq_running").format(name))
         live = sql.SQL("SELECT (SELECT count(*) FROM {0}.pgq_waiting) + (SELECT count(*) FROM {0}.pgq_running)")
-        (jobs,) = conn.execute(live.format(at)).fetchone() or (0,)
+        (jobs,) = conn.execute(live.format(name)).fetchone() or (0,)
         if jobs and not force:
-            raise LiveJobs(f"{jobs} jobs wait or run", hint="Let them be done, or give --force to lose them.")
-        if extension:
+            raise JobsRemain(f"{jobs} jobs wait or run", hint="Let them be done, or give --force to lose them.")
+        if objects is None:
             conn.execute("DROP EXTENSION pgq")
-            return
-        # In reverse, each is dropped before what it stands on.
-        for kind, name in reversed(CREATED.findall(script())):
-            if kind != "FUNCTION":
-                conn.execute(sql.SQL(f"DROP {kind} IF EXISTS {{}}.{{}}").format(at, sql.Identifier(name)))
-                continue
-            # By its name, for in another release it may have had other arguments.
-            for (function,) in conn.execute(
-                "SELECT oid::regprocedure::text FROM pg_proc "
-                "WHERE pronamespace = to_regnamespace(quote_ident(%s)) AND proname = %s",
-                [schema, name],
-            ).fetchall():
-                conn.execute(f"DROP FUNCTION {function}".encode())
+        else:
+            _drop(conn, schema, objects)
 
 
-def find(conn: psycopg.Connection[Any], schema: str | None) -> tuple[str, bool]:
-    """The schema that pgq lives in, ``schema`` or one of the search path, and whether it is an extension there."""
+def _drop(conn: psycopg.Connection[Any], schema: str, objects: Sequence[tuple[str, str]]) -> None:
+    """
+    Drop the objects of these kinds and names that exist, each after those that depend on it.
+
+    The order is found by trying, because no script holds the names of several releases in one order.
+    """
+    left = list(objects)
+    while left:
+        blocked: dict[tuple[str, str], psycopg.errors.DependentObjectsStillExist] = {}
+        for kind, name in left:
+            try:
+                with conn.transaction():
+                    _drop_one(conn, schema, kind, name)
+            except psycopg.errors.DependentObjectsStillExist as error:
+                blocked[kind, name] = error
+        if len(blocked) == len(left):
+            raise blocked[left[0]]
+        left = list(blocked)
+
+
+def _drop_one(conn: psycopg.Connection[Any], schema: str, kind: str, name: str) -> None:
+    if kind != "FUNCTION":
+        conn.execute(sql.SQL(f"DROP {kind} IF EXISTS {{}}.{{}}").format(sql.Identifier(schema), sql.Identifier(name)))
+        return
+    # By name, because another release may have given the function other arguments.
+    for (function,) in conn.execute(
+        "SELECT oid::regprocedure::text FROM pg_proc "
+        "WHERE pronamespace = to_regnamespace(quote_ident(%s)) AND proname = %s",
+        [schema, name],
+    ).fetchall():
+        conn.execute(f"DROP FUNCTION {function}".encode())
+
+
+def locate(conn: psycopg.Connection[Any], schema: str | None) -> tuple[str, bool]:
+    """
+    Return the schema of the pgq in ``schema`` or on the search path, and whether it is an extension.
+
+    Raises NotInstalled.
+    """
     name = "pgq_waiting" if schema is None else f"{sql.Identifier(schema).as_string(conn)}.pgq_waiting"
     row = conn.execute(
         "SELECT n.nspname, EXISTS (SELECT FROM pg_depend AS d "
@@ -114,8 +147,8 @@ def find(conn: psycopg.Connection[Any], schema: str | None) -> tuple[str, bool]:
 
 
 @contextmanager
-def inside(conn: psycopg.Connection[Any], schema: str) -> Iterator[None]:
-    """With this schema as the search path of a connection in autocommit mode."""
+def search_path(conn: psycopg.Connection[Any], schema: str) -> Iterator[None]:
+    """Make a schema the search path of a connection in autocommit mode, and restore the search path at the end."""
     (before,) = conn.execute("SELECT current_setting('search_path')").fetchone() or ("",)
     conn.execute("SELECT set_config('search_path', quote_ident(%s), false)", [schema])
     try:
@@ -126,18 +159,18 @@ def inside(conn: psycopg.Connection[Any], schema: str) -> Iterator[None]:
 
 
 def run(conn: psycopg.Connection[Any], text: str) -> None:
-    """Run a script that is one transaction, through a connection in autocommit mode."""
+    """Run a script that is one transaction, on a connection in autocommit mode."""
     try:
         conn.execute(text.encode())
     except psycopg.Error:
-        # The script's own transaction is still open.
+        # The transaction that the script began is still open.
         if not conn.closed:
             conn.execute("ROLLBACK")
         raise
 
 
-def patiently(step: Callable[..., Any], *arguments: Any) -> None:
-    """Try until the locks can be had; raises Busy when that takes too long."""
+def retry_until_locked(step: Callable[..., Any], *arguments: Any) -> None:
+    """Run a step again until it gets its locks. Raises LockTimeout after PATIENCE seconds."""
     give_up_at = time.monotonic() + PATIENCE
     while True:
         try:
@@ -145,8 +178,8 @@ def patiently(step: Callable[..., Any], *arguments: Any) -> None:
             return
         except psycopg.errors.LockNotAvailable as error:
             if time.monotonic() > give_up_at:
-                raise Busy(
+                raise LockTimeout(
                     f"could not get the locks within {PATIENCE:.0f} s",
-                    hint="Look in pg_stat_activity for a transaction that is open for long, end it, and try again.",
+                    hint="Look for a transaction in pg_stat_activity that is open for long, end it, and try again.",
                 ) from error
         time.sleep(PAUSE)

@@ -9,14 +9,13 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from pgq.errors import Error
+from pgq.errors import NoUpgradePath as NoPath
 from pgq.queue import Queue
-from pgq.schema.install import find, inside, patiently, run
+from pgq.schema.install import locate as find
+from pgq.schema.install import retry_until_locked as patiently
+from pgq.schema.install import run
+from pgq.schema.install import search_path as inside
 from pgq.version import driver_version, parse_version
-
-
-class NoPath(Error):
-    """No upgrade script leads from the version in the database to that of this driver."""
 
 
 def scripts() -> dict[str, tuple[str, str]]:

@@ -1,0 +1,89 @@
+"""
+The module of a user, for mypy --strict to check; nothing runs it.
+
+A line that ignores an error tests that the error is found: mypy reports a comment that has nothing to ignore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+
+import pgq
+from pgq.testing import time_travel
+
+
+@pgq.handler("mail")
+def mail(job: pgq.Job) -> None:
+    if job.attempt > 3:
+        raise pgq.Cancel("no such address")
+    if job.waited is not None and job.waited > timedelta(hours=1):
+        raise pgq.Snooze(delay=timedelta(minutes=10))
+    job.extend(timedelta(minutes=1))
+
+
+@pgq.handler("pay", transaction=True, timeout=20, retry_on=OSError, cancel_on=(KeyError, ValueError))
+def pay(amount: int, *, job: pgq.Job, conn: psycopg.Connection[Any]) -> dict[str, int]:
+    conn.execute("UPDATE account SET balance = balance - %s", [amount])
+    return {"paid": amount}
+
+
+@pgq.handler("index", batch=100, lease=timedelta(minutes=5), queue="slow", max_retries=3, backoff=timedelta(seconds=1))
+def index(jobs: list[pgq.Job]) -> dict[int, Any]:
+    return {job.id: pgq.Retry(timedelta(hours=1)) for job in jobs}
+
+
+@pgq.around
+def quietly(job: pgq.Job | list[pgq.Job], proceed: Callable[[], Any]) -> Any:
+    return proceed()
+
+
+# The decorator keeps the type of the function.
+paid: dict[str, int] = pay(7, job=mail, conn=index)  # type: ignore[arg-type]
+mail("not a job")  # type: ignore[arg-type]
+pgq.handler(mail)  # type: ignore[arg-type]
+pgq.handler("k", retry_on="OSError")  # type: ignore[arg-type]
+pgq.Snooze(delay=5)  # type: ignore[arg-type]
+
+
+def enqueue(conn: psycopg.Connection[Any]) -> int:
+    queue = pgq.Queue(conn, schema="jobs")
+    queue.enqueue("mail", {"to": "ann"}, delay="10 minutes", max_retries=3, dedup_key="ann", on_duplicate="replace")
+    queue.enqueue("mail", None, ripe_at=datetime.now(UTC), priority=0, backoff=timedelta(seconds=1), dedup=False)
+    queue.enqueue("mail", on_duplicate="sometimes")  # type: ignore[arg-type]
+    many: list[pgq.Enqueued] = queue.enqueue_many({"kind": "mail", "args": n} for n in range(3))
+    try:
+        queue.cancel(many[0].id)
+    except (pgq.JobNotFound, pgq.WrongState) as error:
+        print(error, error.hint, error.sqlstate)
+    return sum(one.created for one in many)
+
+
+def operate(conn: psycopg.Connection[Any]) -> list[str]:
+    try:
+        version: str = pgq.install(conn, schema="jobs")
+    except pgq.AlreadyInstalled:
+        reached: list[str] = pgq.upgrade(conn, schema="jobs")
+        version = reached[-1]
+    rows: list[dict[str, Any]] = pgq.Views(conn, schema="jobs").jobs(state="dead", limit=10)
+    pgq.Queue(conn, schema="jobs").grant("web", "producer", ["default"])
+    try:
+        pgq.uninstall(conn, schema="jobs", force=True)
+    except (pgq.JobsRemain, pgq.LockTimeout) as error:
+        print(error.hint)
+    return [version, *(row["kind"] for row in rows)]
+
+
+def work(dsn: str) -> None:
+    handlers = pgq.Handlers()
+    handlers.handler("mail")(mail)
+    worker = pgq.Worker(dsn, handlers, queues=["default"], concurrency=2, drain=pgq.Drain(until_empty=True))
+    worker.run()
+
+
+def travel(conn: psycopg.Connection[Any]) -> None:
+    with time_travel(conn, to="2030-01-01") as clock:
+        clock.tick(timedelta(hours=1))
