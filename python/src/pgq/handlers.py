@@ -1,4 +1,4 @@
-"""Which function does which kind of job, and how it wants to be called."""
+"""The registry of handlers: which function runs the jobs of a kind, with which options, and how it is called."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from pgq.job import Job
 
 F = TypeVar("F", bound=Callable[..., Any])
 Exceptions = tuple[type[BaseException], ...]
+# Calling such a function runs nothing of its body.
+DEFERRED = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+# Names of parameters that the worker fills, never the arguments of a job.
+RESERVED = frozenset({"job", "conn"})
 
 
 class Around(Protocol):
-    """A hook around each execution: call ``proceed`` and return its answer. A batch handler's jobs come as a list."""
+    """A hook around each execution: it calls ``proceed`` and returns the result. A batch handler's jobs are a list."""
 
     def __call__(self, job: Job | list[Job], proceed: Callable[[], Any], /) -> Any: ...
 
 
 @dataclass(frozen=True)
 class Handler:
-    """A function, and the options beside it; ``defaults`` are for who enqueues jobs of its kind."""
+    """A function with its options; ``defaults`` are the arguments of enqueue for jobs of its kind."""
 
     kind: str
     function: Callable[..., Any]
@@ -37,7 +41,7 @@ class Handler:
     parameters: Parameters | None = None
 
     def call(self, job: Job | list[Job], *connection: Any) -> Any:
-        """Call the function as it wants to be called. Raises ArgumentsMismatch."""
+        """Call the function with the job or jobs, or with the job's arguments by keyword. Raises ArgumentsMismatch."""
         if self.parameters is None or isinstance(job, list):
             return self.function(job, *connection)
         return self.function(**self.parameters.bind(job, *connection))
@@ -45,7 +49,7 @@ class Handler:
 
 @dataclass(frozen=True)
 class Parameters:
-    """The parameters of a function that takes the arguments of its jobs by keyword."""
+    """The parameters of a function that takes the arguments of a job by keyword."""
 
     allowed: frozenset[str]
     required: frozenset[str]
@@ -53,12 +57,16 @@ class Parameters:
     connection: bool
 
     def bind(self, job: Job, *connection: Any) -> dict[str, Any]:
-        """The keywords for a job. Raises ArgumentsMismatch, which names keys and no values."""
+        """
+        Return the keyword arguments for a job.
+
+        Raises ArgumentsMismatch, whose message holds keys but no values: it goes to the log.
+        """
         args = job.args
         if not isinstance(args, dict):
-            raise ArgumentsMismatch(f"the arguments of job {job.id} are no object, so they cannot be bound by keyword")
+            raise ArgumentsMismatch(f"the arguments of job {job.id} are not an object: they have no keywords")
         unknown = set() if self.any_keyword else args.keys() - self.allowed
-        unknown |= args.keys() & {"job", "conn"}
+        unknown |= args.keys() & RESERVED
         missing = self.required - args.keys()
         if unknown or missing:
             parts = [("unknown", unknown), ("missing", missing)]
@@ -68,7 +76,7 @@ class Parameters:
 
 
 class Handlers:
-    """A registry of handlers by kind. A payload can only ever choose among what was registered in code."""
+    """Handlers by kind. A payload can choose only among the functions that code has registered."""
 
     def __init__(self) -> None:
         self._by_kind: dict[str, Handler] = {}
@@ -92,34 +100,35 @@ class Handlers:
         Register the decorated function for jobs of this kind.
 
         A plain handler is called as ``f(job)``, at least once for each job. With ``transaction=True`` it is called as
-        ``f(job, conn)`` inside a transaction that completes the job as well: its writes through that connection take
+        ``f(job, conn)`` inside a transaction that also completes the job: its writes through that connection take
         effect exactly once. A function with a keyword-only parameter ``job`` takes the arguments of the job, an object,
-        by keyword: ``def send(to, subject, *, job)``, in a transaction ``def send(to, subject, *, job, conn)``. What a
-        handler returns, unless None, is kept as the result of the job, as JSON.
+        by keyword: ``def send(to, subject, *, job)``, in a transaction ``def send(to, subject, *, job, conn)``. A
+        return value other than None is kept as the result of the job, as JSON.
 
         With ``batch=n`` a plain handler is called as ``f(jobs)`` with a list of up to n jobs. It returns None when all
-        are done, or a mapping from ids to results (None: none to keep) and exceptions; a job that is left out has
-        failed. A transactional one is called for each job, in one transaction for up to n of them, each under a
+        are done, or a mapping from ids to results (None: no result) and exceptions; a job that the mapping leaves out
+        has failed. A transactional handler is called for each job, in one transaction for up to n of them, each under a
         savepoint.
 
-        ``timeout``, in seconds, interrupts the handler by raising TimedOut in it. ``lease`` is how long after its
-        worker's last sign of life others take the job, if that is longer than with the worker's other jobs.
-        ``retry_on``: only after these exceptions there is another attempt, any other buries the job; ``cancel_on``:
-        after these the job is discarded. ``queue``, ``max_retries`` and ``backoff`` are defaults for who enqueues jobs
-        of this kind in a process that has registered it.
+        ``timeout``, in seconds, interrupts the handler: TimedOut is raised in it. ``lease``: how long after the last
+        renewal another worker may take the job; used when longer than the worker's own.
+
+        ``retry_on``: only these exceptions lead to another attempt, after any other the job is dead. ``cancel_on``:
+        these end the job as cancelled. ``queue``, ``max_retries`` and ``backoff`` are defaults for jobs of this kind
+        that are enqueued in a process where the handler is registered.
 
         Raises ValueError if the kind is taken or an option makes no sense, TypeError if the function cannot be called
-        in this way.
+        like this.
         """
         if not isinstance(kind, str):
-            raise TypeError(f"@handler takes the kind of its jobs first, and not a {type(kind).__name__}")
+            raise TypeError(f"the first argument of @handler is the kind of its jobs, not a {type(kind).__name__}")
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
         if seconds is not None and seconds <= 0:
             raise ValueError(f"a timeout of {seconds} seconds leaves no time")
         if batch is not None and batch < 1:
             raise ValueError(f"a batch of {batch} has no jobs")
         if batch is not None and transaction and seconds is not None:
-            raise ValueError("a transactional batch has no timeout: it would undo what the jobs before have done")
+            raise ValueError("a transactional batch has no timeout: it would undo the jobs before")
         enqueue = {"queue": queue, "max_retries": max_retries, "backoff": backoff}
 
         def register(function: F) -> F:
@@ -146,20 +155,20 @@ class Handlers:
         """
         Register the one hook around each execution, for tracing, error reports or a locale.
 
-        It is called as ``hook(job, proceed)``, in the transaction of a transactional handler, and what it raises counts
-        as raised by the handler. Raises ValueError if there is a hook.
+        It is called as ``hook(job, proceed)``, in the transaction of a transactional handler. An exception that it
+        raises counts as the handler's. Raises ValueError if there is a hook.
         """
         if self._around is not None:
-            raise ValueError("there is a hook already; call the other from within one")
+            raise ValueError("there is a hook already; let one hook call the other")
         self._around = hook
         return hook
 
     def get(self, kind: str) -> Handler | None:
-        """The handler of a kind, or None."""
+        """Return the handler of a kind, or None."""
         return self._by_kind.get(kind)
 
     def defaults(self, kind: Any) -> Mapping[str, Any]:
-        """What whoever enqueues a job of this kind need not say."""
+        """Return the defaults for enqueueing a job of this kind."""
         handler = self._by_kind.get(kind) if isinstance(kind, str) else None
         return (handler and handler.defaults) or {}
 
@@ -176,60 +185,66 @@ class Handlers:
 
     @property
     def largest_batch(self) -> int:
-        """As many jobs as a batch handler would like to have."""
+        """The largest batch that a handler takes."""
         return max((handler.batch or 1 for handler in self._by_kind.values()), default=1)
 
 
 def _classes(name: str, given: type[BaseException] | Exceptions) -> Exceptions:
-    """Classes of exceptions as a tuple. Raises TypeError, rather than when one is to be recognised."""
+    """Return exception classes as a tuple. Raises TypeError now, not when the first exception is compared with them."""
     classes = given if isinstance(given, tuple) else (given,)
     for one in classes:
         if not (isinstance(one, type) and issubclass(one, BaseException)):
-            raise TypeError(f"{name} is a class of exceptions or a tuple of them, and not {one!r}")
+            raise TypeError(f"{name} takes an exception class or a tuple of them, not {one!r}")
     return classes
 
 
 def _parameters(function: Callable[..., Any], transaction: bool, listed: bool) -> Parameters | None:
-    """How to bind arguments by keyword, or None for a function that takes the job itself. Raises TypeError."""
-    if (
-        inspect.iscoroutinefunction(function)
-        or inspect.isgeneratorfunction(function)
-        or inspect.isasyncgenfunction(function)
-    ):
+    """
+    Return how to pass the arguments of a job by keyword, or None for a function that takes the job or jobs themselves.
+
+    Raises TypeError for a function that can be called in neither way.
+    """
+    if any(is_deferred(function) for is_deferred in DEFERRED):
         raise TypeError("a handler is a function that does its work when it is called, neither async nor a generator")
     try:
         signature = inspect.signature(function)
     except ValueError:
-        # Written in C, without a description of itself.
+        # A function in C without a signature.
         return None
-    named = {p.name: p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
-    if "job" not in named or listed:
-        positional = ["jobs" if listed else "job", *(["conn"] if transaction else [])]
-        try:
-            signature.bind(*positional)
-        except TypeError as error:
-            raise TypeError(
-                f"a handler is called as f({', '.join(positional)}), unless it has a keyword-only job: {error}"
-            ) from error
+    job = signature.parameters.get("job")
+    if listed or job is None or job.kind is not job.KEYWORD_ONLY:
+        _check_positional(signature, ["jobs" if listed else "job", *(["conn"] if transaction else [])])
         return None
-    by_keyword = [
-        p
-        for p in signature.parameters.values()
-        if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY} and p.name not in {"job", "conn"}
-    ]
-    if any(p.kind is p.POSITIONAL_ONLY and p.default is p.empty for p in signature.parameters.values()):
+    return _by_keyword(signature, transaction)
+
+
+def _check_positional(signature: inspect.Signature, names: list[str]) -> None:
+    """Raise TypeError unless a function with this signature can be called with these positional arguments."""
+    try:
+        signature.bind(*names)
+    except TypeError as error:
+        raise TypeError(
+            f"a handler is called as f({', '.join(names)}), unless it has a keyword-only job: {error}"
+        ) from error
+
+
+def _by_keyword(signature: inspect.Signature, transaction: bool) -> Parameters:
+    """Return the parameters of a function with a keyword-only job. Raises TypeError."""
+    parameters = signature.parameters.values()
+    if any(p.kind is p.POSITIONAL_ONLY and p.default is p.empty for p in parameters):
         raise TypeError("a handler whose arguments are bound by keyword can have no positional-only parameter")
     if "conn" in signature.parameters and not transaction:
         raise TypeError("only a handler with transaction=True is given a connection")
+    named = [p for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY} and p.name not in RESERVED]
     return Parameters(
-        allowed=frozenset(p.name for p in by_keyword),
-        required=frozenset(p.name for p in by_keyword if p.default is p.empty),
-        any_keyword=any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()),
+        allowed=frozenset(p.name for p in named),
+        required=frozenset(p.name for p in named if p.default is p.empty),
+        any_keyword=any(p.kind is p.VAR_KEYWORD for p in parameters),
         connection="conn" in signature.parameters,
     )
 
 
-# What @pgq.handler fills and "pgq worker" runs.
+# @pgq.handler registers here; pgq worker runs these.
 default = Handlers()
 handler = default.handler
 around = default.around

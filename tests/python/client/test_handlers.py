@@ -83,7 +83,7 @@ def test_a_mismatch_of_arguments_is_a_failure_that_names_them(
         "(unknown: cc)": {"to": "s3cret", "subject": "s3cret", "cc": "s3cret"},
         "(unknown: a, b; missing: subject, to)": {"b": "s3cret", "a": "s3cret"},
         "(unknown: job)": {"to": "s3cret", "subject": "s3cret", "job": "s3cret"},
-        "are no object": ["s3cret", "s3cret"],
+        "are not an object": ["s3cret", "s3cret"],
     }
     expected = {
         queue.enqueue(kind, args, backoff="1 hour").id: text for kind in ("k", "inside") for text, args in given.items()
@@ -94,7 +94,7 @@ def test_a_mismatch_of_arguments_is_a_failure_that_names_them(
     assert begun == []
     for job_id, text in expected.items():
         job = Views(queue.conn).job(job_id)
-        assert job["errors"][0]["error"].startswith("pgq.errors.ArgumentsMismatch: the arguments of job ")
+        assert job["errors"][0]["error"].startswith("pgq.ArgumentsMismatch: the arguments of job ")
         assert text in job["errors"][0]["error"]
         assert "s3cret" not in job["errors"][0]["error"]
         # The same error as the call itself would raise; it is not retried unless retry_on says so.
