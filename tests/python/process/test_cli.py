@@ -61,9 +61,12 @@ def test_help_names_every_command() -> None:
         "list",
         "show",
         "stats",
+        "ps",
         "retry",
         "cancel",
         "purge",
+        "grant",
+        "revoke",
     ):
         assert f"\n  {command} " in done.stdout
         assert pgq(command, "--help").returncode == 0
@@ -88,6 +91,44 @@ def test_enqueue_has_an_option_for_each_argument_of_the_function(run: Run, conn:
     assert one(conn, "SELECT count(*) FROM pgq_waiting") == 2
     run("enqueue", "later", "--delay", "1.5h")
     assert one(conn, "SELECT ripe_at - enqueued_at FROM pgq_waiting WHERE kind = 'later'") == timedelta(hours=1.5)
+
+
+@pytest.mark.parametrize("delay", ["90m", "5400s", "1.5h", "90 minutes", "1 hour 30 minutes", "01:30:00", "PT1H30M"])
+def test_a_delay_is_a_short_duration_or_an_interval(run: Run, conn: Connection, delay: str) -> None:
+    """The short form is the command line's own; any other is for PostgreSQL to read, as in Queue.enqueue."""
+    run("enqueue", "k", "--delay", delay, "--backoff", delay, "--backoff-cap", delay)
+    assert conn.execute("SELECT ripe_at - enqueued_at, backoff, backoff_cap FROM pgq_waiting").fetchall() == [
+        (timedelta(hours=1.5),) * 3
+    ]
+
+
+def test_an_interval_that_postgresql_cannot_read_is_refused(run: Run, conn: Connection) -> None:
+    """With PostgreSQL's own message."""
+    assert 'invalid input syntax for type interval: "soon"' in run("enqueue", "k", "--delay", "soon", code=1).stderr
+    assert 'interval: "long ago"' in run("purge", "--older-than", "long ago", code=1).stderr
+    assert one(conn, "SELECT count(*) FROM pgq_waiting") == 0
+
+
+@pytest.mark.parametrize("lease", ["10m", "600s", "10 minutes", "9 min 60 secs", "600000 milliseconds"])
+def test_a_worker_takes_both_forms_of_a_duration(run: Run, queue: Queue, tmp_path: Path, lease: str) -> None:
+    """Those with units that Python can count in seconds."""
+    (tmp_path / "tasks.py").write_text(
+        "import pgq\npgq.handler('k')(lambda job: print(job.lease_until - job.ripe_at - job.waited, flush=True))\n"
+    )
+    queue.enqueue("k")
+    options = ["--lease", lease, "--poll", "1 second", "--grace", "5s", "--drain", "--no-presence"]
+    assert run("worker", "tasks", *options, cwd=tmp_path).stdout == "0:10:00\n"
+
+
+def test_ps_shows_the_workers(run: Run, queue: Queue) -> None:
+    """Those that hold jobs, and those that have registered."""
+    queue.enqueue("k")
+    queue.claim(worker="busy")
+    queue.register("idle", ["default"], "here", 7)
+    rows = {row["name"]: row for row in json.loads(run("ps", "--json").stdout)}
+    assert (rows["busy"]["running"], rows["busy"]["kinds"]) == (1, ["k"])
+    assert (rows["idle"]["running"], rows["idle"]["host"], rows["idle"]["pid"]) == (0, "here", 7)
+    assert len(run("ps").stdout.splitlines()) == 3
 
 
 def test_list_show_and_stats_print_tables_and_json(run: Run, queue: Queue) -> None:
@@ -149,6 +190,7 @@ def test_a_refusal_is_one_line_and_exit_code_1(run: Run, queue: Queue) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [["nonsense"], ["enqueue"], ["enqueue", "k", "{"], ["enqueue", "k", "--delay", "5"], ["enqueue", "k", "--at", "x"],
+     ["worker", "m", "--lease", "5"], ["worker", "m", "--lease", "10 moons"], ["worker", "m", "--poll", "-1 s"],
      ["list", "--state", "asleep"], ["worker"], ["worker", "m", "--batch", "0"], ["show", "x"]],
     ids=" ".join,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command line of pgq."""
+"""The command line of pgq. Private: applications and scripts call the command ``pgq``."""
 
 from pgq.cli.commands import main
 
