@@ -77,22 +77,8 @@ class Queue:
         None means the default of the kind's handler, if that is registered in this process, or else of pgq_enqueue; as
         ``args`` it is the JSON null. Where OpenTelemetry is set up, the current trace becomes the ``context``.
         """
-        job = {
-            "kind": kind,
-            "args": args,
-            "queue": queue,
-            "ripe_at": ripe_at,
-            "delay": delay,
-            "priority": priority,
-            "max_retries": max_retries,
-            "backoff": backoff,
-            "backoff_cap": backoff_cap,
-            "dedup": dedup,
-            "dedup_key": dedup_key,
-            "on_duplicate": on_duplicate,
-            "context": context,
-        }
-        plain = self._plain(job)
+        values = locals()
+        plain = self._plain({name: values[name] for name in TYPES})
         for name in ("args", "context"):
             if name in plain:
                 plain[name] = dumps(plain[name])
