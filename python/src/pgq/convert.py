@@ -1,4 +1,4 @@
-"""Values of Python's as PostgreSQL takes them."""
+"""Convert Python values to the form in which the SQL functions take them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from psycopg import sql
 from pgq.job import Job
 
 Interval = timedelta | str
-# PostgreSQL takes 1 MiB of its own text, in which an escaped character of six takes two bytes or more.
+# PostgreSQL takes up to 1 MiB of its own text form, in which an escape of six characters becomes two bytes or more.
 LONGEST_RESULT = 4 * 1024 * 1024
 
 
 def dumps(value: Any) -> str:
-    """JSON as PostgreSQL takes it; raises TypeError or ValueError for what JSON cannot say, NaN included."""
+    """Return a value as JSON. Raises TypeError or ValueError for what is not in JSON, NaN included."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
 def as_result(value: Any) -> str:
     """
-    A result as JSON. Raises ValueError for one that the database would refuse for its size anyhow: a gigabyte costs the
-    connection.
+    Return the result of a job as JSON.
+
+    Raises ValueError for a result that the database would refuse for its size: sending a gigabyte costs the connection.
     """
     text = dumps(value)
     if len(text) > LONGEST_RESULT:
@@ -34,7 +35,12 @@ def as_result(value: Any) -> str:
 
 
 def interval(value: Interval | None) -> str | None:
-    """An interval as text: a day of Python's has 24 hours, while PostgreSQL's follows the clock of its time zone."""
+    """
+    Return an interval as text.
+
+    A timedelta is written without days: a day of Python's has 24 hours, while one of PostgreSQL's follows the clock of
+    the session's time zone.
+    """
     if not isinstance(value, timedelta):
         return value
     # In two parts, because PostgreSQL 14 takes no number of more than 32 bits.
@@ -42,14 +48,14 @@ def interval(value: Interval | None) -> str | None:
     return f"{minutes} minutes {rest // timedelta(microseconds=1)} microseconds"
 
 
-def check_aware(name: str, at: datetime) -> None:
-    """Raise ValueError for a datetime without a time zone: which moment it means would depend on the server."""
-    if at.utcoffset() is None:
-        raise ValueError(f"{name} {at} has no time zone")
+def check_aware(name: str, value: datetime) -> None:
+    """Raise ValueError for a datetime without a time zone: the server's settings would decide which moment it means."""
+    if value.utcoffset() is None:
+        raise ValueError(f"{name} {value} has no time zone")
 
 
 def held(jobs: Iterable[Job]) -> tuple[str, str]:
-    """The ids and the tokens as arrays: written out, because psycopg takes its time with each element of a list."""
+    """Return the ids and the tokens as array literals, because psycopg adapts the elements of a list one by one."""
     ids, tokens = [], []
     for job in jobs:
         ids.append(str(job.id))
@@ -58,12 +64,12 @@ def held(jobs: Iterable[Job]) -> tuple[str, str]:
 
 
 def given(job: Mapping[str, Any]) -> dict[str, Any]:
-    """A job without what is None; as the arguments, None is the JSON null."""
+    """Return the arguments that are not None, and ``args`` in any case, where None is the JSON null."""
     return {name: value for name, value in job.items() if value is not None or name == "args"}
 
 
 def plain_job(job: Mapping[str, Any]) -> dict[str, Any]:
-    """A job with its times and intervals as text; what is JSON is left as it is."""
+    """Return the arguments with times and intervals as text; ``args`` and ``context`` stay as they are."""
     plain: dict[str, Any] = {}
     for name, value in job.items():
         if name == "ripe_at" and isinstance(value, datetime):
@@ -77,5 +83,5 @@ def plain_job(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def qualifier(conn: psycopg.Connection[Any], schema: str | None) -> str:
-    """What goes before the name of an object of pgq in a query that has parameters; nothing without a schema."""
+    """Return the prefix for the names of pgq in a query with parameters: the schema and a dot, or nothing without."""
     return f"{sql.Identifier(schema).as_string(conn)}.".replace("%", "%%") if schema else ""

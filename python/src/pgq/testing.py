@@ -1,7 +1,7 @@
 """
-Time travel for tests: freezegun's clock and the database's move together.
+Time travel for tests: move freezegun's clock and the database's together.
 
-Needs the extra ``pgq-jobs[testing]``, and a database that holds no real jobs.
+Needs the extra ``pgq-jobs[testing]``, and a database without real jobs.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from freezegun.api import FrozenDateTimeFactory
 
 
 def testkit() -> str:
-    """The SQL that makes pgq_now(), in the first schema of the search path, read the setting pgq.now."""
+    """Return the SQL that makes pgq_now(), in the first schema of the search path, read the setting pgq.now."""
     return files("pgq").joinpath("testkit.sql").read_text(encoding="utf-8")
 
 
 class Clock:
-    """The time of this process and of some database sessions."""
+    """The clock of this process and of some database sessions."""
 
     def __init__(self, frozen: FrozenDateTimeFactory, connections: tuple[psycopg.Connection[Any], ...]) -> None:
         self._frozen = frozen
         self._connections = connections
-        self._tell()
+        self._set_database_clocks()
 
     def move_to(self, to: datetime | str) -> None:
-        """Jump to a time; one without a zone is UTC."""
+        """Set the clock; a time without a zone is UTC."""
         self._frozen.move_to(to)
-        self._tell()
+        self._set_database_clocks()
 
     def tick(self, by: timedelta) -> None:
-        """Let some time pass."""
+        """Advance the clock."""
         self._frozen.tick(by)
-        self._tell()
+        self._set_database_clocks()
 
-    def _tell(self) -> None:
+    def _set_database_clocks(self) -> None:
         now = f"{self._frozen().isoformat()}Z"
         for conn in self._connections:
             row = conn.execute("SELECT set_config('pgq.now', %s, false)::timestamptz = pgq_now()", [now]).fetchone()
@@ -51,12 +51,13 @@ class Clock:
 @contextmanager
 def time_travel(*connections: psycopg.Connection[Any], to: datetime | str) -> Iterator[Clock]:
     """
-    Stop the clock at a time, for this process and the sessions of these connections; the rest is up to the Clock.
+    Stop the clock of this process and of the sessions of these connections; only the Clock moves it.
 
     Raises RuntimeError for a database without the test kit.
     """
     with freeze_time(to, ignore=["psycopg", "threading", "_pytest"]) as frozen:
-        assert isinstance(frozen, FrozenDateTimeFactory)  # without tick and auto_tick_seconds it is
+        # Without tick and auto_tick_seconds freeze_time returns no other class.
+        assert isinstance(frozen, FrozenDateTimeFactory)
         try:
             yield Clock(frozen, connections)
         finally:

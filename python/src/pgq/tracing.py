@@ -1,4 +1,4 @@
-"""Traces that go on from where a job was enqueued to where it runs, where the API of OpenTelemetry is installed."""
+"""OpenTelemetry: the trace in which a job is enqueued continues where the job runs. Needs OpenTelemetry's API."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ else:
 
 
 def is_on() -> bool:
-    """Whether somebody in this process has set up tracing."""
+    """Return whether this process has set up a tracer provider."""
     return AVAILABLE and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 def current() -> dict[str, str] | None:
-    """What a job carries of the trace that it is enqueued in; None when there is no trace."""
+    """Return the context of the current trace, for a job to carry; None when there is no trace."""
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     return carrier or None
@@ -32,8 +32,9 @@ def current() -> dict[str, str] | None:
 @contextmanager
 def span(kind: str, jobs: Sequence[Job]) -> Iterator[None]:
     """
-    A span around the execution of jobs of a kind. That of a single job is a child of the span that it was enqueued in,
-    that of a batch has links to those.
+    Open a span around the execution of jobs of one kind.
+
+    The span of a single job is a child of the span in which the job was enqueued; that of a batch has links to them.
     """
     origins = [propagate.extract(_carrier(job)) for job in jobs]
     parent = origins[0] if len(origins) == 1 else None
@@ -56,7 +57,7 @@ def span(kind: str, jobs: Sequence[Job]) -> Iterator[None]:
 
 
 def _carrier(job: Job) -> dict[str, Any]:
-    """The context of a job; whatever else it may be, that is no reason not to run it."""
+    """Return the trace context of a job. A context that is no such thing counts as none: the job still has to run."""
     try:
         carrier = json.loads(job.context or "{}")
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The version of this driver, and whether the SQL in a database is new enough for it."""
+"""Versions: the driver's, and whether the SQL in a database is new enough for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def parse_version(version: str) -> tuple[int, ...]:
 
 
 def check_version(queue: Queue) -> None:
-    """Raise Outdated when the SQL is older than this driver. Newer SQL is fine: it serves older drivers, too."""
+    """Raise Outdated when the SQL is older than this driver. Newer SQL is fine: it also serves older drivers."""
     installed = queue.version()
     if parse_version(installed) < parse_version(driver_version()):
         raise Outdated(
