@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,8 +20,9 @@ from support.paths import ROOT
 from support.processes import start
 from support.proxy import Proxy
 from support.servers import Place, client, close_public
+from support.workers import MakeWorker
 
-from pgq import Handlers, Queue, Worker
+from pgq import Handlers, Worker, WorkerQueue
 from pgq.testing import Clock, time_travel
 from pgq.worker.loop import Loop
 
@@ -179,9 +181,9 @@ def snapshot(connect: Connect) -> Iterator[None]:
 
 
 @pytest.fixture
-def queue(conn: Connection) -> Queue:
+def queue(conn: Connection) -> WorkerQueue:
     """The queue, through ``conn``."""
-    return Queue(conn)
+    return WorkerQueue(conn)
 
 
 @pytest.fixture
@@ -198,11 +200,23 @@ def handlers() -> Handlers:
 
 
 @pytest.fixture
-def worker(dsn: str, handlers: Handlers) -> Iterator[Worker]:
-    """A worker with these handlers, whose poll interval is longer than any test."""
-    worker = Worker(dsn, handlers, poll=60, name="test", presence=False)
-    yield worker
-    worker.close()
+def make_worker(dsn: str, handlers: Handlers) -> Iterator[MakeWorker]:
+    """Make workers with these handlers. They never wake up on their own in a test."""
+    made: list[Worker] = []
+
+    def make(**options: Any) -> Worker:
+        made.append(Worker(dsn, handlers, **{"poll": 60, "name": "test"} | options))
+        return made[-1]
+
+    yield make
+    for worker in made:
+        worker.close()
+
+
+@pytest.fixture
+def worker(make_worker: MakeWorker) -> Worker:
+    """A worker with these handlers."""
+    return make_worker()
 
 
 @pytest.fixture

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
+from pgq import Worker
 from pgq.worker.loop import Loop
+
+
+class MakeWorker(Protocol):
+    """Make a worker with the test's handlers and these options; it is closed at the end of the test."""
+
+    def __call__(self, **options: Any) -> Worker: ...
 
 
 def drain(loop: Loop) -> None:

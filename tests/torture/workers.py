@@ -22,7 +22,7 @@ OPTIONS = (
     ("--concurrency", "1"),
     ("--concurrency", "4"),
     ("--processes", "2"),
-    ("--no-presence", "--no-listen"),
+    ("--transaction-pooler",),
 )
 # Stopped or killed. Before a process has installed its signal handlers, SIGTERM kills it.
 ORDINARY_ENDS = frozenset({0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM})

@@ -8,29 +8,29 @@ from concurrent.futures import ThreadPoolExecutor
 
 from support.database import Connect, Connection, flush, jobs, one
 
-from pgq import Queue
+from pgq import WorkerQueue
 
 
-def test_two_open_claims_share_no_job(conn: Connection, connect: Connect, queue: Queue) -> None:
+def test_two_open_claims_share_no_job(conn: Connection, connect: Connect, queue: WorkerQueue) -> None:
     """Two workers claim in open transactions: neither waits, and no job goes to both."""
     ids = [job.id for job in queue.enqueue_many([{"kind": "k", "args": n} for n in range(4)])]
     a, b = connect(), connect()
     b.execute("SET lock_timeout = '2s'")
     with a.transaction(), b.transaction():
-        first, second = Queue(a).claim(max_jobs=2), Queue(b).claim(max_jobs=4)
+        first, second = WorkerQueue(a).claim(max_jobs=2), WorkerQueue(b).claim(max_jobs=4)
     assert [job.id for job in first] == ids[:2]
     assert [job.id for job in second] == ids[2:]
     assert len({job.token for job in first + second}) == 4
 
 
 def test_eight_workers_drain_a_queue_and_run_no_job_twice(
-    conn: Connection, connect: Connect, queue: Queue, pool: ThreadPoolExecutor
+    conn: Connection, connect: Connect, queue: WorkerQueue, pool: ThreadPoolExecutor
 ) -> None:
     """Each of 2,000 jobs is claimed once, and the worker that claimed it can complete it."""
     ids = [job.id for job in queue.enqueue_many([{"kind": "k", "args": n} for n in range(2000)])]
     start = threading.Barrier(8)
 
-    def drain(worker: Queue) -> list[int]:
+    def drain(worker: WorkerQueue) -> list[int]:
         mine: list[int] = []
         start.wait(10)
         while batch := worker.claim(max_jobs=7):
@@ -39,52 +39,58 @@ def test_eight_workers_drain_a_queue_and_run_no_job_twice(
             assert len(mine) <= 2000, "jobs are claimed again"
         return mine
 
-    futures = [pool.submit(drain, Queue(connect())) for _ in range(8)]
+    futures = [pool.submit(drain, WorkerQueue(connect())) for _ in range(8)]
     claimed = Counter(job for future in futures for job in future.result(60))
     assert claimed == Counter(ids)
     assert jobs(conn) == []
 
 
-def test_a_job_is_visible_only_after_its_transaction_commits(conn: Connection, connect: Connect, queue: Queue) -> None:
+def test_a_job_is_visible_only_after_its_transaction_commits(
+    conn: Connection, connect: Connect, queue: WorkerQueue
+) -> None:
     """Until then no session sees or claims it."""
     producer = connect()
     with producer.transaction():
-        enqueued = Queue(producer).enqueue("k")
+        enqueued = WorkerQueue(producer).enqueue("k")
         assert queue.claim() == []
         assert jobs(conn) == []
     assert [job.id for job in queue.claim()] == [enqueued.id]
 
 
-def test_a_job_whose_transaction_rolls_back_never_existed(conn: Connection, connect: Connect, queue: Queue) -> None:
+def test_a_job_whose_transaction_rolls_back_never_existed(
+    conn: Connection, connect: Connect, queue: WorkerQueue
+) -> None:
     """It can neither be claimed nor be the twin of a later job."""
     producer = connect()
     with producer.transaction(force_rollback=True):
-        Queue(producer).enqueue("k")
-        Queue(producer).enqueue_many([{"kind": "l"}])
+        WorkerQueue(producer).enqueue("k")
+        WorkerQueue(producer).enqueue_many([{"kind": "l"}])
     assert jobs(conn) == []
     assert queue.enqueue("k").created
     assert len(queue.claim(max_jobs=10)) == 1
 
 
-def test_a_claim_that_rolls_back_releases_its_job_at_once(conn: Connection, connect: Connect, queue: Queue) -> None:
+def test_a_claim_that_rolls_back_releases_its_job_at_once(
+    conn: Connection, connect: Connect, queue: WorkerQueue
+) -> None:
     """The job is ripe again, and the attempt does not count."""
     enqueued = queue.enqueue("k")
     worker = connect()
     with worker.transaction(force_rollback=True):
-        assert [job.id for job in Queue(worker).claim()] == [enqueued.id]
+        assert [job.id for job in WorkerQueue(worker).claim()] == [enqueued.id]
         assert queue.claim() == []
     assert jobs(conn) == [(enqueued.id, "waiting", 0)]
     assert [(job.id, job.attempt) for job in queue.claim()] == [(enqueued.id, 1)]
 
 
 def test_a_killed_session_releases_what_it_claimed_in_an_open_transaction(
-    conn: Connection, connect: Connect, queue: Queue
+    conn: Connection, connect: Connect, queue: WorkerQueue
 ) -> None:
     """A worker that claims in the transaction that does the work loses nothing in a crash."""
     enqueued = queue.enqueue("k")
     worker = connect()
     worker.autocommit = False
-    assert Queue(worker).claim()
+    assert WorkerQueue(worker).claim()
     assert one(conn, "SELECT pg_terminate_backend(%s, 5000)", worker.info.backend_pid)
     assert [(job.id, job.attempt) for job in queue.claim()] == [(enqueued.id, 1)]
 
@@ -100,7 +106,7 @@ def usage(conn: Connection) -> dict[str, int]:
     return dict(row for row in rows)
 
 
-def test_the_cost_of_a_claim_does_not_depend_on_the_backlog(conn: Connection, queue: Queue) -> None:
+def test_the_cost_of_a_claim_does_not_depend_on_the_backlog(conn: Connection, queue: WorkerQueue) -> None:
     """A claim finds 10 of 10,000 ripe jobs, beside 10,000 that are not ripe, and does not read the others."""
     queue.enqueue_many(
         [{"kind": "k", "args": n} for n in range(10_000)]

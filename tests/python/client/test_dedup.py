@@ -10,9 +10,9 @@ import pytest
 from support.database import Connect, Connection, jobs, one, waits_for_lock
 from support.threads import eventually
 
-from pgq import Enqueued, Queue
+from pgq import Enqueued, WorkerQueue
 
-Enqueue = Callable[[Queue], Enqueued]
+Enqueue = Callable[[WorkerQueue], Enqueued]
 BOTH = pytest.mark.parametrize(
     "enqueue",
     [lambda queue: queue.enqueue("k"), lambda queue: queue.enqueue_many([{"kind": "k"}])[0]],
@@ -22,7 +22,7 @@ BOTH = pytest.mark.parametrize(
 
 @BOTH
 def test_a_twin_cannot_be_claimed_until_its_duplicate_commits(
-    conn: Connection, connect: Connect, queue: Queue, enqueue: Enqueue
+    conn: Connection, connect: Connect, queue: WorkerQueue, enqueue: Enqueue
 ) -> None:
     """So the twin sees the writes of the duplicate's transaction. The claim does not wait."""
     first = queue.enqueue("k")
@@ -30,14 +30,14 @@ def test_a_twin_cannot_be_claimed_until_its_duplicate_commits(
     producer = connect()
     conn.execute("SET lock_timeout = '2s'")
     with producer.transaction():
-        assert enqueue(Queue(producer)) == Enqueued(first.id, created=False)
+        assert enqueue(WorkerQueue(producer)) == Enqueued(first.id, created=False)
         assert [job.id for job in queue.claim(max_jobs=10)] == [other.id]
     assert [job.id for job in queue.claim(max_jobs=10)] == [first.id]
 
 
 @BOTH
 def test_a_duplicate_of_a_running_job_is_new_and_does_not_wait(
-    conn: Connection, connect: Connect, queue: Queue, enqueue: Enqueue
+    conn: Connection, connect: Connect, queue: WorkerQueue, enqueue: Enqueue
 ) -> None:
     """This holds even while the handler holds its job in an open transaction."""
     running = queue.enqueue("k")
@@ -45,8 +45,8 @@ def test_a_duplicate_of_a_running_job_is_new_and_does_not_wait(
     worker, producer = connect(), connect()
     producer.execute("SET lock_timeout = '2s'")
     with worker.transaction():
-        Queue(worker).hold(job)
-        enqueued = enqueue(Queue(producer))
+        WorkerQueue(worker).hold(job)
+        enqueued = enqueue(WorkerQueue(producer))
     assert enqueued.created
     assert enqueued.id != running.id
     assert jobs(conn) == [(running.id, "running", 1), (enqueued.id, "waiting", 0)]
@@ -60,8 +60,8 @@ def test_an_enqueue_waits_for_the_open_transaction_of_its_twin(
     """After a commit it returns the twin's id, and after a rollback it creates a job."""
     a, b = connect(), connect()
     with a.transaction(force_rollback=not commits):
-        first = Queue(a).enqueue("k")
-        second = pool.submit(enqueue, Queue(b))
+        first = WorkerQueue(a).enqueue("k")
+        second = pool.submit(enqueue, WorkerQueue(b))
         eventually(lambda: waits_for_lock(conn, b))
     enqueued = second.result(10)
     assert enqueued.created is not commits
@@ -72,14 +72,14 @@ def test_an_enqueue_waits_for_the_open_transaction_of_its_twin(
 @BOTH
 @pytest.mark.parametrize("commits", [True, False])
 def test_an_enqueue_whose_twin_is_being_claimed_waits_for_the_claim(
-    conn: Connection, connect: Connect, queue: Queue, pool: ThreadPoolExecutor, enqueue: Enqueue, commits: bool
+    conn: Connection, connect: Connect, queue: WorkerQueue, pool: ThreadPoolExecutor, enqueue: Enqueue, commits: bool
 ) -> None:
     """The job is new if the claim commits, and a duplicate if it rolls back."""
     old = queue.enqueue("k")
     a, b = connect(), connect()
     with a.transaction(force_rollback=not commits):
-        assert Queue(a).claim()
-        future = pool.submit(enqueue, Queue(b))
+        assert WorkerQueue(a).claim()
+        future = pool.submit(enqueue, WorkerQueue(b))
         eventually(lambda: waits_for_lock(conn, b))
     enqueued = future.result(10)
     assert enqueued.created is commits
@@ -88,7 +88,7 @@ def test_an_enqueue_whose_twin_is_being_claimed_waits_for_the_claim(
 
 @BOTH
 def test_an_enqueue_whose_twin_is_claimed_before_its_lock_is_new(
-    conn: Connection, connect: Connect, queue: Queue, pool: ThreadPoolExecutor, enqueue: Enqueue
+    conn: Connection, connect: Connect, queue: WorkerQueue, pool: ThreadPoolExecutor, enqueue: Enqueue
 ) -> None:
     """Its insert has met the twin, but a worker claims the twin before the enqueue locks it."""
     old = queue.enqueue("k")
@@ -96,9 +96,9 @@ def test_an_enqueue_whose_twin_is_claimed_before_its_lock_is_new(
     with a.transaction():
         # A row lock lets the insert pass and stops what follows.
         a.execute("SELECT FROM pgq_waiting FOR UPDATE")
-        future = pool.submit(enqueue, Queue(b))
+        future = pool.submit(enqueue, WorkerQueue(b))
         eventually(lambda: waits_for_lock(conn, b))
-        assert Queue(a).claim()
+        assert WorkerQueue(a).claim()
     enqueued = future.result(10)
     assert enqueued.created
     assert jobs(conn) == [(old.id, "running", 1), (enqueued.id, "waiting", 0)]
@@ -109,7 +109,7 @@ def test_a_claim_beside_a_replace_returns_the_new_arguments(
 ) -> None:
     """A claim may miss the job; then a later one returns it. No claim returns arguments that were replaced before."""
     keys, rounds = 10, 150
-    producer, worker = Queue(connect()), Queue(connect())
+    producer, worker = WorkerQueue(connect()), WorkerQueue(connect())
     committed, over = 0, threading.Event()
 
     def replace() -> None:
@@ -144,7 +144,7 @@ def test_a_failure_and_an_enqueue_of_its_twin_merge_in_any_order(
     conn: Connection, connect: Connect, pool: ThreadPoolExecutor
 ) -> None:
     """Neither ever raises a unique violation, and at most one job waits."""
-    producer, worker = Queue(connect()), Queue(connect())
+    producer, worker = WorkerQueue(connect()), WorkerQueue(connect())
     over = threading.Event()
 
     def enqueue() -> None:
@@ -169,13 +169,13 @@ def test_a_failure_and_an_enqueue_of_its_twin_merge_in_any_order(
 @pytest.mark.parametrize("policy", ["keep", "replace", "soonest"])
 @pytest.mark.parametrize("waiting", [False, True], ids=["all new", "half waiting"])
 def test_overlapping_bulk_enqueues_never_deadlock(
-    connect: Connect, queue: Queue, pool: ThreadPoolExecutor, policy: str, waiting: bool
+    connect: Connect, queue: WorkerQueue, pool: ThreadPoolExecutor, policy: str, waiting: bool
 ) -> None:
     """The two arrays have the same jobs in opposite orders; rows are locked in the order of their signatures."""
-    producers = [Queue(connect()), Queue(connect())]
+    producers = [WorkerQueue(connect()), WorkerQueue(connect())]
     start = threading.Barrier(2)
 
-    def enqueue(producer: Queue, step: int) -> int:
+    def enqueue(producer: WorkerQueue, step: int) -> int:
         created = 0
         for turn in range(15):
             batch = [
@@ -193,7 +193,7 @@ def test_overlapping_bulk_enqueues_never_deadlock(
 
 
 def test_bulk_enqueues_of_equal_jsonb_with_different_text_do_not_deadlock(
-    connect: Connect, queue: Queue, pool: ThreadPoolExecutor
+    connect: Connect, queue: WorkerQueue, pool: ThreadPoolExecutor
 ) -> None:
     """Such arguments are equal for jsonb, but no twins, because their text differs."""
     third, first, second = connect(autocommit=False), connect(), connect()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from support.database import Connect, Connection, one
 
-from pgq import Queue
+from pgq import WorkerQueue
 from pgq.testing import Clock, time_travel
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -18,7 +18,7 @@ def hours(n: float) -> timedelta:
     return timedelta(hours=n)
 
 
-def test_a_delayed_job_is_never_early(queue: Queue, clock: Clock) -> None:
+def test_a_delayed_job_is_never_early(queue: WorkerQueue, clock: Clock) -> None:
     """Of two jobs due in 4 and 8 hours, none is ripe now or in 2 hours, the first is in 5, the second in 20."""
     queue.enqueue("first", delay=hours(4))
     queue.enqueue("second", ripe_at=datetime.now(UTC) + hours(8))
@@ -29,7 +29,7 @@ def test_a_delayed_job_is_never_early(queue: Queue, clock: Clock) -> None:
     assert seen == {0: [], 2: [], 5: ["first"], 20: ["second"]}
 
 
-def test_a_job_is_ripe_at_its_very_microsecond(queue: Queue, clock: Clock) -> None:
+def test_a_job_is_ripe_at_its_very_microsecond(queue: WorkerQueue, clock: Clock) -> None:
     queue.enqueue("k", ripe_at=NOON + hours(1))
     clock.move_to(NOON + hours(1) - timedelta(microseconds=1))
     assert queue.claim() == []
@@ -44,7 +44,9 @@ def test_both_clocks_move_together(conn: Connection, clock: Clock) -> None:
     assert one(conn, "SELECT pgq_now()") == datetime.now(UTC) == NOON + hours(1.5)
 
 
-def test_the_backoff_doubles_with_each_failure_up_to_the_cap(conn: Connection, queue: Queue, clock: Clock) -> None:
+def test_the_backoff_doubles_with_each_failure_up_to_the_cap(
+    conn: Connection, queue: WorkerQueue, clock: Clock
+) -> None:
     """No attempt is early, and after the last retry the job is dead."""
     conn.execute("SET pgq.jitter = '0'")
     queue.enqueue("k", max_retries=4, backoff="1 minute", backoff_cap="5 minutes")
@@ -62,7 +64,7 @@ def test_the_backoff_doubles_with_each_failure_up_to_the_cap(conn: Connection, q
     assert (delays, failure.outcome) == ([1, 2, 4, 5], "dead")
 
 
-def test_the_jitter_spreads_retries_by_a_tenth(queue: Queue, clock: Clock) -> None:
+def test_the_jitter_spreads_retries_by_a_tenth(queue: WorkerQueue, clock: Clock) -> None:
     """Jobs that fail together are retried at different times, all near their backoff."""
     queue.enqueue_many({"kind": "k", "args": n, "backoff": "100 minutes", "backoff_cap": "1 day"} for n in range(50))
     ripe = [queue.fail(job).ripe_at for job in queue.claim(max_jobs=50)]
@@ -71,7 +73,7 @@ def test_the_jitter_spreads_retries_by_a_tenth(queue: Queue, clock: Clock) -> No
     assert 90 <= min(delays) < max(delays) <= 110
 
 
-def test_a_lease_ends_by_the_clock_of_the_database(queue: Queue, clock: Clock) -> None:
+def test_a_lease_ends_by_the_clock_of_the_database(queue: WorkerQueue, clock: Clock) -> None:
     """The job goes to the next worker then, and not before; an extension moves the end."""
     queue.enqueue("k")
     (job,) = queue.claim(lease=timedelta(minutes=10))
@@ -84,7 +86,7 @@ def test_a_lease_ends_by_the_clock_of_the_database(queue: Queue, clock: Clock) -
     assert [again.attempt for again in queue.claim()] == [2]
 
 
-def test_a_snoozed_job_is_ripe_on_time_and_its_attempt_does_not_count(queue: Queue, clock: Clock) -> None:
+def test_a_snoozed_job_is_ripe_on_time_and_its_attempt_does_not_count(queue: WorkerQueue, clock: Clock) -> None:
     queue.enqueue("k")
     (job,) = queue.claim()
     assert queue.snooze(job, NOON + hours(3)) == "snoozed"

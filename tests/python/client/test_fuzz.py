@@ -17,7 +17,7 @@ from support.database import Connection, one
 from support.hunt import bounds, clean, hunt
 from support.values import OF_TYPE, json_values
 
-from pgq import Job, PayloadError, Queue
+from pgq import Job, PayloadError, WorkerQueue
 
 # Data exception, integrity constraint, access rule and syntax, program limit, wrong state, and pgq's own.
 FITTING = re.compile("22|23|42|54|55|PGQ")
@@ -127,7 +127,7 @@ class Target:
 
     def __init__(self, conn: Connection) -> None:
         self.conn = conn
-        self.queue = Queue(conn)
+        self.queue = WorkerQueue(conn)
         self.results: Counter[tuple[str, str]] = Counter()
         conn.execute("DROP ROLE IF EXISTS pgq_fuzz")
         conn.execute("CREATE ROLE pgq_fuzz")

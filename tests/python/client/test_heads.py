@@ -9,7 +9,7 @@ import pytest
 from support.database import Connect, Connection, one, ration, read, record, seen
 from support.threads import eventually
 
-from pgq import Queue
+from pgq import WorkerQueue
 from pgq.schema.install import install
 
 PAST = 3000
@@ -25,7 +25,7 @@ def rationed(conn: Connection) -> None:
 @pytest.fixture
 def past(conn: Connection, connect: Connect, snapshot: None) -> None:
     """Leave many completed jobs behind, and a snapshot that keeps the index entries of all of them."""
-    queue = Queue(connect())
+    queue = WorkerQueue(connect())
     queue.enqueue_many({"kind": "past", "args": n} for n in range(PAST))
     while jobs := queue.claim(max_jobs=1000):
         queue.complete_many(jobs)
@@ -40,7 +40,7 @@ def setting(conn: Connection, queue: str = "default") -> str:
     return str(one(conn, "SELECT _pgq_head_setting(%s)", queue))
 
 
-def test_dead_entries_are_walked_over_once(conn: Connection, queue: Queue, past: None) -> None:
+def test_dead_entries_are_walked_over_once(conn: Connection, queue: WorkerQueue, past: None) -> None:
     """The first claim of a session finds where the live jobs begin, and later claims start there."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(500))
     assert len(queue.claim(max_jobs=10)) == 10
@@ -50,7 +50,7 @@ def test_dead_entries_are_walked_over_once(conn: Connection, queue: Queue, past:
     assert read("pgq_waiting_claim", conn) - before < 20 * 250 < PAST * 2
 
 
-def test_a_head_keeps_up_with_what_the_session_claims(conn: Connection, queue: Queue, past: None) -> None:
+def test_a_head_keeps_up_with_what_the_session_claims(conn: Connection, queue: WorkerQueue, past: None) -> None:
     """Each claim walks over a few of the jobs that were claimed before it, however many there were."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(4000))
     for _ in range(30):
@@ -60,9 +60,11 @@ def test_a_head_keeps_up_with_what_the_session_claims(conn: Connection, queue: Q
     assert read("pgq_waiting_claim", conn) - before < 500
 
 
-def test_a_head_keeps_up_with_what_others_claim(conn: Connection, connect: Connect, queue: Queue, past: None) -> None:
+def test_a_head_keeps_up_with_what_others_claim(
+    conn: Connection, connect: Connect, queue: WorkerQueue, past: None
+) -> None:
     """A session that gets nothing for a while walks over what others got, but not twice."""
-    other = Queue(connect())
+    other = WorkerQueue(connect())
     queue.claim()
     other.claim()
     other.enqueue_many({"kind": "k", "args": n} for n in range(PAST))
@@ -77,12 +79,12 @@ def test_a_head_keeps_up_with_what_others_claim(conn: Connection, connect: Conne
 
 
 def test_a_new_session_begins_where_others_have_arrived(
-    conn: Connection, connect: Connect, queue: Queue, past: None
+    conn: Connection, connect: Connect, queue: WorkerQueue, past: None
 ) -> None:
     """A client that makes one claim only does not pay for the past, either."""
     queue.claim()
     queue.enqueue_many({"kind": "k", "args": n} for n in range(10))
-    fresh = Queue(connect())
+    fresh = WorkerQueue(connect())
     before = read("pgq_waiting_claim", fresh.conn, conn)
     assert len(fresh.claim(max_jobs=5)) == 5
     assert read("pgq_waiting_claim", fresh.conn, conn) - before < 200
@@ -96,33 +98,33 @@ def known(conn: Connection, queue: str = "default") -> list[int]:
     )
 
 
-Way = Callable[[Connection, Connect, Queue, int], None]
+Way = Callable[[Connection, Connect, WorkerQueue, int], None]
 
 
-def late_commit(conn: Connection, connect: Connect, queue: Queue, jobs: int) -> None:
+def late_commit(conn: Connection, connect: Connect, queue: WorkerQueue, jobs: int) -> None:
     """A job is enqueued before another one, and committed after that was claimed."""
     late = connect(autocommit=False)
-    Queue(late).enqueue("left")
+    WorkerQueue(late).enqueue("left")
     conn.execute("SELECT pg_sleep(0.15)")
     move_on(queue, jobs)
     late.commit()
 
 
-def back_dated(conn: Connection, connect: Connect, queue: Queue, jobs: int) -> None:
+def back_dated(conn: Connection, connect: Connect, queue: WorkerQueue, jobs: int) -> None:
     """A job is enqueued for a time that has passed."""
     move_on(queue, jobs)
     conn.execute("SELECT pgq_enqueue('left', ripe_at => pgq_now() - interval '1 day')")
 
 
-def put_back(conn: Connection, connect: Connect, queue: Queue, jobs: int) -> None:
+def put_back(conn: Connection, connect: Connect, queue: WorkerQueue, jobs: int) -> None:
     """A claimed job goes back to its old place."""
     queue.enqueue("left")
     (job,) = queue.claim()
     move_on(queue, jobs)
-    Queue(connect()).release(job)
+    WorkerQueue(connect()).release(job)
 
 
-def skipped(conn: Connection, connect: Connect, queue: Queue, jobs: int) -> None:
+def skipped(conn: Connection, connect: Connect, queue: WorkerQueue, jobs: int) -> None:
     """A job is locked by a transaction that rolls back."""
     queue.enqueue("left")
     other = connect(autocommit=False)
@@ -132,7 +134,7 @@ def skipped(conn: Connection, connect: Connect, queue: Queue, jobs: int) -> None
     other.rollback()
 
 
-def move_on(queue: Queue, jobs: int) -> None:
+def move_on(queue: WorkerQueue, jobs: int) -> None:
     """Claim several times; with many jobs the head is then to the right of all that was there before."""
     for _ in range(4):
         queue.enqueue_many({"kind": "k", "args": n, "dedup": False} for n in range(jobs))
@@ -140,12 +142,12 @@ def move_on(queue: Queue, jobs: int) -> None:
 
 
 def test_a_job_that_commits_a_little_late_is_still_to_the_right(
-    conn: Connection, connect: Connect, queue: Queue, past: None
+    conn: Connection, connect: Connect, queue: WorkerQueue, past: None
 ) -> None:
     """A head moves to where the claim before has arrived, so a job of that time stays to its right."""
     queue.claim()
     late = connect(autocommit=False)
-    Queue(late).enqueue("late")
+    WorkerQueue(late).enqueue("late")
     for _ in range(2):
         queue.enqueue_many({"kind": "k", "args": n, "dedup": False} for n in range(300))
         assert len(queue.claim(max_jobs=300)) == 300
@@ -154,11 +156,11 @@ def test_a_job_that_commits_a_little_late_is_still_to_the_right(
 
 
 def test_a_job_that_commits_while_a_session_looks_for_its_head_is_to_the_right(
-    connect: Connect, queue: Queue, past: None
+    connect: Connect, queue: WorkerQueue, past: None
 ) -> None:
     """The end of a lane counts as a tenth of a second earlier than it is."""
     late = connect(autocommit=False)
-    Queue(late).enqueue("late")
+    WorkerQueue(late).enqueue("late")
     assert queue.claim() == []
     late.commit()
     assert [job.kind for job in queue.claim()] == ["late"]
@@ -169,7 +171,7 @@ WAYS = pytest.mark.parametrize("way", [late_commit, back_dated, put_back, skippe
 
 @WAYS
 def test_what_a_head_has_passed_is_found_by_the_next_long_scan(
-    conn: Connection, connect: Connect, queue: Queue, past: None, way: Way
+    conn: Connection, connect: Connect, queue: WorkerQueue, past: None, way: Way
 ) -> None:
     """It is not found before, because such a scan is made only when it is due."""
     queue.claim()
@@ -186,7 +188,7 @@ def test_what_a_head_has_passed_is_found_by_the_next_long_scan(
 
 @WAYS
 def test_the_next_long_scan_comes_when_it_is_due(
-    conn: Connection, connect: Connect, queue: Queue, past: None, way: Way
+    conn: Connection, connect: Connect, queue: WorkerQueue, past: None, way: Way
 ) -> None:
     """Without any help, a job that a head has passed is found soon after the delay."""
     ration(conn, "200 milliseconds")
@@ -197,7 +199,7 @@ def test_the_next_long_scan_comes_when_it_is_due(
 
 @WAYS
 def test_in_a_healthy_table_it_is_found_by_the_next_claim(
-    conn: Connection, connect: Connect, queue: Queue, way: Way
+    conn: Connection, connect: Connect, queue: WorkerQueue, way: Way
 ) -> None:
     """As long as the walk is short, each claim starts at the start of the lanes."""
     queue.claim()
@@ -205,7 +207,7 @@ def test_in_a_healthy_table_it_is_found_by_the_next_claim(
     assert [job.kind for job in queue.claim()] == ["left"]
 
 
-def test_a_claim_that_rolls_back_takes_its_head_back(queue: Queue, past: None) -> None:
+def test_a_claim_that_rolls_back_takes_its_head_back(queue: WorkerQueue, past: None) -> None:
     """The next claim of the session finds the jobs that were claimed in vain."""
     queue.claim()
     queue.enqueue_many({"kind": "k", "args": n} for n in range(1000))
@@ -215,7 +217,7 @@ def test_a_claim_that_rolls_back_takes_its_head_back(queue: Queue, past: None) -
     assert sorted(job.args for job in queue.claim(max_jobs=1000)) == list(range(1000))
 
 
-def test_a_long_walk_through_one_lane_hides_nothing_in_another(queue: Queue, past: None) -> None:
+def test_a_long_walk_through_one_lane_hides_nothing_in_another(queue: WorkerQueue, past: None) -> None:
     """Jobs come by priority, from each queue that is asked for, whatever the heads are."""
     queue.claim(["default", "other"])
     queue.enqueue("k5", priority=5)
@@ -227,7 +229,7 @@ def test_a_long_walk_through_one_lane_hides_nothing_in_another(queue: Queue, pas
     assert [job.kind for job in queue.claim(["other", "default"], 3)] == ["k1", "k9"]
 
 
-def test_a_lane_that_was_not_reached_is_walked_from_its_start(queue: Queue, past: None) -> None:
+def test_a_lane_that_was_not_reached_is_walked_from_its_start(queue: WorkerQueue, past: None) -> None:
     """A batch that is full tells nothing about the lanes after its last job."""
     queue.enqueue("low", priority=9)
     queue.conn.execute("SELECT pg_sleep(0.15)")
@@ -238,12 +240,12 @@ def test_a_lane_that_was_not_reached_is_walked_from_its_start(queue: Queue, past
 
 
 def test_more_late_jobs_than_a_claim_takes_are_all_found(
-    conn: Connection, connect: Connect, queue: Queue, past: None
+    conn: Connection, connect: Connect, queue: WorkerQueue, past: None
 ) -> None:
     """The long scan that finds the first of them puts the head back to where the others are."""
     queue.claim()
     late = connect(autocommit=False)
-    Queue(late).enqueue_many({"kind": "late", "args": n} for n in range(500))
+    WorkerQueue(late).enqueue_many({"kind": "late", "args": n} for n in range(500))
     conn.execute("SELECT pg_sleep(0.15)")
     move_on(queue, MANY)
     late.commit()
@@ -255,7 +257,7 @@ def test_more_late_jobs_than_a_claim_takes_are_all_found(
 
 @pytest.mark.parametrize("forget", ["RESET ALL", "DISCARD ALL"])
 def test_a_head_does_not_survive_a_reset(
-    conn: Connection, connect: Connect, queue: Queue, past: None, forget: str
+    conn: Connection, connect: Connect, queue: WorkerQueue, past: None, forget: str
 ) -> None:
     """A session that a pool hands on knows nothing of its past."""
     queue.claim()
@@ -267,14 +269,14 @@ def test_a_head_does_not_survive_a_reset(
 
 
 def test_another_installation_has_heads_of_its_own(
-    conn: Connection, connect: Connect, queue: Queue, past: None
+    conn: Connection, connect: Connect, queue: WorkerQueue, past: None
 ) -> None:
     """Heads of two installations differ, in one session and for a queue of the same name."""
     queue.claim()
     move_on(queue, MANY)
     install(conn, schema="other")
     conn.execute("SELECT other.pgq_enqueue('there', ripe_at => now() - interval '1 day')")
-    assert [job.kind for job in Queue(conn, schema="other").claim()] == ["there"]
+    assert [job.kind for job in WorkerQueue(conn, schema="other").claim()] == ["there"]
 
 
 NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
@@ -325,24 +327,24 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("value", GARBAGE)
-def test_garbage_in_the_setting_is_no_head(conn: Connection, queue: Queue, value: str) -> None:
+def test_garbage_in_the_setting_is_no_head(conn: Connection, queue: WorkerQueue, value: str) -> None:
     """It raises no error and hides no job."""
     queue.enqueue("k")
     conn.execute(f"SELECT set_config(%s, {value}, false)".encode(), [setting(conn)])
     assert len(queue.claim()) == 1
 
 
-def test_damaged_lanes_put_off_no_search(conn: Connection, connect: Connect, queue: Queue, past: None) -> None:
+def test_damaged_lanes_put_off_no_search(conn: Connection, connect: Connect, queue: WorkerQueue, past: None) -> None:
     """A session whose setting is damaged takes over what others know, as a new session does."""
     queue.claim()
-    fresh = Queue(connect())
+    fresh = WorkerQueue(connect())
     fresh.conn.execute(f"SELECT set_config(%s, {SOON} || ' {{', false)".encode(), [setting(conn)])
     before = read("pgq_waiting_claim", fresh.conn, conn)
     assert fresh.claim() == []
     assert read("pgq_waiting_claim", fresh.conn, conn) - before < 200
 
 
-def test_a_lane_that_is_named_twice_gives_each_job_once(conn: Connection, queue: Queue) -> None:
+def test_a_lane_that_is_named_twice_gives_each_job_once(conn: Connection, queue: WorkerQueue) -> None:
     """A forged setting can make a claim find fewer jobs, but none twice."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(10))
     twice = lanes(1, 1, 1, 1, priorities="5,5,4,4")
@@ -352,23 +354,23 @@ def test_a_lane_that_is_named_twice_gives_each_job_once(conn: Connection, queue:
 
 
 def test_a_lie_in_the_setting_hurts_the_liar_alone(
-    conn: Connection, connect: Connect, queue: Queue, past: None
+    conn: Connection, connect: Connect, queue: WorkerQueue, past: None
 ) -> None:
     """A session that sets a head in the far future finds nothing until its next long scan, and tells no other."""
     lie = f"SELECT set_config(%s, {NOW} + %s || {FAR}, false)".encode()
     queue.enqueue("k", dedup=False)
     conn.execute(lie, [setting(conn), 100_000_000])
     assert queue.claim() == []
-    assert len(Queue(connect()).claim()) == 1
+    assert len(WorkerQueue(connect()).claim()) == 1
     conn.execute("DELETE FROM pgq_head")
     conn.execute(lie, [setting(conn), -1])
     queue.enqueue("k", dedup=False)
     assert len(queue.claim()) == 1
     queue.enqueue("k", dedup=False)
-    assert len(Queue(connect()).claim()) == 1
+    assert len(WorkerQueue(connect()).claim()) == 1
 
 
-def test_a_server_that_does_not_count_makes_each_walk_long(conn: Connection, queue: Queue, past: None) -> None:
+def test_a_server_that_does_not_count_makes_each_walk_long(conn: Connection, queue: WorkerQueue, past: None) -> None:
     """No session knows the length of its walk, so each keeps its heads."""
     conn.execute("SET track_counts = off")
     queue.enqueue("k")
@@ -389,10 +391,10 @@ def told(due: str, rescan_delay: str, at: str) -> bytes:
 OLD = told("now() - interval '1 hour'", "1 second", "now()")
 
 
-def test_telling_others_waits_for_no_lock(conn: Connection, connect: Connect, queue: Queue, past: None) -> None:
+def test_telling_others_waits_for_no_lock(conn: Connection, connect: Connect, queue: WorkerQueue, past: None) -> None:
     """Two sessions know something newer than what is told, the first in a transaction that stays open."""
     conn.execute(OLD)
-    first, second = Queue(connect()), Queue(connect())
+    first, second = WorkerQueue(connect()), WorkerQueue(connect())
     second.conn.execute("SET lock_timeout = '2s'")
     with first.conn.transaction():
         first.claim()
@@ -401,24 +403,26 @@ def test_telling_others_waits_for_no_lock(conn: Connection, connect: Connect, qu
     assert conn.execute(count.encode()).fetchone() == (2, 2)
 
 
-def test_what_was_told_long_ago_is_not_believed(conn: Connection, queue: Queue) -> None:
+def test_what_was_told_long_ago_is_not_believed(conn: Connection, queue: WorkerQueue) -> None:
     """A new session leaves the scan to others for ten times the delay, and then makes it itself."""
     conn.execute("SELECT pgq_enqueue('left', ripe_at => pgq_now() - interval '1 day')")
     conn.execute(OLD)
     assert [job.kind for job in queue.claim()] == ["left"]
 
 
-def test_what_others_tell_from_the_future_is_not_believed(conn: Connection, connect: Connect, queue: Queue) -> None:
+def test_what_others_tell_from_the_future_is_not_believed(
+    conn: Connection, connect: Connect, queue: WorkerQueue
+) -> None:
     """It was told before the clock of the server was set back."""
     hour = "now() + interval '1 hour'"
     conn.execute(told(hour, "5 minutes", hour))
     queue.enqueue("k")
     assert [job.attempt for job in queue.claim()] == [1]
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 second'")
-    assert [job.attempt for job in Queue(connect()).claim()] == [2]
+    assert [job.attempt for job in WorkerQueue(connect()).claim()] == [2]
 
 
-def test_what_others_tell_from_the_future_is_replaced(conn: Connection, queue: Queue, past: None) -> None:
+def test_what_others_tell_from_the_future_is_replaced(conn: Connection, queue: WorkerQueue, past: None) -> None:
     """It does not hide for an hour what is found since."""
     conn.execute("INSERT INTO pgq_head VALUES ('default', now() + interval '1 hour', '5 minutes', '{}')")
     queue.claim()
@@ -427,7 +431,7 @@ def test_what_others_tell_from_the_future_is_replaced(conn: Connection, queue: Q
 
 @pytest.mark.parametrize("setting", ["array_nulls", "standard_conforming_strings"])
 def test_the_settings_of_a_session_do_not_break_its_heads(
-    conn: Connection, queue: Queue, past: None, setting: str
+    conn: Connection, queue: WorkerQueue, past: None, setting: str
 ) -> None:
     """Some change how the server reads arrays and strings."""
     conn.execute(f"SET {setting} = off".encode())
@@ -437,7 +441,7 @@ def test_the_settings_of_a_session_do_not_break_its_heads(
     assert queue.claim() == []
 
 
-def test_others_are_told_at_most_once_a_second(conn: Connection, queue: Queue, past: None) -> None:
+def test_others_are_told_at_most_once_a_second(conn: Connection, queue: WorkerQueue, past: None) -> None:
     """The number of scans does not matter."""
     ration(conn, "20 milliseconds")
     record(conn, "pgq_head", "INSERT", "clock_timestamp()")
@@ -448,7 +452,7 @@ def test_others_are_told_at_most_once_a_second(conn: Connection, queue: Queue, p
     assert one(conn, f"SELECT coalesce(({closest}), '1 hour') > interval '0.9 s'")
 
 
-def test_a_claim_in_a_stricter_isolation_tells_nobody(queue: Queue, past: None) -> None:
+def test_a_claim_in_a_stricter_isolation_tells_nobody(queue: WorkerQueue, past: None) -> None:
     """It cannot remove what was told before without the risk of an error."""
     queue.conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     with queue.conn.transaction():
@@ -456,7 +460,7 @@ def test_a_claim_in_a_stricter_isolation_tells_nobody(queue: Queue, past: None) 
     assert one(queue.conn, "SELECT count(*) FROM pgq_head") == 0
 
 
-def test_expired_leases_are_looked_for_once_a_second(conn: Connection, queue: Queue) -> None:
+def test_expired_leases_are_looked_for_once_a_second(conn: Connection, queue: WorkerQueue) -> None:
     """With the real delay, they are looked for neither at each claim nor much later."""
     ration(conn, "1 second")
     queue.enqueue("k")
@@ -467,14 +471,14 @@ def test_expired_leases_are_looked_for_once_a_second(conn: Connection, queue: Qu
 
 
 def test_a_long_search_for_leases_is_made_by_one_session(
-    conn: Connection, connect: Connect, queue: Queue, snapshot: None
+    conn: Connection, connect: Connect, queue: WorkerQueue, snapshot: None
 ) -> None:
     """The index of the leases may be full of dead entries, too."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(PAST))
     jobs = queue.claim(max_jobs=PAST)
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 hour'")
     queue.complete_many(jobs)
-    first, second = Queue(connect()), Queue(connect())
+    first, second = WorkerQueue(connect()), WorkerQueue(connect())
     before = read("pgq_running_lease", first.conn, conn)
     first.claim(max_jobs=0)
     walked = read("pgq_running_lease", first.conn, conn) - before
@@ -484,12 +488,12 @@ def test_a_long_search_for_leases_is_made_by_one_session(
 
 
 def test_a_long_search_that_finds_its_fill_is_made_again_at_once(
-    conn: Connection, connect: Connect, queue: Queue, snapshot: None
+    conn: Connection, connect: Connect, queue: WorkerQueue, snapshot: None
 ) -> None:
     """When a host with many workers has died, their jobs are not handed out by fifties with long pauses between."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(620))
     jobs = queue.claim(max_jobs=620)
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 hour'")
     queue.complete_many(jobs[:500])
-    fresh = Queue(connect())
+    fresh = WorkerQueue(connect())
     assert [len(fresh.claim(max_jobs=100)) for _ in range(4)] == [50, 50, 20, 0]

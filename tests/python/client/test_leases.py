@@ -10,20 +10,22 @@ from datetime import datetime, timedelta
 import pytest
 from support.database import Connect, Connection, expire, jobs, one
 
-from pgq import LeaseLost, Queue
+from pgq import LeaseLost, WorkerQueue
 
 
-def test_a_worker_that_has_lost_its_lease_changes_nothing(conn: Connection, connect: Connect, queue: Queue) -> None:
+def test_a_worker_that_has_lost_its_lease_changes_nothing(
+    conn: Connection, connect: Connect, queue: WorkerQueue
+) -> None:
     """Its calls raise, its writes roll back, and the next worker completes the job."""
     conn.execute("CREATE TABLE effect (worker text)")
     queue.enqueue("k")
-    a, b = Queue(connect()), Queue(connect())
+    a, b = WorkerQueue(connect()), WorkerQueue(connect())
     (lost,) = a.claim(worker="a")
     expire(conn)
     (job,) = b.claim(worker="b")
     assert (job.id, job.attempt) == (lost.id, 2)
 
-    def write_and_complete(worker: Queue) -> None:
+    def write_and_complete(worker: WorkerQueue) -> None:
         with worker.conn.transaction():
             worker.conn.execute("INSERT INTO effect VALUES ('a')")
             worker.complete(lost)
@@ -40,10 +42,10 @@ def test_a_worker_that_has_lost_its_lease_changes_nothing(conn: Connection, conn
     assert jobs(conn) == []
 
 
-def test_a_held_job_is_not_rescued_after_its_lease(conn: Connection, connect: Connect, queue: Queue) -> None:
+def test_a_held_job_is_not_rescued_after_its_lease(conn: Connection, connect: Connect, queue: WorkerQueue) -> None:
     """The session that holds it can complete it."""
     queue.enqueue("k")
-    worker = Queue(connect())
+    worker = WorkerQueue(connect())
     (job,) = worker.claim()
     expire(conn)
     conn.execute("SET lock_timeout = '2s'")
@@ -54,16 +56,18 @@ def test_a_held_job_is_not_rescued_after_its_lease(conn: Connection, connect: Co
     assert jobs(conn) == []
 
 
-def test_a_job_that_was_completed_meanwhile_cannot_be_held(conn: Connection, connect: Connect, queue: Queue) -> None:
+def test_a_job_that_was_completed_meanwhile_cannot_be_held(
+    conn: Connection, connect: Connect, queue: WorkerQueue
+) -> None:
     """The call raises LeaseLost."""
     queue.enqueue("k")
     (job,) = queue.claim()
     queue.complete(job)
     with pytest.raises(LeaseLost):
-        Queue(connect()).hold(job)
+        WorkerQueue(connect()).hold(job)
 
 
-def test_a_token_is_not_reused_after_a_crash(conn: Connection, connect: Connect, queue: Queue) -> None:
+def test_a_token_is_not_reused_after_a_crash(conn: Connection, connect: Connect, queue: WorkerQueue) -> None:
     """A crash may reset the sequence to a value before claims that were not yet on disk."""
     queue.enqueue("k", backoff="0 seconds")
     tokens = set()
@@ -75,11 +79,11 @@ def test_a_token_is_not_reused_after_a_crash(conn: Connection, connect: Connect,
     assert len(tokens) == 3
 
 
-def test_extending_a_lease_does_not_wait_for_a_hold(conn: Connection, connect: Connect, queue: Queue) -> None:
+def test_extending_a_lease_does_not_wait_for_a_hold(conn: Connection, connect: Connect, queue: WorkerQueue) -> None:
     """A heartbeat during a transactional handler returns at once; the lease stays as it is."""
     queue.enqueue("k")
     (job,) = queue.claim()
-    holder, heart = Queue(connect()), Queue(connect())
+    holder, heart = WorkerQueue(connect()), WorkerQueue(connect())
     heart.conn.execute("SET lock_timeout = '2s'")
     with holder.conn.transaction():
         holder.hold(job)
@@ -87,7 +91,7 @@ def test_extending_a_lease_does_not_wait_for_a_hold(conn: Connection, connect: C
     assert heart.extend(job, timedelta(hours=1)) > job.lease_until + timedelta(minutes=50)
 
 
-def test_a_job_whose_lease_ends_twice_is_slowed_down(conn: Connection, queue: Queue) -> None:
+def test_a_job_whose_lease_ends_twice_is_slowed_down(conn: Connection, queue: WorkerQueue) -> None:
     """It is ripe at once after the first lease, and after the backoff later on; after the last retry it is dead."""
     enqueued = queue.enqueue("k", max_retries=1, backoff="1 hour")
     (job,) = queue.claim()
@@ -99,7 +103,7 @@ def test_a_job_whose_lease_ends_twice_is_slowed_down(conn: Connection, queue: Qu
     assert jobs(conn) == [(enqueued.id, "dead", 2)]
 
 
-def test_concurrent_claims_rescue_expired_jobs_once(conn: Connection, connect: Connect, queue: Queue) -> None:
+def test_concurrent_claims_rescue_expired_jobs_once(conn: Connection, connect: Connect, queue: WorkerQueue) -> None:
     """The second claim does not wait for the first, and neither rescues a job that the other has rescued."""
     queue.enqueue_many([{"kind": "k", "args": n} for n in range(60)])
     queue.claim(max_jobs=60)
@@ -107,14 +111,14 @@ def test_concurrent_claims_rescue_expired_jobs_once(conn: Connection, connect: C
     a, b = connect(), connect()
     b.execute("SET lock_timeout = '2s'")
     with a.transaction(), b.transaction():
-        Queue(a).claim(max_jobs=0)
-        Queue(b).claim(max_jobs=0)
+        WorkerQueue(a).claim(max_jobs=0)
+        WorkerQueue(b).claim(max_jobs=0)
     assert one(conn, "SELECT count(*) FROM pgq_running") == 0
     assert one(conn, "SELECT count(*) FROM pgq_waiting WHERE jsonb_array_length(errors) = 1 AND attempt = 1") == 60
 
 
 def test_workers_that_race_for_expired_jobs_get_each_job_once(
-    conn: Connection, connect: Connect, queue: Queue, pool: ThreadPoolExecutor
+    conn: Connection, connect: Connect, queue: WorkerQueue, pool: ThreadPoolExecutor
 ) -> None:
     """Of four real threads exactly one gets the second attempt of each job."""
     ids = [job.id for job in queue.enqueue_many([{"kind": "k", "args": n} for n in range(200)])]
@@ -122,17 +126,17 @@ def test_workers_that_race_for_expired_jobs_get_each_job_once(
     expire(conn)
     start = threading.Barrier(4)
 
-    def claim(worker: Queue) -> list[tuple[int, int]]:
+    def claim(worker: WorkerQueue) -> list[tuple[int, int]]:
         start.wait(10)
         return [(job.id, job.attempt) for _ in range(8) for job in worker.claim(max_jobs=50)]
 
-    futures = [pool.submit(claim, Queue(connect())) for _ in range(4)]
+    futures = [pool.submit(claim, WorkerQueue(connect())) for _ in range(4)]
     claimed = [job for future in futures for job in future.result(30)]
     assert sorted(claimed) == [(id_, 2) for id_ in ids]
 
 
 def test_an_expired_job_with_an_uncommitted_twin_does_not_block_claims(
-    conn: Connection, connect: Connect, queue: Queue
+    conn: Connection, connect: Connect, queue: WorkerQueue
 ) -> None:
     """The claim soon returns the other expired jobs; after the producer's commit the two twins merge."""
     blocked, *others = [job.id for job in queue.enqueue_many([{"kind": k} for k in ("k", "l", "m")])]
@@ -141,7 +145,7 @@ def test_an_expired_job_with_an_uncommitted_twin_does_not_block_claims(
     expire(conn, blocked)
     producer = connect()
     with producer.transaction():
-        twin = Queue(producer).enqueue("k")
+        twin = WorkerQueue(producer).enqueue("k")
         begun = time.monotonic()
         assert sorted(job.id for job in queue.claim(max_jobs=10)) == others
         assert time.monotonic() - begun < 5
@@ -153,7 +157,7 @@ def test_an_expired_job_with_an_uncommitted_twin_does_not_block_claims(
     assert blocked not in {job[0] for job in jobs(conn)}
 
 
-def test_a_claim_rescues_at_most_fifty_jobs(conn: Connection, queue: Queue) -> None:
+def test_a_claim_rescues_at_most_fifty_jobs(conn: Connection, queue: WorkerQueue) -> None:
     """A claim stays short however many workers have died."""
     queue.enqueue_many([{"kind": "k", "args": n} for n in range(120)])
     claimed: list[datetime] = [job.lease_until for job in queue.claim(max_jobs=120)]

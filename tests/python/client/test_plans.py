@@ -6,7 +6,7 @@ import pytest
 from support.database import Connection, flush, ration
 from support.threads import eventually
 
-from pgq import LeaseLost, Queue
+from pgq import LeaseLost, WorkerQueue
 
 BACKLOG = 20_000
 
@@ -34,7 +34,7 @@ HISTORIES = {
 
 @pytest.mark.parametrize("plan_cache_mode", ["auto", "force_generic_plan", "force_custom_plan"])
 @pytest.mark.parametrize("history", [*HISTORIES, "one row each", "analyzed when full"])
-def test_no_statistics_flip_a_plan(queue: Queue, history: str, plan_cache_mode: str) -> None:
+def test_no_statistics_flip_a_plan(queue: WorkerQueue, history: str, plan_cache_mode: str) -> None:
     """Jobs are looked up one by one among thousands, not by scans of all of them."""
     conn = queue.conn
     conn.execute(f"SET plan_cache_mode = {plan_cache_mode}".encode())
@@ -78,7 +78,7 @@ def test_no_statistics_flip_a_plan(queue: Queue, history: str, plan_cache_mode: 
     assert effort(conn) - before < 8000
 
 
-def test_a_plan_made_for_an_empty_table_serves_a_full_one(queue: Queue) -> None:
+def test_a_plan_made_for_an_empty_table_serves_a_full_one(queue: WorkerQueue) -> None:
     """After enough calls for a generic plan, a session still looks jobs up one by one."""
     conn = queue.conn
     queue.enqueue("first")

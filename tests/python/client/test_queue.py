@@ -13,7 +13,7 @@ from support.database import Connection, one
 from support.database import jobs as all_jobs
 
 import pgq
-from pgq import Queue
+from pgq import WorkerQueue
 from pgq.schema.install import install
 from pgq.views import Views
 
@@ -33,14 +33,14 @@ from pgq.views import Views
     ],
     ids=repr,
 )
-def test_arguments_come_out_as_they_went_in(queue: Queue, args: Any) -> None:
+def test_arguments_come_out_as_they_went_in(queue: WorkerQueue, args: Any) -> None:
     """This holds for enqueue and enqueue_many."""
     queue.enqueue("one", args)
     queue.enqueue_many([{"kind": "many", "args": args}])
     assert [(job.kind, job.args) for job in queue.claim(max_jobs=2)] == [("one", args), ("many", args)]
 
 
-def test_every_argument_of_enqueue_reaches_the_job(queue: Queue) -> None:
+def test_every_argument_of_enqueue_reaches_the_job(queue: WorkerQueue) -> None:
     """enqueue_many takes the same arguments, with times and intervals."""
     at = datetime(2040, 1, 31, 12, tzinfo=UTC)
     given: dict[str, Any] = {
@@ -58,7 +58,7 @@ def test_every_argument_of_enqueue_reaches_the_job(queue: Queue) -> None:
         assert one(queue.conn, "SELECT backoff_cap = '2 days' FROM pgq_waiting WHERE id = %s", enqueued.id)
 
 
-def test_a_delay_counts_from_now(queue: Queue) -> None:
+def test_a_delay_counts_from_now(queue: WorkerQueue) -> None:
     """It may be a timedelta or text, for enqueue and for enqueue_many."""
     a = queue.enqueue("a", delay=timedelta(days=1))
     b, c = queue.enqueue_many([{"kind": "b", "delay": timedelta(days=1)}, {"kind": "c", "delay": "1 day"}])
@@ -68,7 +68,7 @@ def test_a_delay_counts_from_now(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("args", [math.nan, {"a": math.inf}, {1, 2}, datetime(2030, 1, 1, tzinfo=UTC)], ids=repr)
-def test_arguments_that_are_no_json_are_refused_by_the_client(queue: Queue, args: Any) -> None:
+def test_arguments_that_are_no_json_are_refused_by_the_client(queue: WorkerQueue, args: Any) -> None:
     """A ValueError or TypeError is raised, and nothing that only resembles JSON is sent."""
     with pytest.raises((ValueError, TypeError)):
         queue.enqueue("k", args)
@@ -77,7 +77,7 @@ def test_arguments_that_are_no_json_are_refused_by_the_client(queue: Queue, args
     assert all_jobs(queue.conn) == []
 
 
-def test_a_time_without_a_zone_is_refused(queue: Queue) -> None:
+def test_a_time_without_a_zone_is_refused(queue: WorkerQueue) -> None:
     """It would mean a different moment on each server."""
     naive = datetime(2030, 1, 1)
     with pytest.raises(ValueError, match="time zone"):
@@ -91,7 +91,7 @@ def test_a_time_without_a_zone_is_refused(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("style", ["SQL, DMY", "Postgres", "German"])
-def test_the_date_style_of_the_server_does_not_matter(queue: Queue, style: str) -> None:
+def test_the_date_style_of_the_server_does_not_matter(queue: WorkerQueue, style: str) -> None:
     """A claim and the views return the same under any DateStyle and IntervalStyle."""
     queue.enqueue_many([{"kind": "k", "args": n} for n in range(2)])
     queue.conn.execute(
@@ -125,7 +125,7 @@ DEEP = "[" * 12_000 + "]" * 12_000
         ),
     ],
 )
-def test_a_payload_that_python_cannot_decode_affects_no_other_job(queue: Queue, payload: str) -> None:
+def test_a_payload_that_python_cannot_decode_affects_no_other_job(queue: WorkerQueue, payload: str) -> None:
     """It is claimed with its neighbours, and only reading its own args raises."""
     queue.enqueue("before")
     queue.conn.execute("SELECT pgq_enqueue('bad', %s::jsonb)", [payload])
@@ -138,7 +138,7 @@ def test_a_payload_that_python_cannot_decode_affects_no_other_job(queue: Queue, 
     assert queue.fail(bad, "cannot be decoded").outcome == "retry"
 
 
-def test_the_repr_of_a_job_hides_its_payload(queue: Queue) -> None:
+def test_the_repr_of_a_job_hides_its_payload(queue: WorkerQueue) -> None:
     """The repr ends up in logs and tracebacks."""
     queue.enqueue("k", "secret")
     (job,) = queue.claim()
@@ -146,7 +146,7 @@ def test_the_repr_of_a_job_hides_its_payload(queue: Queue) -> None:
     assert "secret" not in repr(job)
 
 
-def test_each_duplicate_policy_does_what_it_says(queue: Queue) -> None:
+def test_each_duplicate_policy_does_what_it_says(queue: WorkerQueue) -> None:
     """The policies keep, replace, soonest and error each meet a waiting twin."""
     conn, soon, late = queue.conn, datetime(2040, 1, 1, tzinfo=UTC), datetime(2041, 1, 1, tzinfo=UTC)
     first = queue.enqueue("k", 1, dedup_key="x", ripe_at=late, priority=7)
@@ -166,7 +166,7 @@ def test_each_duplicate_policy_does_what_it_says(queue: Queue) -> None:
     assert queue.enqueue("k", 5, dedup=False).created
 
 
-def test_no_call_commits(conn: Connection, queue: Queue) -> None:
+def test_no_call_commits(conn: Connection, queue: WorkerQueue) -> None:
     """A rollback by the caller undoes every call."""
     queue.enqueue("waits", queue="w", max_retries=0)
     for kind in "abcdefg":
@@ -189,7 +189,7 @@ def test_no_call_commits(conn: Connection, queue: Queue) -> None:
     assert all_jobs(conn) == before
 
 
-def test_results_are_kept_and_purged(queue: Queue) -> None:
+def test_results_are_kept_and_purged(queue: WorkerQueue) -> None:
     """The result of a completed job can be read until pgq_purge."""
     enqueued = queue.enqueue("k")
     (job,) = queue.claim()
@@ -203,7 +203,7 @@ def test_results_are_kept_and_purged(queue: Queue) -> None:
         Views(queue.conn).job(enqueued.id)
 
 
-def test_a_result_of_false_or_zero_is_a_result(queue: Queue) -> None:
+def test_a_result_of_false_or_zero_is_a_result(queue: WorkerQueue) -> None:
     """Only None is no result."""
     values: list[Any] = [False, 0, "", []]
     for value in values:
@@ -213,7 +213,7 @@ def test_a_result_of_false_or_zero_is_a_result(queue: Queue) -> None:
     assert [job["state"] for job in Views(queue.conn).jobs()] == ["done"] * 4
 
 
-def test_each_refusal_has_its_own_exception(queue: Queue) -> None:
+def test_each_refusal_has_its_own_exception(queue: WorkerQueue) -> None:
     """They differ by SQLSTATE; an invalid argument raises psycopg's error."""
     for verb in (queue.cancel, queue.retry, Views(queue.conn).job):
         with pytest.raises(pgq.JobNotFound):
@@ -237,19 +237,19 @@ def test_each_refusal_has_its_own_exception(queue: Queue) -> None:
 def test_a_database_without_pgq_raises_not_installed(conn: Connection) -> None:
     """Functions and views raise it with a hint."""
     with pytest.raises(pgq.NotInstalled) as caught:
-        Queue(conn, schema="pg_catalog").enqueue("k")
+        WorkerQueue(conn, schema="pg_catalog").enqueue("k")
     assert caught.value.hint
     conn.execute("SET search_path = pg_catalog")
-    for call in (Queue(conn).claim, Queue(conn).version, Views(conn).stats):
+    for call in (WorkerQueue(conn).claim, WorkerQueue(conn).version, Views(conn).stats):
         with pytest.raises(pgq.NotInstalled, match="does not exist"):
             call()
 
 
-def test_two_installations_in_one_database_are_separate(conn: Connection, queue: Queue) -> None:
+def test_two_installations_in_one_database_are_separate(conn: Connection, queue: WorkerQueue) -> None:
     """They are in schemas of any name, and used side by side in one session."""
     install(conn, schema="my Jobs")
     conn.execute("RESET search_path")
-    other = Queue(conn, schema="my Jobs")
+    other = WorkerQueue(conn, schema="my Jobs")
     queue.enqueue("here")
     other.enqueue_many([{"kind": "there"}])
     assert [row["kind"] for row in Views(conn).jobs()] == ["here"]
@@ -263,7 +263,7 @@ def test_two_installations_in_one_database_are_separate(conn: Connection, queue:
     assert (other.version(), [row["state"] for row in Views(conn).jobs()]) == (queue.version(), ["waiting"])
 
 
-def test_the_views_filter_and_count(queue: Queue) -> None:
+def test_the_views_filter_and_count(queue: WorkerQueue) -> None:
     """The newest jobs come first, and each filter leaves out the jobs that do not match."""
     ids = [queue.enqueue(kind, queue=name).id for kind, name in (("a", "q"), ("b", "q"), ("a", "r"))]
     (running,) = queue.claim(["r"], worker="me")
@@ -276,7 +276,7 @@ def test_the_views_filter_and_count(queue: Queue) -> None:
     assert counts == [("q", "a", 1, 1, 0), ("q", "b", 1, 1, 0), ("r", "a", 0, 0, 1)]
 
 
-def test_a_delay_of_a_day_is_24_hours(conn: Connection, queue: Queue) -> None:
+def test_a_delay_of_a_day_is_24_hours(conn: Connection, queue: WorkerQueue) -> None:
     """This holds for enqueue and enqueue_many, in the night in which the session's time zone changes its clock."""
     conn.execute("SET timezone = 'Europe/Berlin'")
     conn.execute("SET pgq.now = '2030-03-30 12:00+01'")
@@ -288,14 +288,14 @@ def test_a_delay_of_a_day_is_24_hours(conn: Connection, queue: Queue) -> None:
 
 def test_a_missing_schema_raises_not_installed(conn: Connection) -> None:
     with pytest.raises(pgq.NotInstalled):
-        Queue(conn, schema="nowhere").enqueue("k")
+        WorkerQueue(conn, schema="nowhere").enqueue("k")
 
 
 @pytest.mark.parametrize("factory", [psycopg.ClientCursor, psycopg.RawCursor])
 def test_a_queue_works_with_any_cursor_and_row_factory(conn: Connection, factory: Any) -> None:
     """The queue uses cursors of its own, whatever the connection's factories are."""
     conn.cursor_factory, conn.row_factory = factory, psycopg.rows.dict_row  # type: ignore[assignment]
-    queue = Queue(conn)
+    queue = WorkerQueue(conn)
     enqueued = queue.enqueue("k", {"to": "ann"}, delay="0")
     (job,) = queue.claim()
     queue.complete(job)

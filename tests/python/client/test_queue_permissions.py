@@ -9,11 +9,11 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from support.database import Connect, Connection, one
 
-from pgq import Job, JobNotFound, LeaseLost, Queue
+from pgq import Job, JobNotFound, LeaseLost, WorkerQueue
 
 
 @pytest.fixture
-def limited(conn: Connection, dsn: str) -> Iterator[Queue]:
+def limited(conn: Connection, dsn: str) -> Iterator[WorkerQueue]:
     """The queue for a role that has all privileges in queue "mine" only, and that waits for no lock."""
     conn.execute("DROP ROLE IF EXISTS limited")
     conn.execute("CREATE ROLE limited LOGIN")
@@ -21,20 +21,20 @@ def limited(conn: Connection, dsn: str) -> Iterator[Queue]:
         conn.execute("SELECT pgq_grant('limited', %s, '{mine}')", [what])
     with psycopg.connect(make_conninfo(dsn, user="limited"), autocommit=True) as opened:
         opened.execute("SET lock_timeout = '1ms'")
-        yield Queue(opened)
+        yield WorkerQueue(opened)
 
 
 def held(conn: Connection, connect: Connect) -> Job:
     """Return a running job in the queue "theirs" that its worker's transaction holds."""
-    Queue(conn).enqueue("k", queue="theirs")
-    worker = Queue(connect(autocommit=False))
+    WorkerQueue(conn).enqueue("k", queue="theirs")
+    worker = WorkerQueue(connect(autocommit=False))
     (job,) = worker.claim(["theirs"])
     worker.conn.commit()
     worker.hold(job)
     return job
 
 
-def test_a_role_works_in_its_own_queue(limited: Queue) -> None:
+def test_a_role_works_in_its_own_queue(limited: WorkerQueue) -> None:
     """The job is enqueued, claimed, completed and purged."""
     assert limited.enqueue("k", queue="mine").created
     (job,) = limited.claim(["mine"])
@@ -44,9 +44,11 @@ def test_a_role_works_in_its_own_queue(limited: Queue) -> None:
 
 
 @pytest.mark.parametrize("on_duplicate", ["keep", "replace", "soonest", "error"])
-def test_an_enqueue_is_refused_before_it_meets_a_twin(limited: Queue, connect: Connect, on_duplicate: str) -> None:
+def test_an_enqueue_is_refused_before_it_meets_a_twin(
+    limited: WorkerQueue, connect: Connect, on_duplicate: str
+) -> None:
     """The role notices neither the twin nor the transaction that is about to insert it."""
-    producer = Queue(connect(autocommit=False))
+    producer = WorkerQueue(connect(autocommit=False))
     producer.enqueue("k", queue="theirs")
     twin = {"kind": "k", "queue": "theirs", "on_duplicate": on_duplicate}
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match='role "limited" may not use queue "theirs"'):
@@ -57,7 +59,9 @@ def test_an_enqueue_is_refused_before_it_meets_a_twin(limited: Queue, connect: C
     assert one(producer.conn, "SELECT count(*) FROM pgq_jobs") == 1
 
 
-def test_a_call_does_not_wait_for_a_job_in_another_queue(limited: Queue, conn: Connection, connect: Connect) -> None:
+def test_a_call_does_not_wait_for_a_job_in_another_queue(
+    limited: WorkerQueue, conn: Connection, connect: Connect
+) -> None:
     """Although the job is locked, even its id and token do not tell it from a job that does not exist."""
     job = held(conn, connect)
     with pytest.raises(JobNotFound):
@@ -70,7 +74,7 @@ def test_a_call_does_not_wait_for_a_job_in_another_queue(limited: Queue, conn: C
     assert limited.complete_many([job]) == set()
 
 
-def test_a_call_waits_for_a_job_in_an_allowed_queue(limited: Queue, conn: Connection, connect: Connect) -> None:
+def test_a_call_waits_for_a_job_in_an_allowed_queue(limited: WorkerQueue, conn: Connection, connect: Connect) -> None:
     """Without this the previous test would prove nothing."""
     conn.execute("SELECT pgq_grant('limited', 'admin', '{theirs}')")
     job = held(conn, connect)
@@ -78,10 +82,10 @@ def test_a_call_waits_for_a_job_in_an_allowed_queue(limited: Queue, conn: Connec
         limited.cancel(job.id)
 
 
-def test_a_claim_rescues_the_jobs_of_all_queues(limited: Queue, conn: Connection) -> None:
+def test_a_claim_rescues_the_jobs_of_all_queues(limited: WorkerQueue, conn: Connection) -> None:
     """A job in another queue whose worker hangs waits again, but the claim does not return it."""
-    Queue(conn).enqueue("k", queue="theirs")
-    (job,) = Queue(conn).claim(["theirs"])
+    WorkerQueue(conn).enqueue("k", queue="theirs")
+    (job,) = WorkerQueue(conn).claim(["theirs"])
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 second'")
     assert limited.claim(["mine"]) == []
     assert one(conn, "SELECT state FROM pgq_jobs WHERE id = %s", job.id) == "waiting"

@@ -8,14 +8,14 @@ from support.database import Connect, waits_for_lock
 from support.threads import Thread, eventually
 
 import pgq
-from pgq import Queue
+from pgq import WorkerQueue
 
 
-def test_a_duplicate_in_bulk_keeps_its_twin_from_starting(connect: Connect, queue: Queue) -> None:
+def test_a_duplicate_in_bulk_keeps_its_twin_from_starting(connect: Connect, queue: WorkerQueue) -> None:
     """No claim takes the twin while the transaction of the duplicate is open."""
     first = queue.enqueue("job")
     producer = connect(autocommit=False)
-    results = Queue(producer).enqueue_many([{"kind": "job"}, {"kind": "other"}])
+    results = WorkerQueue(producer).enqueue_many([{"kind": "job"}, {"kind": "other"}])
     assert results[0] == pgq.Enqueued(first.id, created=False)
     assert queue.claim() == []
     producer.rollback()
@@ -23,12 +23,12 @@ def test_a_duplicate_in_bulk_keeps_its_twin_from_starting(connect: Connect, queu
 
 
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
-def test_a_duplicate_in_bulk_waits_for_the_claim_of_its_twin(connect: Connect, queue: Queue, ending: str) -> None:
+def test_a_duplicate_in_bulk_waits_for_the_claim_of_its_twin(connect: Connect, queue: WorkerQueue, ending: str) -> None:
     """After a commit of the claim the job is new, after a rollback it is a duplicate. No event is lost."""
     first = queue.enqueue("job")
     worker, producer = connect(autocommit=False), connect()
-    Queue(worker).claim()
-    thread = Thread(Queue(producer).enqueue_many, [{"kind": "job"}])
+    WorkerQueue(worker).claim()
+    thread = Thread(WorkerQueue(producer).enqueue_many, [{"kind": "job"}])
     eventually(lambda: waits_for_lock(queue.conn, producer), "the enqueue waits for the claim")
     getattr(worker, ending)()
     (second,) = thread.result()
@@ -36,15 +36,15 @@ def test_a_duplicate_in_bulk_waits_for_the_claim_of_its_twin(connect: Connect, q
     assert (second.id == first.id) == (ending == "rollback")
 
 
-def test_a_cancel_of_a_held_job_waits_for_its_handler(connect: Connect, queue: Queue) -> None:
+def test_a_cancel_of_a_held_job_waits_for_its_handler(connect: Connect, queue: WorkerQueue) -> None:
     """When the handler's transaction commits first, the operator's cancel raises JobNotFound."""
     enqueued = queue.enqueue("job")
     (job,) = queue.claim()
     worker, operator = connect(autocommit=False), connect()
-    Queue(worker).hold(job)
-    thread = Thread(Queue(operator).cancel, enqueued.id)
+    WorkerQueue(worker).hold(job)
+    thread = Thread(WorkerQueue(operator).cancel, enqueued.id)
     eventually(lambda: waits_for_lock(queue.conn, operator), "the cancel waits")
-    Queue(worker).complete(job)
+    WorkerQueue(worker).complete(job)
     worker.commit()
     with pytest.raises(pgq.JobNotFound):
         thread.result()
@@ -52,7 +52,7 @@ def test_a_cancel_of_a_held_job_waits_for_its_handler(connect: Connect, queue: Q
 
 @pytest.mark.parametrize("level", [psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE])
 def test_an_enqueue_with_an_old_snapshot_raises_a_serialization_failure(
-    connect: Connect, queue: Queue, level: psycopg.IsolationLevel
+    connect: Connect, queue: WorkerQueue, level: psycopg.IsolationLevel
 ) -> None:
     """In stricter isolation levels the caller must retry when jobs have moved since its snapshot."""
     queue.enqueue("job")
@@ -62,4 +62,4 @@ def test_an_enqueue_with_an_old_snapshot_raises_a_serialization_failure(
     (job,) = queue.claim()
     queue.release(job)
     with pytest.raises(psycopg.errors.SerializationFailure):
-        Queue(strict).enqueue("job")
+        WorkerQueue(strict).enqueue("job")

@@ -17,7 +17,7 @@ from support.database import Connect, Connection, expire, jobs, one
 from support.threads import eventually
 from support.workers import drain
 
-from pgq import Handlers, Queue, Worker
+from pgq import Handlers, Worker, WorkerQueue
 from pgq.cli import main
 from pgq.views import Views
 
@@ -164,13 +164,13 @@ def odd(conn: Connection, clerk: Connection, dsn: str) -> str:
     return make_conninfo(dsn, user="clerk")
 
 
-def test_a_worker_works_with_odd_settings_of_its_role(queue: Queue, odd: str, handlers: Handlers) -> None:
+def test_a_worker_works_with_odd_settings_of_its_role(queue: WorkerQueue, odd: str, handlers: Handlers) -> None:
     """It does its jobs, including those with characters that the encoding of the role lacks."""
     done: list[Any] = []
     handlers.handler("k")(lambda job: done.append(job.args["text"]))
     handlers.handler("pay", transaction=True)(lambda job, conn: done.append(job.args["text"]))
     handlers.handler("bad")(lambda job: 1 / 0)
-    worker = Worker(odd, handlers, poll=60, name="\u20ac", presence=False)
+    worker = Worker(odd, handlers, poll=60, name="\u20ac")
     for kind in ("k", "pay", "bad"):
         queue.enqueue(kind, {"text": "\u20ac\U0001f600\\'"})
     try:
@@ -184,7 +184,7 @@ def test_a_worker_works_with_odd_settings_of_its_role(queue: Queue, odd: str, ha
 def test_a_client_works_with_odd_settings_of_its_role(conn: Connection, odd: str) -> None:
     """The driver and the command line read and write as usual."""
     with psycopg.connect(odd, autocommit=True) as session:
-        queue = Queue(session)
+        queue = WorkerQueue(session)
         queue.enqueue("k", {"text": "\xe4\\"}, delay="-0 s")
         queue.enqueue("k", ripe_at=datetime.fromisoformat("2000-01-02T03:04:05+06:00"), backoff="90 s")
         first, second = queue.claim(max_jobs=2)
@@ -203,33 +203,33 @@ def test_a_client_works_with_odd_settings_of_its_role(conn: Connection, odd: str
 def test_heads_copied_from_another_session_hide_no_job(conn: Connection, connect: Connect) -> None:
     """What one session knows is true for the other."""
     other, names = connect(), [one(conn, "SELECT _pgq_head_setting(%s)", queue) for queue in ("default", "")]
-    Queue(conn).enqueue("k")
-    Queue(conn).claim()
+    WorkerQueue(conn).enqueue("k")
+    WorkerQueue(conn).claim()
     for name in names:
         other.execute("SELECT set_config(%s, %s, false)", [name, one(conn, "SELECT current_setting(%s)", name)])
     expire(conn)
-    assert len(Queue(other).claim()) == 1
+    assert len(WorkerQueue(other).claim()) == 1
 
 
 def test_a_session_that_puts_off_maintenance_does_not_affect_others(conn: Connection, connect: Connect) -> None:
     """It can put off its own search for expired leases, for ten minutes at most."""
-    liar, queue = connect(), Queue(connect())
+    liar, queue = connect(), WorkerQueue(connect())
     queue.enqueue("k", backoff="0")
     queue.claim()
     expire(conn)
     lie = "SELECT set_config(_pgq_head_setting(''), _pgq_microseconds(now() + %s * interval '1 s') || ' {}', false)"
     liar.execute(lie, [500])
-    assert Queue(liar).claim() == []
+    assert WorkerQueue(liar).claim() == []
     assert len(queue.claim()) == 1
     expire(conn)
     liar.execute(lie, [700])
-    assert len(Queue(liar).claim()) == 1
+    assert len(WorkerQueue(liar).claim()) == 1
 
 
 @pytest.mark.parametrize("value", ["", "garbage", "0" * 1_000_000, "-1", "NaN", "\u20ac'\\"])
 def test_garbage_for_jitter_and_heads_is_ignored(conn: Connection, value: str) -> None:
     """An invalid value counts as none, however long it is."""
-    queue = Queue(conn)
+    queue = WorkerQueue(conn)
     queue.enqueue("k", backoff="100 s")
     for name in ("'pgq.jitter'", "_pgq_head_setting('')", "_pgq_head_setting('default')"):
         conn.execute(f"SELECT set_config({name}, %s, false)".encode(), [value])

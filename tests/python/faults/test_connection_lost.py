@@ -11,10 +11,11 @@ import psycopg
 import pytest
 from support.database import Connection, jobs, record, seen
 from support.threads import Thread, eventually
-from support.workers import drain
+from support.workers import MakeWorker, drain
 
-from pgq import Handlers, Job, Queue, Worker
+from pgq import Handlers, Job, Worker, WorkerQueue
 from pgq.worker.loop import Loop
+from pgq.worker.settings import Timing
 
 # Past its first statements: a failure before them counts as no connection at all, not as a lost one.
 IDLE = (
@@ -24,10 +25,9 @@ IDLE = (
 
 
 @pytest.fixture
-def worker(dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+def worker(dsn: str, handlers: Handlers) -> Iterator[Worker]:
     """A worker that reconnects at once."""
-    monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.01)
-    worker = Worker(dsn, handlers, poll=0.02, name="lost", presence=False)
+    worker = Worker(dsn, handlers, poll=0.02, name="lost", timing=Timing(first_pause=0.01))
     yield worker
     worker.close()
 
@@ -50,7 +50,7 @@ def run_until_empty(conn: Connection, worker: Worker) -> None:
 
 @pytest.mark.happens("a connection is lost")
 def test_an_outcome_survives_a_connection_lost_before_it_is_settled(
-    queue: Queue, worker: Worker, handlers: Handlers, caplog: pytest.LogCaptureFixture
+    queue: WorkerQueue, worker: Worker, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The handler does not run again: the next connection settles the outcome."""
     ran: list[int] = []
@@ -71,7 +71,7 @@ def test_an_outcome_survives_a_connection_lost_before_it_is_settled(
 @pytest.mark.happens("a connection is lost")
 @pytest.mark.parametrize("how", ["cut", "close", "close and return"])
 def test_a_transactional_job_whose_connection_is_lost_has_failed(
-    queue: Queue, loop: Loop, handlers: Handlers, how: str
+    queue: WorkerQueue, loop: Loop, handlers: Handlers, how: str
 ) -> None:
     """
     The server or the handler closes it, and the handler may notice or not. The writes are gone, another connection of
@@ -103,7 +103,7 @@ def test_a_transactional_job_whose_connection_is_lost_has_failed(
 
 
 def test_an_idle_worker_reconnects_each_time_its_connection_is_cut(
-    queue: Queue, worker: Worker, handlers: Handlers
+    queue: WorkerQueue, worker: Worker, handlers: Handlers
 ) -> None:
     ran: list[int] = []
     handlers.handler("k")(lambda job: ran.append(job.args))
@@ -119,7 +119,7 @@ def test_an_idle_worker_reconnects_each_time_its_connection_is_cut(
     assert ran == [0, 1, 2]
 
 
-def test_a_claim_cut_before_its_commit_takes_no_job(queue: Queue, worker: Worker, handlers: Handlers) -> None:
+def test_a_claim_cut_before_its_commit_takes_no_job(queue: WorkerQueue, worker: Worker, handlers: Handlers) -> None:
     """The jobs are ripe at once, lose no attempt, and run once."""
     conn = queue.conn
     ran: list[tuple[int, int]] = []
@@ -153,15 +153,17 @@ def test_an_error_that_a_new_connection_cannot_mend_ends_the_worker(
 
 @pytest.mark.happens("the database is full or read-only")
 def test_a_worker_waits_while_the_database_is_read_only(
-    conn: Connection, queue: Queue, worker: Worker, handlers: Handlers, caplog: pytest.LogCaptureFixture
+    conn: Connection, queue: WorkerQueue, worker: Worker, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As after a failover, it reconnects until it finds a server that takes writes."""
     handlers.handler("k")(lambda job: None)
-    queue.enqueue("k")
     name = conn.info.dbname
-    conn.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
     with caplog.at_level(logging.WARNING, "pgq"):
         thread = Thread(worker.run)
+        eventually(lambda: worker.loops[0].session.idle)
+        conn.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
+        cut(conn)
+        queue.enqueue("k")
         eventually(lambda: "read-only" in caplog.text, "the worker meets the read-only database")
         conn.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only".encode())
         eventually(lambda: jobs(conn) == [], "the job is done")
@@ -170,26 +172,26 @@ def test_a_worker_waits_while_the_database_is_read_only(
 
 
 def test_a_job_whose_connection_is_lost_before_its_handler_is_released(
-    queue: Queue, worker: Worker, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+    queue: WorkerQueue, worker: Worker, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not wait for its lease, and the attempt does not count."""
     attempts: list[int] = []
     handlers.handler("k", transaction=True)(lambda job, conn: attempts.append(job.attempt))
     queue.enqueue("k", max_retries=0)
-    hold, cuts = Queue.hold, [1]
+    hold, cuts = WorkerQueue.hold, [1]
 
-    def cut_before(self: Queue, job: Job) -> str:
+    def cut_before(self: WorkerQueue, job: Job) -> str:
         if cuts:
             cuts.pop()
             cut(queue.conn)
         return hold(self, job)
 
-    monkeypatch.setattr(Queue, "hold", cut_before)
+    monkeypatch.setattr(WorkerQueue, "hold", cut_before)
     run_until_empty(queue.conn, worker)
     assert attempts == [1]
 
 
-def test_a_job_behind_a_lost_connection_is_released(queue: Queue, worker: Worker, handlers: Handlers) -> None:
+def test_a_job_behind_a_lost_connection_is_released(queue: WorkerQueue, worker: Worker, handlers: Handlers) -> None:
     """Earlier outcomes cannot be settled before its turn; it does not wait for its lease, and loses no attempt."""
     attempts: list[int] = []
     handlers.handler("plain")(lambda job: cut(queue.conn))
@@ -200,15 +202,15 @@ def test_a_job_behind_a_lost_connection_is_released(queue: Queue, worker: Worker
 
 
 def test_a_slow_handler_outlasts_an_outage(
-    queue: Queue,
-    worker: Worker,
-    loop: Loop,
+    queue: WorkerQueue,
+    make_worker: MakeWorker,
     handlers: Handlers,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Meanwhile its worker rarely tries to settle the earlier outcomes, and then waits for the handler."""
-    monkeypatch.setattr("pgq.worker.loop.TRY_AGAIN", 60.0)
+    worker = make_worker(timing=Timing(settle_again=60.0))
+    loop = worker.loops[0]
     tried: list[int] = []
     connect = psycopg.connect
 
@@ -233,7 +235,7 @@ def test_a_slow_handler_outlasts_an_outage(
 
 
 def test_the_ticker_thread_survives_any_error(
-    queue: Queue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+    queue: WorkerQueue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It logs the error; if the error persists the loop meets it, too."""
     settle, errors = Loop.settle, [RuntimeError("once")]
@@ -261,7 +263,7 @@ def test_the_ticker_thread_survives_any_error(
 
 
 def test_a_worker_claims_in_read_committed_whatever_the_default(
-    conn: Connection, queue: Queue, loop: Loop, handlers: Handlers
+    conn: Connection, queue: WorkerQueue, loop: Loop, handlers: Handlers
 ) -> None:
     """This includes a single statement, to which psycopg adds no BEGIN."""
     record(conn, "pgq_running", "INSERT OR DELETE", "current_setting('transaction_isolation')")

@@ -11,14 +11,14 @@ from support.database import Connection, jobs
 from support.proxy import Proxy
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Job, Queue, Worker
+from pgq import Handlers, Job, Worker, WorkerQueue
+from pgq.worker.settings import Timing
 
 
 @pytest.fixture
-def worker(dsn: str, proxy: Proxy, handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+def worker(dsn: str, proxy: Proxy, handlers: Handlers) -> Iterator[Worker]:
     """A worker that connects through the proxy, with long leases."""
-    monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.02)
-    worker = Worker(proxy.lead(dsn), handlers, poll=0.05, lease=timedelta(minutes=5))
+    worker = Worker(proxy.lead(dsn), handlers, poll=0.05, lease=timedelta(minutes=5), timing=Timing(first_pause=0.02))
     yield worker
     worker.stop()
 
@@ -43,7 +43,7 @@ def worker(dsn: str, proxy: Proxy, handlers: Handlers, monkeypatch: pytest.Monke
 )
 def test_a_transactional_job_has_its_effect_once(
     conn: Connection,
-    queue: Queue,
+    queue: WorkerQueue,
     proxy: Proxy,
     handlers: Handlers,
     worker: Worker,
@@ -62,7 +62,7 @@ def test_a_transactional_job_has_its_effect_once(
         inside.execute("INSERT INTO effect VALUES (%s)", [job.attempt])
 
     thread = Thread(worker.run)
-    eventually(lambda: worker.loops[0].session.asleep)
+    eventually(lambda: worker.loops[0].session.idle)
     sprung = (proxy.cut_after if delivered else proxy.cut_before)(pattern.encode())
     queue.enqueue("k", backoff="0")
     assert sprung.wait(10)
@@ -75,7 +75,7 @@ def test_a_transactional_job_has_its_effect_once(
 @pytest.mark.happens("the answer to a `COMMIT` is lost")
 @pytest.mark.parametrize("delivered", [False, True])
 def test_a_settlement_without_a_result_is_repeated_without_effect(
-    conn: Connection, queue: Queue, proxy: Proxy, handlers: Handlers, worker: Worker, delivered: bool
+    conn: Connection, queue: WorkerQueue, proxy: Proxy, handlers: Handlers, worker: Worker, delivered: bool
 ) -> None:
     """The handler does not run again for a job that is done."""
     ran: list[int] = []
@@ -100,13 +100,13 @@ def test_a_settlement_without_a_result_is_repeated_without_effect(
 
 
 def test_a_worker_waits_for_a_server_that_refuses_connections(
-    conn: Connection, queue: Queue, proxy: Proxy, handlers: Handlers, worker: Worker
+    conn: Connection, queue: WorkerQueue, proxy: Proxy, handlers: Handlers, worker: Worker
 ) -> None:
     """Then it reconnects and registers again."""
     done: list[int] = []
     handlers.handler("k")(lambda job: done.append(job.args))
     thread = Thread(worker.run)
-    eventually(lambda: worker.loops[0].session.asleep)
+    eventually(lambda: worker.loops[0].session.idle)
     proxy.refuse()
     proxy.cut()
     queue.enqueue("k", 1)

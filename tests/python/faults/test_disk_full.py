@@ -15,7 +15,7 @@ from support.disk import read_only, small_disk
 from support.paths import ROOT
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Queue, Worker
+from pgq import Handlers, Worker, WorkerQueue
 
 Open = Callable[[], Connection]
 
@@ -50,7 +50,7 @@ def test_a_claim_fails_while_the_disk_is_full(
     """The disk is a small mount or simulated by a trigger; with free space the claim succeeds."""
     if not mount:
         monkeypatch.setattr("os.geteuid", lambda: 1)
-    conn, worker = open_(), Queue(open_())
+    conn, worker = open_(), WorkerQueue(open_())
     enqueued = worker.enqueue("k")
     with small_disk(server, conn, "pgq_running") as disk:
         if mount and not (Path(server.host) / "disk").is_mount():
@@ -66,9 +66,9 @@ def test_a_claim_fails_while_the_disk_is_full(
 
 def test_no_session_can_write_while_the_server_is_read_only(open_: Open) -> None:
     """Neither older sessions nor new ones can; both can afterwards."""
-    conn, old = open_(), Queue(open_())
+    conn, old = open_(), WorkerQueue(open_())
     with read_only(conn):
-        new = Queue(open_())
+        new = WorkerQueue(open_())
         for queue in (old, new):
             eventually(lambda queue=queue: one(queue.conn, "SHOW transaction_read_only") == "on")  # type: ignore[misc]
             with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
@@ -89,7 +89,7 @@ def test_a_worker_waits_for_a_full_or_read_only_database(
     worker = Worker(f"host={server.host} user={server.user}", handlers, poll=0.05)
     with caplog.at_level(logging.WARNING, "pgq"), small_disk(server, conn, "pgq_running") as disk:
         thread = Thread(worker.run)
-        eventually(lambda: worker.loops[0].session.asleep)
+        eventually(lambda: worker.loops[0].session.idle)
         with ExitStack() as stack:
             if trouble == "full":
                 disk.fill()
@@ -100,7 +100,7 @@ def test_a_worker_waits_for_a_full_or_read_only_database(
                 text = "read-only transaction"
                 # Sessions notice the change with a delay.
                 eventually(lambda: text in caplog.text)
-            Queue(conn).enqueue("k")
+            WorkerQueue(conn).enqueue("k")
             eventually(lambda: text in caplog.text)
             assert [(state, attempt) for _, state, attempt in jobs(conn)] == [("waiting", 0)]
         eventually(lambda: jobs(conn) == [])

@@ -14,16 +14,14 @@ from support.database import Connection, jobs, one
 from support.servers import Place
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Job, Queue, Worker
+from pgq import Handlers, Job, Worker, WorkerQueue
 from pgq.schema.install import install
+from pgq.worker.settings import Timing
 
 
 @pytest.mark.happens("PostgreSQL fails over")
-def test_workers_and_producers_go_on_after_a_failover(
-    place: Place, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_and_producers_go_on_after_a_failover(place: Place, handlers: Handlers) -> None:
     """No acknowledged job is lost, and each has its effect once."""
-    monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.05)
     with Server(bindir=place.server.bindir, settings=SYNCHRONOUS) as primary, Standby(primary) as standby:
         dsn = make_conninfo(
             host=f"{primary.host},{standby.host}", user="postgres", target_session_attrs="read-write", connect_timeout=5
@@ -44,7 +42,7 @@ def test_workers_and_producers_go_on_after_a_failover(
                     with psycopg.connect(dsn, autocommit=True) as conn:
                         while not stop:
                             n += 1
-                            Queue(conn).enqueue("write", n, backoff="0")
+                            WorkerQueue(conn).enqueue("write", n, backoff="0")
                             acknowledged.append(n)
                             time.sleep(0.002)
                 except psycopg.OperationalError:
@@ -54,7 +52,9 @@ def test_workers_and_producers_go_on_after_a_failover(
         def write(job: Job, inside: Connection) -> None:
             inside.execute("INSERT INTO effect VALUES (%s)", [job.args])
 
-        worker = Worker(dsn, handlers, concurrency=2, poll=0.05, lease=timedelta(seconds=5))
+        worker = Worker(
+            dsn, handlers, concurrency=2, poll=0.05, lease=timedelta(seconds=5), timing=Timing(first_pause=0.05)
+        )
         threads = [Thread(worker.run), Thread(produce)]
         eventually(lambda: len(acknowledged) > 50)
         primary.stop("immediate")

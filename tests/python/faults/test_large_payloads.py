@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from support.database import Connection, jobs, one
 from support.workers import drain
 
-from pgq import Handlers, Job, PayloadError, Queue, Worker
+from pgq import Handlers, Job, PayloadError, Worker, WorkerQueue
 from pgq.cli import main
 
 # JSON text, and the SQLSTATE with which PostgreSQL refuses it; None: it is accepted.
@@ -120,7 +120,7 @@ def test_complete_refuses_or_keeps_extreme_results(conn: Connection) -> None:
     assert results == REFUSALS
 
 
-def test_a_payload_of_200_megabytes_is_refused(queue: Queue) -> None:
+def test_a_payload_of_200_megabytes_is_refused(queue: WorkerQueue) -> None:
     """The session works as before."""
     # This takes a while on a busy machine.
     queue.conn.execute("SET statement_timeout = 0")
@@ -130,7 +130,7 @@ def test_a_payload_of_200_megabytes_is_refused(queue: Queue) -> None:
     assert queue.enqueue("k").created
 
 
-def test_the_driver_refuses_what_it_cannot_send(queue: Queue) -> None:
+def test_the_driver_refuses_what_it_cannot_send(queue: WorkerQueue) -> None:
     """The call raises, and the connection works as before."""
     for make, refusal in OBJECTS.values():
         with pytest.raises(refusal):
@@ -141,7 +141,7 @@ def test_the_driver_refuses_what_it_cannot_send(queue: Queue) -> None:
     assert queue.enqueue("k").created
 
 
-def test_the_driver_refuses_extreme_names(queue: Queue) -> None:
+def test_the_driver_refuses_extreme_names(queue: WorkerQueue) -> None:
     """The names are those of kinds, queues, dedup keys and workers."""
     for name in ("a\0b", "a\ud800b", "x" * 10_000_000, "\U0001f600" * 251):
         for call in (
@@ -156,7 +156,7 @@ def test_the_driver_refuses_extreme_names(queue: Queue) -> None:
     assert jobs(queue.conn) == []
 
 
-def test_a_worker_survives_a_batch_of_extreme_payloads(queue: Queue, worker: Worker, handlers: Handlers) -> None:
+def test_a_worker_survives_a_batch_of_extreme_payloads(queue: WorkerQueue, worker: Worker, handlers: Handlers) -> None:
     """It runs the jobs whose args it can decode, and fails each of the others alone."""
     done: list[Any] = []
 
@@ -176,7 +176,7 @@ def test_a_worker_survives_a_batch_of_extreme_payloads(queue: Queue, worker: Wor
     assert {(state, error.split(":")[0]) for state, error in left} == {("dead", "pgq.PayloadError")}
 
 
-def test_an_extreme_result_fails_only_its_job(queue: Queue, worker: Worker, handlers: Handlers) -> None:
+def test_an_extreme_result_fails_only_its_job(queue: WorkerQueue, worker: Worker, handlers: Handlers) -> None:
     """The other jobs of the batch are done."""
     handlers.handler("bad")(lambda job: OBJECTS[job.args][0]())
     handlers.handler("pay", transaction=True)(lambda job, _: OBJECTS[job.args][0]())
@@ -189,7 +189,7 @@ def test_an_extreme_result_fails_only_its_job(queue: Queue, worker: Worker, hand
     assert len(jobs(queue.conn)) == 3 * len(OBJECTS)
 
 
-def test_the_command_line_shows_jobs_with_extreme_payloads(queue: Queue, dsn: str) -> None:
+def test_the_command_line_shows_jobs_with_extreme_payloads(queue: WorkerQueue, dsn: str) -> None:
     """The payloads are both args and results."""
     for payload in carried:
         one(queue.conn, "SELECT id FROM pgq_enqueue('payload', %s::jsonb)", payload)
@@ -207,7 +207,7 @@ def test_args_decode_as_by_json_or_raise_payload_error(conn: Connection) -> None
     for payload in carried:
         conn.execute("SELECT pgq_enqueue('payload', %s::jsonb)", [payload])
     undecodable = 0
-    for job in Queue(conn).claim(max_jobs=100):
+    for job in WorkerQueue(conn).claim(max_jobs=100):
         try:
             assert job.args == json.loads(job.payload)
         except PayloadError:

@@ -13,7 +13,7 @@ from support.pgbouncer import pgbouncer
 from support.servers import Place
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Job, Queue, Worker
+from pgq import Handlers, Job, Worker, WorkerQueue
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_pooled_session_is_shared_between_transactions(conn: Connection, poole
 
 
 def test_a_worker_without_presence_and_notifications_works_behind_a_pooler(
-    conn: Connection, queue: Queue, pooled: str, handlers: Handlers
+    conn: Connection, queue: WorkerQueue, pooled: str, handlers: Handlers
 ) -> None:
     """
     It runs all kinds of handlers, and extends leases. In sessions that the pooler hands on it leaves no setting, no
@@ -65,9 +65,7 @@ def test_a_worker_without_presence_and_notifications_works_behind_a_pooler(
     handlers.handler("listed", batch=10)(lambda jobs: {job.id: "kept" for job in jobs})
     jobs_ = [{"kind": kind, "args": n, "backoff": "0 s"} for n in range(30) for kind in ("plain", "inside", "listed")]
     queue.enqueue_many(jobs_)
-    worker = Worker(
-        pooled, handlers, concurrency=3, poll=0.02, lease=timedelta(seconds=0.6), presence=False, listen=False
-    )
+    worker = Worker(pooled, handlers, concurrency=3, poll=0.02, lease=timedelta(seconds=0.6), transaction_pooler=True)
     thread = Thread(worker.run)
     pending = "SELECT count(*) FROM pgq_jobs WHERE state IN ('waiting', 'running')"
     eventually(lambda: one(conn, pending) == 0, seconds=30)

@@ -16,17 +16,16 @@ from support.database import Connect, Connection, jobs, one
 from support.servers import Place
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Job, Queue, Worker
+from pgq import Handlers, Job, Worker, WorkerQueue
 from pgq.schema.install import install
 from pgq.views import Views
-from pgq.worker.loop import Loop
+from pgq.worker.settings import Timing
 
 
 @pytest.fixture
-def worker(dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+def worker(dsn: str, handlers: Handlers) -> Iterator[Worker]:
     """A present worker that reconnects quickly."""
-    monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.02)
-    worker = Worker(dsn, handlers, poll=0.05, name="faulty")
+    worker = Worker(dsn, handlers, poll=0.05, name="faulty", timing=Timing(first_pause=0.02))
     yield worker
     worker.stop()
 
@@ -59,7 +58,7 @@ class Run:
 
 
 def test_a_plain_job_survives_the_end_of_its_workers_sessions(
-    conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, caplog: pytest.LogCaptureFixture
+    conn: Connection, queue: WorkerQueue, handlers: Handlers, worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The claiming session and the presence session end during a handler; it runs once, and its job is done."""
     ran: list[int] = []
@@ -77,13 +76,12 @@ def test_a_plain_job_survives_the_end_of_its_workers_sessions(
 
 
 def test_jobs_whose_claim_lost_its_result_are_released(
-    conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    conn: Connection, queue: WorkerQueue, handlers: Handlers, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker releases them when it reconnects, and their attempt does not count; it keeps the jobs it knows of."""
     ran: list[tuple[int, int]] = []
     go = threading.Event()
     worker.concurrency = 2
-    worker.loops.append(Loop(worker))
 
     @handlers.handler("long")
     def long(job: Job) -> None:
@@ -94,16 +92,16 @@ def test_jobs_whose_claim_lost_its_result_are_released(
     queue.enqueue("long", -1)
     run = Run(conn, worker)
     eventually(lambda: ran == [(-1, 1)])
-    claim, losses = Queue.claim_only, [1]
+    claim, losses = WorkerQueue._claim_only, [1]
 
-    def lose_the_result(self: Queue, *args: Any) -> list[Job]:
+    def lose_the_result(self: WorkerQueue, *args: Any) -> list[Job]:
         claimed = claim(self, *args)
         if claimed and losses:
             losses.pop()
             raise psycopg.OperationalError("the result is lost")
         return claimed
 
-    monkeypatch.setattr(Queue, "claim_only", lose_the_result)
+    monkeypatch.setattr(WorkerQueue, "_claim_only", lose_the_result)
     queue.enqueue_many({"kind": "k", "args": n} for n in range(3))
     eventually(lambda: len(ran) == 4)
     assert losses == []
@@ -115,7 +113,7 @@ def test_jobs_whose_claim_lost_its_result_are_released(
 @pytest.mark.happens("a connection is lost")
 @pytest.mark.parametrize("step", ["before hold", "in the handler", "before complete", "in the completion"])
 def test_a_transactional_job_survives_the_end_of_its_session_at_each_step(
-    conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, monkeypatch: pytest.MonkeyPatch, step: str
+    conn: Connection, queue: WorkerQueue, handlers: Handlers, worker: Worker, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Its effect is there once. An attempt whose handler had not started does not count."""
     conn.execute("CREATE TABLE effect (job bigint, attempt integer)")
@@ -126,7 +124,7 @@ def test_a_transactional_job_survives_the_end_of_its_session_at_each_step(
             cuts.pop()
             cut(conn, [pid])
 
-    hold, complete = Queue.hold, Queue.complete_within
+    hold, complete = WorkerQueue.hold, WorkerQueue._complete_in
     if step == "in the completion":
         conn.execute(
             "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
@@ -136,18 +134,18 @@ def test_a_transactional_job_survives_the_end_of_its_session_at_each_step(
         conn.execute("CREATE SEQUENCE deaths")
         conn.execute("CREATE TRIGGER die AFTER DELETE ON pgq_running FOR EACH ROW EXECUTE FUNCTION die()")
 
-    def held(self: Queue, job: Job) -> str:
+    def held(self: WorkerQueue, job: Job) -> str:
         if step == "before hold":
             once(self.conn.info.backend_pid)
         return hold(self, job)
 
-    def completed(self: Queue, transaction: str, job: Job, result: Any = None) -> bool:
+    def completed(self: WorkerQueue, transaction: str, job: Job, result: Any = None) -> bool:
         if step == "before complete":
             once(self.conn.info.backend_pid)
         return complete(self, transaction, job, result)
 
-    monkeypatch.setattr(Queue, "hold", held)
-    monkeypatch.setattr(Queue, "complete_within", completed)
+    monkeypatch.setattr(WorkerQueue, "hold", held)
+    monkeypatch.setattr(WorkerQueue, "_complete_in", completed)
 
     @handlers.handler("k", transaction=True)
     def k(job: Job, inside: Connection) -> None:
@@ -162,7 +160,7 @@ def test_a_transactional_job_survives_the_end_of_its_session_at_each_step(
 
 
 def test_a_settlement_that_ends_before_its_commit_is_repeated(
-    conn: Connection, queue: Queue, handlers: Handlers, worker: Worker
+    conn: Connection, queue: WorkerQueue, handlers: Handlers, worker: Worker
 ) -> None:
     """The failures of a batch are recorded once, and the jobs of the claim in the same transaction are done."""
     handlers.handler("bad")(lambda job: 1 / 0)
@@ -183,14 +181,11 @@ def test_a_settlement_that_ends_before_its_commit_is_repeated(
 
 
 @pytest.mark.happens("PostgreSQL crashes or restarts")
-def test_workers_and_their_jobs_survive_a_crash_of_the_server(
-    place: Place, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_and_their_jobs_survive_a_crash_of_the_server(place: Place, handlers: Handlers) -> None:
     """
     A job that is running runs once: after the restart its worker has five seconds to register again. Effects are
     there once, whatever the crash interrupted.
     """
-    monkeypatch.setattr("pgq.worker.loop.FIRST_PAUSE", 0.05)
     begun, go = threading.Event(), threading.Event()
     plain: list[int] = []
     with Server(bindir=place.server.bindir, durable=True) as server:
@@ -198,7 +193,7 @@ def test_workers_and_their_jobs_survive_a_crash_of_the_server(
         with psycopg.connect(dsn, autocommit=True) as conn:
             install(conn)
             conn.execute("CREATE TABLE effect (job bigint)")
-            queue = Queue(conn)
+            queue = WorkerQueue(conn)
             slow = queue.enqueue("slow")
             queue.enqueue_many({"kind": "quick", "args": n, "backoff": "0 s"} for n in range(200))
 
@@ -212,12 +207,14 @@ def test_workers_and_their_jobs_survive_a_crash_of_the_server(
         def quick(job: Job, inside: Connection) -> None:
             inside.execute("INSERT INTO effect VALUES (%s)", [job.id])
 
-        worker = Worker(dsn, handlers, concurrency=2, poll=0.05, lease=timedelta(seconds=20))
+        worker = Worker(
+            dsn, handlers, concurrency=2, poll=0.05, lease=timedelta(seconds=20), timing=Timing(first_pause=0.05)
+        )
         thread = Thread(worker.run)
         assert begun.wait(10)
         with psycopg.connect(dsn, autocommit=True) as conn:
             # A claim is not on disk before the next synchronous commit.
-            Queue(conn).enqueue("quick", "durable")
+            WorkerQueue(conn).enqueue("quick", "durable")
         for _ in range(2):
             server.restart("immediate")
         with psycopg.connect(dsn, autocommit=True) as conn:
@@ -280,7 +277,7 @@ FAILURES: list[tuple[Callable[..., None], str]] = [
 def test_a_database_error_in_a_handler_fails_its_job(
     conn: Connection,
     connect: Connect,
-    queue: Queue,
+    queue: WorkerQueue,
     handlers: Handlers,
     worker: Worker,
     fail: Callable[..., None],

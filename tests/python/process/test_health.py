@@ -16,7 +16,9 @@ from support.database import Connection, jobs, one
 from support.processes import Start
 from support.threads import Thread, eventually
 
-from pgq import Drain, Handlers, Job, Queue, Worker
+from pgq import Drain, Handlers, Job, Worker, WorkerQueue
+from pgq.worker.settings import Timing
+from pgq.worker.settle import Settler
 
 TASKS = """
 import pgq
@@ -35,7 +37,9 @@ def inside(job, conn):
 """
 
 
-def test_the_json_log_has_one_object_per_line(conn: Connection, queue: Queue, start: Start, tmp_path: Path) -> None:
+def test_the_json_log_has_one_object_per_line(
+    conn: Connection, queue: WorkerQueue, start: Start, tmp_path: Path
+) -> None:
     """A line about a job has its id, kind, queue and attempt, and how long it ran and waited."""
     (tmp_path / "tasks.py").write_text(TASKS)
     for kind in ("good", "bad", "inside"):
@@ -60,7 +64,7 @@ def test_the_json_log_has_one_object_per_line(conn: Connection, queue: Queue, st
     assert "s3cret" not in log
 
 
-def test_a_draining_worker_ends_when_no_job_is_ripe(queue: Queue, dsn: str, handlers: Handlers) -> None:
+def test_a_draining_worker_ends_when_no_job_is_ripe(queue: WorkerQueue, dsn: str, handlers: Handlers) -> None:
     """A job for later stays; jobs that its handlers enqueue are done."""
     done: list[int] = []
 
@@ -79,7 +83,9 @@ def test_a_draining_worker_ends_when_no_job_is_ripe(queue: Queue, dsn: str, hand
     assert worker.drained
 
 
-def test_until_empty_waits_for_later_jobs_and_jobs_of_other_workers(queue: Queue, dsn: str, handlers: Handlers) -> None:
+def test_until_empty_waits_for_later_jobs_and_jobs_of_other_workers(
+    queue: WorkerQueue, dsn: str, handlers: Handlers
+) -> None:
     """It starts a later job when it is ripe, however long the poll interval is."""
     done: list[str] = []
     handlers.handler("k")(lambda job: done.append(job.args))
@@ -100,7 +106,7 @@ def test_until_empty_waits_for_later_jobs_and_jobs_of_other_workers(queue: Queue
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_a_worker_ends_after_max_jobs(queue: Queue, dsn: str, handlers: Handlers, concurrency: int) -> None:
+def test_a_worker_ends_after_max_jobs(queue: WorkerQueue, dsn: str, handlers: Handlers, concurrency: int) -> None:
     """It runs exactly that many, and releases what it has claimed beyond."""
     done: list[int] = []
     lock = threading.Lock()
@@ -117,11 +123,8 @@ def test_a_worker_ends_after_max_jobs(queue: Queue, dsn: str, handlers: Handlers
     assert [(state, attempt) for _, state, attempt in jobs(queue.conn)] == [("waiting", 0)] * 33
 
 
-def test_a_released_job_does_not_count_against_max_jobs(
-    queue: Queue, dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_released_job_does_not_count_against_max_jobs(queue: WorkerQueue, dsn: str, handlers: Handlers) -> None:
     """The worker releases jobs behind a slow one, and claims as many again."""
-    monkeypatch.setattr("pgq.worker.loop.KEEP_UNSTARTED", 0.01)
     done: list[int] = []
 
     @handlers.handler("k")
@@ -131,12 +134,12 @@ def test_a_released_job_does_not_count_against_max_jobs(
         done.append(job.args)
 
     queue.enqueue_many({"kind": "k", "args": n} for n in range(6))
-    Thread(Worker(dsn, handlers, max_jobs=4).run).result(20)
+    Thread(Worker(dsn, handlers, max_jobs=4, timing=Timing(keep_unstarted=0.01)).run).result(20)
     assert done == [0, 1, 2, 3]
 
 
 def test_the_health_file_is_touched_while_the_worker_is_well(
-    queue: Queue, dsn: str, handlers: Handlers, tmp_path: Path
+    queue: WorkerQueue, dsn: str, handlers: Handlers, tmp_path: Path
 ) -> None:
     """Each turn of the loop touches it; a handler that hangs keeps it from being touched."""
     path = tmp_path / "health"
@@ -148,7 +151,7 @@ def test_the_health_file_is_touched_while_the_worker_is_well(
         begun.set()
         go.wait(20)
 
-    worker = Worker(dsn, handlers, poll=0.05, health_file=path, presence=False)
+    worker = Worker(dsn, handlers, poll=0.05, health_file=path)
     thread = Thread(worker.run)
     try:
         eventually(path.exists)
@@ -196,7 +199,7 @@ def test_a_missing_notify_socket_does_not_stop_the_worker(
 
 
 def test_a_worker_that_fails_leaves_its_jobs_to_others_at_once(
-    conn: Connection, queue: Queue, dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch, grown_up: None
+    conn: Connection, queue: WorkerQueue, dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch, grown_up: None
 ) -> None:
     """It does not unregister, so its jobs are rescued like those of a killed worker, before the lease ends."""
 
@@ -205,7 +208,8 @@ def test_a_worker_that_fails_leaves_its_jobs_to_others_at_once(
 
     @handlers.handler("k")
     def work(job: Job) -> str:
-        monkeypatch.setattr("pgq.worker.loop.settle", fail)
+        monkeypatch.setattr(Settler, "settle", fail)
+        monkeypatch.setattr(Settler, "settle_and_claim", fail)
         return "kept"
 
     enqueued = queue.enqueue("k")
@@ -216,7 +220,7 @@ def test_a_worker_that_fails_leaves_its_jobs_to_others_at_once(
     eventually(lambda: [job.attempt for job in queue.claim()] == [2], seconds=10)
 
 
-def test_the_text_log_says_what_happened_to_a_job(queue: Queue, start: Start, tmp_path: Path) -> None:
+def test_the_text_log_says_what_happened_to_a_job(queue: WorkerQueue, start: Start, tmp_path: Path) -> None:
     """The line names the exception's class and the time of the next attempt."""
     (tmp_path / "tasks.py").write_text(TASKS)
     queue.enqueue("bad", "s3cret", backoff="1 hour")

@@ -11,7 +11,7 @@ from support.database import Connection, expire, jobs, one
 from support.processes import Start
 from support.threads import eventually
 
-from pgq import Queue
+from pgq import WorkerQueue
 from pgq.views import Views
 
 IDLE = (
@@ -38,7 +38,7 @@ def test_an_idle_worker_stops_at_once(conn: Connection, start: Start, number: si
 @pytest.mark.happens("it is told to stop")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_busy_worker_finishes_its_job_and_releases_the_rest(
-    conn: Connection, queue: Queue, start: Start, tmp_path: Path, number: signal.Signals
+    conn: Connection, queue: WorkerQueue, start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
     """The other jobs of its batch lose no attempt."""
     _, second, third = queue.enqueue_many([{"kind": "slow", "args": n} for n in range(3)])
@@ -56,7 +56,7 @@ def test_a_busy_worker_finishes_its_job_and_releases_the_rest(
 @pytest.mark.happens("it is told to stop twice")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_the_worker_during_a_job(
-    conn: Connection, queue: Queue, start: Start, tmp_path: Path, number: signal.Signals
+    conn: Connection, queue: WorkerQueue, start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
     """The worker does not wait for the handler; it releases the job, and the attempt does not count."""
     enqueued = queue.enqueue("slow", 0)
@@ -73,7 +73,7 @@ def test_a_second_signal_ends_the_worker_during_a_job(
 
 @pytest.mark.happens("a worker is killed")
 def test_the_job_of_a_killed_worker_runs_again_after_its_lease(
-    conn: Connection, queue: Queue, start: Start, tmp_path: Path
+    conn: Connection, queue: WorkerQueue, start: Start, tmp_path: Path
 ) -> None:
     """The next run is the second attempt."""
     enqueued = queue.enqueue("slow", 0)
@@ -91,7 +91,7 @@ def test_the_job_of_a_killed_worker_runs_again_after_its_lease(
 
 
 def test_a_job_that_kills_every_worker_is_dead_after_its_retries(
-    conn: Connection, queue: Queue, start: Start, tmp_path: Path
+    conn: Connection, queue: WorkerQueue, start: Start, tmp_path: Path
 ) -> None:
     """It keeps an error for each of max_retries + 1 workers."""
     enqueued = queue.enqueue("slow", 0, max_retries=2, backoff="0")

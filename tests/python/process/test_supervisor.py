@@ -17,9 +17,8 @@ from support.database import Connection, jobs, one
 from support.processes import Start
 from support.threads import eventually
 
-from pgq import Queue
-from pgq.process.supervisor import READY, Place, Supervisor
-from pgq.reload import Files
+from pgq import WorkerQueue
+from pgq.process.supervisor import READY, Child, Supervisor
 
 PIDS = "SELECT pid FROM pgq_worker_session ORDER BY registered_at"
 
@@ -44,7 +43,7 @@ def is_running(pid: int) -> bool:
 
 def test_children_do_the_work_and_end_with_their_supervisor(
     conn: Connection,
-    queue: Queue,
+    queue: WorkerQueue,
     start: Start,
     tmp_path: Path,
 ) -> None:
@@ -65,7 +64,7 @@ def test_children_do_the_work_and_end_with_their_supervisor(
 
 def test_a_ctrl_c_reaches_each_child_once(
     conn: Connection,
-    queue: Queue,
+    queue: WorkerQueue,
     dsn: str,
     start: Start,
     tmp_path: Path,
@@ -84,7 +83,7 @@ def test_a_ctrl_c_reaches_each_child_once(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_all_children(
     conn: Connection,
-    queue: Queue,
+    queue: WorkerQueue,
     start: Start,
     tmp_path: Path,
     number: signal.Signals,
@@ -137,7 +136,7 @@ def test_an_error_at_import_ends_the_supervisor(start: Start, tmp_path: Path) ->
 
 def test_a_child_that_has_run_max_jobs_is_replaced(
     conn: Connection,
-    queue: Queue,
+    queue: WorkerQueue,
     start: Start,
     tmp_path: Path,
 ) -> None:
@@ -151,30 +150,6 @@ def test_a_child_that_has_run_max_jobs_is_replaced(
     assert jobs(conn) == []
     assert len(re.findall("stopped$", log, flags=re.MULTILINE)) >= 6
     assert "next one starts" not in log
-
-
-def test_changed_code_is_reloaded(
-    conn: Connection,
-    queue: Queue,
-    start: Start,
-    tmp_path: Path,
-) -> None:
-    """This also works after a version that cannot be imported, which is logged."""
-    module = tmp_path / "changing.py"
-    text = "import pathlib, pgq\n@pgq.handler('k')\ndef k(job): pathlib.Path('ran-{}').touch()\n"
-    module.write_text(text.format("one"))
-    process = start("changing", "--reload")
-    queue.enqueue("k")
-    eventually((tmp_path / "ran-one").exists)
-    module.write_text("import nothing_of_this_name")
-    eventually(lambda: pids(conn) == [])
-    module.write_text(text.format("three"))
-    queue.enqueue("k")
-    eventually((tmp_path / "ran-three").exists, seconds=20)
-    process.terminate()
-    _, log = process.communicate(timeout=15)
-    assert "reloading: changing.py" in log
-    assert process.returncode == 0
 
 
 def test_readiness_is_notified_once_all_children_are_ready(
@@ -219,7 +194,7 @@ def test_the_restart_backoff_grows_with_each_death(monkeypatch: pytest.MonkeyPat
     now = [0.0]
     monkeypatch.setattr("pgq.process.supervisor.monotonic", lambda: now[0])
     supervisor = Supervisor(["true"], 1, grace=1)
-    supervisor._were_ready = True
+    supervisor._all_were_ready = True
     pauses: list[float] = []
 
     def die(after: float) -> None:
@@ -228,10 +203,10 @@ def test_the_restart_backoff_grows_with_each_death(monkeypatch: pytest.MonkeyPat
         place.lifeline, _ = socket.socketpair()
         place.started_at = now[0]
         now[0] += after
-        assert supervisor.bury(place, -9) is None
+        assert supervisor.on_exit(place, -9) is None
         pauses.append(place.start_at - now[0])
 
-    place = Place()
+    place = Child()
     for _ in range(8):
         die(after=1)
     die(after=60)
@@ -242,33 +217,18 @@ def test_the_restart_backoff_grows_with_each_death(monkeypatch: pytest.MonkeyPat
 def test_a_child_without_a_connection_is_replaced_if_any_has_worked(said: bytes, code: int | None) -> None:
     """This holds even if the child that worked is gone before the other one starts."""
     supervisor = Supervisor([sys.executable, "-c", "import sys; sys.exit(3)"], 2, grace=1)
-    place = supervisor.places[0]
+    place = supervisor.children[0]
     place.lifeline, child = socket.socketpair()
     place.lifeline.setblocking(False)
     place.process = subprocess.Popen([sys.executable, "-c", ""])
     place.process.wait()
     with child:
         child.send(said)
-        supervisor.listen(place)
-    assert supervisor.bury(place, -signal.SIGKILL) is None
+        supervisor.read(place)
+    assert supervisor.on_exit(place, -signal.SIGKILL) is None
     supervisor.start(place)
     assert place.process is not None
-    assert supervisor.bury(place, place.process.wait()) == code
-
-
-def test_only_python_files_of_the_project_are_watched(tmp_path: Path) -> None:
-    """New, changed and deleted files count, but not those in hidden directories or virtual environments."""
-    for name in ("a.py", ".git/b.py", "venv/lib/c.py", "venv/pyvenv.cfg", "pkg/__pycache__/d.py", "pkg/e.py", "f.txt"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    files = Files(tmp_path)
-    assert files.changed() == []
-    for name in (".git/b.py", "venv/lib/c.py", "pkg/__pycache__/d.py", "f.txt", "a.py"):
-        os.utime(tmp_path / name, (1, 1))
-    (tmp_path / "pkg/e.py").unlink()
-    (tmp_path / "g.py").touch()
-    assert files.changed() == ["a.py", "g.py", "pkg/e.py"]
-    assert files.changed() == []
+    assert supervisor.on_exit(place, place.process.wait()) == code
 
 
 def in_a_pid_namespace() -> bool:

@@ -12,7 +12,7 @@ from support.database import As, Connection, expire, jobs, one, record, seen
 from support.installed import NOISE, PLAIN, RELEASED, VERSION, call, program, run
 from support.servers import Place
 
-from pgq import Queue
+from pgq import WorkerQueue
 
 FORMS = ("plain", "extension")
 Restore = Callable[[str], Callable[[str], Connection]]
@@ -29,7 +29,7 @@ def filled(as_: As, extension: Path, request: pytest.FixtureRequest) -> Connecti
         owner.execute(f"CREATE EXTENSION pgq VERSION '{version}'".encode())
     owner.execute("SELECT pgq_grant('web', 'producer')")
     owner.execute("GRANT SELECT (id, outcome) ON pgq_ended TO web")
-    queue = Queue(owner)
+    queue = WorkerQueue(owner)
     queue.enqueue_many([{"kind": kind, "max_retries": 0, "args": {"n": 1.0}} for kind in ("done", "dead", "cancelled")])
     for job in queue.claim(max_jobs=3, worker="w"):
         if job.kind == "done":
@@ -101,9 +101,9 @@ def test_a_restored_queue_goes_on(filled: Connection, restore: Restore, way: str
         state = f"SELECT last_value, is_called FROM {sequence}".encode()
         assert owner.execute(state).fetchall() == filled.execute(state).fetchall(), sequence
 
-    enqueued = Queue(web).enqueue("new")
+    enqueued = WorkerQueue(web).enqueue("new")
     assert (enqueued.created, enqueued.id) == (True, one(filled, "SELECT last_value + 1 FROM pgq_job_id"))
-    queue = Queue(owner)
+    queue = WorkerQueue(owner)
     assert not queue.enqueue("ripe").created
     (job,) = queue.claim()
     assert job.kind == "ripe"
@@ -121,11 +121,11 @@ def test_a_running_job_is_rescued_after_a_restore(filled: Connection, restore: R
     owner = connect("owner")
     (before,) = (row for row in jobs(filled) if row[1] == "running")
     token = one(filled, "SELECT token FROM pgq_running")
-    queue = Queue(owner)
+    queue = WorkerQueue(owner)
     assert before[0] not in [job.id for job in queue.claim(max_jobs=10)]
     expire(owner, before[0])
     # Each session looks for expired leases once a second.
-    (job,) = Queue(connect("owner")).claim()
+    (job,) = WorkerQueue(connect("owner")).claim()
     assert (job.id, job.attempt) == (before[0], before[2] + 1)
     with pytest.raises(psycopg.Error) as caught:
         owner.execute("SELECT pgq_complete(%s::bigint, %s::bigint)", [before[0], token])
@@ -139,11 +139,11 @@ def test_triggers_do_not_fire_during_a_restore(filled: Connection, restore: Rest
     the table belongs to an extension: pg_dump does not save such a trigger.
     """
     record(filled, "pgq_waiting", "INSERT", "'one'")
-    Queue(filled).enqueue("seen")
+    WorkerQueue(filled).enqueue("seen")
     assert seen(filled) == [("one",)]
     owner = restore("psql")("owner")
     assert seen(owner) == [("one",)]
-    Queue(owner).enqueue("seen again")
+    WorkerQueue(owner).enqueue("seen again")
     assert len(seen(owner)) == (2 if kept else 1)
 
 
@@ -154,4 +154,4 @@ def test_a_dump_of_an_older_release_can_be_restored_into_this_one(filled: Connec
     owner = restore("psql")("owner")
     assert one(owner, "SELECT pgq_version()") == VERSION
     assert jobs(owner) == before
-    assert not Queue(owner).enqueue("ripe").created
+    assert not WorkerQueue(owner).enqueue("ripe").created

@@ -9,7 +9,7 @@ from support.database import As, Connection, one
 from support.installed import PLAIN, in_schema, run
 from support.threads import eventually
 
-from pgq import Queue
+from pgq import WorkerQueue
 
 NAMES = ("one", 'the "other", %I')
 
@@ -26,12 +26,12 @@ def owner(as_: As, extension: Path) -> Connection:
 
 
 @pytest.fixture
-def queues(owner: Connection) -> tuple[Queue, Queue]:
+def queues(owner: Connection) -> tuple[WorkerQueue, WorkerQueue]:
     """The queues of both, in one session."""
-    return Queue(owner, schema=NAMES[0]), Queue(owner, schema=NAMES[1])
+    return WorkerQueue(owner, schema=NAMES[0]), WorkerQueue(owner, schema=NAMES[1])
 
 
-def test_jobs_are_separate(owner: Connection, queues: tuple[Queue, Queue]) -> None:
+def test_jobs_are_separate(owner: Connection, queues: tuple[WorkerQueue, WorkerQueue]) -> None:
     """Neither installation sees a twin, an id, a claim or an end in the other."""
     a, b = queues
     assert (a.enqueue("k").created, b.enqueue("k").created) == (True, True)
@@ -46,11 +46,11 @@ def test_jobs_are_separate(owner: Connection, queues: tuple[Queue, Queue]) -> No
     assert a.enqueue("k").created
 
 
-def test_notifications_are_separate(as_: As, queues: tuple[Queue, Queue]) -> None:
+def test_notifications_are_separate(as_: As, queues: tuple[WorkerQueue, WorkerQueue]) -> None:
     """Channels and locks differ: an enqueue in one neither notifies the other nor sees its sleeping worker."""
     a, b = queues
     sleeper = as_("owner")
-    asleep = Queue(sleeper, schema=NAMES[0])
+    asleep = WorkerQueue(sleeper, schema=NAMES[0])
     (channel,) = asleep.idle()
     assert [channel] == a.idle(["default"], False) != b.idle(["default"], False)
     for name in (channel, *b.idle(["default"], False)):
@@ -67,8 +67,8 @@ def test_workers_are_separate(as_: As, owner: Connection) -> None:
     for conn, name in ((here, NAMES[0]), (there, NAMES[1])):
         conn.execute("SELECT set_config('search_path', quote_ident(%s), false)", [name])
         conn.execute("SELECT pgq_register('w')")
-        Queue(conn).enqueue("k")
-        assert len(Queue(conn).claim(worker="w")) == 1
+        WorkerQueue(conn).enqueue("k")
+        assert len(WorkerQueue(conn).claim(worker="w")) == 1
     here.close()
 
     def present(name: str) -> list[bool]:
@@ -89,7 +89,7 @@ def test_workers_are_separate(as_: As, owner: Connection) -> None:
         eventually(swept, "the lease ends", 15.0)
 
 
-def test_heads_are_separate(owner: Connection, queues: tuple[Queue, Queue]) -> None:
+def test_heads_are_separate(owner: Connection, queues: tuple[WorkerQueue, WorkerQueue]) -> None:
     """A session keeps them in settings with different names."""
     names = []
     for name in NAMES:
@@ -101,12 +101,12 @@ def test_heads_are_separate(owner: Connection, queues: tuple[Queue, Queue]) -> N
     assert [one(owner, "SELECT current_setting(%s, true) <> ''", name) for name in names] == [True, True]
 
 
-def test_grants_are_separate(as_: As, owner: Connection, queues: tuple[Queue, Queue]) -> None:
+def test_grants_are_separate(as_: As, owner: Connection, queues: tuple[WorkerQueue, WorkerQueue]) -> None:
     """A role that may enqueue in one may do nothing in the other."""
     with in_schema(owner, NAMES[0]):
         owner.execute("SELECT pgq_grant('web', 'producer')")
     web = as_("web")
-    assert Queue(web, schema=NAMES[0]).enqueue("k").created
+    assert WorkerQueue(web, schema=NAMES[0]).enqueue("k").created
     assert (
         one(
             web, "SELECT count(*) FROM pg_namespace WHERE nspname = %s AND has_schema_privilege(oid, 'USAGE')", NAMES[1]
@@ -121,7 +121,7 @@ def test_grants_are_separate(as_: As, owner: Connection, queues: tuple[Queue, Qu
     ) == 0  # fmt: skip
 
 
-def test_dropping_one_installation_leaves_the_other(owner: Connection, queues: tuple[Queue, Queue]) -> None:
+def test_dropping_one_installation_leaves_the_other(owner: Connection, queues: tuple[WorkerQueue, WorkerQueue]) -> None:
     """The other one keeps its jobs and works."""
     a, b = queues
     a.enqueue("k")

@@ -11,7 +11,7 @@ from support.database import As, Connection, jobs, one, waits_for_lock
 from support.installed import COMMAND, PLAIN, RELEASED, call, in_schema, released, run
 from support.threads import Thread, eventually
 
-from pgq import JobsRemain, LockTimeout, NotInstalled, Queue, uninstall
+from pgq import JobsRemain, LockTimeout, NotInstalled, WorkerQueue, uninstall
 from pgq.schema import install as installation
 
 CATALOGS = (
@@ -45,7 +45,7 @@ def test_uninstall_leaves_nothing_behind(as_: As, extension: Path, dsn: str, for
     put(owner, form)
     for role in ("producer", "worker", "admin", "reader"):
         owner.execute("SELECT pgq_grant('web', %s)", [role])
-    queue = Queue(owner)
+    queue = WorkerQueue(owner)
     queue.enqueue("k")
     queue.complete(queue.claim()[0], "kept")
     assert call(COMMAND, "--dsn", make_conninfo(dsn, user="owner"), "uninstall").endswith(" removed\n")
@@ -66,7 +66,7 @@ def test_uninstall_refuses_while_jobs_live(as_: As, extension: Path, dsn: str, f
     """The hint names --force, which deletes them."""
     owner = as_("owner")
     put(owner, form)
-    queue = Queue(owner)
+    queue = WorkerQueue(owner)
     queue.enqueue("k")
     if state == "running":
         queue.claim()
@@ -98,7 +98,7 @@ def test_uninstall_removes_only_the_installation_in_its_schema(as_: As) -> None:
     for name in names:
         with in_schema(owner, name):
             run(owner, PLAIN)
-    Queue(owner, schema="a").enqueue("k")
+    WorkerQueue(owner, schema="a").enqueue("k")
     uninstall(owner, schema=names[1])
     assert one(owner, "SELECT count(*) FROM a.pgq_jobs") == 1
     for nowhere in (names[1], None):
@@ -111,7 +111,7 @@ def test_a_job_enqueued_during_an_uninstall_is_not_lost(as_: As) -> None:
     owner, other = as_("owner"), as_("owner")
     run(owner, PLAIN)
     other.execute("BEGIN")
-    Queue(other).enqueue("k")
+    WorkerQueue(other).enqueue("k")
     thread = Thread(uninstall, owner)
     eventually(lambda: waits_for_lock(other, owner), "it waits for the producer")
     other.execute("COMMIT")
@@ -127,7 +127,7 @@ def test_uninstall_gives_up_when_the_tables_are_never_free(as_: As, monkeypatch:
     run(owner, PLAIN)
     before = rows(owner)
     other.execute("BEGIN")
-    Queue(other).enqueue("k")
+    WorkerQueue(other).enqueue("k")
     with pytest.raises(LockTimeout) as caught:
         uninstall(owner)
     assert "pg_stat_activity" in (caught.value.hint or "")

@@ -31,7 +31,7 @@ from support.installed import (
 from support.paths import ROOT
 from support.servers import Place
 
-from pgq import NoUpgradePath, Queue
+from pgq import NoUpgradePath, WorkerQueue
 from pgq.schema import upgrade as upgrading
 from pgq.schema.upgrade import upgrade
 from pgq.version import driver_version
@@ -107,7 +107,7 @@ def test_jobs_settings_and_grants_survive_an_upgrade(
     """The jobs are in every state; the next id and token are new, and the owner's settings and grants stay."""
     owner, web = as_("owner"), as_("web")
     put(owner, form)
-    queue = Queue(owner)
+    queue = WorkerQueue(owner)
     owner.execute("GRANT USAGE ON SCHEMA public TO web")
     owner.execute("SELECT pgq_grant('web', 'producer')")
     owner.execute("GRANT SELECT (id, outcome) ON pgq_ended TO web")
@@ -140,7 +140,7 @@ def test_jobs_settings_and_grants_survive_an_upgrade(
     assert one(owner, options) == was
     assert one(owner, "SELECT count(*) FROM pgq_workers WHERE present") == 1
     queue.complete(running, "kept")
-    enqueued = Queue(web).enqueue("new")
+    enqueued = WorkerQueue(web).enqueue("new")
     assert enqueued.created
     assert enqueued.id > max(row[0] for row in before)
     (new,) = queue.claim()
@@ -225,7 +225,7 @@ def test_an_upgrade_in_a_schema_of_any_name(as_: As) -> None:
     with in_schema(owner, name):
         put(owner, "plain")
     assert list(upgrade(owner, schema=name)) == path_from(OLD)[1:]
-    queue = Queue(owner, schema=name)
+    queue = WorkerQueue(owner, schema=name)
     queue.enqueue("k")
     queue.complete(queue.claim()[0])
 

@@ -15,7 +15,7 @@ from support.database import As, Connection, jobs, one, waits_for_lock
 from support.installed import PLAIN, RELEASED, VERSION, extended, path_from, put, released, run, script
 from support.threads import Thread, eventually
 
-from pgq import Handlers, LockTimeout, Queue, Worker
+from pgq import Handlers, LockTimeout, Worker, WorkerQueue
 from pgq.schema import install as installation
 from pgq.schema import upgrade as upgrading
 from pgq.version import driver_version
@@ -170,7 +170,7 @@ def test_an_interrupted_upgrade_changes_nothing(as_: As, conn: Connection, exten
     """Its backend is killed just before the commit."""
     owner = as_("owner")
     put(owner, form)
-    Queue(owner).enqueue("k")
+    WorkerQueue(owner).enqueue("k")
     (after, text) = upgrading.scripts()[OLD]
     hang = "SELECT pg_sleep(60);"
     statement = extended(text, hang)

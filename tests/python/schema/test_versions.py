@@ -13,7 +13,7 @@ from support.installed import COMMAND, PLAIN, RELEASED, VERSION, call, in_schema
 from support.paths import ROOT
 from support.threads import Thread
 
-from pgq import Handlers, Outdated, Queue, Worker
+from pgq import Handlers, Outdated, Worker, WorkerQueue
 from pgq.version import check_version, parse_version
 
 CHANGELOG = re.findall(r"^## (\d+\.\d+\.\d+), (\S.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
@@ -148,11 +148,11 @@ def test_a_worker_does_not_start_on_sql_that_is_too_old(outdated: Connection, ds
         with pytest.raises(Outdated):
             thread.result(10)
     finally:
-        worker.stopping = True
+        worker.state.stopping = True
     assert outdated.execute("SELECT state, attempt FROM pgq_job").fetchall() == [("waiting", 0)]
 
 
-def test_newer_sql_works_with_an_older_driver(queue: Queue, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_newer_sql_works_with_an_older_driver(queue: WorkerQueue, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Versions are compared as numbers."""
     for version in ("0.1.0", "0.0.99", VERSION):
         monkeypatch.setattr("pgq.version.driver_version", lambda version=version: version)

@@ -8,11 +8,12 @@ import time
 import pytest
 from support.database import Connect, Connection, jobs, one, record, seen
 from support.threads import Thread, eventually
-from support.workers import drain
+from support.workers import MakeWorker, drain
 
-from pgq import Handlers, Job, Queue
+from pgq import Handlers, Job, WorkerQueue
 from pgq.worker.batching import BatchSize
 from pgq.worker.loop import Loop
+from pgq.worker.settings import Timing
 
 
 def test_the_first_batch_is_small() -> None:
@@ -43,7 +44,7 @@ def test_the_batch_size_adapts_to_the_jobs() -> None:
     assert pace.size() == 1
 
 
-def test_a_worker_with_slow_jobs_leaves_the_rest_to_others(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+def test_a_worker_with_slow_jobs_leaves_the_rest_to_others(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
     """After the first batch it claims one job at a time."""
     running: list[int] = []
 
@@ -58,10 +59,10 @@ def test_a_worker_with_slow_jobs_leaves_the_rest_to_others(queue: Queue, loop: L
 
 
 def test_a_slow_handler_releases_the_unstarted_rest_of_its_batch(
-    queue: Queue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+    queue: WorkerQueue, make_worker: MakeWorker, handlers: Handlers
 ) -> None:
     """Another worker can claim those jobs, and the attempt does not count."""
-    monkeypatch.setattr("pgq.worker.loop.KEEP_UNSTARTED", 0.1)
+    loop = make_worker(timing=Timing(keep_unstarted=0.1)).loops[0]
     begun, go = threading.Event(), threading.Event()
 
     @handlers.handler("k")
@@ -82,7 +83,7 @@ def test_a_slow_handler_releases_the_unstarted_rest_of_its_batch(
     assert [job[0] for job in jobs(queue.conn)] == sorted(job.id for job in others)
 
 
-def test_outcomes_are_recorded_while_the_next_handler_runs(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+def test_outcomes_are_recorded_while_the_next_handler_runs(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
     """Within a tenth of a second: the jobs do not run again if the next one takes the worker down."""
     begun, go = threading.Event(), threading.Event()
 
@@ -107,7 +108,9 @@ def test_outcomes_are_recorded_while_the_next_handler_runs(queue: Queue, loop: L
     turn.result()
 
 
-def test_outcomes_are_recorded_while_a_transactional_handler_runs(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+def test_outcomes_are_recorded_while_a_transactional_handler_runs(
+    queue: WorkerQueue, loop: Loop, handlers: Handlers
+) -> None:
     """That handler has a connection of its own."""
     handlers.handler("plain")(lambda job: None)
     handlers.handler("transactional", transaction=True)(
@@ -118,7 +121,9 @@ def test_outcomes_are_recorded_while_a_transactional_handler_runs(queue: Queue, 
     assert jobs(queue.conn) == []
 
 
-def test_only_a_claim_that_settles_nothing_commits_asynchronously(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+def test_only_a_claim_that_settles_nothing_commits_asynchronously(
+    queue: WorkerQueue, loop: Loop, handlers: Handlers
+) -> None:
     """A transaction that completes a job or carries a handler's writes is as durable as the server."""
     conn = queue.conn
     record(conn, "pgq_running", "INSERT OR DELETE", "TG_OP", "current_setting('synchronous_commit')")
@@ -126,7 +131,7 @@ def test_only_a_claim_that_settles_nothing_commits_asynchronously(queue: Queue, 
     handlers.handler("plain")(lambda job: None)
     handlers.handler("kept")(lambda job: "result")
     handlers.handler("transactional", transaction=True)(lambda job, conn: None)
-    loop.pace.limit = 1
+    loop.batch_size.limit = 1
     for kind in ("plain", "plain", "kept", "plain", "transactional", "plain"):
         queue.enqueue(kind, dedup=False)
     drain(loop)
@@ -137,21 +142,21 @@ def test_only_a_claim_that_settles_nothing_commits_asynchronously(queue: Queue, 
     assert [what for what, _ in committed].count("INSERT") == 6
 
 
-def test_an_asynchronous_claim_is_refused_within_a_transaction(queue: Queue, connect: Connect) -> None:
+def test_an_asynchronous_claim_is_refused_within_a_transaction(queue: WorkerQueue, connect: Connect) -> None:
     """The transaction would lose its durability."""
     with queue.conn.transaction(), pytest.raises(RuntimeError, match="autocommit"):
-        queue.claim_only(["default"], 1, "1 minute", None)
+        queue._claim_only(["default"], 1, "1 minute", None)
     with pytest.raises(RuntimeError, match="autocommit"):
-        Queue(connect(autocommit=False)).claim_only(["default"], 1, "1 minute", None)
+        WorkerQueue(connect(autocommit=False))._claim_only(["default"], 1, "1 minute", None)
 
 
-def test_completing_and_claiming_is_one_statement(conn: Connection, queue: Queue) -> None:
+def test_completing_and_claiming_is_one_statement(conn: Connection, queue: WorkerQueue) -> None:
     """It returns the lost leases and claims even so, and it works without a ripe job."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(4))
     first, second, third = queue.claim(max_jobs=3)
     queue.release(second)
-    lost, claimed = queue.complete_and_claim([first, second, third], ["default"], 1, "1 minute", "me")
+    lost, claimed = queue._complete_and_claim([first, second, third], ["default"], 1, "1 minute", "me")
     assert lost == {second.id}
     assert [job.id for job in claimed] == [second.id]
-    assert queue.complete_and_claim(claimed, ["none"], 1, "1 minute", None) == (set(), [])
+    assert queue._complete_and_claim(claimed, ["none"], 1, "1 minute", None) == (set(), [])
     assert [job.args for job in queue.claim(max_jobs=10)] == [3]

@@ -11,7 +11,7 @@ import pytest
 from support.database import Connection
 from support.modes import MODES, all_of, near, states, try_all, write
 
-from pgq import Cancel, Handlers, Job, Queue, Retry, Snooze
+from pgq import Cancel, Handlers, Job, Retry, Snooze, WorkerQueue
 from pgq.worker.loop import Loop
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -29,7 +29,7 @@ def raises(error: Callable[[], BaseException]) -> Callable[..., NoReturn]:
 
 
 @pytest.mark.happens("raises `Snooze`, `Cancel`, `Retry`")
-def test_a_snoozed_job_is_ripe_later_and_loses_no_attempt(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+def test_a_snoozed_job_is_ripe_later_and_loses_no_attempt(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
     """It has no error, and its writes are undone."""
     cases = {"until": raises(lambda: Snooze(until=IN_A_DAY)), "delay": raises(lambda: Snooze(delay=DAY))}
     jobs = try_all(queue, loop, handlers, cases)
@@ -40,7 +40,7 @@ def test_a_snoozed_job_is_ripe_later_and_loses_no_attempt(queue: Queue, loop: Lo
 
 
 @pytest.mark.happens("raises `Snooze`, `Cancel`, `Retry`")
-def test_a_cancelled_job_keeps_the_reason(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+def test_a_cancelled_job_keeps_the_reason(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
     """It is not tried again, and its writes are undone."""
     cases = {"short": raises(lambda: Cancel("no such\0 account")), "long": raises(lambda: Cancel("no " * 9_999_999))}
     jobs = try_all(queue, loop, handlers, cases)
@@ -53,7 +53,7 @@ def test_a_cancelled_job_keeps_the_reason(queue: Queue, loop: Loop, handlers: Ha
 
 
 @pytest.mark.happens("raises `Snooze`, `Cancel`, `Retry`")
-def test_a_handler_that_raises_retry_has_failed(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+def test_a_handler_that_raises_retry_has_failed(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
     """The next attempt is at the given time, or after the backoff."""
     cases = {"later": raises(lambda: Retry(3 * DAY)), "backoff": raises(Retry)}
     jobs = try_all(queue, loop, handlers, cases)
@@ -64,13 +64,13 @@ def test_a_handler_that_raises_retry_has_failed(queue: Queue, loop: Loop, handle
         assert job["effects"] == 0
 
 
-def test_retry_does_not_add_an_attempt_to_the_last_one(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+def test_retry_does_not_add_an_attempt_to_the_last_one(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
     cases = {"later": raises(lambda: Retry(DAY))}
     assert states(try_all(queue, loop, handlers, cases, max_retries=0)) == all_of(cases, ("dead", 1))
 
 
 def test_retry_on_and_cancel_on_decide_by_the_class_of_an_exception(
-    queue: Queue, loop: Loop, handlers: Handlers
+    queue: WorkerQueue, loop: Loop, handlers: Handlers
 ) -> None:
     """
     With retry_on, only its classes lead to another attempt; those of cancel_on cancel the job and have precedence. A
@@ -95,7 +95,7 @@ def test_retry_on_and_cancel_on_decide_by_the_class_of_an_exception(
 
 
 def test_a_result_that_cannot_be_stored_is_retried_despite_retry_on(
-    queue: Queue, loop: Loop, handlers: Handlers
+    queue: WorkerQueue, loop: Loop, handlers: Handlers
 ) -> None:
     """The handler has not raised it, so retry_on does not apply."""
     cases = {"result": lambda job, *_: object()}
@@ -136,7 +136,7 @@ NONSENSE: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.happens("raises `Snooze`, `Cancel`, `Retry`")
-def test_an_invalid_control_exception_fails_its_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+def test_an_invalid_control_exception_fails_its_job(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
     """The attempt counts, an error is kept, and the worker goes on."""
     cases = {case: raises(error) for case, error in NONSENSE.items()}
     jobs = try_all(queue, loop, handlers, cases)
@@ -146,7 +146,7 @@ def test_an_invalid_control_exception_fails_its_job(queue: Queue, loop: Loop, ha
 
 
 def test_each_control_exception_is_a_line_in_the_log(
-    queue: Queue, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
+    queue: WorkerQueue, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The line has the name of the class, not its text, and how long the job ran and waited."""
     cases = {
@@ -168,7 +168,7 @@ def test_each_control_exception_is_a_line_in_the_log(
     assert "s3cret" not in caplog.text
 
 
-def test_a_control_exception_undoes_the_writes_of_its_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+def test_a_control_exception_undoes_the_writes_of_its_job(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
     """The writes of other jobs of the same transactional batch stay."""
     queue.conn.execute("CREATE TABLE effect (job bigint)")
 

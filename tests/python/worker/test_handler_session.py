@@ -14,10 +14,11 @@ from psycopg.rows import dict_row
 from support.database import Connection, jobs, one
 from support.modes import IN_A_TRANSACTION, MODES
 from support.threads import Thread
-from support.workers import drain
+from support.workers import MakeWorker, drain
 
-from pgq import Handlers, Job, Queue
+from pgq import Handlers, Job, WorkerQueue
 from pgq.worker.loop import Loop
+from pgq.worker.settings import Timing
 
 # Keeps objects of a handler from being closed when it returns.
 kept: list[Any] = []
@@ -178,11 +179,11 @@ def state(conn: Connection) -> dict[str, Any]:
 @pytest.mark.happens("ends its transaction")
 @pytest.mark.parametrize("mode", IN_A_TRANSACTION)
 def test_a_job_does_not_notice_what_the_job_before_did_to_its_session(
-    queue: Queue, loop: Loop, handlers: Handlers, mode: str, monkeypatch: pytest.MonkeyPatch
+    queue: WorkerQueue, make_worker: MakeWorker, handlers: Handlers, mode: str
 ) -> None:
     """Each misuse leaves its job done or failed, as listed above, and the job after it runs in a clean session."""
     # A server that is slow to end a session keeps the job locked for longer than a worker waits.
-    monkeypatch.setattr("pgq.worker.settle.LOCK_TIMEOUT", "10s")
+    loop = make_worker(timing=Timing(lock_timeout="10s")).loops[0]
     conn = queue.conn
     seen: list[tuple[str, int, dict[str, Any]]] = []
 
@@ -218,7 +219,7 @@ def test_a_job_does_not_notice_what_the_job_before_did_to_its_session(
 
 @pytest.mark.happens("leaves a thread behind")
 def test_a_connection_that_a_thread_may_still_use_is_not_lent_again(
-    queue: Queue, loop: Loop, handlers: Handlers
+    queue: WorkerQueue, loop: Loop, handlers: Handlers
 ) -> None:
     """The thread that a handler leaves behind cannot write, neither in the transaction of the next job nor at all."""
     conn = queue.conn
@@ -251,7 +252,9 @@ def test_a_connection_that_a_thread_may_still_use_is_not_lent_again(
 
 
 @pytest.mark.happens("changes its session")
-def test_a_role_set_for_the_database_is_restored_after_each_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+def test_a_role_set_for_the_database_is_restored_after_each_job(
+    queue: WorkerQueue, loop: Loop, handlers: Handlers
+) -> None:
     """A clean session is like a new one, also after a handler that has given up the role."""
     conn = queue.conn
     users: list[str] = []

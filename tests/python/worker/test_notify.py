@@ -10,10 +10,15 @@ import pytest
 from psycopg import sql
 from support.database import Connect, Connection, jobs, one
 from support.threads import Thread, eventually
+from support.workers import MakeWorker
 
-from pgq import Handlers, Job, Queue, Worker
+from pgq import Handlers, Job, Worker, WorkerQueue
 from pgq.schema.install import install
 from pgq.worker.loop import Loop
+from pgq.worker.settings import Timing
+
+# The locks of idle sessions; a worker that is present has another one.
+IDLE_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 'pgq_waiting'::regclass"
 
 
 def listen(conn: Connection, channel: str) -> None:
@@ -31,27 +36,27 @@ def heard(conn: Connection) -> list[str]:
 def listener(connect: Connect) -> Connection:
     """A session that listens to the queue "default"."""
     listener = connect()
-    (channel,) = Queue(listener).idle()
-    Queue(listener).idle(idle=False)
+    (channel,) = WorkerQueue(listener).idle()
+    WorkerQueue(listener).idle(idle=False)
     listen(listener, channel)
     return listener
 
 
 @pytest.fixture
-def sleeper(connect: Connect) -> Queue:
+def sleeper(connect: Connect) -> WorkerQueue:
     """A session that sleeps."""
-    sleeper = Queue(connect())
+    sleeper = WorkerQueue(connect())
     sleeper.idle()
     return sleeper
 
 
-def retry_one(queue: Queue) -> None:
+def retry_one(queue: WorkerQueue) -> None:
     """Bring back a cancelled job."""
     queue.cancel(queue.enqueue("k", delay="1 hour").id)
     queue.retry(int(one(queue.conn, "SELECT id FROM pgq_ended")))
 
 
-def release_one(queue: Queue) -> None:
+def release_one(queue: WorkerQueue) -> None:
     """Claim a job and release it."""
     queue.conn.execute("SELECT set_config('pgq.now', '2100-01-01Z', false)")
     queue.enqueue("k", delay="1 second")
@@ -60,7 +65,7 @@ def release_one(queue: Queue) -> None:
     queue.release(job)
 
 
-def fail_one(queue: Queue) -> None:
+def fail_one(queue: WorkerQueue) -> None:
     """Fail a job, to be retried at once."""
     queue.conn.execute("SELECT set_config('pgq.now', '2100-01-01Z', false)")
     queue.enqueue("k", delay="1 second")
@@ -69,19 +74,19 @@ def fail_one(queue: Queue) -> None:
     queue.fail(job, retry_in=timedelta(0))
 
 
-def sooner(queue: Queue) -> None:
+def sooner(queue: WorkerQueue) -> None:
     """Make a job that waits for later ripe now."""
     queue.enqueue("k", delay="1 hour")
     queue.enqueue("k", on_duplicate="soonest")
 
 
-def sooner_many(queue: Queue) -> None:
+def sooner_many(queue: WorkerQueue) -> None:
     """Make a job that waits for later ripe now, through enqueue_many."""
     queue.enqueue("k", delay="1 hour")
     queue.enqueue_many([{"kind": "k", "on_duplicate": "soonest"}])
 
 
-RIPE: list[Callable[[Queue], object]] = [
+RIPE: list[Callable[[WorkerQueue], object]] = [
     lambda queue: queue.enqueue("k"),
     lambda queue: queue.enqueue_many([{"kind": "k"}, {"kind": "l", "queue": "other"}]),
     sooner,
@@ -90,7 +95,7 @@ RIPE: list[Callable[[Queue], object]] = [
     release_one,
     fail_one,
 ]
-NOT_RIPE: list[Callable[[Queue], object]] = [
+NOT_RIPE: list[Callable[[WorkerQueue], object]] = [
     lambda queue: queue.enqueue("k", delay="1 second"),
     lambda queue: queue.enqueue_many([{"kind": "k", "delay": "1 second"}]),
     lambda queue: queue.enqueue("k", queue="other"),
@@ -101,7 +106,7 @@ NOT_RIPE: list[Callable[[Queue], object]] = [
 
 @pytest.mark.parametrize("ripe", RIPE)
 def test_a_ripe_job_wakes_a_sleeping_session(
-    queue: Queue, listener: Connection, sleeper: Queue, ripe: Callable[[Queue], object]
+    queue: WorkerQueue, listener: Connection, sleeper: WorkerQueue, ripe: Callable[[WorkerQueue], object]
 ) -> None:
     """The job becomes ripe in any way; there is one notification for a transaction, after its commit."""
     with queue.conn.transaction():
@@ -112,29 +117,31 @@ def test_a_ripe_job_wakes_a_sleeping_session(
 
 @pytest.mark.parametrize("ripe", RIPE)
 def test_no_notification_is_sent_when_no_session_sleeps(
-    queue: Queue, listener: Connection, ripe: Callable[[Queue], object]
+    queue: WorkerQueue, listener: Connection, ripe: Callable[[WorkerQueue], object]
 ) -> None:
     """A notification takes a lock that all sessions share."""
     ripe(queue)
     assert heard(listener) == []
-    assert one(queue.conn, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+    assert one(queue.conn, IDLE_LOCKS) == 0
 
 
 @pytest.mark.parametrize("other", NOT_RIPE)
 def test_a_job_that_is_not_ripe_or_in_another_queue_wakes_no_session(
-    queue: Queue, listener: Connection, sleeper: Queue, other: Callable[[Queue], object]
+    queue: WorkerQueue, listener: Connection, sleeper: WorkerQueue, other: Callable[[WorkerQueue], object]
 ) -> None:
     other(queue)
     assert heard(listener) == []
 
 
-def test_a_transaction_that_rolls_back_wakes_no_session(queue: Queue, listener: Connection, sleeper: Queue) -> None:
+def test_a_transaction_that_rolls_back_wakes_no_session(
+    queue: WorkerQueue, listener: Connection, sleeper: WorkerQueue
+) -> None:
     with queue.conn.transaction(force_rollback=True):
         queue.enqueue("k")
     assert heard(listener) == []
 
 
-def test_idle_is_a_state_not_a_counter(queue: Queue, listener: Connection, sleeper: Queue) -> None:
+def test_idle_is_a_state_not_a_counter(queue: WorkerQueue, listener: Connection, sleeper: WorkerQueue) -> None:
     """A session that has said twice that it sleeps is awake when it says so once; a second time raises no warning."""
     notices: list[str | None] = []
     sleeper.conn.add_notice_handler(lambda notice: notices.append(notice.message_primary))
@@ -147,18 +154,18 @@ def test_idle_is_a_state_not_a_counter(queue: Queue, listener: Connection, sleep
 
 
 def test_a_session_that_ends_no_longer_sleeps(
-    conn: Connection, queue: Queue, listener: Connection, sleeper: Queue
+    conn: Connection, queue: WorkerQueue, listener: Connection, sleeper: WorkerQueue
 ) -> None:
     """No notification is sent for it."""
     sleeper.conn.close()
-    eventually(lambda: one(conn, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0)
+    eventually(lambda: one(conn, IDLE_LOCKS) == 0)
     queue.enqueue("k")
     assert heard(listener) == []
 
 
-def test_each_queue_has_its_own_channel(queue: Queue, connect: Connect) -> None:
+def test_each_queue_has_its_own_channel(queue: WorkerQueue, connect: Connect) -> None:
     """The channels are returned in the order of the queues, whatever their names are."""
-    sleeper = Queue(connect())
+    sleeper = WorkerQueue(connect())
     names = ["default", "x" * 200, 'a"b', "ä"]
     channels = sleeper.idle(names)
     assert len(set(channels)) == 4
@@ -171,24 +178,24 @@ def test_each_queue_has_its_own_channel(queue: Queue, connect: Connect) -> None:
 
 
 def test_another_installation_has_its_own_lock_and_channel(
-    conn: Connection, queue: Queue, connect: Connect, listener: Connection
+    conn: Connection, queue: WorkerQueue, connect: Connect, listener: Connection
 ) -> None:
     """The queue has the same name, in another schema."""
     install(conn, schema="other")
-    other = Queue(connect(), schema="other")
+    other = WorkerQueue(connect(), schema="other")
     (channel,) = other.idle()
     listen(other.conn, channel)
     queue.enqueue("k")
     assert heard(listener) == []
     assert heard(other.conn) == []
-    Queue(conn, schema="other").enqueue("k")
+    WorkerQueue(conn, schema="other").enqueue("k")
     assert heard(listener) == []
     assert heard(other.conn) == [channel]
 
 
 @pytest.mark.parametrize("mode", ["pg_advisory_lock", "pg_advisory_lock_shared"])
 def test_advisory_locks_of_an_application_do_not_look_like_a_sleeper(
-    queue: Queue, listener: Connection, connect: Connect, mode: str
+    queue: WorkerQueue, listener: Connection, connect: Connect, mode: str
 ) -> None:
     """Neither a key of one part with the same bits, nor one of two parts in another class, is one of pgq's."""
     application = connect()
@@ -199,7 +206,7 @@ def test_advisory_locks_of_an_application_do_not_look_like_a_sleeper(
     assert heard(listener) == []
 
 
-def test_an_application_that_holds_the_lock_blocks_no_session(queue: Queue, connect: Connect) -> None:
+def test_an_application_that_holds_the_lock_blocks_no_session(queue: WorkerQueue, connect: Connect) -> None:
     """Its effect is needless notifications, and workers that only poll."""
     application = connect()
     application.execute("SELECT pg_advisory_lock('pgq_waiting'::regclass::oid::integer, hashtext('default'))")
@@ -209,13 +216,15 @@ def test_an_application_that_holds_the_lock_blocks_no_session(queue: Queue, conn
     assert queue.idle(idle=False)
 
 
-def test_an_idle_worker_starts_a_job_at_once(queue: Queue, worker: Worker, loop: Loop, handlers: Handlers) -> None:
+def test_an_idle_worker_starts_a_job_at_once(
+    queue: WorkerQueue, worker: Worker, loop: Loop, handlers: Handlers
+) -> None:
     """Its poll interval is a minute."""
     done = threading.Semaphore(0)
     handlers.handler("k")(lambda job: done.release())
     thread = Thread(worker.run)
     for n in range(3):
-        eventually(lambda: loop.session.asleep)
+        eventually(lambda: loop.session.idle)
         queue.enqueue("k", n)
         assert done.acquire(timeout=5)
     worker.stop()
@@ -223,27 +232,27 @@ def test_an_idle_worker_starts_a_job_at_once(queue: Queue, worker: Worker, loop:
 
 
 def test_a_busy_worker_is_not_notified(
-    conn: Connection, queue: Queue, worker: Worker, loop: Loop, handlers: Handlers
+    conn: Connection, queue: WorkerQueue, worker: Worker, loop: Loop, handlers: Handlers
 ) -> None:
     """From its second batch on it counts as awake, and when the queue is empty it sleeps again."""
     asleep: list[int] = []
 
     @handlers.handler("k")
     def look(job: Job) -> None:
-        asleep.append(int(one(conn, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")))
+        asleep.append(int(one(conn, IDLE_LOCKS)))
 
-    loop.pace.limit = 1
+    loop.batch_size.limit = 1
     thread = Thread(worker.run)
-    eventually(lambda: loop.session.asleep)
+    eventually(lambda: loop.session.idle)
     queue.enqueue_many({"kind": "k", "args": n} for n in range(4))
     eventually(lambda: jobs(conn) == [])
-    eventually(lambda: one(conn, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 1)
+    eventually(lambda: one(conn, IDLE_LOCKS) == 1)
     worker.stop()
     thread.result(10)
     assert asleep == [1, 0, 0, 0]
 
 
-def test_a_notification_that_libpq_has_already_read_wakes_the_worker(queue: Queue, loop: Loop) -> None:
+def test_a_notification_that_libpq_has_already_read_wakes_the_worker(queue: WorkerQueue, loop: Loop) -> None:
     """It arrived with a result, so the socket has nothing more to read."""
     loop.turn()
     loop.rest()
@@ -255,10 +264,11 @@ def test_a_notification_that_libpq_has_already_read_wakes_the_worker(queue: Queu
 
 
 def test_a_worker_with_a_slow_handler_does_not_count_as_asleep(
-    conn: Connection, queue: Queue, worker: Worker, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+    conn: Connection, queue: WorkerQueue, make_worker: MakeWorker, handlers: Handlers
 ) -> None:
     """It was woken for this one job; enqueues need not notify it while the job runs."""
-    monkeypatch.setattr("pgq.worker.loop.KEEP_UNSTARTED", 0.1)
+    worker = make_worker(timing=Timing(keep_unstarted=0.1))
+    loop = worker.loops[0]
     go = threading.Event()
 
     @handlers.handler("k")
@@ -266,23 +276,25 @@ def test_a_worker_with_a_slow_handler_does_not_count_as_asleep(
         assert go.wait(10)
 
     thread = Thread(worker.run)
-    eventually(lambda: loop.session.asleep)
+    eventually(lambda: loop.session.idle)
     queue.enqueue("k")
-    eventually(lambda: one(conn, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0)
+    eventually(lambda: one(conn, IDLE_LOCKS) == 0)
     go.set()
-    eventually(lambda: loop.session.asleep)
+    eventually(lambda: loop.session.idle)
     worker.stop()
     thread.result(10)
 
 
-def test_the_ticker_of_a_sleeping_worker_rests(queue: Queue, worker: Worker, loop: Loop, handlers: Handlers) -> None:
+def test_the_ticker_of_a_sleeping_worker_rests(
+    queue: WorkerQueue, worker: Worker, loop: Loop, handlers: Handlers
+) -> None:
     """It rests also after a single job, for which the worker counts as asleep all the time."""
     handlers.handler("k")(lambda job: None)
     thread = Thread(worker.run)
     for _ in range(2):
-        eventually(lambda: loop.session.asleep)
+        eventually(lambda: loop.session.idle)
         queue.enqueue("k")
         eventually(lambda: jobs(queue.conn) == [])
-        eventually(lambda: not loop.ticker._going.is_set())
+        eventually(lambda: not loop.ticker.is_running)
     worker.stop()
     thread.result(10)

@@ -14,7 +14,7 @@ from support.database import Connect, Connection, jobs, one
 from support.processes import Start
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Job, Queue, Worker, WrongState
+from pgq import Handlers, Job, Worker, WorkerQueue, WrongState
 
 PRESENCE = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%% presence'"
 
@@ -46,7 +46,7 @@ def test_a_worker_is_registered_while_it_runs(conn: Connection, present: Worker)
 
 
 def test_the_lease_of_a_running_handler_is_extended(
-    conn: Connection, queue: Queue, handlers: Handlers, present: Worker
+    conn: Connection, queue: WorkerQueue, handlers: Handlers, present: Worker
 ) -> None:
     """No other worker gets the job, however long it runs, and it is done at its first attempt."""
     attempts: list[int] = []
@@ -68,7 +68,7 @@ def test_the_lease_of_a_running_handler_is_extended(
 
 
 def test_no_lease_is_extended_past_a_timeout(
-    conn: Connection, queue: Queue, handlers: Handlers, present: Worker
+    conn: Connection, queue: WorkerQueue, handlers: Handlers, present: Worker
 ) -> None:
     """A handler that cannot be interrupted loses its job to another worker."""
     go = threading.Event()
@@ -83,7 +83,7 @@ def test_no_lease_is_extended_past_a_timeout(
 
 
 def test_a_longer_lease_of_a_handler_starts_with_it(
-    conn: Connection, queue: Queue, handlers: Handlers, present: Worker
+    conn: Connection, queue: WorkerQueue, handlers: Handlers, present: Worker
 ) -> None:
     """The lease of the claim is shorter."""
     go = threading.Event()
@@ -98,7 +98,7 @@ def test_a_longer_lease_of_a_handler_starts_with_it(
 
 
 def test_a_lost_presence_connection_is_replaced(
-    conn: Connection, queue: Queue, handlers: Handlers, present: Worker, grown_up: None
+    conn: Connection, queue: WorkerQueue, handlers: Handlers, present: Worker, grown_up: None
 ) -> None:
     """The worker registers again before the next sweep, and keeps its running job."""
     go, attempts = threading.Event(), []
@@ -124,9 +124,11 @@ def test_a_lost_presence_connection_is_replaced(
     assert attempts == [1]
 
 
-def test_leases_are_extended_without_presence(conn: Connection, queue: Queue, dsn: str, handlers: Handlers) -> None:
+def test_leases_are_extended_without_presence(
+    conn: Connection, queue: WorkerQueue, dsn: str, handlers: Handlers
+) -> None:
     """The worker opens a connection when needed, and keeps no state in its session."""
-    worker = Worker(dsn, handlers, poll=0.1, lease=timedelta(seconds=0.6), presence=False, listen=False)
+    worker = Worker(dsn, handlers, poll=0.1, lease=timedelta(seconds=0.6), transaction_pooler=True)
     attempts: list[int] = []
 
     @handlers.handler("long")
@@ -151,26 +153,26 @@ def test_leases_are_extended_without_presence(conn: Connection, queue: Queue, ds
 def test_a_name_belongs_to_one_session(conn: Connection, connect: Connect) -> None:
     """Another session can register the name when the first one ends."""
     first, second = connect(), connect()
-    Queue(first).register("me")
+    WorkerQueue(first).register("me")
     with pytest.raises(WrongState, match="is registered by another session"):
-        Queue(second).register("me")
+        WorkerQueue(second).register("me")
     first.close()
     eventually(lambda: one(conn, "SELECT count(*) FROM _pgq_presence") == 0)
-    Queue(second).register("me")
-    assert Queue(second).unregister("me")
+    WorkerQueue(second).register("me")
+    assert WorkerQueue(second).unregister("me")
 
 
 def test_concurrent_sweeps_do_not_wait_for_each_other(
-    conn: Connection, connect: Connect, queue: Queue, grown_up: None
+    conn: Connection, connect: Connect, queue: WorkerQueue, grown_up: None
 ) -> None:
     """The jobs of a worker that is gone are rescued once."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(10))
     gone = connect()
-    Queue(gone).register("gone")
+    WorkerQueue(gone).register("gone")
     queue.claim(max_jobs=10, worker="gone")
     gone.close()
     eventually(lambda: one(conn, "SELECT count(*) FROM _pgq_presence") == 0)
-    a, b = Queue(connect()), Queue(connect())
+    a, b = WorkerQueue(connect()), WorkerQueue(connect())
     b.conn.execute("SET lock_timeout = '2s'")
     for sweeping in (a, b):
         sweeping.claim(max_jobs=0)
@@ -181,17 +183,17 @@ def test_concurrent_sweeps_do_not_wait_for_each_other(
 
 
 def test_a_job_that_a_dying_worker_still_holds_is_not_rescued(
-    conn: Connection, connect: Connect, queue: Queue, grown_up: None
+    conn: Connection, connect: Connect, queue: WorkerQueue, grown_up: None
 ) -> None:
     """The worker's presence is gone, but one of its statements still runs."""
     enqueued = queue.enqueue("k")
     gone, holder = connect(), connect()
-    Queue(gone).register("gone")
+    WorkerQueue(gone).register("gone")
     (job,) = queue.claim(worker="gone")
     gone.close()
     eventually(lambda: one(conn, "SELECT count(*) FROM _pgq_presence") == 0)
     with holder.transaction():
-        Queue(holder).hold(job)
+        WorkerQueue(holder).hold(job)
         for _ in range(2):
             assert queue.claim() == []
     assert jobs(conn) == [(enqueued.id, "running", 1)]
@@ -202,7 +204,7 @@ def test_a_job_that_a_dying_worker_still_holds_is_not_rescued(
 @pytest.mark.happens("a worker is killed")
 def test_the_jobs_of_a_killed_worker_run_again_within_seconds(
     conn: Connection,
-    queue: Queue,
+    queue: WorkerQueue,
     start: Start,
     tmp_path: Path,
     grown_up: None,
@@ -230,7 +232,7 @@ def test_the_jobs_of_a_killed_worker_run_again_within_seconds(
 def test_a_worker_stopped_for_longer_than_its_lease_changes_nothing(
     conn: Connection,
     dsn: str,
-    queue: Queue,
+    queue: WorkerQueue,
     start: Start,
     tmp_path: Path,
 ) -> None:
@@ -248,10 +250,10 @@ def test_a_worker_stopped_for_longer_than_its_lease_changes_nothing(
         "        job.complete(conn)\n"
     )
     queue.enqueue("held")
-    first = start("held", "--lease", "1s", "--no-presence")
+    first = start("held", "--lease", "1s", "--transaction-pooler")
     eventually(lambda: list(tmp_path.glob("held-1-*")))
     first.send_signal(signal.SIGSTOP)
-    second = start("held", "--lease", "1m", "--no-presence")
+    second = start("held", "--lease", "1m", "--transaction-pooler")
     eventually(lambda: list(tmp_path.glob("held-2-*")))
     first.send_signal(signal.SIGCONT)
     (tmp_path / "go").touch()
