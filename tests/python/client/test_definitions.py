@@ -19,7 +19,7 @@ SIGNATURE = """
 
 
 def test_enqueue_takes_the_arguments_of_pgq_enqueue(conn: Connection) -> None:
-    """The same names in the same order, each cast to its type."""
+    """It takes the same names in the same order, each cast to its type."""
     row = conn.execute(SIGNATURE, ["pgq_enqueue"]).fetchone()
     assert row is not None
     names, types = row
@@ -29,7 +29,7 @@ def test_enqueue_takes_the_arguments_of_pgq_enqueue(conn: Connection) -> None:
 
 
 def test_a_job_has_what_a_claim_returns(conn: Connection) -> None:
-    """A field for each column; the arguments come as ``payload``, JSON text."""
+    """It has a field for each column; the arguments come as ``payload``, JSON text."""
     columns = one(conn, "SELECT proargnames[pronargs + 1:] FROM pg_proc WHERE oid = to_regproc('pgq_claim')")
     names = {"payload": "args"}
     assert sorted(names.get(field.name, field.name) for field in fields(Job) if field.init) == sorted(columns)

@@ -80,8 +80,7 @@ def test_an_exported_name_does_not_show_where_it_is_defined(name: str) -> None:
     get_type_hints(exported)
 
 
-def test_the_exported_names_are_sorted() -> None:
-    """Without duplicates."""
+def test_the_exported_names_are_sorted_and_unique() -> None:
     assert sorted(set(pgq.__all__)) == pgq.__all__
 
 
@@ -98,7 +97,7 @@ def test_the_exported_names_are_sorted() -> None:
     ],
     ids=repr,
 )
-def test_what_is_raised_in_a_process_pool_arrives_whole(error: BaseException) -> None:
-    """A pool pickles the exception, with all its attributes."""
+def test_an_error_raised_in_a_process_pool_arrives_whole(error: BaseException) -> None:
+    """A pool pickles the exception with all its attributes."""
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), copy.args, vars(copy)) == (type(error), str(error), error.args, vars(error))

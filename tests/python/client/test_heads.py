@@ -1,4 +1,4 @@
-"""A claim does not walk over the jobs of the past, and finds later what it has walked past by mistake."""
+"""Heads: a claim does not scan the entries of ended jobs, and finds again what its head has passed by mistake."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def past(conn: Connection, connect: Connect, snapshot: None) -> None:
         queue.complete_many(jobs)
     conn.execute("DELETE FROM pgq_head")
     read("pgq_waiting_claim", queue.conn)
-    # The end of a lane counts as a tenth of a second ago: let the past be over by then.
+    # The end of a lane counts as a tenth of a second ago: the past must be over by then.
     conn.execute("SELECT pg_sleep(0.15)")
 
 
@@ -40,7 +40,7 @@ def setting(conn: Connection, queue: str = "default") -> str:
     return str(one(conn, "SELECT _pgq_head_setting(%s)", queue))
 
 
-def test_dead_entries_are_walked_over_once(conn: Connection, queue: WorkerQueue, past: None) -> None:
+def test_a_session_scans_dead_entries_once(conn: Connection, queue: WorkerQueue, past: None) -> None:
     """The first claim of a session finds where the live jobs begin, and later claims start there."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(500))
     assert len(queue.claim(max_jobs=10)) == 10
@@ -50,8 +50,8 @@ def test_dead_entries_are_walked_over_once(conn: Connection, queue: WorkerQueue,
     assert read("pgq_waiting_claim", conn) - before < 20 * 250 < PAST * 2
 
 
-def test_a_head_keeps_up_with_what_the_session_claims(conn: Connection, queue: WorkerQueue, past: None) -> None:
-    """Each claim walks over a few of the jobs that were claimed before it, however many there were."""
+def test_a_head_keeps_up_with_the_claims_of_its_session(conn: Connection, queue: WorkerQueue, past: None) -> None:
+    """However many jobs the session has claimed, its next claim scans few of them."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(4000))
     for _ in range(30):
         queue.claim(max_jobs=100)
@@ -60,17 +60,17 @@ def test_a_head_keeps_up_with_what_the_session_claims(conn: Connection, queue: W
     assert read("pgq_waiting_claim", conn) - before < 500
 
 
-def test_a_head_keeps_up_with_what_others_claim(
+def test_a_head_keeps_up_with_the_claims_of_others(
     conn: Connection, connect: Connect, queue: WorkerQueue, past: None
 ) -> None:
-    """A session that gets nothing for a while walks over what others got, but not twice."""
+    """A session that gets nothing for a while scans what others claimed, but only once."""
     other = WorkerQueue(connect())
     queue.claim()
     other.claim()
     other.enqueue_many({"kind": "k", "args": n} for n in range(PAST))
     while other.claim(max_jobs=1000):
         pass
-    # An end that was found is taken for one of a tenth of a second ago.
+    # The end of a lane counts as a tenth of a second ago.
     conn.execute("SELECT pg_sleep(0.15)")
     assert queue.claim() == []
     before = read("pgq_waiting_claim", conn, other.conn)
@@ -78,10 +78,10 @@ def test_a_head_keeps_up_with_what_others_claim(
     assert read("pgq_waiting_claim", conn, other.conn) - before < 200
 
 
-def test_a_new_session_begins_where_others_have_arrived(
+def test_a_new_session_starts_at_the_heads_that_others_share(
     conn: Connection, connect: Connect, queue: WorkerQueue, past: None
 ) -> None:
-    """A client that makes one claim only does not pay for the past, either."""
+    """A client that makes only one claim does not scan the past, either."""
     queue.claim()
     queue.enqueue_many({"kind": "k", "args": n} for n in range(10))
     fresh = WorkerQueue(connect())
@@ -102,7 +102,7 @@ Way = Callable[[Connection, Connect, WorkerQueue, int], None]
 
 
 def late_commit(conn: Connection, connect: Connect, queue: WorkerQueue, jobs: int) -> None:
-    """A job is enqueued before another one, and committed after that was claimed."""
+    """Enqueue a job before another one, and commit it after that one was claimed."""
     late = connect(autocommit=False)
     WorkerQueue(late).enqueue("left")
     conn.execute("SELECT pg_sleep(0.15)")
@@ -111,13 +111,13 @@ def late_commit(conn: Connection, connect: Connect, queue: WorkerQueue, jobs: in
 
 
 def back_dated(conn: Connection, connect: Connect, queue: WorkerQueue, jobs: int) -> None:
-    """A job is enqueued for a time that has passed."""
+    """Enqueue a job for a time that has passed."""
     move_on(queue, jobs)
     conn.execute("SELECT pgq_enqueue('left', ripe_at => pgq_now() - interval '1 day')")
 
 
 def put_back(conn: Connection, connect: Connect, queue: WorkerQueue, jobs: int) -> None:
-    """A claimed job goes back to its old place."""
+    """Put a claimed job back at its old place."""
     queue.enqueue("left")
     (job,) = queue.claim()
     move_on(queue, jobs)
@@ -125,7 +125,7 @@ def put_back(conn: Connection, connect: Connect, queue: WorkerQueue, jobs: int) 
 
 
 def skipped(conn: Connection, connect: Connect, queue: WorkerQueue, jobs: int) -> None:
-    """A job is locked by a transaction that rolls back."""
+    """Lock a job in a transaction that rolls back."""
     queue.enqueue("left")
     other = connect(autocommit=False)
     other.execute("SELECT FROM pgq_waiting WHERE kind = 'left' FOR UPDATE")
@@ -141,10 +141,10 @@ def move_on(queue: WorkerQueue, jobs: int) -> None:
         queue.complete_many(queue.claim(max_jobs=jobs))
 
 
-def test_a_job_that_commits_a_little_late_is_still_to_the_right(
+def test_a_job_that_commits_a_little_late_is_still_found(
     conn: Connection, connect: Connect, queue: WorkerQueue, past: None
 ) -> None:
-    """A head moves to where the claim before has arrived, so a job of that time stays to its right."""
+    """A head moves only to where the previous claim has arrived, so a job of that time stays to its right."""
     queue.claim()
     late = connect(autocommit=False)
     WorkerQueue(late).enqueue("late")
@@ -155,7 +155,7 @@ def test_a_job_that_commits_a_little_late_is_still_to_the_right(
     assert [job.kind for job in queue.claim(max_jobs=300)] == ["late"]
 
 
-def test_a_job_that_commits_while_a_session_looks_for_its_head_is_to_the_right(
+def test_a_job_that_commits_while_a_session_looks_for_its_head_is_found(
     connect: Connect, queue: WorkerQueue, past: None
 ) -> None:
     """The end of a lane counts as a tenth of a second earlier than it is."""
@@ -170,10 +170,10 @@ WAYS = pytest.mark.parametrize("way", [late_commit, back_dated, put_back, skippe
 
 
 @WAYS
-def test_what_a_head_has_passed_is_found_by_the_next_long_scan(
+def test_a_job_that_a_head_has_passed_is_found_by_the_next_long_scan(
     conn: Connection, connect: Connect, queue: WorkerQueue, past: None, way: Way
 ) -> None:
-    """It is not found before, because such a scan is made only when it is due."""
+    """It is not found before, because a long scan is made only when it is due."""
     queue.claim()
     way(conn, connect, queue, MANY)
     assert queue.claim() == []
@@ -187,7 +187,7 @@ def test_what_a_head_has_passed_is_found_by_the_next_long_scan(
 
 
 @WAYS
-def test_the_next_long_scan_comes_when_it_is_due(
+def test_the_next_long_scan_is_made_when_it_is_due(
     conn: Connection, connect: Connect, queue: WorkerQueue, past: None, way: Way
 ) -> None:
     """Without any help, a job that a head has passed is found soon after the delay."""
@@ -198,17 +198,17 @@ def test_the_next_long_scan_comes_when_it_is_due(
 
 
 @WAYS
-def test_in_a_healthy_table_it_is_found_by_the_next_claim(
+def test_in_a_table_without_bloat_the_next_claim_finds_a_passed_job(
     conn: Connection, connect: Connect, queue: WorkerQueue, way: Way
 ) -> None:
-    """As long as the walk is short, each claim starts at the start of the lanes."""
+    """As long as the scan is short, each claim starts at the start of the lanes."""
     queue.claim()
     way(conn, connect, queue, FEW)
     assert [job.kind for job in queue.claim()] == ["left"]
 
 
-def test_a_claim_that_rolls_back_takes_its_head_back(queue: WorkerQueue, past: None) -> None:
-    """The next claim of the session finds the jobs that were claimed in vain."""
+def test_a_claim_that_rolls_back_restores_its_head(queue: WorkerQueue, past: None) -> None:
+    """The next claim of the session finds the jobs again."""
     queue.claim()
     queue.enqueue_many({"kind": "k", "args": n} for n in range(1000))
     with queue.conn.transaction(force_rollback=True):
@@ -217,7 +217,7 @@ def test_a_claim_that_rolls_back_takes_its_head_back(queue: WorkerQueue, past: N
     assert sorted(job.args for job in queue.claim(max_jobs=1000)) == list(range(1000))
 
 
-def test_a_long_walk_through_one_lane_hides_nothing_in_another(queue: WorkerQueue, past: None) -> None:
+def test_a_long_scan_of_one_lane_hides_nothing_in_another(queue: WorkerQueue, past: None) -> None:
     """Jobs come by priority, from each queue that is asked for, whatever the heads are."""
     queue.claim(["default", "other"])
     queue.enqueue("k5", priority=5)
@@ -229,8 +229,8 @@ def test_a_long_walk_through_one_lane_hides_nothing_in_another(queue: WorkerQueu
     assert [job.kind for job in queue.claim(["other", "default"], 3)] == ["k1", "k9"]
 
 
-def test_a_lane_that_was_not_reached_is_walked_from_its_start(queue: WorkerQueue, past: None) -> None:
-    """A batch that is full tells nothing about the lanes after its last job."""
+def test_jobs_in_a_lane_that_was_not_reached_are_found(queue: WorkerQueue, past: None) -> None:
+    """A full batch says nothing about the lanes after its last job."""
     queue.enqueue("low", priority=9)
     queue.conn.execute("SELECT pg_sleep(0.15)")
     queue.enqueue_many({"kind": "k", "args": n} for n in range(600))
@@ -239,10 +239,10 @@ def test_a_lane_that_was_not_reached_is_walked_from_its_start(queue: WorkerQueue
     assert [job.kind for job in queue.claim()] == ["low"]
 
 
-def test_more_late_jobs_than_a_claim_takes_are_all_found(
+def test_late_jobs_are_all_found_even_if_they_exceed_one_claim(
     conn: Connection, connect: Connect, queue: WorkerQueue, past: None
 ) -> None:
-    """The long scan that finds the first of them puts the head back to where the others are."""
+    """The long scan that finds the first of them moves the head back to the others."""
     queue.claim()
     late = connect(autocommit=False)
     WorkerQueue(late).enqueue_many({"kind": "late", "args": n} for n in range(500))
@@ -256,10 +256,10 @@ def test_more_late_jobs_than_a_claim_takes_are_all_found(
 
 
 @pytest.mark.parametrize("forget", ["RESET ALL", "DISCARD ALL"])
-def test_a_head_does_not_survive_a_reset(
+def test_a_reset_discards_the_heads(
     conn: Connection, connect: Connect, queue: WorkerQueue, past: None, forget: str
 ) -> None:
-    """A session that a pool hands on knows nothing of its past."""
+    """A session that a pool hands on starts anew."""
     queue.claim()
     back_dated(conn, connect, queue, MANY)
     assert queue.claim() == []
@@ -268,7 +268,7 @@ def test_a_head_does_not_survive_a_reset(
     assert [job.kind for job in queue.claim()] == ["left"]
 
 
-def test_another_installation_has_heads_of_its_own(
+def test_another_installation_has_its_own_heads(
     conn: Connection, connect: Connect, queue: WorkerQueue, past: None
 ) -> None:
     """Heads of two installations differ, in one session and for a queue of the same name."""
@@ -327,7 +327,7 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("value", GARBAGE)
-def test_garbage_in_the_setting_is_no_head(conn: Connection, queue: WorkerQueue, value: str) -> None:
+def test_garbage_in_the_setting_counts_as_no_head(conn: Connection, queue: WorkerQueue, value: str) -> None:
     """It raises no error and hides no job."""
     queue.enqueue("k")
     conn.execute(f"SELECT set_config(%s, {value}, false)".encode(), [setting(conn)])
@@ -353,10 +353,10 @@ def test_a_lane_that_is_named_twice_gives_each_job_once(conn: Connection, queue:
     assert sorted(claimed) == list(range(10))
 
 
-def test_a_lie_in_the_setting_hurts_the_liar_alone(
+def test_a_forged_head_harms_only_the_session_that_set_it(
     conn: Connection, connect: Connect, queue: WorkerQueue, past: None
 ) -> None:
-    """A session that sets a head in the far future finds nothing until its next long scan, and tells no other."""
+    """A session with a head in the far future finds nothing until its next long scan, and does not share that head."""
     lie = f"SELECT set_config(%s, {NOW} + %s || {FAR}, false)".encode()
     queue.enqueue("k", dedup=False)
     conn.execute(lie, [setting(conn), 100_000_000])
@@ -370,8 +370,8 @@ def test_a_lie_in_the_setting_hurts_the_liar_alone(
     assert len(WorkerQueue(connect()).claim()) == 1
 
 
-def test_a_server_that_does_not_count_makes_each_walk_long(conn: Connection, queue: WorkerQueue, past: None) -> None:
-    """No session knows the length of its walk, so each keeps its heads."""
+def test_without_statistics_every_scan_counts_as_long(conn: Connection, queue: WorkerQueue, past: None) -> None:
+    """With track_counts off no session knows the length of its scan, so each keeps its heads."""
     conn.execute("SET track_counts = off")
     queue.enqueue("k")
     assert len(queue.claim()) == 1
@@ -391,8 +391,8 @@ def told(due: str, rescan_delay: str, at: str) -> bytes:
 OLD = told("now() - interval '1 hour'", "1 second", "now()")
 
 
-def test_telling_others_waits_for_no_lock(conn: Connection, connect: Connect, queue: WorkerQueue, past: None) -> None:
-    """Two sessions know something newer than what is told, the first in a transaction that stays open."""
+def test_sharing_a_head_waits_for_no_lock(conn: Connection, connect: Connect, queue: WorkerQueue, past: None) -> None:
+    """Two sessions know newer heads than the shared ones, and the first one's transaction stays open."""
     conn.execute(OLD)
     first, second = WorkerQueue(connect()), WorkerQueue(connect())
     second.conn.execute("SET lock_timeout = '2s'")
@@ -403,17 +403,15 @@ def test_telling_others_waits_for_no_lock(conn: Connection, connect: Connect, qu
     assert conn.execute(count.encode()).fetchone() == (2, 2)
 
 
-def test_what_was_told_long_ago_is_not_believed(conn: Connection, queue: WorkerQueue) -> None:
-    """A new session leaves the scan to others for ten times the delay, and then makes it itself."""
+def test_an_old_shared_head_is_ignored(conn: Connection, queue: WorkerQueue) -> None:
+    """A new session leaves the long scan to others for ten times the delay, and then makes it itself."""
     conn.execute("SELECT pgq_enqueue('left', ripe_at => pgq_now() - interval '1 day')")
     conn.execute(OLD)
     assert [job.kind for job in queue.claim()] == ["left"]
 
 
-def test_what_others_tell_from_the_future_is_not_believed(
-    conn: Connection, connect: Connect, queue: WorkerQueue
-) -> None:
-    """It was told before the clock of the server was set back."""
+def test_a_shared_head_from_the_future_is_ignored(conn: Connection, connect: Connect, queue: WorkerQueue) -> None:
+    """It was shared before the server's clock was set back."""
     hour = "now() + interval '1 hour'"
     conn.execute(told(hour, "5 minutes", hour))
     queue.enqueue("k")
@@ -422,15 +420,15 @@ def test_what_others_tell_from_the_future_is_not_believed(
     assert [job.attempt for job in WorkerQueue(connect()).claim()] == [2]
 
 
-def test_what_others_tell_from_the_future_is_replaced(conn: Connection, queue: WorkerQueue, past: None) -> None:
-    """It does not hide for an hour what is found since."""
+def test_a_shared_head_from_the_future_is_replaced(conn: Connection, queue: WorkerQueue, past: None) -> None:
+    """It does not hide newer heads for an hour."""
     conn.execute("INSERT INTO pgq_head VALUES ('default', now() + interval '1 hour', '5 minutes', '{}')")
     queue.claim()
     assert one(conn, "SELECT due < now() + interval '10 minutes' FROM pgq_head WHERE queue = 'default'")
 
 
 @pytest.mark.parametrize("setting", ["array_nulls", "standard_conforming_strings"])
-def test_the_settings_of_a_session_do_not_break_its_heads(
+def test_session_settings_do_not_break_the_heads(
     conn: Connection, queue: WorkerQueue, past: None, setting: str
 ) -> None:
     """Some change how the server reads arrays and strings."""
@@ -441,7 +439,7 @@ def test_the_settings_of_a_session_do_not_break_its_heads(
     assert queue.claim() == []
 
 
-def test_others_are_told_at_most_once_a_second(conn: Connection, queue: WorkerQueue, past: None) -> None:
+def test_heads_are_shared_at_most_once_a_second(conn: Connection, queue: WorkerQueue, past: None) -> None:
     """The number of scans does not matter."""
     ration(conn, "20 milliseconds")
     record(conn, "pgq_head", "INSERT", "clock_timestamp()")
@@ -452,8 +450,8 @@ def test_others_are_told_at_most_once_a_second(conn: Connection, queue: WorkerQu
     assert one(conn, f"SELECT coalesce(({closest}), '1 hour') > interval '0.9 s'")
 
 
-def test_a_claim_in_a_stricter_isolation_tells_nobody(queue: WorkerQueue, past: None) -> None:
-    """It cannot remove what was told before without the risk of an error."""
+def test_a_claim_in_a_stricter_isolation_shares_no_head(queue: WorkerQueue, past: None) -> None:
+    """Removing the older shared head could fail with a serialization error."""
     queue.conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     with queue.conn.transaction():
         assert queue.claim() == []
@@ -461,19 +459,19 @@ def test_a_claim_in_a_stricter_isolation_tells_nobody(queue: WorkerQueue, past: 
 
 
 def test_expired_leases_are_looked_for_once_a_second(conn: Connection, queue: WorkerQueue) -> None:
-    """With the real delay, they are looked for neither at each claim nor much later."""
+    """The test uses the real delay: not each claim looks for them, and none does so much later."""
     ration(conn, "1 second")
     queue.enqueue("k")
     queue.claim()
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 second'")
     assert queue.claim() == []
-    assert [job.attempt for job in eventually(queue.claim, "the lease is settled", 3)] == [2]
+    assert [job.attempt for job in eventually(queue.claim, "the expired job is claimed", 3)] == [2]
 
 
-def test_a_long_search_for_leases_is_made_by_one_session(
+def test_one_session_makes_the_long_scan_for_expired_leases(
     conn: Connection, connect: Connect, queue: WorkerQueue, snapshot: None
 ) -> None:
-    """The index of the leases may be full of dead entries, too."""
+    """The index of the leases is full of dead entries."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(PAST))
     jobs = queue.claim(max_jobs=PAST)
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 hour'")
@@ -487,10 +485,10 @@ def test_a_long_search_for_leases_is_made_by_one_session(
     assert read("pgq_running_lease", second.conn, first.conn) - before - walked < 100
 
 
-def test_a_long_search_that_finds_its_fill_is_made_again_at_once(
+def test_a_long_scan_for_leases_that_fills_its_batch_is_repeated_at_once(
     conn: Connection, connect: Connect, queue: WorkerQueue, snapshot: None
 ) -> None:
-    """When a host with many workers has died, their jobs are not handed out by fifties with long pauses between."""
+    """Otherwise the jobs of a dead host with many workers would come back by fifties, with long pauses."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(620))
     jobs = queue.claim(max_jobs=620)
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 hour'")

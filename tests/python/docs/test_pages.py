@@ -49,7 +49,7 @@ def test_a_page_has_one_title(page: Page) -> None:
 
 
 def test_the_readme_leads_to_every_page() -> None:
-    """No page of docs/ is out of reach."""
+    """It links to each page of docs/."""
     assert {page.name for page in pages() if page.name.startswith("docs/")} <= set(README.links())
 
 
@@ -62,7 +62,7 @@ def test_the_sql_reference_is_that_of_the_build(conn: Connection) -> None:
 
 
 def test_the_pages_name_only_functions_and_views_that_exist(conn: psycopg.Connection[tuple[str]]) -> None:
-    """Names of schemas and of reserved tables aside."""
+    """Names of schemas and of reserved tables are exceptions."""
     there = {
         row[0]
         for row in conn.execute(

@@ -103,7 +103,7 @@ def test_a_delay_is_a_short_duration_or_an_interval(run: Run, conn: Connection, 
 
 
 def test_an_interval_that_postgresql_cannot_read_is_refused(run: Run, conn: Connection) -> None:
-    """With PostgreSQL's own message."""
+    """The message is PostgreSQL's own."""
     assert 'invalid input syntax for type interval: "soon"' in run("enqueue", "k", "--delay", "soon", code=1).stderr
     assert 'interval: "long ago"' in run("purge", "--older-than", "long ago", code=1).stderr
     assert one(conn, "SELECT count(*) FROM pgq_waiting") == 0
@@ -111,7 +111,7 @@ def test_an_interval_that_postgresql_cannot_read_is_refused(run: Run, conn: Conn
 
 @pytest.mark.parametrize("lease", ["10m", "600s", "10 minutes", "9 min 60 secs", "600000 milliseconds"])
 def test_a_worker_takes_both_forms_of_a_duration(run: Run, queue: WorkerQueue, tmp_path: Path, lease: str) -> None:
-    """Those with units that Python can count in seconds."""
+    """Python must be able to count the units in seconds."""
     (tmp_path / "tasks.py").write_text(
         "import pgq\npgq.handler('k')(lambda job: print(job.lease_until - job.ripe_at - job.waited, flush=True))\n"
     )
@@ -121,7 +121,7 @@ def test_a_worker_takes_both_forms_of_a_duration(run: Run, queue: WorkerQueue, t
 
 
 def test_ps_shows_the_workers(run: Run, queue: WorkerQueue) -> None:
-    """Those that hold jobs, and those that have registered."""
+    """They hold jobs, or have registered."""
     queue.enqueue("k")
     queue.claim(worker="busy")
     queue.register("idle", ["default"], "here", 7)

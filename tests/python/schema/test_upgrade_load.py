@@ -224,7 +224,7 @@ def test_concurrent_upgrades_run_once(as_: As) -> None:
 
 
 def test_an_upgrade_waits_for_a_concurrent_one(as_: As, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After its patience it raises Busy, and has changed nothing."""
+    """When its patience ends it raises LockTimeout, and has changed nothing."""
     monkeypatch.setattr(installation, "PATIENCE", 0.0)
     monkeypatch.setattr(installation, "PAUSE", 0.05)
     owner, other = as_("owner"), as_("owner")
