@@ -1,24 +1,25 @@
 -- How a claim gets past the entries of jobs that are gone.
 --
 -- The claim index keeps an entry of each claimed job until vacuum may remove it, and a snapshot that is held anywhere
--- forbids that. A claim that starts at the left end of its lanes walks over all of them. So once that walk has become
--- long, a session remembers its head in each lane: where the live entries begin. A head moves in two steps, to where the
--- move before had arrived, so that a job that commits a little late is still to the right of it.
+-- forbids that. A claim that starts at the left end of its lanes walks over all of these entries. So once that walk is
+-- long, a session remembers the head of each lane: where the live entries begin. A head moves in two steps, each time to
+-- the place that the claim before had reached, so that a job that commits a little late is still to the right of it.
 --
--- What lies to the left of the head all the same (a claim that rolled back, a commit that came very late, a job put
--- back at its old place) is found by a scan from the left end. One is made at each claim as long as the walk is short,
--- and else again after twenty times as long as the last one took. Heads are kept in a setting of the session: that
--- writes nothing, and a claim that rolls back takes its moves back. Anybody may set it, so a lie in it must hurt the
--- liar alone.
+-- Some jobs are to the left of the head all the same: after a claim that rolled back, a commit that came very late, or
+-- when a job is put back at its old place. A scan from the left end finds them. While the walk is short, each claim makes
+-- that scan; otherwise it is made again after twenty times as long as the last one took.
+--
+-- A session keeps its heads in a setting: that writes nothing, and a claim that rolls back takes its moves back. Any role
+-- can set it, so a forged value must hurt no other session. The section "Heads" of docs/design.md draws a lane.
 
--- A hundred entries in vain cost about a tenth of a claim. Twelve is what it takes to find the place of each lane.
-CREATE FUNCTION _pgq_is_long_scan(steps bigint, lanes integer) RETURNS boolean
+-- A hundred entries in vain cost about a tenth of a claim. Finding the start of a lane reads twelve.
+CREATE FUNCTION _pgq_is_long_scan(wasted bigint, lanes integer) RETURNS boolean
     LANGUAGE sql
     IMMUTABLE
-    RETURN coalesce(steps > 100 + 12 * lanes, true);
+    RETURN coalesce(wasted > 100 + 12 * lanes, true);
 
 COMMENT ON FUNCTION _pgq_is_long_scan(bigint, integer) IS
-    'Whether a scan of so many lanes that took so many steps in vain is worth avoiding; NULL counts as long.';
+    'Return whether a scan of so many lanes that read so many entries in vain is worth avoiding; NULL counts as long.';
 
 
 CREATE FUNCTION _pgq_rescan_delay(cost interval) RETURNS interval
@@ -27,10 +28,10 @@ CREATE FUNCTION _pgq_rescan_delay(cost interval) RETURNS interval
     RETURN least(20 * cost, interval '5 minutes');
 
 COMMENT ON FUNCTION _pgq_rescan_delay(interval) IS
-    'How long to wait with the next scan after a long one: they may take a twentieth of the time.';
+    'Return the least time from a long scan of this cost to the next one: such scans may take a twentieth of the time.';
 
 
--- Entries that are known to be dead to all are not counted, but the pages full of them are.
+-- The server does not count entries that are known to be dead to all, but it counts the pages full of them.
 CREATE FUNCTION _pgq_entries_read(index regclass) RETURNS bigint
     LANGUAGE sql
     VOLATILE
@@ -40,7 +41,8 @@ CREATE FUNCTION _pgq_entries_read(index regclass) RETURNS bigint
     END;
 
 COMMENT ON FUNCTION _pgq_entries_read(regclass) IS
-    'A counter of what this session reads from an index, a page as two entries; NULL where the server does not count.';
+    'Return a counter of what this transaction has read from an index, a page as two entries; NULL where the server does '
+    'not count.';
 
 
 CREATE FUNCTION _pgq_microseconds(at timestamptz) RETURNS bigint

@@ -25,7 +25,7 @@ BEGIN
         SELECT ROW(p.priority, place.us, place.id, place.us, place.id)::_pgq_lane_head
         FROM generate_series(0, 9) AS p (priority)
         LEFT JOIN (
-            -- Fenced: beside a condition on queue, an index that begins with it can look cheaper than these rows do.
+            -- OFFSET 0 is a fence: with a condition on queue beside ctid, the planner may prefer an index on queue.
             SELECT w.priority, max(ARRAY[_pgq_microseconds(w.ripe_at), w.id]) AS place
             FROM (SELECT * FROM pgq_waiting WHERE ctid = ANY (rows) OFFSET 0) AS w
             WHERE w.queue = heads[_pgq_lanes_reached.n].queue
@@ -45,7 +45,8 @@ COMMENT ON FUNCTION _pgq_lanes_reached(pgq_head[], integer, tid[], boolean, time
     'without the lanes that it has not come to.';
 
 
--- Only what a new session would notice. And in a stricter isolation level the removal of old rows could fail.
+-- A scan of less than a millisecond (a delay of 20) is not worth sharing. In a stricter isolation level, the removal of
+-- old rows could fail.
 CREATE FUNCTION _pgq_share_head(head pgq_head) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -76,15 +77,15 @@ END
 $_pgq_share_head$;
 
 COMMENT ON FUNCTION _pgq_share_head(pgq_head) IS
-    'Tell other sessions where the live jobs of a queue begin, if the scan took a millisecond or more; at most once a '
-    'second, and without waiting for a lock.';
+    'Share the heads of a queue with other sessions, if the scan took a millisecond or more; at most once a second, and '
+    'without waiting for a lock.';
 
 
 CREATE FUNCTION _pgq_move_heads(
     heads pgq_head[],
     rows tid[],
     filled boolean,
-    steps bigint,
+    wasted bigint,
     at timestamptz,
     begun_at timestamptz
 ) RETURNS void
@@ -92,7 +93,7 @@ CREATE FUNCTION _pgq_move_heads(
     SET search_path FROM CURRENT
 AS $_pgq_move_heads$
 DECLARE
-    v_long boolean := _pgq_is_long_scan(steps, 10 * cardinality(heads));
+    v_long boolean := _pgq_is_long_scan(wasted, 10 * cardinality(heads));
     v_done_at timestamptz := clock_timestamp();
     v_rescan_delay interval := _pgq_rescan_delay(v_done_at - begun_at);
     v_head pgq_head;
@@ -115,7 +116,7 @@ BEGIN
                                WHEN reached.place IS NULL THEN known.here
                                WHEN v_from_start THEN least(reached.place, known.here)
                                -- Far behind, because others have claimed meanwhile: one step must do.
-                               WHEN steps > 2000 THEN reached.place
+                               WHEN wasted > 2000 THEN reached.place
                                ELSE least(reached.place, known.next)
                            END AS here,
                            coalesce(reached.place, known.next) AS next
@@ -135,4 +136,4 @@ END
 $_pgq_move_heads$;
 
 COMMENT ON FUNCTION _pgq_move_heads(pgq_head[], tid[], boolean, bigint, timestamptz, timestamptz) IS
-    'After a claim that found these rows and read so many entries in vain: keep where the next claim is to begin.';
+    'After a claim that found these rows and read so many entries in vain, keep where the next claim is to begin.';

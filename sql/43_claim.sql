@@ -22,8 +22,8 @@ CREATE FUNCTION pgq_claim(
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path FROM CURRENT
-    -- Leave the planner one way, whatever the statistics say: the claim index in its own order, then TID scans. What
-    -- is off counts as so dear that every plan would be compiled, for longer than it runs: no JIT.
+    -- Leave the planner one plan, whatever the statistics say: the claim index in its own order, then TID scans. A
+    -- disabled plan type has a huge cost, which would trigger JIT, and compiling takes longer than the query.
     SET enable_seqscan = off
     SET enable_bitmapscan = off
     SET jit = off
@@ -38,7 +38,7 @@ DECLARE
     v_names text[] := '{}';
     v_heads pgq_head[];
     v_begun_at timestamptz;
-    v_steps bigint;
+    v_read bigint;
     v_rows tid[];
 BEGIN
     PERFORM _pgq_check_claim(queues, max_jobs, worker);
@@ -48,7 +48,7 @@ BEGIN
         RETURN;
     END IF;
 
-    -- A lane that is named twice would offer the same rows twice: SKIP LOCKED does not skip this transaction's own locks.
+    -- A queue that is named twice would give the same rows twice: SKIP LOCKED does not skip this transaction's own locks.
     v_begun_at := clock_timestamp();
     FOREACH v_queue IN ARRAY queues LOOP
         IF v_queue <> ALL (v_names) THEN
@@ -56,7 +56,7 @@ BEGIN
             v_heads := v_heads || _pgq_load_head(v_queue, v_begun_at);
         END IF;
     END LOOP;
-    v_steps := _pgq_entries_read('pgq_waiting_claim');
+    v_read := _pgq_entries_read('pgq_waiting_claim');
 
     -- Lane by lane, lazily: nothing is locked but what is returned.
     v_rows := ARRAY(
@@ -86,13 +86,13 @@ BEGIN
     );
     PERFORM _pgq_move_heads(
         v_heads, v_rows, cardinality(v_rows) = max_jobs,
-        _pgq_entries_read('pgq_waiting_claim') - v_steps - cardinality(v_rows), v_now, v_begun_at);
+        _pgq_entries_read('pgq_waiting_claim') - v_read - cardinality(v_rows), v_now, v_begun_at);
     IF v_rows = '{}' THEN
         RETURN;
     END IF;
 
-    -- A statement of its own, for a snapshot of its own: a row that was changed just before it was locked has a new
-    -- ctid, which the snapshot of the statement above does not see.
+    -- A statement of its own, for a snapshot of its own: a row that was updated just before it was locked has a new ctid,
+    -- which the snapshot of the statement above does not see.
     RETURN QUERY
     WITH taken AS (
         DELETE FROM pgq_waiting AS w
@@ -115,8 +115,9 @@ $pgq_claim$;
 
 COMMENT ON FUNCTION pgq_claim(text[], integer, interval, text) IS
     'Take up to max_jobs ripe jobs of these queues, lowest priority number first, then by ripe_at; within one priority '
-    'the queues are served in the order given. Each row carries the token that every further call about the job wants '
-    'back; the attempt is counted. When lease runs out before the job is completed, failed, released, snoozed or '
-    'extended, the job is taken back. Expired leases of any queue are settled first, once a second. No row when nothing '
-    'is ripe, or only what lies behind many jobs that are gone and was not found yet. NULL is refused (22004) but for '
-    'worker, a name to be shown; bad values raise 22023, a queue that your role may not use 42501.';
+    'the queues are served in the order given. Each row has the token that every further call about the job must '
+    'present; the attempt is counted. When the lease ends before the job is completed, failed, released, snoozed or '
+    'extended, the job is rescued. Once a second, the jobs of any queue whose leases have ended are rescued first. '
+    'Returns no row when no job is ripe, or when the ripe ones are among many jobs that are gone and are not found yet. '
+    'NULL raises 22004, except for worker, a name that views show; a bad value raises 22023, and a queue that the role '
+    'may not use 42501.';

@@ -105,9 +105,9 @@ COMMENT ON FUNCTION _pgq_sweep_workers(timestamptz) IS
     'nothing.';
 
 
--- The entries of jobs that are gone pile up in the index of the leases as in that of the claim, so the search is
--- rationed in the same way: once a second in each session, as if it took a twentieth of that, but when the walk is long
--- once in all of them together.
+-- The entries of jobs that are gone pile up in the index of the leases as in that of the claim, so the search is rationed
+-- in the same way: once a second in each session, as if it took a twentieth of that; but when the walk is long, once in
+-- all sessions together.
 CREATE FUNCTION _pgq_maintain(at timestamptz) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -116,7 +116,7 @@ DECLARE
     v_is_new boolean := coalesce(current_setting(_pgq_head_setting(''), true), '') = '';
     v_head pgq_head := _pgq_load_head('', at);
     v_begun_at timestamptz;
-    v_steps bigint;
+    v_read bigint;
     v_count integer;
 BEGIN
     IF v_head.due > at THEN
@@ -124,17 +124,17 @@ BEGIN
     END IF;
 
     v_begun_at := clock_timestamp();
-    v_steps := _pgq_entries_read('pgq_running_lease');
-    -- After a failover all workers look gone to the first session that comes, until they come, too.
+    v_read := _pgq_entries_read('pgq_running_lease');
+    -- Right after a failover no worker has reconnected and all look gone, so the first search of a session leaves them out.
     IF NOT v_is_new THEN
         PERFORM _pgq_sweep_workers(at);
     END IF;
     v_count := _pgq_expire_leases(at);
     v_head.rescan_delay := _pgq_rescan_delay(greatest(clock_timestamp() - v_begun_at, interval '50 milliseconds'));
     v_head.due := at + v_head.rescan_delay;
-    -- As long as each search finds its fill, it is worth what it costs.
+    -- While each search finds as many jobs as it may take, the next one is worth its cost at once.
     IF v_count < 50 THEN
-        IF _pgq_is_long_scan(_pgq_entries_read('pgq_running_lease') - v_steps - v_count, 1) THEN
+        IF _pgq_is_long_scan(_pgq_entries_read('pgq_running_lease') - v_read - v_count, 1) THEN
             PERFORM _pgq_share_head(v_head);
         END IF;
         PERFORM _pgq_save_head(v_head);
@@ -143,4 +143,4 @@ END
 $_pgq_maintain$;
 
 COMMENT ON FUNCTION _pgq_maintain(timestamptz) IS
-    'Call _pgq_expire_leases if that is due in this session, and unless it is for the first time, _pgq_sweep_workers before it.';
+    'Call _pgq_expire_leases if it is due in this session, and before it _pgq_sweep_workers, but not the first time.';

@@ -98,6 +98,34 @@ def known(conn: Connection, queue: str = "default") -> list[int]:
     )
 
 
+def pass_due(conn: Connection) -> None:
+    """Let the time be over for which the session has put off its next long scan."""
+    conn.execute(
+        "SELECT set_config(%(name)s, '1' || substr(current_setting(%(name)s), 17), false)", {"name": setting(conn)}
+    )
+
+
+def test_a_session_starts_at_its_heads_when_nothing_is_shared(conn: Connection, queue: WorkerQueue, past: None) -> None:
+    """A short scan is not shared, and after a crash the table is empty."""
+    queue.claim()
+    conn.execute("DELETE FROM pgq_head")
+    before = read("pgq_waiting_claim", conn)
+    for _ in range(10):
+        assert queue.claim() == []
+    assert read("pgq_waiting_claim", conn) - before < PAST
+
+
+def test_a_scan_that_is_due_is_not_made_when_another_session_has_made_one(
+    conn: Connection, queue: WorkerQueue, past: None
+) -> None:
+    """The session waits again, for what the other has found is in pgq_head."""
+    queue.claim()
+    pass_due(conn)
+    before = read("pgq_waiting_claim", conn)
+    assert queue.claim() == []
+    assert read("pgq_waiting_claim", conn) - before < 200
+
+
 Way = Callable[[Connection, Connect, WorkerQueue, int], None]
 
 
@@ -178,10 +206,7 @@ def test_a_job_that_a_head_has_passed_is_found_by_the_next_long_scan(
     way(conn, connect, queue, MANY)
     assert queue.claim() == []
     ration(conn, "0")
-    # The five minutes that the session has noted are over.
-    conn.execute(
-        "SELECT set_config(%(name)s, '1' || substr(current_setting(%(name)s), 17), false)", {"name": setting(conn)}
-    )
+    pass_due(conn)
     conn.execute("DELETE FROM pgq_head")
     assert [job.kind for job in queue.claim()] == ["left"]
 
@@ -334,13 +359,17 @@ def test_garbage_in_the_setting_counts_as_no_head(conn: Connection, queue: Worke
     assert len(queue.claim()) == 1
 
 
-def test_damaged_lanes_put_off_no_search(conn: Connection, connect: Connect, queue: WorkerQueue, past: None) -> None:
-    """A session whose setting is damaged takes over what others know, as a new session does."""
+@pytest.mark.parametrize("value", [f"{SOON} || ' {{'", f"'x' || {FAR}"])
+def test_a_damaged_setting_is_as_good_as_none(
+    conn: Connection, connect: Connect, queue: WorkerQueue, past: None, value: str
+) -> None:
+    """The session takes over what others know, as a new session does."""
     queue.claim()
     fresh = WorkerQueue(connect())
-    fresh.conn.execute(f"SELECT set_config(%s, {SOON} || ' {{', false)".encode(), [setting(conn)])
+    fresh.conn.execute(f"SELECT set_config(%s, {value}, false)".encode(), [setting(conn)])
+    queue.enqueue("k")
     before = read("pgq_waiting_claim", fresh.conn, conn)
-    assert fresh.claim() == []
+    assert len(fresh.claim()) == 1
     assert read("pgq_waiting_claim", fresh.conn, conn) - before < 200
 
 
@@ -403,8 +432,16 @@ def test_sharing_a_head_waits_for_no_lock(conn: Connection, connect: Connect, qu
     assert conn.execute(count.encode()).fetchone() == (2, 2)
 
 
-def test_an_old_shared_head_is_ignored(conn: Connection, queue: WorkerQueue) -> None:
-    """A new session leaves the long scan to others for ten times the delay, and then makes it itself."""
+def test_the_first_claim_of_a_session_leaves_a_scan_to_others(conn: Connection, queue: WorkerQueue) -> None:
+    """A session may live for one claim, so it makes a scan that is a little overdue only with its second one."""
+    conn.execute("SELECT pgq_enqueue('left', ripe_at => pgq_now() - interval '1 day')")
+    conn.execute(told("now() - interval '3 minutes'", "1 minute", "now()"))
+    assert queue.claim() == []
+    assert [job.kind for job in queue.claim()] == ["left"]
+
+
+def test_what_was_told_long_ago_is_not_believed(conn: Connection, queue: WorkerQueue) -> None:
+    """A new session leaves the scan to others for ten times the delay, and then makes it itself."""
     conn.execute("SELECT pgq_enqueue('left', ripe_at => pgq_now() - interval '1 day')")
     conn.execute(OLD)
     assert [job.kind for job in queue.claim()] == ["left"]

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import psycopg
 import pytest
-from support.calls import life
+from support.calls import CALLS, life
 from support.database import Connection, one
 
 from pgq.schema.install import install
@@ -132,6 +132,8 @@ def mallory(conn: Connection, dsn: str) -> Iterator[Connection]:
     install(conn, schema="home")
     for what in ("producer", "worker", "admin"):
         conn.execute("SELECT home.pgq_grant('mallory', %s)", [what])
+    # Without it mallory could not make a view of pgq_head of its own.
+    conn.execute("GRANT USAGE ON TYPE home._pgq_lane_head TO mallory")
     with psycopg.connect(dsn, user="mallory", autocommit=True) as session:
         session.execute("SET search_path = pg_catalog")
         session.execute(PLANT.encode())
@@ -201,3 +203,28 @@ def test_no_planted_object_is_used_when_the_owner_grants(conn: Connection, mallo
             conn.execute("SELECT home.pgq_grant('mallory', 'reader')")
         assert (caught.value.sqlstate, caught.value.diag.message_primary) == ("TRAP1", "postgres")
     conn.execute("RESET search_path")
+
+
+def test_no_call_runs_in_the_session_that_maintains_a_table(conn: Connection, mallory: Connection) -> None:
+    """A call planted in an index expression is refused when another role analyzes the table, whatever the call."""
+    mallory.execute(
+        "CREATE TABLE evil.trap (n integer); INSERT INTO evil.trap VALUES (1);"
+        "CREATE FUNCTION evil.spring(n integer) RETURNS integer IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN n; END';"
+        "CREATE INDEX ON evil.trap (evil.spring(n))"
+    )
+    # It uses no queue: it takes away the session's own registration.
+    guarded = set(public_functions(conn)) - {"pgq_unregister"}
+    refused = set()
+    for call in CALLS:
+        function = call.partition("(")[0]
+        if function not in guarded:
+            continue
+        perform = call.replace(":first", "0").replace(":id", "0").replace(":token", "0")
+        mallory.execute(
+            "CREATE OR REPLACE FUNCTION evil.spring(n integer) RETURNS integer IMMUTABLE LANGUAGE plpgsql AS "
+            f"$f$BEGIN PERFORM home.{perform}; RETURN n; END$f$".encode()
+        )
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="security-restricted operation"):
+            conn.execute("ANALYZE evil.trap")
+        refused.add(function)
+    assert refused == guarded
