@@ -1,11 +1,11 @@
 -- Where the live jobs of a queue begin, for sessions that have not looked themselves.
 --
--- A hint and nothing more: a session that finds it missing, old or wrong looks for itself, and after a crash the table is
--- empty. Rows are inserted and deleted, but never updated: so no session waits for another, and the newest row is the
--- first in its index, however many dead ones a snapshot keeps. The section "Heads" of docs/design.md draws a lane.
+-- Only a hint: a session that finds it missing, old or wrong looks for itself, and after a crash the table is empty. Rows
+-- are inserted and deleted, but never updated: so no session waits for another, and the newest row is the first in its
+-- index, however many dead ones a snapshot keeps. The section "Heads" of docs/design.md draws a lane.
 
--- A place in a lane is the ripe_at and the id of a job. ripe_at is in microseconds since 1970, because the text of a
--- timestamptz depends on DateStyle and TimeZone, and a session keeps its heads as text.
+-- A place in a lane is the ripe_at and the id of a job. Here ripe_at is in microseconds since 1970: a session keeps its
+-- heads as text, and the text of a timestamptz depends on DateStyle and TimeZone.
 CREATE TYPE _pgq_lane_head AS (
     priority     smallint,
     here_ripe_us bigint,
@@ -15,11 +15,11 @@ CREATE TYPE _pgq_lane_head AS (
 );
 
 COMMENT ON TYPE _pgq_lane_head IS 'The head of one lane of a queue.';
-COMMENT ON COLUMN _pgq_lane_head.priority IS 'Names the lane within its queue.';
-COMMENT ON COLUMN _pgq_lane_head.here_ripe_us IS 'A claim begins after this place: its ripe_at, in microseconds since 1970.';
-COMMENT ON COLUMN _pgq_lane_head.here_id IS 'The id of that place.';
-COMMENT ON COLUMN _pgq_lane_head.next_ripe_us IS 'How far the last claim has walked: "here" moves to this place next.';
-COMMENT ON COLUMN _pgq_lane_head.next_id IS 'The id of that place.';
+COMMENT ON COLUMN _pgq_lane_head.priority IS 'The priority of the jobs in this lane of the queue.';
+COMMENT ON COLUMN _pgq_lane_head.here_ripe_us IS 'A claim begins after this place; its ripe_at in microseconds since 1970.';
+COMMENT ON COLUMN _pgq_lane_head.here_id IS 'The id of the job at that place.';
+COMMENT ON COLUMN _pgq_lane_head.next_ripe_us IS 'The head moves to this place next; its ripe_at likewise.';
+COMMENT ON COLUMN _pgq_lane_head.next_id IS 'The id of the job at that place, or 0.';
 
 
 CREATE UNLOGGED TABLE pgq_head (
@@ -34,5 +34,5 @@ CREATE INDEX pgq_head_due ON pgq_head (queue, due);
 COMMENT ON TABLE pgq_head IS 'Where the live jobs of a queue begin, as the last long scan of its lanes found it.';
 COMMENT ON COLUMN pgq_head.queue IS 'The queue; empty for the search for expired leases, which has no lanes.';
 COMMENT ON COLUMN pgq_head.due IS 'From when on a claim may scan the lanes from their start again.';
-COMMENT ON COLUMN pgq_head.rescan_delay IS 'The least time between two such scans, in proportion to what the last one cost.';
-COMMENT ON COLUMN pgq_head.lanes IS 'The heads of the lanes that the scan has reached; a lane that is missing is unknown.';
+COMMENT ON COLUMN pgq_head.rescan_delay IS 'The least time between two such scans, in proportion to the cost of the last.';
+COMMENT ON COLUMN pgq_head.lanes IS 'The heads of the lanes that are known; a lane that is missing is scanned from its start.';
