@@ -101,11 +101,11 @@ COMMENT ON FUNCTION pgq_enqueue(
     text, jsonb, text, timestamptz, interval, integer, integer, interval, interval, boolean, text, text, jsonb
 ) IS
     'Enqueue a job in the transaction of the caller. Returns its id and created = true. If a job with the same queue, '
-    'kind and dedup_key (or args, without a key) is already waiting, returns the id of that job, locked until the end '
-    'of the transaction, and created = false, and on_duplicate decides: keep leaves it as it is, replace takes the '
-    'new args, ripe_at and priority, soonest takes the earlier ripe_at, error raises PGQ04. With dedup false the job '
-    'neither is nor has a duplicate. ripe_at or delay, not both, says when the job is ripe; priority 0 is claimed '
-    'first, 9 last. context is a JSON object that the worker gets beside args, such as a trace to continue; it has no '
-    'part in what makes duplicates. NULL for ripe_at and delay means now, for dedup_key that args decide; NULL for '
-    'kind, args or queue raises 22004; any other NULL means the default. Raises 22023, 22008 or 54000 for a bad '
-    'value, 42501 for a queue that the calling role may not use.';
+    'kind and dedup_key (or args, without a key) is already waiting, locks that job until the end of the transaction, '
+    'and returns its id and created = false. on_duplicate then decides: keep leaves the waiting job as it is, replace '
+    'gives it the new args, ripe_at and priority, soonest gives it the earlier ripe_at, error raises PGQ04. With '
+    'dedup false the job neither is nor has a duplicate. ripe_at or delay, not both, says when the job is ripe; '
+    'priority 0 is claimed first, 9 last. context is a JSON object that the worker gets beside args, such as a trace '
+    'to continue; it has no part in what makes duplicates. NULL for ripe_at and delay means now, for dedup_key that '
+    'args decide; NULL for kind, args or queue raises 22004; any other NULL means the default. Raises 22023, 22008 or '
+    '54000 for a bad value, 42501 for a queue that the calling role may not use.';

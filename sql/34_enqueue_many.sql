@@ -106,5 +106,5 @@ COMMENT ON FUNCTION pgq_enqueue_many(jsonb) IS
     'Enqueue an array of jobs in the transaction of the caller, all or none. Each element is an object whose keys are '
     'arguments of pgq_enqueue; kinds and queues may differ. Returns a row for each job, in order: n (from 1), id and '
     'created, as pgq_enqueue returns them. JSON null means the default, except for args. NULL for jobs raises 22004. '
-    'Raises what pgq_enqueue raises, with the number of the job in the message, except for 42501; 22007, 22008, 22003 '
-    'or 22P02 for text that is not a time, interval or integer.';
+    'Raises what pgq_enqueue raises; the message has the number of the job, except for 42501. Raises 22007, 22008, '
+    '22003 or 22P02 for text that is not a time, interval or integer.';

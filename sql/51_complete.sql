@@ -52,8 +52,8 @@ $pgq_complete$;
 
 COMMENT ON FUNCTION pgq_complete(bigint, bigint, jsonb) IS
     'End a running job that is done. Returns nothing. Without a result the job is deleted; with one it is kept in '
-    'pgq_ended as done. Called in the transaction that writes the effects of the job, it makes them exactly-once: if '
-    'the lease is lost, it raises PGQ02 and the writes roll back. NULL for result means none; the JSON null is a '
+    'pgq_ended as done. Call it in the transaction that writes the effects of the job, and they happen exactly once: '
+    'if the lease is lost, it raises PGQ02 and the writes roll back. NULL for result means none; the JSON null is a '
     'result. Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 54000 for a result of '
     'more than 1 MiB as text.';
 

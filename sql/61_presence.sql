@@ -100,8 +100,8 @@ END
 $pgq_unregister$;
 
 COMMENT ON FUNCTION pgq_unregister(text) IS
-    'Remove a worker that stops; jobs that it still holds keep their leases. Returns true, or false if this session '
-    'has not registered it or worker is NULL.';
+    'Remove a worker that stops; jobs that it still holds keep their leases. Returns true; or false if this session '
+    'has not registered the worker, or for NULL.';
 
 
 -- Jobs are locked in the order of ids, as most claims lock them. A wait for a twin that is not committed ends by the
