@@ -10,7 +10,7 @@ BEGIN
     RETURN (SELECT c.attempt FROM pgq_claim(lease => '1 minute', worker => 'w') AS c);
 END
 $$;
--- Claim a job at a time, and never end the attempt.
+-- Claim the job, and never end the attempt.
 SELECT is(pg_temp.loses(at), attempt, what)
 FROM (VALUES
     (timestamptz '2030-01-01 12:00Z', 1, 'the first claim gets the job'),

@@ -2,7 +2,7 @@
 BEGIN;
 SELECT plan(38);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
--- In the first five seconds after the start of the server no worker counts as gone; wait for their end.
+-- In the first five seconds after the start of the server no worker counts as gone: wait until they are over.
 CREATE FUNCTION pg_temp.claim() RETURNS bigint LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_sleep(greatest(0, extract(epoch FROM pg_postmaster_start_time() + interval '5.1 seconds' - clock_timestamp())));
