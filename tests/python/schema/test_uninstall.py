@@ -52,6 +52,22 @@ def test_uninstall_leaves_nothing_behind(as_: As, extension: Path, dsn: str, for
     assert rows(owner) == before
 
 
+def test_the_names_of_earlier_releases_are_complete() -> None:
+    """Those that the current version does not use; without them an earlier release could not be removed."""
+    names = {name for release in RELEASED for name in installation.CREATED.findall(released(release).decode())}
+    assert set(installation.FORMER) == names - set(installation.CREATED.findall(installation.script()))
+
+
+def test_a_name_that_only_earlier_releases_used_is_free(as_: As) -> None:
+    """An object with such a name, beside the current version, is not of pgq and stays."""
+    owner = as_("owner")
+    owner.execute("CREATE FUNCTION _pgq_limit() RETURNS integer LANGUAGE sql RETURN 1")
+    before = rows(owner)
+    put(owner, "plain")
+    uninstall(owner)
+    assert rows(owner) == before
+
+
 def test_drop_extension_leaves_nothing_behind(as_: As, extension: Path) -> None:
     owner = as_("owner")
     before = rows(owner)

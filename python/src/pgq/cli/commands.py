@@ -40,9 +40,7 @@ STATS_COLUMNS = ("queue", "kind", "waiting", "ripe", "running", "dead", "cancell
     show_default=False,
     help="Connection string.  [default: PGQ_DSN, or libpq's environment: PGHOST, PGDATABASE, …]",
 )
-@click.option(
-    "--schema", "schema_", envvar="PGQ_SCHEMA", help="Schema of pgq.  [default: PGQ_SCHEMA, or search_path]"
-)
+@click.option("--schema", "schema_", envvar="PGQ_SCHEMA", help="Schema of pgq.  [default: PGQ_SCHEMA, or search_path]")
 @click.pass_context
 def main(ctx: click.Context, dsn: str, schema_: str | None) -> None:
     """A job queue that is just PostgreSQL."""

@@ -22,9 +22,9 @@ CREATED: Final = re.compile(r"^CREATE (?:UNLOGGED )?(TABLE|VIEW|SEQUENCE|FUNCTIO
 # Names that only earlier releases use.
 FORMER_FUNCTIONS: Final = (
     "pgq_discard", "pgq_disown", "pgq_pending", "_pgq_caller", "_pgq_change_twins", "_pgq_errors", "_pgq_expire",
-    "_pgq_expire_sometimes", "_pgq_functions", "_pgq_is_long", "_pgq_lease_lost", "_pgq_limit", "_pgq_meet_twins",
-    "_pgq_pause", "_pgq_problem", "_pgq_put_back", "_pgq_refuse", "_pgq_retry_or_bury", "_pgq_state", "_pgq_steps",
-    "_pgq_sweep",
+    "_pgq_expire_sometimes", "_pgq_functions", "_pgq_is_long", "_pgq_keep_head", "_pgq_lease_lost", "_pgq_limit",
+    "_pgq_meet_twins", "_pgq_pause", "_pgq_problem", "_pgq_put_back", "_pgq_reached", "_pgq_recall_head",
+    "_pgq_refuse", "_pgq_retry_or_bury", "_pgq_state", "_pgq_steps", "_pgq_sweep",
 )  # fmt: skip
 FORMER: Final = (
     ("TABLE", "pgq_worker"),
