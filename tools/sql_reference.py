@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
-from devpg import Server
+from postgres.server import Server
 
 ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = ROOT / "docs/sql.md"

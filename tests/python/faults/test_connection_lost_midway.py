@@ -23,7 +23,7 @@ def worker(dsn: str, proxy: Proxy, handlers: Handlers) -> Iterator[Worker]:
     worker.stop()
 
 
-@pytest.mark.happens("the answer to a `COMMIT` is lost")
+@pytest.mark.happens("the reply to a `COMMIT` is lost")
 @pytest.mark.parametrize(
     ("pattern", "delivered", "attempts"),
     [
@@ -72,7 +72,7 @@ def test_a_transactional_job_has_its_effect_once(
     assert conn.execute("SELECT attempt FROM effect").fetchall() == [(attempts,)]
 
 
-@pytest.mark.happens("the answer to a `COMMIT` is lost")
+@pytest.mark.happens("the reply to a `COMMIT` is lost")
 @pytest.mark.parametrize("delivered", [False, True])
 def test_a_settlement_without_a_result_is_repeated_without_effect(
     conn: Connection, queue: WorkerQueue, proxy: Proxy, handlers: Handlers, worker: Worker, delivered: bool

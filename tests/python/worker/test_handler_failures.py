@@ -49,7 +49,7 @@ def test_an_unknown_kind_or_unreadable_payload_fails_only_its_job(
     assert "PayloadError" in error_of(queue.conn, deep)
 
 
-@pytest.mark.happens("returns what is no JSON")
+@pytest.mark.happens("returns what is not JSON")
 @pytest.mark.parametrize("transaction", [False, True])
 @pytest.mark.parametrize(
     "result", [object(), float("nan"), "a\0b", "x" * 1_100_000], ids=["object", "NaN", "NUL", "too long"]
