@@ -165,9 +165,9 @@ def _views(conn: psycopg.Connection[Any]) -> str:
     parts = ["## Views\n", "A view shows only queues that the role may see, as `admin` or `reader`.\n"]
     for name, oid, comment in conn.execute(RELATIONS.encode(), ["v"]).fetchall():
         parts.append(f"### {name}\n\n{_prose(comment)}\n")
-        rows = ["| column | type | a reader may read it |", "|---|---|---|"]
-        for column, kind, _, readable in conn.execute(COLUMNS.encode(), {"reader": _role("reader"), "oid": oid}):
-            rows.append(f"| {column} | {_type(kind)} | {'yes' if readable else 'no'} |")
+        rows = ["| column | type | a reader may read it | |", "|---|---|---|---|"]
+        for column, kind, about, readable in conn.execute(COLUMNS.encode(), {"reader": _role("reader"), "oid": oid}):
+            rows.append(f"| {column} | {_type(kind)} | {'yes' if readable else 'no'} | {_marked(about or '')} |")
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
 
