@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-from pathlib import PurePosixPath
 
 import click
 import psycopg
@@ -127,10 +125,9 @@ def test_every_row_of_what_happens_when_is_backed_by_a_test() -> None:
 
 
 def path_ends() -> set[str]:
-    """Return the ends of the paths of all files and folders of the repository, whole names only."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    files = [PurePosixPath(line) for line in listed.splitlines() if (ROOT / line).exists()]
-    paths = {*files, *(parent for file in files for parent in file.parents)}
+    """Return the ends of the paths of all files and folders of the sources, whole names only."""
+    tops = [path for path in ROOT.iterdir() if path.name != "build" and not path.name.startswith(".")]
+    paths = [path.relative_to(ROOT) for top in tops for path in (top, *top.rglob("*"))]
     return {"/".join(path.parts[n:]) for path in paths for n in range(len(path.parts))}
 
 
