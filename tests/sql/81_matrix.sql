@@ -86,22 +86,7 @@ SELECT pgq_grant(role, privilege, queues) FROM actor WHERE privilege IS NOT NULL
 -- Without USAGE on the schema, PostgreSQL would deny that first.
 SELECT format('GRANT USAGE ON SCHEMA %I TO tap_nobody', current_schema()) \gexec
 
--- The exception undoes what the call has done.
-CREATE FUNCTION pg_temp.result(role text, call text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    v_result text;
-BEGIN
-    PERFORM set_config('role', role, true);
-    EXECUTE call INTO v_result;
-    RAISE EXCEPTION USING ERRCODE = 'TAP01', MESSAGE = coalesce(v_result, 'null');
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS v_result = MESSAGE_TEXT;
-    RETURN CASE WHEN SQLSTATE = 'TAP01' THEN v_result
-                WHEN SQLSTATE = '42501' AND v_result ~ '^permission denied for ' THEN 'denied'
-                ELSE SQLSTATE
-           END;
-END
-$$;
+\ir result.sql
 
 CREATE TEMP TABLE outcome AS
 SELECT a.role, p.queue, m.object, m.call, pg_temp.result(a.role, filled.call) AS got,

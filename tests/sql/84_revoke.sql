@@ -4,21 +4,7 @@ SELECT plan(42);
 
 CREATE ROLE tap_role;
 SELECT format('GRANT USAGE ON SCHEMA %I TO tap_role', current_schema()) \gexec
-CREATE FUNCTION pg_temp.result(role text, call text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    v_result text;
-BEGIN
-    PERFORM set_config('role', role, true);
-    EXECUTE call INTO v_result;
-    RAISE EXCEPTION USING ERRCODE = 'TAP01', MESSAGE = coalesce(v_result, 'null');
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS v_result = MESSAGE_TEXT;
-    RETURN CASE WHEN SQLSTATE = 'TAP01' THEN v_result
-                WHEN SQLSTATE = '42501' AND v_result ~ '^permission denied for ' THEN 'denied'
-                ELSE SQLSTATE
-           END;
-END
-$$;
+\ir result.sql
 -- The queues among a, b and c in which a role may enqueue; a hyphen for each if permission is denied altogether.
 CREATE FUNCTION pg_temp.may(role text) RETURNS text LANGUAGE sql AS $$
     SELECT string_agg(CASE pg_temp.result(role, format('SELECT created FROM pgq_enqueue(''k'', queue => %L)', q)) WHEN 'true' THEN q WHEN 'denied' THEN '-' ELSE '' END, '' ORDER BY q)
