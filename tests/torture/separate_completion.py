@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pgq.handlers import Handler
 from pgq.job import Job
-from pgq.worker.executor import Executor
-from pgq.worker.outcomes import Outcome
+from pgq.worker.executor import Executor, Result
 
 
-def _in_transaction(self: Executor, handler: Handler, job: Job) -> list[Outcome]:
+def _in_transaction(self: Executor, handler: Handler, job: Job) -> Result:
     try:
-        with self.inside.queue().conn.transaction():
-            self._call(handler, job, self.inside.queue().conn)
+        queue = self.session.queue()
+        with queue.conn.transaction():
+            self._call(handler, job, queue.conn)
     except Exception as error:
-        return self._undone(handler, [job], [], error)
-    return self._done(job, None)
+        return self._undone(handler, job, error)
+    return self._returned(job, None)
 
 
 Executor._in_transaction = _in_transaction  # type: ignore[method-assign]

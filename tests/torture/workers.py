@@ -17,7 +17,7 @@ from typing import NamedTuple
 from postgres.children import ignored, in_child, masked
 
 HERE = Path(__file__).parent
-# One worker of each kind: one loop, several threads, several processes, and as behind a transaction pooler.
+# One worker of each kind: one loop, several threads, several processes, and without session state.
 OPTIONS = (
     ("--concurrency", "1"),
     ("--concurrency", "4"),
