@@ -35,6 +35,8 @@ PROVE := tools/pgtap.py --load $(PLAIN) --load python/src/pgq/testkit.sql
 
 .PHONY: all demo test test-sql test-python test-matrix fuzz torture lint bench dist installcheck clean
 .DELETE_ON_ERROR:
+# Completed scripts are frozen, checked and read.
+.PRECIOUS: build/complete/pgq--%.sql
 
 all: $(PLAIN) $(FILES) $(UPGRADES) $(PG_TLE) $(CARRIED)
 
@@ -50,12 +52,25 @@ build/pgq--%.sql: sql/released/pgq--%.sql
 	@mkdir -p build
 	@cp $< $@
 
+# The script that leads to the version in work is completed from the SQL of both; those of releases are complete.
+IN_WORK := $(if $(wildcard sql/released/pgq--$(PGQ_VERSION).sql),,$(filter %--$(PGQ_VERSION),$(STEPS)))
+ifneq ($(IN_WORK),)
+COMPLETED := build/complete/pgq--$(IN_WORK).sql
+$(COMPLETED): tools/upgrade_script.py $(WRAP)/upgrade_privileges_save.sql $(WRAP)/upgrade_privileges_restore.sql Makefile
+$(COMPLETED): sql/released/pgq--$(firstword $(subst --, ,$(IN_WORK))).sql $(SCRIPT) sql/upgrade/pgq--$(IN_WORK).sql
+	@mkdir -p build/complete
+	@$(PYTHON) tools/upgrade_script.py $(filter sql/released/% $(SCRIPT) sql/upgrade/%,$^) > $@
+endif
+build/complete/pgq--%.sql: sql/upgrade/pgq--%.sql
+	@mkdir -p build/complete
+	@cp $< $@
+
 # Both forms of an upgrade hold the same script; only an extension can say what pg_dump shall save of it.
 versions = s/@FROM@/$(firstword $(subst --, ,$*))/g; s/@TO@/$(lastword $(subst --, ,$*))/g
-build/pgq--%.sql: $(WRAP)/upgrade_extension.sql $(WRAP)/upgrade_head.sql sql/upgrade/pgq--%.sql $(WRAP)/upgrade_tail.sql Makefile
+build/pgq--%.sql: $(WRAP)/upgrade_extension.sql $(WRAP)/upgrade_head.sql build/complete/pgq--%.sql $(WRAP)/upgrade_tail.sql Makefile
 	@mkdir -p build
 	@sed '$(versions)' $(filter %.sql,$^) > $@
-build/upgrades/%.sql: $(WRAP)/plain_head.sql $(WRAP)/upgrade_head.sql $(WRAP)/upgrade_plain.sql sql/upgrade/pgq--%.sql \
+build/upgrades/%.sql: $(WRAP)/plain_head.sql $(WRAP)/upgrade_head.sql $(WRAP)/upgrade_plain.sql build/complete/pgq--%.sql \
                       $(WRAP)/upgrade_tail.sql $(WRAP)/plain_tail.sql Makefile
 	@mkdir -p build/upgrades
 	@sed '$(versions); /^SELECT pg_extension_config_dump(/d' $(filter %.sql,$^) > $@

@@ -1,0 +1,79 @@
+-- From 0.2.0 to 0.3.0: one word for one thing.
+--
+-- A clean break: calls, views and columns have other names, so drivers of 0.2.0 cannot go on. They must be stopped first.
+
+DO $upgrade_estimate$
+DECLARE
+    -- Measured with 1,000,000 waiting jobs: today the catalogue alone changes, and this count of the jobs takes the time.
+    c_seconds_per_million CONSTANT numeric := 0.1;
+    c_seconds CONSTANT numeric := 1;
+    v_waiting bigint := (SELECT count(*) FROM pgq_waiting);
+BEGIN
+    RAISE NOTICE 'pgq stands still during this upgrade: % waiting jobs, about % s',
+          v_waiting, ceil(c_seconds + v_waiting * c_seconds_per_million / 1000000);
+END
+$upgrade_estimate$;
+
+-- Nobody enqueues, claims or registers from here on. In one statement: it waits half a second at most for each table.
+LOCK TABLE pgq_waiting, pgq_running, pgq_ended, pgq_permission, pgq_worker IN ACCESS EXCLUSIVE MODE;
+
+-- There is no way to force this. A worker that cannot be stopped can be made to: its session can be ended.
+DO $upgrade_workers$
+DECLARE
+    v_workers text;
+    v_sessions text;
+BEGIN
+    SELECT string_agg(format('"%s"', left(w.name, 200)), ', ' ORDER BY w.name), string_agg(p.pid::text, ', ' ORDER BY w.name)
+    INTO v_workers, v_sessions
+    FROM pgq_worker AS w
+    JOIN _pgq_presence AS p USING (number);
+
+    IF v_workers IS NOT NULL THEN
+        RAISE EXCEPTION 'workers of pgq 0.2.0 are present: %', v_workers
+            USING ERRCODE = 'object_in_use',
+                  HINT = format('Stop these workers; pg_terminate_backend ends the session of one that does not stop (%s).',
+                                v_sessions);
+    END IF;
+END
+$upgrade_workers$;
+
+
+ALTER TABLE pgq_permission RENAME COLUMN what TO privilege;
+ALTER TABLE pgq_permission RENAME CONSTRAINT pgq_permission_what_check TO pgq_permission_privilege_check;
+
+-- @renamed pgq_job pgq_jobs
+-- @renamed pgq_disown pgq_reconcile
+-- @renamed pgq_pending pgq_remaining
+-- @renamed pgq_discard pgq_cancel_claimed
+-- @drop
+
+ALTER TABLE pgq_worker RENAME TO pgq_worker_session;
+ALTER SEQUENCE pgq_worker_number RENAME TO pgq_worker_session_number;
+ALTER TABLE pgq_worker_session RENAME COLUMN reach TO allowed_queues;
+ALTER TABLE pgq_worker_session RENAME CONSTRAINT pgq_worker_pkey TO pgq_worker_session_pkey;
+ALTER TABLE pgq_worker_session RENAME CONSTRAINT pgq_worker_number_key TO pgq_worker_session_number_key;
+
+-- PostgreSQL 18 has begun to name NOT NULL constraints, after the table and the column.
+DO $upgrade_not_null$
+DECLARE
+    v_name record;
+BEGIN
+    FOR v_name IN
+        SELECT c.conrelid::regclass AS relation, c.conname AS was,
+               format('%s_%s_not_null', t.relname, a.attname) AS becomes
+        FROM pg_constraint AS c
+        JOIN pg_class AS t ON t.oid = c.conrelid
+        JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
+        WHERE c.conrelid IN ('pgq_permission'::regclass, 'pgq_worker_session'::regclass)
+          AND c.contype = 'n'
+          AND c.conname <> format('%s_%s_not_null', t.relname, a.attname)
+    LOOP
+        EXECUTE format('ALTER TABLE %s RENAME CONSTRAINT %I TO %I', v_name.relation, v_name.was, v_name.becomes);
+    END LOOP;
+END
+$upgrade_not_null$;
+
+-- Hints: sessions find the heads again.
+DROP TABLE pgq_head;
+
+-- @create

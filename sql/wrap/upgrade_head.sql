@@ -4,9 +4,9 @@ DECLARE
     v_owner text;
     v_version text;
 BEGIN
-    -- The same as at the installation, because functions record it.
+    -- The same path as at the installation: functions record it.
     PERFORM set_config('search_path', format('%I, pg_temp', c_schema), true);
-    -- A statement that waits for a table makes all later ones wait behind it: give up early, to be tried again.
+    -- All callers queue up behind a lock that this waits for: give up soon, to be tried again.
     PERFORM set_config('lock_timeout', '500ms', true);
 
     SELECT r.rolname INTO v_owner
@@ -18,14 +18,14 @@ BEGIN
             USING ERRCODE = 'undefined_object',
                   HINT = 'Put the schema of pgq first in the search_path.';
     END IF;
-    -- After an upgrade by a superuser, the objects must still belong to their owner and act with no more than its
-    -- rights.
+    -- After an upgrade by a superuser everything still belongs to the owner, and acts with no more than its rights.
     IF v_owner <> current_user THEN
         PERFORM set_config('role', v_owner, true);
     END IF;
 
-    -- One upgrade at a time. No worker has the number 0.
-    PERFORM pg_advisory_xact_lock('pgq_worker_session'::regclass::oid::integer, 0);
+    -- One upgrade at a time. No worker has the number 0. The table was called pgq_worker before 0.3.0; a rename keeps the
+    -- oid, so a session that looked before the rename waits for the same lock.
+    PERFORM pg_advisory_xact_lock(coalesce(to_regclass('pgq_worker_session'), to_regclass('pgq_worker'))::oid::integer, 0);
     SELECT substring(pg_get_function_sqlbody(p.oid) FROM '''(.*)''') INTO v_version
     FROM pg_proc AS p
     WHERE p.oid = to_regprocedure(format('%I.pgq_version()', c_schema));
