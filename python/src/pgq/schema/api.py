@@ -14,7 +14,8 @@ def upgrade(conn: psycopg.Connection[Any], *, schema: str | None = None) -> list
     Upgrade the pgq in ``schema``, or the one that the search path finds, to the version of this driver.
 
     Return the versions that were reached, in their order; the list is empty when the SQL is up to date. Each step is a
-    transaction of its own, so the steps before one that fails remain. Workers and producers can go on meanwhile. The
-    connection must be in autocommit mode. Raises NotInstalled, NoUpgradePath and LockTimeout.
+    transaction of its own, so the steps before one that fails remain. The changelog says for which releases workers and
+    producers must be stopped. The connection must be in autocommit mode. Raises NotInstalled, NoUpgradePath and
+    LockTimeout.
     """
     return list(upgrade_stepwise(conn, schema=schema))
