@@ -1,5 +1,5 @@
--- pg_dump saves the data of an extension's tables only where it is told to. One call per statement: a second call for
--- another table in the same statement would not see the change of the first one.
+-- pg_dump saves the data of an extension's tables and sequences only where it is told to. One call per statement: a
+-- second call for another table in the same statement would not see the change of the first one.
 SELECT pg_extension_config_dump('pgq_permission', '');
 SELECT pg_extension_config_dump('pgq_waiting', '');
 SELECT pg_extension_config_dump('pgq_running', '');

@@ -25,7 +25,8 @@ BEGIN
 
     -- One upgrade at a time. No worker has the number 0. The table was called pgq_worker before 0.3.0; a rename keeps the
     -- oid, so a session that looked before the rename waits for the same lock.
-    PERFORM pg_advisory_xact_lock(coalesce(to_regclass('pgq_worker_session'), to_regclass('pgq_worker'))::oid::integer, 0);
+    PERFORM pg_advisory_xact_lock(
+        coalesce(to_regclass('pgq_worker_session'), to_regclass('pgq_worker'))::oid::integer, 0);
     SELECT substring(pg_get_function_sqlbody(p.oid) FROM '''(.*)''') INTO v_version
     FROM pg_proc AS p
     WHERE p.oid = to_regprocedure(format('%I.pgq_version()', c_schema));
