@@ -264,6 +264,17 @@ def test_jobs_in_a_lane_that_was_not_reached_are_found(queue: WorkerQueue, past:
     assert [job.kind for job in queue.claim()] == ["low"]
 
 
+def test_jobs_in_a_queue_that_was_not_reached_are_found(queue: WorkerQueue, past: None) -> None:
+    """A full batch tells nothing about the queues after that of its last job."""
+    both = ["default", "other"]
+    queue.enqueue("behind", queue="other")
+    queue.conn.execute("SELECT pg_sleep(0.15)")
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(600))
+    for _ in range(3):
+        assert len(queue.claim(both, max_jobs=200)) == 200
+    assert [job.kind for job in queue.claim(both)] == ["behind"]
+
+
 def test_late_jobs_are_all_found_even_if_they_exceed_one_claim(
     conn: Connection, connect: Connect, queue: WorkerQueue, past: None
 ) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from pgq import handlers
-from pgq.cli.support import Mistake, Target, duration, mistakes
+from pgq.cli.support import CommandError, Target, duration, command_errors
 from pgq.process import logs
 from pgq.process.signals import exit_within
 from pgq.process.supervisor import DRAINED, LIFELINE, Supervisor
@@ -105,7 +105,7 @@ def worker(
     load(modules)
     code = 1
     try:
-        with mistakes(), socket.socket(fileno=int(lifeline)) if lifeline is not None else socket.socket() as line:
+        with command_errors(), socket.socket(fileno=int(lifeline)) if lifeline is not None else socket.socket() as line:
             one = Worker(
                 target.dsn,
                 queues=queues,
@@ -145,6 +145,6 @@ def load(modules: tuple[str, ...]) -> None:
         try:
             importlib.import_module(module)
         except Exception as error:
-            raise Mistake(f"cannot import {module}: {type(error).__name__}: {error}") from error
+            raise CommandError(f"cannot import {module}: {type(error).__name__}: {error}") from error
     if not handlers.default.kinds:
-        raise Mistake(f"{', '.join(modules)} registers no handler", "Decorate a function with @pgq.handler(KIND).")
+        raise CommandError(f"{', '.join(modules)} registers no handler", "Decorate a function with @pgq.handler(KIND).")
