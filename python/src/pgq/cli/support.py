@@ -65,11 +65,6 @@ def command_errors() -> Iterator[None]:
         raise CommandError(str(error)) from error
 
 
-# The names that pgq.cli.worker imports.
-Mistake = CommandError
-mistakes = command_errors
-
-
 @dataclass(frozen=True)
 class Target:
     """The pgq that a command uses: a DSN (empty: libpq's environment) and a schema (None: the search path)."""

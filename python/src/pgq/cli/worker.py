@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from pgq import handlers
-from pgq.cli.support import CommandError, Target, duration, command_errors
+from pgq.cli.support import CommandError, Target, command_errors, duration
 from pgq.process import logs
 from pgq.process.signals import exit_within
 from pgq.process.supervisor import DRAINED, LIFELINE, Supervisor
