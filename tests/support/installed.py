@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +25,6 @@ NOISE = re.compile(r"^(?:\\(?:un)?restrict .*|SET transaction_timeout = 0;)\n", 
 CONTROL = (ROOT / "pgq.control").read_text()
 VERSION = re.findall(r"^default_version = '(.*)'$", CONTROL, re.MULTILINE)[0]
 RELEASED = sorted(path.stem.removeprefix("pgq--") for path in (ROOT / "sql/released").glob("pgq--*.sql"))
-COMMAND = Path(sys.executable).with_name("pgq")
 PLAIN = (ROOT / "build/pgq.sql").read_bytes()
 
 

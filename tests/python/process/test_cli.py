@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -15,24 +13,25 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 from support.database import Connection, expire, jobs, one
+from support.processes import TASKS, Done, installed, invoke
 
 from pgq import WorkerQueue
+from pgq.cli import main
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def pgq(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the installed program."""
-    program = Path(sys.executable).with_name("pgq")
-    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False, cwd=cwd, timeout=30)
+Run = Callable[..., Done]
 
 
 @pytest.fixture
 def run(dsn: str) -> Run:
-    """Return a function that runs the program on the database of the test and checks its exit code."""
+    """
+    Return a function that runs a command on the database of the test and checks its exit code.
 
-    def run(*arguments: str, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        done = pgq("--dsn", dsn, *arguments, cwd=cwd)
+    With ``cwd`` it runs in a process of its own.
+    """
+
+    def run(*arguments: str, code: int = 0, cwd: Path | None = None) -> Done:
+        there = ("--dsn", dsn, *arguments)
+        done = invoke(*there) if cwd is None else installed(*there, cwd=cwd)
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
         return done
@@ -49,7 +48,7 @@ def bare(conn: Connection) -> Connection:
 
 
 def test_help_names_every_command() -> None:
-    done = pgq("--help")
+    done = installed("--help")
     assert done.returncode == 0
     for command in (
         "install",
@@ -69,7 +68,42 @@ def test_help_names_every_command() -> None:
         "revoke",
     ):
         assert f"\n  {command} " in done.stdout
-        assert pgq(command, "--help").returncode == 0
+        assert invoke(command, "--help").returncode == 0
+
+
+def test_each_command_works_as_a_process(dsn: str, bare: Connection, tmp_path: Path) -> None:
+    """The other tests run most commands in the process of the tests."""
+    (tmp_path / "tasks.py").write_text(TASKS)
+    bare.execute("CREATE ROLE clerk")
+    steps = [
+        (["install"], 0, "installed"),
+        (["upgrade"], 0, ""),
+        (["version"], 0, "driver"),
+        (["enqueue", "k"], 0, "1\n"),
+        (["list"], 0, "waiting"),
+        (["show", "1"], 0, "waiting"),
+        (["stats"], 0, "default"),
+        (["workers"], 0, "name"),
+        (["cancel", "1"], 0, "1 cancelled\n"),
+        (["retry", "1"], 0, "1 retry\n"),
+        (["purge"], 0, "0 purged\n"),
+        (["worker", "tasks", "--drain"], 0, ""),
+        (["grant", "clerk", "reader"], 0, ""),
+        (["revoke", "clerk", "reader"], 0, ""),
+        (["show", "404"], 1, "pgq: "),
+        (["show", "x"], 2, "Usage:"),
+        (["uninstall", "--force"], 0, "removed"),
+    ]
+    try:
+        for arguments, code, printed in steps:
+            done = installed("--dsn", dsn, *arguments, cwd=tmp_path)
+            assert (done.returncode, printed in (done.stderr if code else done.stdout)) == (code, True), done
+            assert "Traceback" not in done.stderr
+    finally:
+        bare.execute("DROP OWNED BY clerk")
+        bare.execute("DROP ROLE clerk")
+    assert installed("--dsn", f"host={tmp_path}", "stats").returncode == 3
+    assert {arguments[0] for arguments, _, _ in steps} == set(main.commands)
 
 
 def test_enqueue_has_an_option_for_each_argument_of_the_function(run: Run, conn: Connection) -> None:
@@ -201,7 +235,7 @@ def test_wrong_usage_is_exit_code_2(run: Run, arguments: list[str]) -> None:
 
 def test_an_unreachable_database_is_exit_code_3(tmp_path: Path) -> None:
     for command in (["stats"], ["enqueue", "k"], ["install"]):
-        done = pgq("--dsn", f"host={tmp_path} port=5432", *command)
+        done = invoke("--dsn", f"host={tmp_path} port=5432", *command)
         assert (done.returncode, len(done.stderr.splitlines())) == (3, 1)
         assert done.stderr.startswith("pgq: cannot reach the database")
 
@@ -213,7 +247,7 @@ def test_an_unreachable_database_is_exit_code_3(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_wrong_dsn_does_not_show_its_password(wrong: str, code: int) -> None:
     """libpq cannot parse it, or the server is not reachable."""
-    done = pgq("--dsn", wrong, "stats")
+    done = invoke("--dsn", wrong, "stats")
     assert done.returncode == code, done.stderr
     assert "s3cret" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -223,8 +257,8 @@ def test_the_dsn_can_come_from_the_environment(dsn: str, queue: WorkerQueue, mon
     """PGQ_DSN is the default of the option."""
     queue.enqueue("k")
     monkeypatch.setenv("PGQ_DSN", dsn)
-    assert len(json.loads(pgq("list", "--json").stdout)) == 1
-    assert pgq("--dsn", "host=/nowhere", "list").returncode == 3
+    assert len(json.loads(invoke("list", "--json").stdout)) == 1
+    assert invoke("--dsn", "host=/nowhere", "list").returncode == 3
 
 
 def test_install_refuses_to_install_twice(run: Run, bare: Connection) -> None:
@@ -246,7 +280,7 @@ def test_install_into_a_schema_of_any_name(run: Run, bare: Connection) -> None:
 
 def test_install_print_writes_sql_that_any_client_can_run(bare: Connection) -> None:
     """It needs neither psql nor a database."""
-    printed = pgq("install", "--print")
+    printed = invoke("install", "--print")
     assert printed.returncode == 0
     bare.execute(printed.stdout.encode())
     assert WorkerQueue(bare).enqueue("k").created
@@ -307,9 +341,9 @@ def test_a_password_on_the_command_line_causes_a_warning(
 ) -> None:
     """The warning does not repeat it; a password from the environment causes none."""
     secret = make_conninfo(dsn, password="s3cret")
-    done = pgq("--dsn", secret if password else dsn, "stats")
+    done = invoke("--dsn", secret if password else dsn, "stats")
     assert done.returncode == 0
     assert ("PGPASSFILE" in done.stderr) == password
     assert "s3cret" not in done.stderr + done.stdout
     monkeypatch.setenv("PGQ_DSN", secret)
-    assert pgq("stats").stderr == ""
+    assert invoke("stats").stderr == ""

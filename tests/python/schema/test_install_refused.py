@@ -9,7 +9,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 from support.database import As, Connection, one
-from support.installed import COMMAND, PLAIN, RELEASED, VERSION, call, in_schema, released, run
+from support.installed import PLAIN, RELEASED, VERSION, call, in_schema, released, run
+from support.processes import COMMAND
 from support.skytools import pgq3
 
 from pgq import AlreadyInstalled, install

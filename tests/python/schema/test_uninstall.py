@@ -8,7 +8,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 from support.database import As, Connection, jobs, one, waits_for_lock
-from support.installed import COMMAND, PLAIN, RELEASED, call, in_schema, released, run
+from support.installed import PLAIN, RELEASED, call, in_schema, released, run
+from support.processes import COMMAND
 from support.threads import Thread, eventually
 
 from pgq import JobsRemain, LockTimeout, NotInstalled, WorkerQueue, uninstall

@@ -12,7 +12,6 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from support.database import As, Connection, one
 from support.installed import (
-    COMMAND,
     PLAIN,
     RELEASED,
     VERSION,
@@ -29,6 +28,7 @@ from support.installed import (
     script,
 )
 from support.paths import ROOT
+from support.processes import COMMAND
 from support.servers import Place
 
 from pgq import NoUpgradePath, WorkerQueue

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from support.database import Connection
-from support.installed import COMMAND, PLAIN, RELEASED, VERSION, call, in_schema, released, run
+from support.installed import PLAIN, RELEASED, VERSION, in_schema, released, run
 from support.paths import ROOT
+from support.processes import installed, invoke
 from support.threads import Thread
 
 from pgq import Handlers, Outdated, Worker, WorkerQueue
@@ -128,15 +129,19 @@ def test_a_command_refuses_sql_that_is_too_old(
     """It prints one line and a hint with the command to run, before it does anything."""
     (tmp_path / "tasks.py").write_text("import pgq\npgq.handler('k')(print)\n")
     monkeypatch.chdir(tmp_path)
-    complaint = call(COMMAND, "--dsn", dsn, *arguments, code=1).splitlines()
+    # A worker takes signals and imports modules, which is for a process of its own.
+    run_ = installed if arguments[0] == "worker" else invoke
+    refused = run_("--dsn", dsn, *arguments)
+    assert refused.returncode == 1
+    complaint = refused.stderr.splitlines()
     assert [line for line in complaint if line.startswith(("pgq:", "hint:"))] == [
         f"pgq: this driver is version {VERSION}, and the SQL in the database {RELEASED[0]}",
         "hint: Run pgq upgrade, with the same --dsn and --schema.",
     ]
     assert outdated.execute("SELECT * FROM pgq_job").fetchall() == []
-    assert call(COMMAND, "--dsn", dsn, "version").split() == ["driver", VERSION, "SQL", RELEASED[0]]
-    call(COMMAND, "--dsn", dsn, "upgrade")
-    call(COMMAND, "--dsn", dsn, "stats")
+    assert invoke("--dsn", dsn, "version").stdout.split() == ["driver", VERSION, "SQL", RELEASED[0]]
+    assert invoke("--dsn", dsn, "upgrade").returncode == 0
+    assert invoke("--dsn", dsn, "stats").returncode == 0
 
 
 def test_a_worker_does_not_start_on_sql_that_is_too_old(outdated: Connection, dsn: str) -> None:
@@ -146,7 +151,7 @@ def test_a_worker_does_not_start_on_sql_that_is_too_old(outdated: Connection, ds
     thread = Thread(worker.run)
     try:
         with pytest.raises(Outdated):
-            thread.result(10)
+            thread.result(30)
     finally:
         worker.state.stopping = True
     assert outdated.execute("SELECT state, attempt FROM pgq_job").fetchall() == [("waiting", 0)]
