@@ -14,7 +14,9 @@ import pytest
 from postgres.server import Server
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
-from pytest_postgresql.factories import postgresql, postgresql_noproc
+from pytest_postgresql.executors import NoopExecutor
+from pytest_postgresql.factories import postgresql_noproc
+from support.clones import Clones
 from support.database import As, Connect, Connection, one
 from support.paths import ROOT
 from support.processes import start
@@ -51,7 +53,20 @@ template = postgresql_noproc(
     dbname="pgq_test",
     load=[close_public, ROOT / "build/pgq.sql", ROOT / "python/src/pgq/testkit.sql"],
 )
-database = postgresql("template")
+
+
+@pytest.fixture(scope="session")
+def clones(place: Place, template: NoopExecutor) -> Iterator[Clones]:
+    """Copies of the template, on the server of this session."""
+    with Clones(place, template.template_dbname) as clones:
+        yield clones
+
+
+@pytest.fixture
+def database(clones: Clones) -> Iterator[Connection]:
+    """A connection to a new database for this test, not in autocommit mode."""
+    with clones.connect() as conn:
+        yield conn
 
 
 @pytest.fixture
@@ -205,7 +220,8 @@ def make_worker(dsn: str, handlers: Handlers) -> Iterator[MakeWorker]:
     made: list[Worker] = []
 
     def make(**options: Any) -> Worker:
-        made.append(Worker(dsn, handlers, **{"poll": 60, "name": "test"} | options))
+        defaults: dict[str, Any] = {"poll": 60, "name": "test"}
+        made.append(Worker(dsn, handlers, **defaults | options))
         return made[-1]
 
     yield make
