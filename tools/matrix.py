@@ -1,5 +1,5 @@
 """
-Run `make test` on several PostgreSQL servers and under several Pythons; print a table of the results.
+Run `make test-all` on several PostgreSQL servers and under several Pythons; print a table of the results.
 
     python tools/matrix.py --servers 14 18 --pythons 3.11 3.13
 
@@ -27,7 +27,7 @@ from postgres.versions import find_clients, find_server, full_version
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "matrix"
 PROBE = "import ensurepip, platform, sys, venv; print(sys.executable, platform.python_version(), sep='\\n')"
-HEADINGS = ("PostgreSQL", "Python", "pgTAP", "pytest", "make test")
+HEADINGS = ("PostgreSQL", "Python", "pgTAP", "pytest", "make test-all")
 PGTAP = re.compile(r"^Files=(\d+), Tests=(\d+),.*\nResult: (\w+)", re.MULTILINE)
 PYTEST = re.compile(r"^(?:=+ )?(\d+ \w+(?:, \d+ \w+)*) in [\d.]+s", re.MULTILINE)
 
@@ -77,7 +77,7 @@ def run_cell(bindir: Path, clients: Path | None, python: Python, log: Path) -> R
     venv = BUILD / f"venv-{python.version}"
     make = ["make", "--keep-going", "-C", str(ROOT), f"VENV={venv.relative_to(ROOT)}", f"PYTHON={python.program}"]
     with log.open("wb") as output:
-        status = run([*make, "test"], env, output)
+        status = run([*make, "test-all"], env, output)
     return judge(full_version(bindir), python.version, status, log.read_text(errors="replace"))
 
 
@@ -116,7 +116,7 @@ def table(lines: Sequence[Sequence[str]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the matrix; return 0 if every run passed, 1 if one did not, or 128 plus a signal's number."""
-    parser = argparse.ArgumentParser(prog="matrix.py", description="Run make test on several servers and Pythons.")
+    parser = argparse.ArgumentParser(prog="matrix.py", description="Run make test-all on several servers and Pythons.")
     parser.add_argument("--servers", nargs="+", required=True, metavar="MAJOR")
     parser.add_argument("--pythons", nargs="+", required=True, metavar="3.N")
     options = parser.parse_args(argv)
