@@ -39,7 +39,7 @@ class Thread:
         return result
 
 
-def eventually(condition: Callable[[], T], what: str = "it happens", seconds: float = 10.0) -> T:
+def eventually(condition: Callable[[], T], what: str = "it happens", seconds: float = 30.0) -> T:
     """Return the first true result of a condition; fail the test if there is none in time."""
     deadline = time.monotonic() + seconds
     while not (result := condition()):

@@ -32,7 +32,7 @@ def test_eight_workers_drain_a_queue_and_run_no_job_twice(
 
     def drain(worker: WorkerQueue) -> list[int]:
         mine: list[int] = []
-        start.wait(10)
+        start.wait(30)
         while batch := worker.claim(max_jobs=7):
             assert worker.complete_many(batch) == {job.id for job in batch}
             mine += [job.id for job in batch]

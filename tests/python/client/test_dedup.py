@@ -63,7 +63,7 @@ def test_an_enqueue_waits_for_the_open_transaction_of_its_twin(
         first = WorkerQueue(a).enqueue("k")
         second = pool.submit(enqueue, WorkerQueue(b))
         eventually(lambda: waits_for_lock(conn, b))
-    enqueued = second.result(10)
+    enqueued = second.result(30)
     assert enqueued.created is not commits
     assert (enqueued.id == first.id) is commits
     assert jobs(conn) == [(enqueued.id, "waiting", 0)]
@@ -81,7 +81,7 @@ def test_an_enqueue_whose_twin_is_being_claimed_waits_for_the_claim(
         assert WorkerQueue(a).claim()
         future = pool.submit(enqueue, WorkerQueue(b))
         eventually(lambda: waits_for_lock(conn, b))
-    enqueued = future.result(10)
+    enqueued = future.result(30)
     assert enqueued.created is commits
     assert (enqueued.id != old.id) is commits
 
@@ -99,7 +99,7 @@ def test_an_enqueue_whose_twin_is_claimed_before_its_lock_is_new(
         future = pool.submit(enqueue, WorkerQueue(b))
         eventually(lambda: waits_for_lock(conn, b))
         assert WorkerQueue(a).claim()
-    enqueued = future.result(10)
+    enqueued = future.result(30)
     assert enqueued.created
     assert jobs(conn) == [(old.id, "running", 1), (enqueued.id, "waiting", 0)]
 
@@ -184,7 +184,7 @@ def test_overlapping_bulk_enqueues_never_deadlock(
             ]
             if waiting:
                 queue.enqueue_many({**job, "on_duplicate": "keep", "delay": "1 h"} for job in batch[::2])
-            start.wait(10)
+            start.wait(30)
             created += sum(job.created for job in producer.enqueue_many(batch[::step]))
         return created
 
@@ -206,4 +206,4 @@ def test_bulk_enqueues_of_equal_jsonb_with_different_text_do_not_deadlock(
     ]
     eventually(lambda: waits_for_lock(queue.conn, first) and waits_for_lock(queue.conn, second))
     third.rollback()
-    assert [future.result(10).fetchone() for future in futures] == [(3,), (3,)]
+    assert [future.result(30).fetchone() for future in futures] == [(3,), (3,)]

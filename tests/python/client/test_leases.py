@@ -127,7 +127,7 @@ def test_workers_that_race_for_expired_jobs_get_each_job_once(
     start = threading.Barrier(4)
 
     def claim(worker: WorkerQueue) -> list[tuple[int, int]]:
-        start.wait(10)
+        start.wait(30)
         return [(job.id, job.attempt) for _ in range(8) for job in worker.claim(max_jobs=50)]
 
     futures = [pool.submit(claim, WorkerQueue(connect())) for _ in range(4)]

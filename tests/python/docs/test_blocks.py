@@ -214,7 +214,7 @@ def run_until_served(command: list[str], directory: Path, environment: dict[str,
                 if " serves " in line:
                     break
             process.send_signal(signal.SIGINT)
-            printed.append(process.communicate(timeout=20)[0])
+            printed.append(process.communicate(timeout=30)[0])
         finally:
             process.kill()
     assert process.returncode == 0, "".join(printed)

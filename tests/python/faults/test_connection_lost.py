@@ -44,7 +44,7 @@ def run_until_empty(conn: Connection, worker: Worker) -> None:
     thread = Thread(worker.run)
     eventually(lambda: jobs(conn) == [] or not thread.is_alive())
     worker.stop()
-    thread.result(10)
+    thread.result(30)
     assert jobs(conn) == []
 
 
@@ -115,7 +115,7 @@ def test_an_idle_worker_reconnects_each_time_its_connection_is_cut(
         queue.enqueue("k", n)
         eventually(lambda: jobs(queue.conn) == [])
     worker.stop()
-    thread.result(10)
+    thread.result(30)
     assert ran == [0, 1, 2]
 
 
@@ -168,7 +168,7 @@ def test_a_worker_waits_while_the_database_is_read_only(
         conn.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only".encode())
         eventually(lambda: jobs(conn) == [], "the job is done")
     worker.stop()
-    thread.result(10)
+    thread.result(30)
 
 
 def test_a_job_whose_connection_is_lost_before_its_handler_is_released(

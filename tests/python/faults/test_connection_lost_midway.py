@@ -65,10 +65,10 @@ def test_a_transactional_job_has_its_effect_once(
     eventually(lambda: worker.loops[0].session.idle)
     sprung = (proxy.cut_after if delivered else proxy.cut_before)(pattern.encode())
     queue.enqueue("k", backoff="0")
-    assert sprung.wait(10)
+    assert sprung.wait(30)
     eventually(lambda: jobs(conn) == [])
     worker.stop()
-    thread.result(15)
+    thread.result(30)
     assert conn.execute("SELECT attempt FROM effect").fetchall() == [(attempts,)]
 
 
@@ -85,17 +85,17 @@ def test_a_settlement_without_a_result_is_repeated_without_effect(
     def k(job: Job) -> None:
         ran.append(job.attempt)
         begun.set()
-        assert go.wait(20)
+        assert go.wait(30)
 
     queue.enqueue("k")
     thread = Thread(worker.run)
-    assert begun.wait(10)
+    assert begun.wait(30)
     sprung = (proxy.cut_after if delivered else proxy.cut_before)(b"pgq_complete_many")
     go.set()
-    assert sprung.wait(10)
+    assert sprung.wait(30)
     eventually(lambda: jobs(conn) == [])
     worker.stop()
-    thread.result(15)
+    thread.result(30)
     assert ran == [1]
 
 
@@ -116,4 +116,4 @@ def test_a_worker_waits_for_a_server_that_refuses_connections(
     eventually(lambda: done == [1])
     eventually(lambda: len(conn.execute("SELECT FROM pgq_workers WHERE present").fetchall()) == 1)
     worker.stop()
-    thread.result(15)
+    thread.result(30)

@@ -105,5 +105,5 @@ def test_a_worker_waits_for_a_full_or_read_only_database(
             assert [(state, attempt) for _, state, attempt in jobs(conn)] == [("waiting", 0)]
         eventually(lambda: jobs(conn) == [])
         worker.stop()
-        thread.result(15)
+        thread.result(30)
         server.stop("immediate")

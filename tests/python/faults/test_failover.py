@@ -62,12 +62,12 @@ def test_workers_and_producers_go_on_after_a_failover(place: Place, handlers: Ha
         standby.promote()
         eventually(lambda: len(acknowledged) > before + 50, "the producer goes on", 30)
         stop = True
-        threads[1].result(15)
+        threads[1].result(30)
         with psycopg.connect(dsn, autocommit=True) as conn:
             assert conn.info.host == standby.host
             eventually(lambda: jobs(conn) == [], "the worker goes on", 60)
             effects = [row[0] for row in conn.execute("SELECT n FROM effect").fetchall()]
         worker.stop()
-        threads[0].result(15)
+        threads[0].result(30)
     assert len(effects) == len(set(effects))
     assert set(acknowledged) <= set(effects)

@@ -70,7 +70,7 @@ def test_a_worker_without_presence_and_notifications_works_behind_a_pooler(
     pending = "SELECT count(*) FROM pgq_jobs WHERE state IN ('waiting', 'running')"
     eventually(lambda: one(conn, pending) == 0, seconds=30)
     worker.stop()
-    thread.result(15)
+    thread.result(30)
     assert sorted(plain) == [(n, 1) for n in range(30)]
     assert conn.execute("SELECT count(*), count(DISTINCT job), max(attempt) FROM effect").fetchone() == (30, 30, 2)
     assert one(conn, "SELECT count(*) FROM pgq_jobs WHERE state = 'done'") == 30

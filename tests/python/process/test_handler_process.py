@@ -112,7 +112,7 @@ def test_a_process_that_a_handler_ends_is_replaced_and_its_job_runs_again(
         assert seconds_between(tmp_path, kind) < 6
         assert (tmp_path / f"{kind}-1").read_text() != (tmp_path / f"{kind}-2").read_text()
     process.terminate()
-    _, log = process.communicate(timeout=15)
+    _, log = process.communicate(timeout=30)
     assert process.returncode == 0
     assert re.findall(r"ERROR +worker process \d+ (.*?),", log) == list(DEADLY.values())
 
@@ -131,7 +131,7 @@ def test_a_handler_that_uses_up_the_memory_fails_or_ends_its_process(
     eventually(lambda: jobs(conn) == [], f"{kind} is done", seconds=20)
     assert (tmp_path / f"{kind}-2").exists()
     process.terminate()
-    _, log = process.communicate(timeout=20)
+    _, log = process.communicate(timeout=30)
     assert process.returncode == 0
     if kind == "much memory":
         assert f"job {enqueued.id} {kind} attempt 1: retry" in log
@@ -153,7 +153,7 @@ def test_a_forked_child_and_a_thread_left_behind_do_not_act_as_workers(
     assert pids == {str(process.pid)}
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=20)
+    _, log = process.communicate(timeout=30)
     assert process.returncode == 0
     assert time.monotonic() - begun < 10
     assert "1 threads of handlers still run: left-behind" in log

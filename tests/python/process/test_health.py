@@ -46,7 +46,7 @@ def test_the_json_log_has_one_object_per_line(
         queue.enqueue(kind, "s3cret", max_retries=0)
     conn.execute("UPDATE pgq_waiting SET ripe_at = ripe_at - interval '1 hour'")
     process = start("--drain", "--log-format", "json")
-    _, log = process.communicate(timeout=20)
+    _, log = process.communicate(timeout=30)
     assert process.returncode == 0
     lines = [json.loads(line) for line in log.splitlines()]
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
@@ -77,7 +77,7 @@ def test_a_draining_worker_ends_when_no_job_is_ripe(queue: WorkerQueue, dsn: str
     later = queue.enqueue("k", 7, delay="1 hour")
     queue.enqueue("k", 2)
     worker = Worker(dsn, handlers, drain=Drain(until_empty=False), concurrency=2)
-    Thread(worker.run).result(20)
+    Thread(worker.run).result(30)
     assert sorted(done) == [0, 1, 2]
     assert jobs(queue.conn) == [(later.id, "waiting", 0)]
     assert worker.drained
@@ -101,7 +101,7 @@ def test_until_empty_waits_for_later_jobs_and_jobs_of_other_workers(
     assert thread.is_alive()
     assert done == ["later"]
     queue.complete(elsewhere)
-    thread.result(20)
+    thread.result(30)
     assert jobs(queue.conn) == []
 
 
@@ -118,7 +118,7 @@ def test_a_worker_ends_after_max_jobs(queue: WorkerQueue, dsn: str, handlers: Ha
 
     handlers.handler("list", batch=4)(lambda jobs: done.extend(job.args for job in jobs))
     queue.enqueue_many({"kind": kind, "args": n} for n in range(20) for kind in ("k", "list"))
-    Thread(Worker(dsn, handlers, max_jobs=7, concurrency=concurrency).run).result(20)
+    Thread(Worker(dsn, handlers, max_jobs=7, concurrency=concurrency).run).result(30)
     assert len(done) == 7
     assert [(state, attempt) for _, state, attempt in jobs(queue.conn)] == [("waiting", 0)] * 33
 
@@ -134,7 +134,7 @@ def test_a_released_job_does_not_count_against_max_jobs(queue: WorkerQueue, dsn:
         done.append(job.args)
 
     queue.enqueue_many({"kind": "k", "args": n} for n in range(6))
-    Thread(Worker(dsn, handlers, max_jobs=4, timing=Timing(keep_unstarted=0.01)).run).result(20)
+    Thread(Worker(dsn, handlers, max_jobs=4, timing=Timing(keep_unstarted=0.01)).run).result(30)
     assert done == [0, 1, 2, 3]
 
 
@@ -149,7 +149,7 @@ def test_the_health_file_is_touched_while_the_worker_is_well(
     @handlers.handler("k")
     def hang(job: Job) -> None:
         begun.set()
-        go.wait(20)
+        go.wait(30)
 
     worker = Worker(dsn, handlers, poll=0.05, health_file=path)
     thread = Thread(worker.run)
@@ -158,7 +158,7 @@ def test_the_health_file_is_touched_while_the_worker_is_well(
         os.utime(path, (0, 0))
         eventually(lambda: path.stat().st_mtime > 0)
         queue.enqueue("k")
-        assert begun.wait(10)
+        assert begun.wait(30)
         os.utime(path, (0, 0))
         # Longer than the half second by which a touch may be late.
         end = time.monotonic() + 0.8
@@ -169,7 +169,7 @@ def test_the_health_file_is_touched_while_the_worker_is_well(
     finally:
         go.set()
         worker.stop()
-        thread.result(20)
+        thread.result(30)
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -188,14 +188,14 @@ def test_a_service_manager_is_notified(
         assert one(conn, "SELECT count(*) FROM pgq_workers WHERE present") == 1
         worker.stop()
         assert manager.recv(100) == b"STOPPING=1"
-        thread.result(10)
+        thread.result(30)
 
 
 def test_a_missing_notify_socket_does_not_stop_the_worker(
     dsn: str, handlers: Handlers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nothing"))
-    Thread(Worker(dsn, handlers, drain=Drain(until_empty=False)).run).result(10)
+    Thread(Worker(dsn, handlers, drain=Drain(until_empty=False)).run).result(30)
 
 
 def test_a_worker_that_fails_leaves_its_jobs_to_others_at_once(
@@ -214,7 +214,7 @@ def test_a_worker_that_fails_leaves_its_jobs_to_others_at_once(
 
     enqueued = queue.enqueue("k")
     with pytest.raises(ZeroDivisionError):
-        Thread(Worker(dsn, handlers, lease=timedelta(minutes=5)).run).result(20)
+        Thread(Worker(dsn, handlers, lease=timedelta(minutes=5)).run).result(30)
     assert jobs(conn) == [(enqueued.id, "running", 1)]
     queue.claim(["other"])
     eventually(lambda: [job.attempt for job in queue.claim()] == [2], seconds=10)
@@ -224,7 +224,7 @@ def test_the_text_log_says_what_happened_to_a_job(queue: WorkerQueue, start: Sta
     """The line names the exception's class and the time of the next attempt."""
     (tmp_path / "tasks.py").write_text(TASKS)
     queue.enqueue("bad", "s3cret", backoff="1 hour")
-    _, log = start("--drain").communicate(timeout=20)
+    _, log = start("--drain").communicate(timeout=30)
     line = r"WARNING job \d+ bad attempt 1: retry at [-\d]+ [:\d]+\+0000 after ValueError in 0\.\d{3} s"
     assert len(re.findall(line, log)) == 1
     assert "s3cret" not in log

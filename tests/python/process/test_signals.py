@@ -28,7 +28,7 @@ def test_an_idle_worker_stops_at_once(conn: Connection, start: Start, number: si
     eventually(lambda: one(conn, IDLE))
     begun = time.monotonic()
     process.send_signal(number)
-    _, log = process.communicate(timeout=10)
+    _, log = process.communicate(timeout=30)
     assert time.monotonic() - begun < 2
     assert process.returncode == 0, log
     assert log.splitlines()[-1].endswith("stopped")
@@ -47,7 +47,7 @@ def test_a_busy_worker_finishes_its_job_and_releases_the_rest(
     assert [state for _, state, _ in jobs(conn)] == ["running"] * 3
     process.send_signal(number)
     (tmp_path / "go-0").touch()
-    _, log = process.communicate(timeout=10)
+    _, log = process.communicate(timeout=30)
     assert process.returncode == 0, log
     assert jobs(conn) == [(second.id, "waiting", 0), (third.id, "waiting", 0)]
     assert sorted(path.name for path in tmp_path.glob("begun-*")) == ["begun-0-1"]
@@ -80,7 +80,7 @@ def test_the_job_of_a_killed_worker_runs_again_after_its_lease(
     process = start()
     eventually((tmp_path / "begun-0-1").exists)
     process.kill()
-    process.wait(10)
+    process.wait(30)
     assert queue.claim() == []
     assert jobs(conn) == [(enqueued.id, "running", 1)]
     expire(conn)
@@ -99,7 +99,7 @@ def test_a_job_that_kills_every_worker_is_dead_after_its_retries(
         process = start("--name", f"victim {attempt}")
         eventually((tmp_path / f"begun-0-{attempt}").exists)
         process.kill()
-        process.wait(10)
+        process.wait(30)
         expire(conn)
     assert queue.claim() == []
     job = Views(conn).job(enqueued.id)

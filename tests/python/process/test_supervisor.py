@@ -20,8 +20,6 @@ from support.threads import eventually
 from pgq import WorkerQueue
 from pgq.process.supervisor import READY, Child, Supervisor
 
-PIDS = "SELECT pid FROM pgq_worker_session ORDER BY registered_at"
-
 
 def pids(conn: Connection) -> list[int]:
     """Return the processes of the present workers."""
@@ -57,7 +55,7 @@ def test_children_do_the_work_and_end_with_their_supervisor(
     process.terminate()
     for n in range(2):
         (tmp_path / f"go-{n}").touch()
-    assert process.wait(15) == 0
+    assert process.wait(30) == 0
     assert jobs(conn) == []
     assert not any(map(is_running, children))
 
@@ -76,7 +74,7 @@ def test_a_ctrl_c_reaches_each_child_once(
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.3)
     (tmp_path / "go-0").touch()
-    assert process.wait(15) == 0
+    assert process.wait(30) == 0
     assert jobs(conn) == []
 
 
@@ -96,7 +94,7 @@ def test_a_second_signal_ends_all_children(
     # Two signals sent in a row may arrive as one.
     time.sleep(0.5)
     process.send_signal(number)
-    assert process.wait(15) == 128 + number
+    assert process.wait(30) == 128 + number
     assert jobs(conn) == [(enqueued.id, "waiting", 0)]
 
 
@@ -109,7 +107,7 @@ def test_a_child_that_dies_is_logged_and_replaced(conn: Connection, start: Start
     eventually(lambda: len(set(pids(conn)) - {first}) == 2)
     assert second in pids(conn)
     process.terminate()
-    _, log = process.communicate(timeout=15)
+    _, log = process.communicate(timeout=30)
     assert f"worker process {first} was killed by SIGKILL, the next one starts in 0.5 s" in log
     assert process.returncode == 0
 
@@ -127,7 +125,7 @@ def test_an_error_at_import_ends_the_supervisor(start: Start, tmp_path: Path) ->
     """There is one clear error for each child, no restart, and the exit code of the child."""
     (tmp_path / "broken.py").write_text("import nothing_of_this_name")
     process = start("broken", "--processes", "2")
-    _, log = process.communicate(timeout=20)
+    _, log = process.communicate(timeout=30)
     assert process.returncode == 1
     assert 1 <= log.count("pgq: cannot import broken: ModuleNotFoundError: No module named 'nothing_of_this_name'") <= 2
     assert "Traceback" not in log
@@ -182,7 +180,7 @@ def test_readiness_is_notified_once_all_children_are_ready(
         assert len(pids(conn)) == 2
         process.terminate()
         assert manager.recv(100) == b"STOPPING=1"
-        assert process.wait(15) == 0
+        assert process.wait(30) == 0
         manager.setblocking(False)
         with pytest.raises(BlockingIOError):
             manager.recv(100)
@@ -261,7 +259,7 @@ def test_a_worker_stops_as_the_first_process_of_a_container(
         eventually(lambda: len(pids(conn)) == max(1, len(options)))
         (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(child), signal.SIGTERM)
-        _, log = process.communicate(timeout=15)
+        _, log = process.communicate(timeout=30)
         assert process.returncode == 0, log
         assert pids(conn) == []
     finally:

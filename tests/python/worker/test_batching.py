@@ -69,11 +69,11 @@ def test_a_slow_handler_releases_the_unstarted_rest_of_its_batch(
     def work(job: Job) -> None:
         if job.args == 0:
             begun.set()
-            assert go.wait(10)
+            assert go.wait(30)
 
     queue.enqueue_many({"kind": "k", "args": n} for n in range(5))
     turn = Thread(loop.turn)
-    assert begun.wait(10)
+    assert begun.wait(30)
     others = eventually(lambda: queue.claim(max_jobs=10))
     assert sorted(job.args for job in others) == [1, 2, 3, 4]
     assert {job.attempt for job in others} == {1}
@@ -93,12 +93,12 @@ def test_outcomes_are_recorded_while_the_next_handler_runs(queue: WorkerQueue, l
             raise ValueError("failed")
         if job.args == 3:
             begun.set()
-            assert go.wait(10)
+            assert go.wait(30)
         return "kept" if job.args == 2 else None
 
     _done, failed, kept, slow = [job.id for job in queue.enqueue_many({"kind": "k", "args": n} for n in range(4))]
     turn = Thread(loop.turn)
-    assert begun.wait(10)
+    assert begun.wait(30)
     begun_at = time.monotonic()
     record = [(failed, "waiting", 1), (kept, "done", 1), (slow, "running", 1)]
     eventually(lambda: jobs(queue.conn) == record)

@@ -88,7 +88,7 @@ def lets_a_thread_query(conn: Connection) -> None:
             cursor.execute("SELECT pg_sleep(10)")
 
     kept.append(Thread(query))
-    begun.wait(10)
+    begun.wait(30)
     while conn.info.transaction_status != psycopg.pq.TransactionStatus.ACTIVE:
         pass
 
@@ -229,7 +229,7 @@ def test_a_connection_that_a_thread_may_still_use_is_not_lent_again(
     left: list[Thread] = []
 
     def later(inside: Connection) -> None:
-        go.wait(10)
+        go.wait(30)
         inside.execute("INSERT INTO effect VALUES ('stray')")
 
     @handlers.handler("leave", transaction=True)
@@ -242,7 +242,7 @@ def test_a_connection_that_a_thread_may_still_use_is_not_lent_again(
         lent.append(inside)
         go.set()
         with pytest.raises(psycopg.OperationalError, match="closed"):
-            left[0].result(10)
+            left[0].result(30)
 
     queue.enqueue_many([{"kind": "leave"}, {"kind": "next"}])
     drain(loop)

@@ -226,9 +226,9 @@ def test_an_idle_worker_starts_a_job_at_once(
     for n in range(3):
         eventually(lambda: loop.session.idle)
         queue.enqueue("k", n)
-        assert done.acquire(timeout=5)
+        assert done.acquire(timeout=30)
     worker.stop()
-    thread.result(10)
+    thread.result(30)
 
 
 def test_a_busy_worker_is_not_notified(
@@ -248,7 +248,7 @@ def test_a_busy_worker_is_not_notified(
     eventually(lambda: jobs(conn) == [])
     eventually(lambda: one(conn, IDLE_LOCKS) == 1)
     worker.stop()
-    thread.result(10)
+    thread.result(30)
     assert asleep == [1, 0, 0, 0]
 
 
@@ -260,7 +260,7 @@ def test_a_notification_that_libpq_has_already_read_wakes_the_worker(queue: Work
     queue.enqueue("k")
     # Through libpq alone: psycopg would have seen it.
     loop.session.queue().conn.pgconn.exec_(b"SELECT pg_sleep(0.1)")
-    Thread(loop.rest).result(5)
+    Thread(loop.rest).result(30)
 
 
 def test_a_worker_with_a_slow_handler_does_not_count_as_asleep(
@@ -273,7 +273,7 @@ def test_a_worker_with_a_slow_handler_does_not_count_as_asleep(
 
     @handlers.handler("k")
     def wait(job: Job) -> None:
-        assert go.wait(10)
+        assert go.wait(30)
 
     thread = Thread(worker.run)
     eventually(lambda: loop.session.idle)
@@ -282,7 +282,7 @@ def test_a_worker_with_a_slow_handler_does_not_count_as_asleep(
     go.set()
     eventually(lambda: loop.session.idle)
     worker.stop()
-    thread.result(10)
+    thread.result(30)
 
 
 def test_the_ticker_of_a_sleeping_worker_rests(
@@ -297,4 +297,4 @@ def test_the_ticker_of_a_sleeping_worker_rests(
         eventually(lambda: jobs(queue.conn) == [])
         eventually(lambda: not loop.ticker.is_running)
     worker.stop()
-    thread.result(10)
+    thread.result(30)

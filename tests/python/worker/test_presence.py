@@ -41,7 +41,7 @@ def test_a_worker_is_registered_while_it_runs(conn: Connection, present: Worker)
     row = conn.execute("SELECT queues, host IS NOT NULL, pid IS NOT NULL, present, running FROM pgq_workers").fetchone()
     assert row == (["default"], True, True, True, 0)
     present.stop()
-    thread.result(10)
+    thread.result(30)
     assert names(conn) == []
 
 
@@ -63,7 +63,7 @@ def test_the_lease_of_a_running_handler_is_extended(
     thread = Thread(present.run)
     eventually(lambda: attempts and jobs(conn) == [])
     present.stop()
-    thread.result(10)
+    thread.result(30)
     assert attempts == [1]
 
 
@@ -72,13 +72,13 @@ def test_no_lease_is_extended_past_a_timeout(
 ) -> None:
     """A handler that cannot be interrupted loses its job to another worker."""
     go = threading.Event()
-    handlers.handler("stuck", timeout=0.2)(lambda job: go.wait(10) and None)
+    handlers.handler("stuck", timeout=0.2)(lambda job: go.wait(30) and None)
     queue.enqueue("stuck", max_retries=1)
     thread = Thread(present.run)
     eventually(lambda: jobs(conn) and jobs(conn)[0][2] == 1 and queue.claim(worker="another"))
     go.set()
     present.stop()
-    thread.result(10)
+    thread.result(30)
     assert [state for _, state, _ in jobs(conn)] == ["running"]
 
 
@@ -87,14 +87,14 @@ def test_a_longer_lease_of_a_handler_starts_with_it(
 ) -> None:
     """The lease of the claim is shorter."""
     go = threading.Event()
-    handlers.handler("rare", lease=timedelta(hours=1))(lambda job: go.wait(10) and None)
+    handlers.handler("rare", lease=timedelta(hours=1))(lambda job: go.wait(30) and None)
     queue.enqueue("rare")
     thread = Thread(present.run)
     eventually(lambda: one(conn, "SELECT count(*) FROM pgq_running WHERE lease_until > now() + interval '50 minutes'"))
     go.set()
     eventually(lambda: jobs(conn) == [])
     present.stop()
-    thread.result(10)
+    thread.result(30)
 
 
 def test_a_lost_presence_connection_is_replaced(
@@ -106,7 +106,7 @@ def test_a_lost_presence_connection_is_replaced(
     @handlers.handler("k")
     def wait(job: Job) -> None:
         attempts.append(job.attempt)
-        assert go.wait(20)
+        assert go.wait(30)
 
     queue.enqueue("k")
     thread = Thread(present.run)
@@ -120,7 +120,7 @@ def test_a_lost_presence_connection_is_replaced(
     go.set()
     eventually(lambda: jobs(conn) == [])
     present.stop()
-    thread.result(10)
+    thread.result(30)
     assert attempts == [1]
 
 
@@ -145,7 +145,7 @@ def test_leases_are_extended_without_presence(
         assert queue.claim(worker="another") == []
         time.sleep(0.02)
     worker.stop()
-    thread.result(10)
+    thread.result(30)
     assert attempts == [1]
     assert names(conn) == []
 
@@ -260,7 +260,7 @@ def test_a_worker_stopped_for_longer_than_its_lease_changes_nothing(
     eventually(lambda: jobs(conn) == [])
     for process in (first, second):
         process.terminate()
-    logs = [process.communicate(timeout=10)[1] for process in (first, second)]
+    logs = [process.communicate(timeout=30)[1] for process in (first, second)]
     assert "lost after LeaseLost" in logs[0]
     assert conn.execute("SELECT worker FROM effect").fetchall() == [(second.pid,)]
     assert (first.returncode, second.returncode) == (0, 0)

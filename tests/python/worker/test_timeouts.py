@@ -138,7 +138,7 @@ def test_a_handler_in_another_thread_is_interrupted_when_python_runs(
         eventually(lambda: [state for _, state, _ in jobs(conn)] == ["waiting"] * len(ids), seconds=20)
     finally:
         worker.stop()
-        thread.result(20)
+        thread.result(30)
     assert [timed_out(conn, job_id) for job_id in ids] == [True] * len(ids)
     assert all(seconds > 0.9 for seconds in waited.values())
     assert threads

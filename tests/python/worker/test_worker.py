@@ -212,7 +212,7 @@ def test_run_serves_its_queues_until_stopped(queue: WorkerQueue, make_worker: Ma
     elsewhere = queue.enqueue("k", queue="other")
     first, second = queue.enqueue_many([{"kind": "k", "args": n, "queue": "mine"} for n in range(2)])
     thread = Thread(worker.run)
-    thread.result(10)
+    thread.result(30)
     assert jobs(queue.conn) == [(elsewhere.id, "waiting", 0), (second.id, "waiting", 0)]
     assert first.id < second.id
 
@@ -223,7 +223,7 @@ def test_a_stop_wakes_an_idle_worker(queue: WorkerQueue, worker: Worker) -> None
     idle = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgq test:%%' AND state = 'idle'"
     eventually(lambda: one(queue.conn, idle))
     worker.stop()
-    thread.result(10)
+    thread.result(30)
     gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name LIKE 'pgq test:%%'"
     eventually(lambda: one(queue.conn, gone), "the session of the worker ends")
 
