@@ -42,7 +42,7 @@ MARKER = re.compile(r"^-- @(\w+)(?: (.*))?$", re.MULTILINE)
 CREATE = re.compile(r"CREATE (?:UNLOGGED |UNIQUE )?(TABLE|SEQUENCE|TYPE|INDEX|VIEW|FUNCTION) (\w+)")
 ON_TABLE = re.compile(r"(?:ALTER TABLE|CREATE (?:UNIQUE )?INDEX \w+ ON) (\w+)")
 COMMENT = re.compile(r"COMMENT ON (\w+) (\w+)")
-REVOKE = re.compile(r"REVOKE ALL ON (TABLE|SEQUENCE|FUNCTION)\s+(.*?)\s+FROM PUBLIC;", re.DOTALL)
+REVOKE = re.compile(r"REVOKE ALL ON (TABLE|SEQUENCE|TYPE|FUNCTION)\s+(.*?)\s+FROM PUBLIC;", re.DOTALL)
 # What frames an installation, or what only the written script can say.
 FRAME = re.compile(r"DO \$install_head\$|BEGIN ISOLATION LEVEL|COMMIT;|SELECT pg_extension_config_dump\(")
 ARGUMENT = re.compile(r"(?:(IN|OUT|INOUT|VARIADIC) )?(\w+) (.+?)(?: (?:DEFAULT|=) (.+))?")
