@@ -115,10 +115,12 @@ class Worker:
         worker by closing its end. Raises the error of the first connections, and every error that a new connection
         would not mend.
         """
+        # Made before any other thread can ask for them.
+        loops = self.loops
         with StopSignals(self.stop, self.abort, self.grace, lifeline):
             try:
                 self.presence.start()
-                self.loops[0].session.queue()
+                loops[0].session.queue()
                 logger.info(
                     "worker %s serves %s: %s",
                     self.settings.name,
@@ -133,7 +135,7 @@ class Worker:
                 self._run_loops()
                 # Do not unregister while jobs are still held: other workers then see this one as dead and take its jobs
                 # at once.
-                if not any(loop.settler.pending for loop in self.loops):
+                if not any(loop.settler.pending for loop in loops):
                     self.presence.unregister()
             finally:
                 notify_systemd("STOPPING=1")
