@@ -183,6 +183,21 @@ def test_a_job_that_commits_a_little_late_is_still_found(
     assert [job.kind for job in queue.claim(max_jobs=300)] == ["late"]
 
 
+def test_a_job_that_commits_after_a_long_scan_is_still_found(
+    conn: Connection, connect: Connect, queue: WorkerQueue, past: None
+) -> None:
+    """A scan from the start of a lane moves its head in two steps, too."""
+    queue.claim()
+    late = connect(autocommit=False)
+    WorkerQueue(late).enqueue("late")
+    queue.enqueue_many({"kind": "k", "args": n, "dedup": False} for n in range(300))
+    pass_due(conn)
+    conn.execute("DELETE FROM pgq_head")
+    assert len(queue.claim(max_jobs=300)) == 300
+    late.commit()
+    assert [job.kind for job in queue.claim(max_jobs=300)] == ["late"]
+
+
 def test_a_job_that_commits_while_a_session_looks_for_its_head_is_found(
     connect: Connect, queue: WorkerQueue, past: None
 ) -> None:
@@ -254,6 +269,17 @@ def test_a_long_scan_of_one_lane_hides_nothing_in_another(queue: WorkerQueue, pa
     assert [job.kind for job in queue.claim(["other", "default"], 3)] == ["k1", "k9"]
 
 
+def test_a_lane_that_was_not_reached_keeps_its_head(conn: Connection, queue: WorkerQueue, past: None) -> None:
+    """Claims that a more urgent lane fills do not make the session scan the past again."""
+    queue.claim()
+    queue.enqueue_many({"kind": "k", "args": n, "priority": 0} for n in range(600))
+    for _ in range(3):
+        assert len(queue.claim(max_jobs=200)) == 200
+    before = read("pgq_waiting_claim", conn)
+    assert queue.claim() == []
+    assert read("pgq_waiting_claim", conn) - before < 2000 < PAST
+
+
 def test_jobs_in_a_lane_that_was_not_reached_are_found(queue: WorkerQueue, past: None) -> None:
     """A full batch says nothing about the lanes after its last job."""
     queue.enqueue("low", priority=9)
@@ -275,8 +301,9 @@ def test_jobs_in_a_queue_that_was_not_reached_are_found(queue: WorkerQueue, past
     assert [job.kind for job in queue.claim(both)] == ["behind"]
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["unknown head", "known head"])
 def test_late_jobs_are_all_found_even_if_they_exceed_one_claim(
-    conn: Connection, connect: Connect, queue: WorkerQueue, past: None
+    conn: Connection, connect: Connect, queue: WorkerQueue, past: None, known: bool
 ) -> None:
     """The long scan that finds the first of them moves the head back to the others."""
     queue.claim()
@@ -285,7 +312,10 @@ def test_late_jobs_are_all_found_even_if_they_exceed_one_claim(
     conn.execute("SELECT pg_sleep(0.15)")
     move_on(queue, MANY)
     late.commit()
-    conn.execute("RESET ALL")
+    if known:
+        pass_due(conn)
+    else:
+        conn.execute("RESET ALL")
     conn.execute("DELETE FROM pgq_head")
     found = [queue.claim(max_jobs=100) for _ in range(6)]
     assert [len(jobs) for jobs in found] == [100, 100, 100, 100, 100, 0]
