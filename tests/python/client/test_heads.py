@@ -280,6 +280,22 @@ def test_a_lane_that_was_not_reached_keeps_its_head(conn: Connection, queue: Wor
     assert read("pgq_waiting_claim", conn) - before < 2000 < PAST
 
 
+def test_a_lane_that_was_not_reached_moves_its_head_in_two_steps_later(
+    connect: Connect, queue: WorkerQueue, past: None
+) -> None:
+    """A job that commits a little late is found, although a more urgent lane has filled the claims in between."""
+    queue.claim()
+    late = connect(autocommit=False)
+    WorkerQueue(late).enqueue("late")
+    queue.enqueue_many({"kind": "k", "args": n, "priority": 0} for n in range(600))
+    for _ in range(3):
+        assert len(queue.claim(max_jobs=200)) == 200
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(200))
+    assert len(queue.claim(max_jobs=200)) == 200
+    late.commit()
+    assert [job.kind for job in queue.claim(max_jobs=200)] == ["late"]
+
+
 def test_jobs_in_a_lane_that_was_not_reached_are_found(queue: WorkerQueue, past: None) -> None:
     """A full batch says nothing about the lanes after its last job."""
     queue.enqueue("low", priority=9)
@@ -459,6 +475,25 @@ def told(due: str, rescan_delay: str, at: str) -> bytes:
 
 
 OLD = told("now() - interval '1 hour'", "1 second", "now()")
+
+
+def test_a_shared_head_keeps_the_lanes_that_the_scan_has_not_reached(
+    conn: Connection, queue: WorkerQueue, past: None
+) -> None:
+    """What was shared before is still true of them; each lane is named once."""
+    conn.execute(OLD)
+    queue.enqueue("k")
+    assert len(queue.claim()) == 1
+    shared = "SELECT array_agg(l.priority ORDER BY l.priority) FROM pgq_head AS h, unnest(h.lanes) AS l WHERE "
+    assert one(conn, shared + "h.queue = 'default' AND h.due > now()") == list(range(10))
+
+
+@pytest.mark.parametrize(("delay", "shared"), [("19 milliseconds", 0), ("20 milliseconds", 1)])
+def test_a_short_scan_is_not_shared(conn: Connection, queue: WorkerQueue, past: None, delay: str, shared: int) -> None:
+    """A scan of less than a millisecond costs no write."""
+    ration(conn, delay)
+    queue.claim()
+    assert one(conn, "SELECT count(*) FROM pgq_head WHERE queue = 'default'") == shared
 
 
 def test_sharing_a_head_waits_for_no_lock(conn: Connection, connect: Connect, queue: WorkerQueue, past: None) -> None:
