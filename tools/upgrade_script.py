@@ -206,6 +206,18 @@ def mentions(text: str, names: Iterable[str]) -> bool:
     return not words.isdisjoint(names)
 
 
+def words(text: str) -> list[str]:
+    """Return the words and signs of a text without comments: what is the same to PostgreSQL, however it is set."""
+    return re.findall(r"'(?:[^']|'')*'|\w+|[^\w\s]", re.sub(r"--[^\n]*", "", text))
+
+
+def same(before: Statement, after: Statement) -> bool:
+    """Return whether two statements make the same object. PostgreSQL keeps a body that is a string as it is written."""
+    if any(re.search(r"^AS \$", statement.text, re.MULTILINE) for statement in (before, after)):
+        return before.text == after.text
+    return words(before.text) == words(after.text)
+
+
 class Written:
     """What the written script decides."""
 
@@ -247,10 +259,12 @@ class Comparison:
 
     def __init__(self, old: Release, new: Release, written: Written) -> None:
         self.old, self.new, self.written = old, new, written
-        self.successor = {old_name: new_name for old_name, new_name in written.markers.get("renamed", [])}
+        self.successor: dict[str, str] = dict(written.markers.get("renamed", []))
         for old_name, new_name in self.successor.items():
             if old_name not in old.objects or old_name in new.objects or new_name not in new.objects:
-                raise Unclear(f"'-- @renamed {old_name} {new_name}' must name an object that is gone and one that is there")
+                raise Unclear(
+                    f"'-- @renamed {old_name} {new_name}' must name an object that is gone and one that is there"
+                )
         self.drops = self._drops()
         self.fresh: set[str] = set()
         self._check_tables()
@@ -290,6 +304,10 @@ class Comparison:
                     grown = True
         return [name for name in reversed(self.old.objects) if name in drops]
 
+    def _renamed(self, text: str) -> str:
+        """Return a text of the release before under the names that the written script gives."""
+        return re.sub(r"\w+", lambda word: self.written.renamed.get(word[0], word[0]), text)
+
     def _check_tables(self) -> None:
         """Refuse what only the written script can decide, where it does not."""
         written = self.written
@@ -303,7 +321,9 @@ class Comparison:
                 del kept[target]
             elif self.new.objects.get(target, ("",))[0] != kind:
                 raise Unclear(f"{kind.lower()} {name} is gone, and the written script neither drops nor renames it")
-            elif self.new.objects[target][1].text != statement.text and not written.decides(name, target):
+            elif words(self.new.objects[target][1].text) != words(
+                self._renamed(statement.text)
+            ) and not written.decides(name, target):
                 raise Unclear(f"{kind.lower()} {name} has changed, and no statement of the written script changes it")
         self.kept = kept
         stores = [
@@ -311,7 +331,7 @@ class Comparison:
         ]
         rewritten = {name for names in written.markers.get("rewritten", []) for name in names}
         for name, statement in self.new.of_kind("FUNCTION").items():
-            if name not in self.old.objects or self.old.objects[name][1].text == statement.text or name in rewritten:
+            if name not in self.old.objects or same(self.old.objects[name][1], statement) or name in rewritten:
                 continue
             for table, text in stores:
                 if mentions(text, {name}):
@@ -351,45 +371,48 @@ class Comparison:
         return "\n".join(parts) + "\n\n" + self._privileges("upgrade_privileges_restore.sql")
 
     def _part(self, statement: Statement) -> str | None:
-        """What becomes of one statement of the new release."""
-        text, old = statement.text, self.old
+        """Return what becomes of one statement of the new release."""
+        text = statement.text
         if created := CREATE.match(text):
-            kind, name = created.groups()
-            if name in self.written.created or name in self.kept or name == VERSION:
-                return None
-            if kind == "INDEX":
-                found = ON_TABLE.match(text)
-                if found is None or found[1] not in self.fresh | self.written.created:
-                    raise Unclear(f"index {name} is new on a table that is not; the written script must create it")
-            elif kind in ("VIEW", "FUNCTION") and name in old.objects and name not in {*self.drops, *self.written.dropped}:
-                if old.objects[name][1].text == text:
-                    return None
-                return f"\n{statement.remark}{text.replace('CREATE', 'CREATE OR REPLACE', 1)}\n"
-            self.fresh.add(name)
-            return f"\n{statement.whole}\n"
+            return self._create(statement, *created.groups())
         if changed := ON_TABLE.match(text):
             if changed[1] in self.fresh:
                 return statement.whole
-            if text not in {before.text for before in old.statements} and not self.written.decides(changed[1]):
+            if text not in {before.text for before in self.old.statements} and not self.written.decides(changed[1]):
                 raise Unclear(f"the written script must do this, or create the table: {text[:80]!r}")
-        elif comment := COMMENT.match(text):
-            if comment[2] in self.fresh or text not in self._comments():
-                return text
+        elif (comment := COMMENT.match(text)) and (comment[2] in self.fresh or text not in self._comments()):
+            return text
         return None
 
+    def _create(self, statement: Statement, kind: str, name: str) -> str | None:
+        """Return what becomes of a statement that creates an object."""
+        if name in self.written.created or name in self.kept or name == VERSION:
+            return None
+        if kind == "INDEX":
+            found = ON_TABLE.match(statement.text)
+            if found is None or found[1] not in self.fresh | self.written.created:
+                raise Unclear(f"index {name} is new on a table that is not; the written script must create it")
+        elif kind in ("VIEW", "FUNCTION") and name in self.old.objects.keys() - {*self.drops, *self.written.dropped}:
+            if same(self.old.objects[name][1], statement):
+                return None
+            return f"\n{statement.remark}{statement.text.replace('CREATE', 'CREATE OR REPLACE', 1)}\n"
+        self.fresh.add(name)
+        return f"\n{statement.whole}\n"
+
     def _comments(self) -> set[str]:
-        """The comments of the release before, under the names that the written script gives."""
+        """Return the comments of the release before, under the names that the written script gives."""
         found = set()
         for statement in self.old.statements:
             if comment := COMMENT.match(statement.text):
-                name = self.written.renamed.get(comment[2], comment[2])
-                found.add(statement.text[: comment.start(2)] + name + statement.text[comment.end(2) :])
+                found.add(self._renamed(comment[0]) + statement.text[comment.end() :])
         return found
 
     def _privileges(self, file: str) -> str:
         """The blocks that note privileges before the drops, and give them back afterwards."""
         successors = {name: self.successor.get(name, name) for name in reversed(self.drops)}
-        text = json.dumps({name: new if new in self.new.objects else None for name, new in successors.items()}, indent=8)
+        text = json.dumps(
+            {name: new if new in self.new.objects else None for name, new in successors.items()}, indent=8
+        )
         return (WRAP / file).read_text(encoding="utf-8").replace("@DROPPED@", text.replace("\n}", "\n    }")).strip()
 
 

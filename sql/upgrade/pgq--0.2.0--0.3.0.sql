@@ -1,23 +1,26 @@
 -- From 0.2.0 to 0.3.0: one word for one thing.
 --
 -- A clean break: calls, views and columns have other names, so drivers of 0.2.0 cannot go on. They must be stopped first.
+-- With no client left to break, squawk need not report what is renamed or dropped for that reason. It still reports rewrites,
+-- scans and indexes that are built under a lock.
+-- squawk-ignore-file ban-drop-function, ban-drop-view, renaming-column, renaming-table, renaming-object
 
 DO $upgrade_estimate$
 DECLARE
-    -- Measured with 1,000,000 waiting jobs: today the catalogue alone changes, and this count of the jobs takes the time.
+    -- Measured on PostgreSQL 18 with a million waiting jobs, 0.24 s: 0.14 s for the catalogue, the rest for this count.
+    c_seconds CONSTANT numeric := 0.2;
     c_seconds_per_million CONSTANT numeric := 0.1;
-    c_seconds CONSTANT numeric := 1;
     v_waiting bigint := (SELECT count(*) FROM pgq_waiting);
 BEGIN
-    RAISE NOTICE 'pgq stands still during this upgrade: % waiting jobs, about % s',
-          v_waiting, ceil(c_seconds + v_waiting * c_seconds_per_million / 1000000);
+    RAISE NOTICE 'this upgrade takes about % s (% waiting jobs); drivers of pgq 0.2.0 cannot go on after it',
+          ceil(c_seconds + v_waiting * c_seconds_per_million / 1000000), v_waiting;
 END
 $upgrade_estimate$;
 
--- Nobody enqueues, claims or registers from here on. In one statement: it waits half a second at most for each table.
+-- No session enqueues, claims or registers from here on. The lock_timeout holds for each table.
 LOCK TABLE pgq_waiting, pgq_running, pgq_ended, pgq_permission, pgq_worker IN ACCESS EXCLUSIVE MODE;
 
--- There is no way to force this. A worker that cannot be stopped can be made to: its session can be ended.
+-- There is no way to force this, and no need: the session of a worker that does not stop can be ended.
 DO $upgrade_workers$
 DECLARE
     v_workers text;
@@ -74,6 +77,7 @@ END
 $upgrade_not_null$;
 
 -- Hints: sessions find the heads again.
+-- squawk-ignore ban-drop-table
 DROP TABLE pgq_head;
 
 -- @create

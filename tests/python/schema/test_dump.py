@@ -10,9 +10,11 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from support.database import As, Connection, expire, jobs, one, record, seen
 from support.installed import NOISE, PLAIN, RELEASED, VERSION, call, program, run
+from support.releases import CHANGELOG, is_clean_break, jobs_of_any
 from support.servers import Place
 
 from pgq import WorkerQueue
+from pgq.version import parse_version
 
 FORMS = ("plain", "extension")
 Restore = Callable[[str], Callable[[str], Connection]]
@@ -147,11 +149,54 @@ def test_triggers_do_not_fire_during_a_restore(filled: Connection, restore: Rest
     assert len(seen(owner)) == (2 if kept else 1)
 
 
-@pytest.mark.parametrize("filled", [release for release in RELEASED if release != VERSION], indirect=True)
-def test_a_dump_of_an_older_release_can_be_restored_into_this_one(filled: Connection, restore: Restore) -> None:
-    """CREATE EXTENSION in a dump names no version, so the jobs of the old release go into the tables of the new one."""
+OLDER = [release for release in RELEASED if release != VERSION]
+# From the last clean break on, dumps fit into the files of later releases.
+BREAK = max((version for version, _ in CHANGELOG if is_clean_break(version)), key=parse_version)
+
+
+@pytest.mark.parametrize("filled", [r for r in OLDER if parse_version(r) >= parse_version(BREAK)], indirect=True)
+def test_a_dump_of_an_older_release_fits_into_the_files_of_this_one(filled: Connection, restore: Restore) -> None:
+    """CREATE EXTENSION names no version: the jobs of the old one come into the tables of the new."""
     before = jobs(filled)
     owner = restore("psql")("owner")
     assert one(owner, "SELECT pgq_version()") == VERSION
     assert jobs(owner) == before
     assert not WorkerQueue(owner).enqueue("ripe").created
+
+
+@pytest.mark.parametrize("filled", [r for r in OLDER if parse_version(r) < parse_version(BREAK)], indirect=True)
+def test_a_dump_from_before_a_clean_break_is_restored_with_its_own_files(
+    filled: Connection, restore: Restore, extension: Path
+) -> None:
+    """They are all there: the release of the dump is made the default, and what it was restored into is upgraded."""
+    before = jobs_of_any(filled)
+    release = one(filled, "SELECT pgq_version()")
+    control = extension / "pgq.control"
+    was = control.read_text()
+    control.write_text(was.replace(f"'{VERSION}'", f"'{release}'"))
+    owner = restore("psql")("owner")
+    control.write_text(was)
+    assert one(owner, "SELECT pgq_version()") == release
+    owner.execute("ALTER EXTENSION pgq UPDATE")
+    assert one(owner, "SELECT pgq_version()") == VERSION
+    assert jobs(owner) == before
+    assert not WorkerQueue(owner).enqueue("ripe").created
+
+
+@pytest.mark.parametrize("filled", ["0.2.0"], indirect=True)
+def test_what_was_granted_before_an_upgrade_is_in_the_dump(
+    filled: Connection, restore: Restore, as_: As, conn: Connection
+) -> None:
+    """What an extension's script grants would not be: pg_dump takes it for a part of the extension."""
+    filled.execute("SELECT pgq_grant('web', 'worker', '{default}'), pgq_grant('web', 'reader')")
+    before = jobs_of_any(filled)
+    conn.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
+    )
+    as_("owner").execute("ALTER EXTENSION pgq UPDATE")
+    connect = restore("psql")
+    owner, web = connect("owner"), connect("web")
+    assert jobs(owner) == before
+    (job,) = WorkerQueue(web).claim()
+    web.execute("SELECT pgq_cancel_claimed(%s::bigint, %s::bigint, 'no')", [job.id, job.token])
+    assert one(web, "SELECT state FROM pgq_jobs WHERE id = %s", job.id) == "cancelled"

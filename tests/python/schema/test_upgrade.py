@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from support.installed import (
 from support.paths import ROOT
 from support.processes import COMMAND
 from support.servers import Place
+from support.threads import Thread, eventually
 
 from pgq import NoUpgradePath, WorkerQueue
 from pgq.schema import upgrade as upgrading
@@ -100,13 +102,25 @@ def test_an_upgraded_installation_equals_a_new_one(
     assert old[1:] == new[1:]
 
 
+JOBS = "SELECT * FROM {} ORDER BY id"
+CLAIMS = "SELECT id, token, lease_until, claimed_at, worker FROM pgq_running ORDER BY id"
+SEQUENCES = (
+    "SELECT last_value, is_called FROM pgq_job_id UNION ALL SELECT last_value, is_called FROM pgq_token "
+    "UNION ALL SELECT last_value, is_called FROM {}_number"
+)
+OPTIONS = "SELECT reloptions FROM pg_class WHERE oid = 'pgq_waiting'::regclass"
+SESSIONS = "SELECT name, number, queues, host, pid, registered_at, gone_at FROM {}"
+SIGNATURES = "SELECT id, signature FROM pgq_waiting ORDER BY id"
+
+
+@pytest.mark.parametrize("release", RELEASED)
 @pytest.mark.parametrize("form", FORMS)
-def test_jobs_settings_and_grants_survive_an_upgrade(
-    as_: As, conn: Connection, extension: Path, dsn: str, psql: Path, form: str
+def test_jobs_settings_and_grants_survive(
+    as_: As, conn: Connection, extension: Path, dsn: str, psql: Path, form: str, release: str
 ) -> None:
     """The jobs are in every state; the next id and token are new, and the owner's settings and grants stay."""
     owner, web = as_("owner"), as_("web")
-    put(owner, form)
+    put(owner, form, release)
     queue = WorkerQueue(owner)
     owner.execute("GRANT USAGE ON SCHEMA public TO web")
     owner.execute("SELECT pgq_grant('web', 'producer')")
@@ -126,19 +140,24 @@ def test_jobs_settings_and_grants_survive_an_upgrade(
     queue.enqueue("running", {"n": 1.0})
     owner.execute("SELECT pgq_enqueue('later', '[1]', delay => '1 day', context => '{\"trace\": \"x\"}')")
     (running,) = queue.claim(lease="1 hour", worker="w")
-    owner.execute("SELECT pgq_register('w')")
-    everything = "SELECT * FROM pgq_jobs ORDER BY id"
-    before = owner.execute(everything).fetchall()
+    with psycopg.connect(make_conninfo(dsn, user="owner"), autocommit=True) as worker:
+        worker.execute("SELECT pgq_register('w', host => 'there', pid => 7)")
+    before = owner.execute(JOBS.format("pgq_job").encode()).fetchall()
     assert {row[1] for row in before} == {"done", "dead", "cancelled", "waiting", "running"}
-    options = "SELECT reloptions FROM pg_class WHERE oid = 'pgq_waiting'::regclass"
-    was = one(owner, options)
+    kept = [
+        owner.execute(query.format("pgq_worker").encode()).fetchall()
+        for query in (OPTIONS, CLAIMS, SEQUENCES, SESSIONS, SIGNATURES)
+    ]
 
     by_command(owner, dsn, psql)
 
-    after = owner.execute(everything).fetchall()
+    after = owner.execute(JOBS.format("pgq_jobs").encode()).fetchall()
     assert [row[: len(before[0])] for row in after] == before
-    assert one(owner, options) == was
-    assert one(owner, "SELECT count(*) FROM pgq_workers WHERE present") == 1
+    assert kept == [
+        owner.execute(query.format("pgq_worker_session").encode()).fetchall()
+        for query in (OPTIONS, CLAIMS, SEQUENCES, SESSIONS, SIGNATURES)
+    ]
+    assert not queue.enqueue("later", [1]).created
     queue.complete(running, "kept")
     enqueued = WorkerQueue(web).enqueue("new")
     assert enqueued.created
@@ -152,8 +171,202 @@ def test_jobs_settings_and_grants_survive_an_upgrade(
         assert one(another, "SELECT current_setting('pgq.jitter')") == "0"
 
 
-def test_objects_added_by_a_superuser_belong_to_the_owner(as_: As, conn: Connection, extension: Path) -> None:
-    """A superuser's SECURITY DEFINER function would run with its rights; the path is pinned to the schema, too."""
+ROLES = ("t_producer", "t_worker", "t_admin", "t_reader")
+PRIVILEGES = """
+SELECT p.proname::text, a.grantee::regrole::text, a.privilege_type, a.is_grantable
+FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(p.proacl) AS a
+WHERE p.pronamespace = 'public'::regnamespace AND a.grantee <> p.proowner
+UNION ALL
+SELECT c.relname::text || coalesce('.' || a.attname, ''), a.grantee::regrole::text, a.privilege_type, a.is_grantable
+FROM pg_class AS c
+CROSS JOIN LATERAL (
+    SELECT NULL::name AS attname, e.* FROM aclexplode(c.relacl) AS e
+    UNION ALL
+    SELECT t.attname, e.* FROM pg_attribute AS t CROSS JOIN LATERAL aclexplode(t.attacl) AS e WHERE t.attrelid = c.oid
+) AS a
+WHERE c.relnamespace = 'public'::regnamespace AND a.grantee <> c.relowner
+ORDER BY 1, 2, 3
+"""
+PERMISSIONS = "SELECT p.privilege, p.role::text, p.queues FROM pgq_permission AS p ORDER BY 1, 2"
+
+
+@pytest.fixture
+def grantees(conn: Connection, as_: As) -> Iterator[None]:
+    """A role for each privilege, in all queues and in some, and a role that has lost its privilege."""
+    names = [*ROLES, *(f"{role}_some" for role in ROLES), "t_lost", "t_by_hand"]
+    for name in names:
+        conn.execute(f"DROP ROLE IF EXISTS {name}; CREATE ROLE {name} LOGIN".encode())
+    yield
+    for name in names:
+        conn.execute(f"DROP OWNED BY {name}; DROP ROLE {name}".encode())
+
+
+def grant(owner: Connection, *, queues: bool) -> None:
+    """Give each role its privilege; without queues as in 0.1.0, which knows none."""
+    for role in ROLES:
+        owner.execute("SELECT pgq_grant(%s, %s)", [role, role.removeprefix("t_")])
+        if queues:
+            owner.execute("SELECT pgq_grant(%s, %s, %s)", [f"{role}_some", role.removeprefix("t_"), ["a", "b"]])
+
+
+@pytest.mark.parametrize("release", RELEASED)
+@pytest.mark.parametrize("form", FORMS)
+def test_grants_are_those_of_a_new_installation(
+    as_: As, conn: Connection, grantees: None, extension: Path, dsn: str, form: str, release: str
+) -> None:
+    """
+    All four privileges, with and without queues: on functions that were kept, replaced, renamed and dropped; and what
+    pg_dump saves of them.
+    """
+    owner = as_("owner")
+    queues = release != "0.1.0"
+    found = []
+    for upgraded in (False, True):
+        put(owner, form, release) if upgraded else put(owner, form, VERSION) if form == "extension" else run(
+            owner, PLAIN
+        )
+        grant(owner, queues=queues)
+        if upgraded:
+            assert list(upgrade(owner))[-1] == VERSION
+        known = remembered(owner) if form == "extension" else []
+        found.append((owner.execute(PRIVILEGES).fetchall(), owner.execute(PERMISSIONS).fetchall(), known))
+        if upgraded:
+            break
+        conn.execute(
+            "DROP EXTENSION IF EXISTS pgq; DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION owner"
+        )
+    new, old = found
+    assert len(new[0]) >= 50
+    assert old == new
+    # And PostgreSQL agrees.
+    suffixes = ("", "_some") if queues else ("",)
+    for suffix in suffixes:
+        producer, worker = as_(f"t_producer{suffix}"), as_(f"t_worker{suffix}")
+        assert WorkerQueue(producer).enqueue("k", [suffix], queue="a").created
+        (job,) = WorkerQueue(worker).claim(["a"])
+        worker.execute("SELECT pgq_cancel_claimed(%s::bigint, %s::bigint, 'no')", [job.id, job.token])
+        for reader in (as_(f"t_reader{suffix}"), as_(f"t_admin{suffix}")):
+            assert one(reader, "SELECT state FROM pgq_jobs WHERE id = %s", job.id) == "cancelled"
+            assert one(reader, "SELECT sum(cancelled) FROM pgq_stats") > 0
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            producer.execute("SELECT pgq_cancel(1::bigint)")
+    owner.close()
+    left = (
+        "SELECT (SELECT count(*) FROM pg_proc WHERE proname LIKE 'pgq_upgrade%') "
+        "+ (SELECT count(*) FROM pg_class WHERE relname LIKE 'pgq_upgrade%')"
+    )
+    eventually(lambda: one(conn, left) == 0, "what granted is gone with its session")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_grants_by_hand_move_to_the_successors(as_: As, grantees: None, extension: Path, form: str) -> None:
+    """On views and functions that are dropped; what was taken from a role by hand it does not get back."""
+    owner = as_("owner")
+    put(owner, form, "0.2.0")
+    owner.execute("SELECT pgq_grant('t_lost', 'worker')")
+    owner.execute("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM t_lost")
+    owner.execute("GRANT SELECT (id, state), UPDATE ON pgq_job TO t_by_hand WITH GRANT OPTION")
+    owner.execute("GRANT SELECT ON pgq_stats TO PUBLIC")
+    owner.execute("GRANT EXECUTE ON FUNCTION pgq_disown, pgq_register, pgq_enqueue, _pgq_limit TO t_by_hand")
+    list(upgrade(owner))
+    assert owner.execute(PRIVILEGES).fetchall() == [
+        ("pgq_enqueue", "t_by_hand", "EXECUTE", False),
+        ("pgq_jobs", "t_by_hand", "UPDATE", True),
+        ("pgq_jobs.id", "t_by_hand", "SELECT", True),
+        ("pgq_jobs.state", "t_by_hand", "SELECT", True),
+        ("pgq_reconcile", "t_by_hand", "EXECUTE", False),
+        ("pgq_register", "t_by_hand", "EXECUTE", False),
+        ("pgq_stats", "-", "SELECT", False),
+    ]
+
+
+def test_an_extension_needs_temporary_tables_for_its_grants(as_: As, conn: Connection, extension: Path) -> None:
+    """It says so, and changes nothing; without grants it needs none."""
+    owner = as_("owner")
+    put(owner, "extension", "0.2.0")
+    owner.execute("SELECT pgq_grant('web', 'producer')")
+    name = owner.info.dbname
+    conn.execute(f"REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC, owner".encode())
+    with pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
+        list(upgrade(owner))
+    said = f'role "owner" may not create temporary tables in the database "{name}"'
+    assert caught.value.diag.message_primary == said
+    assert "GRANT TEMPORARY ON DATABASE" in (caught.value.diag.message_hint or "")
+    assert one(owner, "SELECT pgq_version()") == "0.2.0"
+    owner.execute("SELECT pgq_revoke('web', 'producer')")
+    assert list(upgrade(owner)) == path_from("0.2.0")[1:]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_view_of_others_is_named_and_stays(as_: As, conn: Connection, extension: Path, form: str) -> None:
+    """An upgrade that would have to drop it changes nothing."""
+    owner = as_("owner")
+    put(owner, form, "0.2.0")
+    owner.execute("CREATE SCHEMA mine")
+    owner.execute("CREATE VIEW mine.dead AS SELECT id FROM public.pgq_job WHERE state = 'dead'")
+    owner.execute("CREATE FUNCTION mine.bury(j bigint) RETURNS void LANGUAGE sql RETURN public.pgq_discard(j, 0)")
+    with pytest.raises(psycopg.errors.DependentObjectsStillExist) as caught:
+        list(upgrade(owner))
+    assert caught.value.diag.message_primary == (
+        "other objects depend on views or functions that pgq 0.3.0 replaces: function mine.bury(bigint), view mine.dead"
+    )
+    assert "create them again" in (caught.value.diag.message_hint or "")
+    assert one(owner, "SELECT pgq_version()") == "0.2.0"
+    assert one(owner, "SELECT count(*) FROM mine.dead") == 0
+    owner.execute("DROP SCHEMA mine CASCADE")
+    assert list(upgrade(owner)) == path_from("0.2.0")[1:]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_workers_of_0_2_0_must_be_stopped(as_: As, dsn: str, extension: Path, form: str) -> None:
+    """The error names them, and the processes of the server that can be ended; a worker that has gone is none."""
+    owner, worker, gone = as_("owner"), as_("owner"), as_("owner")
+    put(owner, form, "0.2.0")
+    gone.execute("SELECT pgq_register('gone')")
+    gone.close()
+    worker.execute("SELECT pgq_register('here')")
+    # A lock of this kind that is no worker's.
+    owner.execute("SELECT pg_advisory_lock('pgq_worker'::regclass::oid::integer, 4711)")
+    with pytest.raises(psycopg.errors.ObjectInUse) as caught:
+        list(upgrade(owner))
+    assert caught.value.diag.message_primary == 'workers of pgq 0.2.0 are present: "here"'
+    assert f"({worker.info.backend_pid})" in (caught.value.diag.message_hint or "")
+    assert one(owner, "SELECT pgq_version()") == "0.2.0"
+    complaint = call(COMMAND, "--dsn", make_conninfo(dsn, user="owner"), "upgrade", code=1)
+    assert 'pgq: workers of pgq 0.2.0 are present: "here"\nhint: Stop these workers' in complaint
+    worker.close()
+    eventually(lambda: one(owner, "SELECT count(*) FROM _pgq_presence") == 1, "its session is gone")
+    assert list(upgrade(owner)) == path_from("0.2.0")[1:]
+    assert owner.execute("SELECT name FROM pgq_worker_session ORDER BY 1").fetchall() == [("gone",), ("here",)]
+
+
+def test_the_time_is_said_beforehand(as_: As, dsn: str) -> None:
+    """Before any lock is taken, in proportion to the jobs that wait; the command prints it."""
+    owner, reader = as_("owner"), as_("owner")
+    put(owner, "plain", "0.2.0")
+    WorkerQueue(owner).enqueue_many([{"kind": "k", "args": n} for n in range(3)])
+    reader.execute("BEGIN; LOCK TABLE pgq_waiting IN ACCESS SHARE MODE")
+    said: list[str] = []
+    thread = Thread(lambda: list(upgrade(owner, notice=said.append)))
+    eventually(lambda: said, "the time is said")
+    assert one(as_("owner"), "SELECT pgq_version()") == "0.2.0"
+    reader.execute("COMMIT")
+    assert thread.result() == path_from("0.2.0")[1:]
+    (notice,) = said
+    assert notice == "this upgrade takes about 1 s (3 waiting jobs); drivers of pgq 0.2.0 cannot go on after it"
+
+
+def test_the_command_prints_what_the_server_says(as_: As, dsn: str) -> None:
+    """On standard error, so that standard output is the versions."""
+    put(as_("owner"), "plain", "0.2.0")
+    command = [str(COMMAND), "--dsn", make_conninfo(dsn, user="owner"), "upgrade"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "pgq 0.3.0 reached\n"
+    assert done.stderr.startswith("notice: this upgrade takes about 1 s (0 waiting jobs); ")
+
+
+def test_what_a_superuser_adds_belongs_to_the_owner(as_: As, conn: Connection, extension: Path) -> None:
+    """A function of his own would act with all his rights; and it finds what is in the schema, and nothing else."""
     owner = as_("owner")
     new = (
         "CREATE FUNCTION pgq_new() RETURNS text LANGUAGE plpgsql SET search_path FROM CURRENT "

@@ -28,11 +28,15 @@ def upgrade(target: Target) -> None:
     """
     Upgrade the SQL in the database to the version of this program.
 
-    Workers and producers can go on meanwhile. Upgrade the SQL first, the drivers afterwards.
+    Upgrade the SQL first, the drivers afterwards. From 0.2.0 or older to 0.3.0, stop all workers and producers first.
     """
+
+    def notice(message: str) -> None:
+        click.echo(f"notice: {message}", err=True)
+
     with target.connection() as conn:
         reached = None
-        for reached in upgrading.upgrade(conn, schema=target.schema):
+        for reached in upgrading.upgrade(conn, schema=target.schema, notice=notice):
             click.echo(f"pgq {reached} reached")
         if reached is None:
             click.echo(f"pgq {driver_version()} is up to date")

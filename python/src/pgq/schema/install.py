@@ -176,7 +176,7 @@ def retry_until_locked(step: Callable[..., Any], *arguments: Any) -> None:
         try:
             step(*arguments)
             return
-        except psycopg.errors.LockNotAvailable as error:
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
             if time.monotonic() > give_up_at:
                 raise LockTimeout(
                     f"could not get the locks within {PATIENCE:.0f} s",
