@@ -30,7 +30,7 @@ DEVPG := $(BIN)/python tools/devpg.py run --
 BENCH := build/venv-bench
 PROVE := tools/pgtap.py --load $(PLAIN) --load python/src/pgq/testkit.sql
 
-.PHONY: all help demo test test-all test-sql test-python test-matrix fuzz torture lint bench dist installcheck clean
+.PHONY: all help demo reference test test-all test-sql test-python test-matrix fuzz torture lint bench dist installcheck clean
 .DELETE_ON_ERROR:
 # Completed scripts are frozen, checked and read.
 .PRECIOUS: build/complete/pgq--%.sql
@@ -119,6 +119,9 @@ torture: $(VENV)/ready all ## a minute of kills, crashes and cut connections, on
 # The same pgTAP files, in a database of their own.
 installcheck: all ## pgTAP on the server that PGHOST, PGPORT, PGUSER name
 	@$(PYTHON) $(PROVE) $(TAP)
+
+reference: $(VENV)/ready all ## docs/sql.md anew, from the comments in sql/
+	@$(BIN)/python tools/sql_reference.py
 
 lint: $(VENV)/ready all ## ruff, mypy, vulture and the rules of the SQL
 	@$(BIN)/ruff check --config python/pyproject.toml --no-cache $(LINTED)

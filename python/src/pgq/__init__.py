@@ -28,8 +28,8 @@ from pgq.errors import (
 from pgq.handlers import Handlers, around, handler
 from pgq.job import Enqueued, Failure, Job, Remaining
 from pgq.queue import Queue
-from pgq.schema.api import upgrade
 from pgq.schema.install import install, uninstall
+from pgq.schema.upgrade import upgrade
 from pgq.views import Views
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.drain import Drain

@@ -227,7 +227,7 @@ def test_grants_are_those_of_a_new_installation(
         )
         grant(owner, queues=queues)
         if upgraded:
-            assert list(upgrade(owner))[-1] == VERSION
+            assert upgrade(owner)[-1] == VERSION
         known = remembered(owner) if form == "extension" else []
         found.append((owner.execute(PRIVILEGES).fetchall(), owner.execute(PERMISSIONS).fetchall(), known))
         if upgraded:
@@ -268,7 +268,7 @@ def test_grants_by_hand_move_to_the_successors(as_: As, grantees: None, extensio
     owner.execute("GRANT SELECT (id, state), UPDATE ON pgq_job TO t_by_hand WITH GRANT OPTION")
     owner.execute("GRANT SELECT ON pgq_stats TO PUBLIC")
     owner.execute("GRANT EXECUTE ON FUNCTION pgq_disown, pgq_register, pgq_enqueue, _pgq_limit TO t_by_hand")
-    list(upgrade(owner))
+    upgrade(owner)
     assert owner.execute(PRIVILEGES).fetchall() == [
         ("pgq_enqueue", "t_by_hand", "EXECUTE", False),
         ("pgq_jobs", "t_by_hand", "UPDATE", True),
@@ -288,13 +288,13 @@ def test_an_extension_needs_temporary_tables_for_its_grants(as_: As, conn: Conne
     name = owner.info.dbname
     conn.execute(f"REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC, owner".encode())
     with pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
-        list(upgrade(owner))
+        upgrade(owner)
     said = f'role "owner" may not create temporary tables in the database "{name}"'
     assert caught.value.diag.message_primary == said
     assert "GRANT TEMPORARY ON DATABASE" in (caught.value.diag.message_hint or "")
     assert one(owner, "SELECT pgq_version()") == "0.2.0"
     owner.execute("SELECT pgq_revoke('web', 'producer')")
-    assert list(upgrade(owner)) == path_from("0.2.0")[1:]
+    assert upgrade(owner) == path_from("0.2.0")[1:]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -306,7 +306,7 @@ def test_a_view_of_others_is_named_and_stays(as_: As, conn: Connection, extensio
     owner.execute("CREATE VIEW mine.dead AS SELECT id FROM public.pgq_job WHERE state = 'dead'")
     owner.execute("CREATE FUNCTION mine.bury(j bigint) RETURNS void LANGUAGE sql RETURN public.pgq_discard(j, 0)")
     with pytest.raises(psycopg.errors.DependentObjectsStillExist) as caught:
-        list(upgrade(owner))
+        upgrade(owner)
     assert caught.value.diag.message_primary == (
         "other objects depend on views or functions that pgq 0.3.0 replaces: function mine.bury(bigint), view mine.dead"
     )
@@ -314,7 +314,7 @@ def test_a_view_of_others_is_named_and_stays(as_: As, conn: Connection, extensio
     assert one(owner, "SELECT pgq_version()") == "0.2.0"
     assert one(owner, "SELECT count(*) FROM mine.dead") == 0
     owner.execute("DROP SCHEMA mine CASCADE")
-    assert list(upgrade(owner)) == path_from("0.2.0")[1:]
+    assert upgrade(owner) == path_from("0.2.0")[1:]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -328,7 +328,7 @@ def test_workers_of_0_2_0_must_be_stopped(as_: As, dsn: str, extension: Path, fo
     # A lock of this kind that is no worker's.
     owner.execute("SELECT pg_advisory_lock('pgq_worker'::regclass::oid::integer, 4711)")
     with pytest.raises(psycopg.errors.ObjectInUse) as caught:
-        list(upgrade(owner))
+        upgrade(owner)
     assert caught.value.diag.message_primary == 'workers of pgq 0.2.0 are present: "here"'
     assert f"({worker.info.backend_pid})" in (caught.value.diag.message_hint or "")
     assert one(owner, "SELECT pgq_version()") == "0.2.0"
@@ -336,7 +336,7 @@ def test_workers_of_0_2_0_must_be_stopped(as_: As, dsn: str, extension: Path, fo
     assert 'pgq: workers of pgq 0.2.0 are present: "here"\nhint: Stop these workers' in complaint
     worker.close()
     eventually(lambda: one(owner, "SELECT count(*) FROM _pgq_presence") == 1, "its session is gone")
-    assert list(upgrade(owner)) == path_from("0.2.0")[1:]
+    assert upgrade(owner) == path_from("0.2.0")[1:]
     assert owner.execute("SELECT name FROM pgq_worker_session ORDER BY 1").fetchall() == [("gone",), ("here",)]
 
 
@@ -347,7 +347,7 @@ def test_the_time_is_said_beforehand(as_: As, dsn: str) -> None:
     WorkerQueue(owner).enqueue_many([{"kind": "k", "args": n} for n in range(3)])
     reader.execute("BEGIN; LOCK TABLE pgq_waiting IN ACCESS SHARE MODE")
     said: list[str] = []
-    thread = Thread(lambda: list(upgrade(owner, notice=said.append)))
+    thread = Thread(lambda: upgrade(owner, notice=said.append))
     eventually(lambda: said, "the time is said")
     assert one(as_("owner"), "SELECT pgq_version()") == "0.2.0"
     reader.execute("COMMIT")
@@ -393,7 +393,7 @@ def test_a_second_upgrade_has_nothing_to_do(as_: As, dsn: str) -> None:
     """The command says so; the script is refused."""
     owner = as_("owner")
     run(owner, PLAIN)
-    assert list(upgrade(owner)) == []
+    assert upgrade(owner) == []
     said = call(COMMAND, "--dsn", make_conninfo(dsn, user="owner"), "upgrade")
     assert said == f"pgq {VERSION} is up to date\n"
     *_, (before, after) = [
@@ -427,7 +427,7 @@ def test_an_upgrade_needs_an_installation(as_: As) -> None:
         assert caught.value.diag.message_primary == 'there is no pgq in the schema "empty"'
         assert "search_path" in (caught.value.diag.message_hint or "")
     owner.execute("SET search_path = empty, public")
-    assert list(upgrade(owner)) == path_from(OLD)[1:]
+    assert upgrade(owner) == path_from(OLD)[1:]
     assert one(owner, "SELECT current_setting('search_path')") == "empty, public"
 
 
@@ -437,7 +437,7 @@ def test_an_upgrade_in_a_schema_of_any_name(as_: As) -> None:
     name = 'my "Jobs", and %I'
     with in_schema(owner, name):
         put(owner, "plain")
-    assert list(upgrade(owner, schema=name)) == path_from(OLD)[1:]
+    assert upgrade(owner, schema=name) == path_from(OLD)[1:]
     queue = WorkerQueue(owner, schema=name)
     queue.enqueue("k")
     queue.complete(queue.claim()[0])
@@ -450,16 +450,16 @@ def test_an_upgrade_without_a_path_says_so(as_: As, extension: Path, monkeypatch
     for file in extension.glob("pgq--*--*.sql"):
         file.rename(file.with_suffix(".hidden"))
     with pytest.raises(NoUpgradePath) as caught:
-        list(upgrade(owner))
+        upgrade(owner)
     assert "make install" in (caught.value.hint or "")
     for file in extension.glob("pgq--*.hidden"):
         file.rename(file.with_suffix(".sql"))
     monkeypatch.setattr(upgrading, "scripts", dict)
     with pytest.raises(NoUpgradePath) as caught:
-        list(upgrade(owner))
+        upgrade(owner)
     monkeypatch.setattr(upgrading, "driver_version", lambda: "0.0.9")
     with pytest.raises(NoUpgradePath) as caught:
-        list(upgrade(owner))
+        upgrade(owner)
     assert "pip install --upgrade pgq-jobs" in (caught.value.hint or "")
 
 

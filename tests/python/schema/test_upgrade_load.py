@@ -139,7 +139,7 @@ def test_a_later_upgrade_is_generated_whole(
         owner.execute("SELECT pgq_grant('web', 'worker')")
         if not new:
             upgrade_to_next(next_release, monkeypatch)
-            assert list(upgrading.upgrade(owner)) == [NEXT]
+            assert upgrading.upgrade(owner) == [NEXT]
         assert one(as_("web"), "SELECT pgq_probe()") == "new"
         if form == "extension":
             known = (members(owner), remembered(owner))
@@ -274,7 +274,7 @@ def test_an_upgrade_under_load(
 
     eventually(lambda: done() > 100, "some jobs are done", 30.0)
     upgrader = as_("owner")
-    upgrade = Thread(lambda: list(upgrading.upgrade(upgrader)))
+    upgrade = Thread(lambda: upgrading.upgrade(upgrader))
     if read:
         eventually(lambda: len(tries) > 2, "it has been tried three times", 30.0)
         assert done() > 100
@@ -319,7 +319,7 @@ def test_callers_from_before_a_clean_break_get_errors_and_lose_no_job(
     crew = Crew(lambda: as_("owner"), expected=("42", "40"))
     count = "SELECT count(*) FROM done"
     eventually(lambda: one(owner, count) > 100, "some work is done", 30.0)
-    assert list(upgrading.upgrade(as_("owner"))) == path_from("0.2.0")[1:]
+    assert upgrading.upgrade(as_("owner")) == path_from("0.2.0")[1:]
     there = one(owner, count)
     eventually(lambda: one(owner, count) > there + 50, "the calls that kept their names go on", 30.0)
     crew.stop()
@@ -417,7 +417,7 @@ def test_concurrent_upgrades_run_once(as_: As) -> None:
 
     def upgrade(conn: Connection) -> list[str]:
         barrier.wait()
-        return list(upgrading.upgrade(conn))
+        return upgrading.upgrade(conn)
 
     for thread in [Thread(upgrade, conn) for conn in owners]:
         assert thread.result()[-1:] in ([], [VERSION])
@@ -434,9 +434,9 @@ def test_an_upgrade_waits_for_a_concurrent_one(as_: As, monkeypatch: pytest.Monk
     put(owner, "plain")
     other.execute(script(OLD, path_from(OLD)[1]).replace(b"COMMIT;", b""))
     with pytest.raises(LockTimeout):
-        list(upgrading.upgrade(owner))
+        upgrading.upgrade(owner)
     monkeypatch.setattr(installation, "PATIENCE", 60.0)
-    thread = Thread(lambda: list(upgrading.upgrade(owner)))
+    thread = Thread(lambda: upgrading.upgrade(owner))
     eventually(lambda: waits_for_lock(other, owner), "the second upgrade waits")
     other.execute("COMMIT")
     assert thread.result() == path_from(OLD)[1:]

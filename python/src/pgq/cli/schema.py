@@ -6,7 +6,7 @@ import click
 
 from pgq.cli.support import Target, pass_target
 from pgq.schema import install as installation
-from pgq.schema import upgrade as upgrading
+from pgq.schema.upgrade import upgrade_steps
 from pgq.version import driver_version
 
 
@@ -36,7 +36,7 @@ def upgrade(target: Target) -> None:
 
     with target.connection() as conn:
         reached = None
-        for reached in upgrading.upgrade(conn, schema=target.schema, notice=notice):
+        for reached in upgrade_steps(conn, schema=target.schema, notice=notice):
             click.echo(f"pgq {reached} reached")
         if reached is None:
             click.echo(f"pgq {driver_version()} is up to date")

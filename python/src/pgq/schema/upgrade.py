@@ -27,15 +27,24 @@ def scripts() -> dict[str, tuple[str, str]]:
 
 def upgrade(
     conn: psycopg.Connection[Any], *, schema: str | None = None, notice: Callable[[str], None] | None = None
-) -> Iterator[str]:
+) -> list[str]:
     """
-    Upgrade the pgq in ``schema``, or else the one that the search path finds; yield each version that is reached.
+    Upgrade the pgq in ``schema``, or the one that the search path finds, to the version of this driver.
 
-    Yields nothing when there is nothing to do. Each step is one transaction, and waits only half a second for a lock,
+    Return the versions that were reached, in their order; the list is empty when the SQL is up to date. Each step is a
+    transaction of its own, so the steps before one that fails remain. A step waits only half a second for a lock,
     because all callers queue up behind it; it is tried again for a minute. ``notice`` is called with what the server
-    says beforehand, such as how long a step takes. The server must have the new files of an extension. The connection
-    must be in autocommit mode. Raises NotInstalled, NoUpgradePath, LockTimeout, and errors of psycopg when a step refuses.
+    says beforehand, such as how long a step takes; the changelog says for which releases workers and producers must be
+    stopped. The server must have the new files of an extension. The connection must be in autocommit mode. Raises
+    NotInstalled, NoUpgradePath, LockTimeout, and errors of psycopg when a step refuses.
     """
+    return list(upgrade_steps(conn, schema=schema, notice=notice))
+
+
+def upgrade_steps(
+    conn: psycopg.Connection[Any], *, schema: str | None = None, notice: Callable[[str], None] | None = None
+) -> Iterator[str]:
+    """Do the same, and yield each version as it is reached."""
     with _notices(conn, notice):
         yield from _upgrade(conn, schema)
 
