@@ -70,7 +70,8 @@ def change(before: str, after: str, written: str = WRITTEN) -> str:
 
 
 def test_what_is_the_same_is_not_touched() -> None:
-    """Nor is it when only the comment above it has changed."""
+    """Nor is it when only the comment above it or, without a string for a body, the layout has changed."""
+    assert change("RETURN a + 1", "RETURN\n        a + 1") == ""
     assert change("-- Adds one.", "-- Adds 1.") == ""
 
 

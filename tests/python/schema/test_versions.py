@@ -81,7 +81,7 @@ def columns(conn: Connection, schema: str, kind: str) -> dict[str, dict[str, tup
         "WHERE c.relnamespace = to_regnamespace(%s) AND c.relkind = %s AND c.relname ~ '^pgq_' ORDER BY 1, a.attnum",
         [schema, kind],
     ).fetchall():
-        found.setdefault(relation, {})[name] = (type_, must)
+        found.setdefault(relation, {})[name] = (type_.removeprefix(f"{schema}."), must)
     return found
 
 
