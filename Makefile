@@ -22,9 +22,10 @@ PYTHONS ?= 3.11 3.12 3.13 3.14
 PYTEST := $(BIN)/pytest -c python/pyproject.toml --rootdir=. --basetemp=build/pytest
 # Without bytecode each of the processes below would rewrite the assertions of all tests anew, for 2 s of CPU time.
 export PYTHONDONTWRITEBYTECODE :=
-# So many processes, each with a server of its own. Most tests wait more than they compute.
+# So many processes, each with a server of its own; most tests wait more than they compute. Of the ways to distribute tests
+# worksteal and load survive the crash of a process, and worksteal keeps the tests of a file together.
 WORKERS ?= 4
-PARALLEL := --numprocesses $(WORKERS) --dist loadgroup
+PARALLEL := --numprocesses $(WORKERS) --dist worksteal
 SELECTED := -m 'not slow'
 DEVPG := $(BIN)/python tools/devpg.py run --
 BENCH := build/venv-bench

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,11 @@ from pgq.testing import Clock, time_travel
 from pgq.worker.loop import Loop
 
 __all__ = ["start"]
+
+
+def pytest_keyboard_interrupt() -> None:
+    """Ignore a second Ctrl-C, which would cut short the removal of the server."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session", autouse=True)

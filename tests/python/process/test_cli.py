@@ -83,7 +83,7 @@ def test_each_command_works_as_a_process(dsn: str, bare: Connection, tmp_path: P
         (["list"], 0, "waiting"),
         (["show", "1"], 0, "waiting"),
         (["stats"], 0, "default"),
-        (["workers"], 0, "name"),
+        (["ps"], 0, "name"),
         (["cancel", "1"], 0, "1 cancelled\n"),
         (["retry", "1"], 0, "1 retry\n"),
         (["purge"], 0, "0 purged\n"),

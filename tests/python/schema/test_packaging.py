@@ -169,7 +169,6 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy / "build/dist"
 
 
-@pytest.mark.xdist_group("dist")
 def test_make_dist_builds_all_that_is_published(dist: Path) -> None:
     """It builds a source archive for PGXN, two packages for PyPI, and two scripts for users of SQL alone."""
     packages = {f"pgq_jobs-{VERSION}-py3-none-any.whl", f"pgq_jobs-{VERSION}.tar.gz"}
@@ -178,7 +177,6 @@ def test_make_dist_builds_all_that_is_published(dist: Path) -> None:
     assert (dist / "pgq.pg_tle.sql").read_bytes() == (ROOT / "build/pgq.pg_tle.sql").read_bytes()
 
 
-@pytest.mark.xdist_group("dist")
 def test_the_archive_for_pgxn_builds_the_same_files(dist: Path, tmp_path: Path) -> None:
     """Its META.json names the version, and files that exist."""
     with zipfile.ZipFile(dist / f"pgq-{VERSION}.zip") as archive:
@@ -199,7 +197,6 @@ def test_the_archive_for_pgxn_builds_the_same_files(dist: Path, tmp_path: Path) 
     }
 
 
-@pytest.mark.xdist_group("dist")
 def test_the_packages_for_pypi_carry_the_sql(dist: Path, tmp_path: Path) -> None:
     """The wheel, and the wheel built from the source package, hold all scripts unchanged, and the license."""
     (wheel,), (source,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
