@@ -6,8 +6,8 @@ CREATE FUNCTION pgq_now() RETURNS timestamptz
     RETURN clock_timestamp();
 
 COMMENT ON FUNCTION pgq_now() IS
-    'Return the current time of the server. Every function of pgq reads the clock through this one, so a test kit can '
-    'replace the body to set the time.';
+    'Return the current time of the server. The times of jobs, leases and workers all come from this function, so a '
+    'test kit can replace its body to set the time.';
 
 
 CREATE FUNCTION pgq_version() RETURNS text

@@ -104,7 +104,8 @@ $pgq_enqueue_many$;
 
 COMMENT ON FUNCTION pgq_enqueue_many(jsonb) IS
     'Enqueue an array of jobs in the transaction of the caller, all or none. Each element is an object whose keys are '
-    'arguments of pgq_enqueue; kinds and queues may differ. Returns a row for each job, in order: n (from 1), id and '
-    'created, as pgq_enqueue returns them. JSON null means the default, except for args. NULL for jobs raises 22004. '
-    'Raises what pgq_enqueue raises; the message has the number of the job, except for 42501. Raises 22007, 22008, '
-    '22003 or 22P02 for text that is not a time, interval or integer.';
+    'arguments of pgq_enqueue; kinds and queues may differ. A key that is JSON null counts as absent, but for args it '
+    'is a value. Returns a row for each job, in order: n (from 1), id and created, as pgq_enqueue returns them. NULL '
+    'for jobs raises 22004. Raises what pgq_enqueue raises, and 22023 if jobs is not an array of objects with these '
+    'keys, each of the right JSON type; the message has the number of the job. Raises 42501 without that number, and '
+    '22007, 22008, 22003 or 22P02 for a value that PostgreSQL cannot read as a time, interval or integer.';

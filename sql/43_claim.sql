@@ -114,10 +114,11 @@ END
 $pgq_claim$;
 
 COMMENT ON FUNCTION pgq_claim(text[], integer, interval, text) IS
-    'Take up to max_jobs ripe jobs of these queues, lowest priority number first, then by ripe_at; within one priority '
-    'the queues are served in the order given. Each row has the token that every further call about the job must '
-    'present; the attempt is counted. When the lease ends before the job is completed, failed, released, snoozed or '
-    'extended, the job is rescued. Once a second, the jobs of any queue whose leases have ended are rescued first. '
-    'Returns no row when no job is ripe, or when the ripe ones are among many jobs that are gone and are not found yet. '
-    'NULL raises 22004, except for worker, a name that views show; a bad value raises 22023, and a queue that the role '
-    'may not use 42501.';
+    'Take up to max_jobs ripe jobs of these queues: by priority, 0 first, then by queue in the order given, then by '
+    'ripe_at. Each row has the token that every further call about the job must present; the attempt is counted. If '
+    'the lease ends before the job is completed, failed, released, snoozed or extended, a later claim rescues the job. '
+    'About once a second in each session, a claim first rescues up to 50 jobs, of any queue, whose lease has ended or '
+    'whose worker is gone. Returns no row if no job is ripe. A ripe job is not returned while another transaction has '
+    'it locked, and may be missed for some minutes while it lies among the index entries of many claimed jobs. worker '
+    'is the name under which the jobs are held (see pgq_register); NULL means none. Any other NULL, also among the '
+    'queues, raises 22004. Raises 22023 for a bad value, 42501 for a queue that the calling role may not use.';

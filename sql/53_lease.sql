@@ -42,10 +42,10 @@ END
 $pgq_extend$;
 
 COMMENT ON FUNCTION pgq_extend(bigint, bigint, interval) IS
-    'Extend the lease on a running job, so that it ends no sooner than after the interval lease from now. Returns '
-    'when it ends. A job that is locked (see pgq_hold) needs no lease and is left as it is. NULL for lease raises '
-    '22004. Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 22023 for a lease that '
-    'is zero, negative or longer than a year.';
+    'Extend the lease on a running job to the interval lease from now; a lease that ends later stays as it is. Returns '
+    'when the lease ends. A job that is locked (see pgq_hold) needs no lease and is left as it is. NULL for lease '
+    'raises 22004. Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 22023 for a lease '
+    'that is zero, negative or longer than a year.';
 
 
 CREATE FUNCTION pgq_snooze(

@@ -76,7 +76,7 @@ $pgq_idle$;
 
 COMMENT ON FUNCTION pgq_idle(text[], boolean) IS
     'Declare that this session is about to sleep until jobs of these queues are ripe (idle true), or is awake again '
-    '(false). Returns the channels, one for each queue in the order given, on which it is notified of ripe jobs while '
-    'it sleeps. LISTEN to them, call this, claim once more, then sleep, but no longer than until the next poll: a '
-    'notification is a hint. NULL for queues, one of them or idle raises 22004. Raises 22023 for an empty array, '
-    '42501 for a queue that the calling role may not use.';
+    '(false). Returns the channels, one for each queue in the order given, on which the session is notified of ripe '
+    'jobs while it sleeps. Before it sleeps, a worker calls this function, executes LISTEN for the channels, and '
+    'claims once more. It sleeps no longer than until its next poll: a notification is a hint. NULL for queues, one of '
+    'them or idle raises 22004. Raises 22023 for an empty array, 42501 for a queue that the calling role may not use.';
