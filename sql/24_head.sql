@@ -1,8 +1,8 @@
--- Where the live jobs of a queue begin, for sessions that have not looked themselves.
+-- Where the live jobs of a queue begin, for sessions that have not scanned its lanes themselves.
 --
--- Only a hint: a session that finds it missing, old or wrong looks for itself, and after a crash the table is empty. Rows
--- are inserted and deleted, but never updated: so no session waits for another, and the newest row is the first in its
--- index, however many dead ones a snapshot keeps. The section "Heads" of docs/design.md draws a lane.
+-- A row is only a hint: a session that finds it missing, old or wrong scans the lanes, and after a crash the table is
+-- empty. Rows are inserted and deleted, but never updated. So no session waits for another, and the newest row is the
+-- first in its index, however many dead ones a snapshot keeps. The section "Heads" of docs/design.md draws a lane.
 
 -- A place in a lane is the ripe_at and the id of a job. Here ripe_at is in microseconds since 1970: a session keeps its
 -- heads as text, and the text of a timestamptz depends on DateStyle and TimeZone.
@@ -18,7 +18,8 @@ COMMENT ON TYPE _pgq_lane_head IS 'The head of one lane of a queue.';
 COMMENT ON COLUMN _pgq_lane_head.priority IS 'The priority of the jobs in this lane of the queue.';
 COMMENT ON COLUMN _pgq_lane_head.here_ripe_us IS 'A claim begins after this place; its ripe_at in microseconds since 1970.';
 COMMENT ON COLUMN _pgq_lane_head.here_id IS 'The id of the job at that place.';
-COMMENT ON COLUMN _pgq_lane_head.next_ripe_us IS 'The head moves to this place next; its ripe_at likewise.';
+COMMENT ON COLUMN _pgq_lane_head.next_ripe_us IS
+    'The head moves to this place next; its ripe_at in microseconds since 1970.';
 COMMENT ON COLUMN _pgq_lane_head.next_id IS 'The id of the job at that place, or 0.';
 
 

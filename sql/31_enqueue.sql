@@ -77,7 +77,8 @@ BEGIN
               AND w.ripe_at > v_ripe_at;
         END IF;
 
-        -- A claim skips locked rows: the twin starts after this transaction has committed, and sees what it wrote.
+        -- A claim skips locked rows: the twin starts after this transaction has committed, so that its handler sees
+        -- what this transaction has written.
         SELECT w.id INTO pgq_enqueue.id
         FROM pgq_waiting AS w
         WHERE w.signature = v_signature

@@ -12,14 +12,15 @@
 -- A session keeps its heads in a setting: that writes nothing, and a claim that rolls back takes its moves back. Any role
 -- can set it, so a forged value must hurt no other session. The section "Heads" of docs/design.md draws a lane.
 
--- A hundred entries in vain cost about a tenth of a claim. Finding the start of a lane reads twelve.
+-- A hundred entries in vain cost about a tenth of a claim. Finding the start of a lane counts as twelve.
 CREATE FUNCTION _pgq_is_long_scan(wasted bigint, lanes integer) RETURNS boolean
     LANGUAGE sql
     IMMUTABLE
     RETURN coalesce(wasted > 100 + 12 * lanes, true);
 
 COMMENT ON FUNCTION _pgq_is_long_scan(bigint, integer) IS
-    'Return whether a scan of so many lanes that read so many entries in vain is worth avoiding; NULL counts as long.';
+    'Return whether a scan is worth avoiding, by the entries that it read in vain and the number of its lanes; NULL '
+    'entries count as too many.';
 
 
 CREATE FUNCTION _pgq_rescan_delay(cost interval) RETURNS interval
@@ -28,7 +29,8 @@ CREATE FUNCTION _pgq_rescan_delay(cost interval) RETURNS interval
     RETURN least(20 * cost, interval '5 minutes');
 
 COMMENT ON FUNCTION _pgq_rescan_delay(interval) IS
-    'Return the least time from a long scan of this cost to the next one: such scans may take a twentieth of the time.';
+    'Return the least time between a long scan that took cost and the next one: 20 times cost, so that such scans take '
+    '5 % of the time, but at most 5 minutes.';
 
 
 -- The server does not count entries that are known to be dead to all, but it counts the pages full of them.
@@ -41,8 +43,8 @@ CREATE FUNCTION _pgq_entries_read(index regclass) RETURNS bigint
     END;
 
 COMMENT ON FUNCTION _pgq_entries_read(regclass) IS
-    'Return a counter of what this transaction has read from an index, a page as two entries; NULL where the server does '
-    'not count.';
+    'Return a counter of what this transaction has read from an index, where a page counts as two entries; NULL if the '
+    'server does not count.';
 
 
 CREATE FUNCTION _pgq_microseconds(at timestamptz) RETURNS bigint
@@ -54,7 +56,7 @@ COMMENT ON FUNCTION _pgq_microseconds(timestamptz) IS
     'Return a time as microseconds since 1970.';
 
 
--- Only a forged setting holds a number that is no timestamptz: that lane counts as unknown.
+-- Only a forged setting has a number outside the range of timestamptz: that lane counts as unknown.
 CREATE FUNCTION _pgq_lane_start(ripe_us bigint) RETURNS timestamptz
     LANGUAGE sql
     STABLE
@@ -92,7 +94,7 @@ COMMENT ON FUNCTION _pgq_save_head(pgq_head) IS
     'Keep the heads of a queue in this session.';
 
 
--- A row from the future was written before the clock of the server was set back.
+-- A row whose due is further ahead was written before the clock of the server was set back.
 CREATE FUNCTION _pgq_shared_head(queue text, at timestamptz) RETURNS pgq_head
     LANGUAGE plpgsql
     SET search_path FROM CURRENT

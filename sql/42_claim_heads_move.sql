@@ -1,8 +1,8 @@
 -- What a claim learns about where the live jobs begin.
 
--- Lanes are walked by priority, then in the order of the queues: those before the lane of the last row to their end, and
--- if there was room for more rows, those after it too. The end counts as a tenth of a second ago, because a job may be
--- enqueued there and not yet committed.
+-- A claim walks the lanes by priority, then in the order of the queues. It has come to the end of each lane before that
+-- of its last row; if it could have taken more rows, it has come to the end of all. The end counts as a tenth of a
+-- second ago, because a job may have been enqueued there and not be committed yet.
 CREATE FUNCTION _pgq_lanes_reached(heads pgq_head[], n integer, rows tid[], filled boolean, at timestamptz)
 RETURNS _pgq_lane_head[]
     LANGUAGE plpgsql
@@ -41,8 +41,8 @@ END
 $_pgq_lanes_reached$;
 
 COMMENT ON FUNCTION _pgq_lanes_reached(pgq_head[], integer, tid[], boolean, timestamptz) IS
-    'Return how far a claim that found these rows has walked in the lanes of its n-th queue, as "here" and as "next"; '
-    'without the lanes that it has not come to.';
+    'Return the heads of the lanes of the n-th queue that a claim has walked, where "here" and "next" are both the '
+    'place that it has reached. The lanes that it has not come to are left out.';
 
 
 -- A scan of less than a millisecond (a delay of 20) is not worth sharing. In a stricter isolation level, the removal of
@@ -115,7 +115,7 @@ BEGIN
                     SELECT CASE
                                WHEN reached.place IS NULL THEN known.here
                                WHEN v_from_start THEN least(reached.place, known.here)
-                               -- Far behind, because others have claimed meanwhile: one step must do.
+                               -- Far behind, because other sessions have claimed meanwhile: move in one step.
                                WHEN wasted > 2000 THEN reached.place
                                ELSE least(reached.place, known.next)
                            END AS here,
@@ -128,7 +128,7 @@ BEGIN
             END IF;
             PERFORM _pgq_save_head(v_head);
         ELSIF v_head.due <= begun_at THEN
-            -- All is well: there is no need to look at the shared heads again for ten seconds.
+            -- The walk is short: do not look at the shared heads again for ten seconds.
             PERFORM _pgq_save_head(ROW(v_head.queue, begun_at + interval '10 seconds', v_rescan_delay, '{}'));
         END IF;
     END LOOP;
@@ -136,4 +136,5 @@ END
 $_pgq_move_heads$;
 
 COMMENT ON FUNCTION _pgq_move_heads(pgq_head[], tid[], boolean, bigint, timestamptz, timestamptz) IS
-    'After a claim that found these rows and read so many entries in vain, keep where the next claim is to begin.';
+    'Keep in this session where the next claims of these queues begin, given the rows that a claim has taken and the '
+    'number of entries that it has read in vain. Returns nothing.';

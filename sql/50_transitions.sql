@@ -131,7 +131,7 @@ CREATE FUNCTION _pgq_prepend_error(job pgq_running, at timestamptz, error text) 
     ) - 10;
 
 COMMENT ON FUNCTION _pgq_prepend_error(pgq_running, timestamptz, text) IS
-    'Return the errors of a job with a new one before them, the newest ten.';
+    'Return the newest ten errors of a job, beginning with a new one.';
 
 
 CREATE FUNCTION _pgq_record_failure(
@@ -156,5 +156,5 @@ END
 $_pgq_record_failure$;
 
 COMMENT ON FUNCTION _pgq_record_failure(pgq_running, timestamptz, text, boolean, timestamptz) IS
-    'Record the error of a failed attempt, and put the job back, ripe at ripe_at, or end it as dead if its retries '
+    'Record the error of a failed attempt. Then put the job back, ripe at ripe_at, or end it as dead if its retries '
     'are used up or retry is false. Returns retry, merged or dead.';

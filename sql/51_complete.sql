@@ -72,8 +72,8 @@ DECLARE
 BEGIN
     PERFORM _pgq_check_pairs(ids, tokens);
 
-    -- A subquery that locks is never turned into a join, which wrong statistics could turn around: one look-up in the
-    -- primary key for each pair, in the order of ids. The DELETE is a statement of its own, as in pgq_claim.
+    -- One look-up in the primary key for each pair, in the order of ids: a subquery that locks is never turned into a
+    -- join, whose order would depend on the statistics. The DELETE is a statement of its own, as in pgq_claim.
     v_rows := ARRAY(
         SELECT held.ctid
         FROM (

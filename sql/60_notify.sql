@@ -29,7 +29,8 @@ CREATE FUNCTION _pgq_wake(queue text) RETURNS boolean
     END;
 
 COMMENT ON FUNCTION _pgq_wake(text) IS
-    'Notify the workers of a queue when this transaction commits, if one of them sleeps. Returns whether one does.';
+    'If a worker of a queue sleeps, notify the channel of the queue when this transaction commits. Returns whether a '
+    'worker sleeps.';
 
 
 CREATE FUNCTION pgq_idle(queues text[] DEFAULT '{default}', idle boolean DEFAULT true) RETURNS SETOF text

@@ -101,12 +101,12 @@ END
 $pgq_unregister$;
 
 COMMENT ON FUNCTION pgq_unregister(text) IS
-    'Remove a worker that stops; jobs that it still holds keep their leases. Returns true; or false if this session '
+    'Remove a worker that stops; jobs that it still holds keep their leases. Returns true, or false if this session '
     'has not registered the worker, or for NULL.';
 
 
--- Jobs are locked in the order of ids, as most claims lock them. A wait for a twin that is not committed ends by the
--- lock_timeout of the session, as in the other calls.
+-- Jobs are locked in the order of ids, as in pgq_complete_many. The lock_timeout of the session limits the wait for a
+-- twin that is not committed yet, as in the other calls.
 CREATE FUNCTION pgq_reconcile(worker text, ids bigint[], tokens bigint[]) RETURNS bigint
     LANGUAGE plpgsql
     SECURITY DEFINER

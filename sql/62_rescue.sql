@@ -51,8 +51,8 @@ COMMENT ON FUNCTION _pgq_expire_leases(timestamptz) IS
     'Put back, or end as dead, up to 50 jobs whose lease ended before a time. Returns how many.';
 
 
--- Claims call it, so it waits for no lock. The lock of a worker that is gone can be taken, and trying that is cheap.
--- Only if it succeeds is the list of all locks read, because the worker's session may be this one.
+-- Claims call it, so it waits for no lock. Trying the lock of a worker is cheap, and succeeds if the worker is gone. It
+-- also succeeds in the session of the worker itself, so the list of all locks is read then, and only then.
 --
 -- A worker is kept for ten seconds after it was found gone: a claim may commit after the worker has died, and a
 -- statement of the worker may go on and keep jobs locked. Right after a start of the server no worker is present, so
@@ -105,9 +105,9 @@ COMMENT ON FUNCTION _pgq_sweep_workers(timestamptz) IS
     'nothing.';
 
 
--- The entries of jobs that are gone pile up in the index of the leases as in that of the claim, so the search is rationed
--- in the same way: once a second in each session, as if it took a twentieth of that; but when the walk is long, once in
--- all sessions together.
+-- The entries of jobs that are gone pile up in the index of the leases as in that of the claim, so the search is
+-- rationed in the same way, by _pgq_rescan_delay. A search counts for at least 50 ms, so each session makes one a
+-- second at most. When the walk is long, all sessions together make one in that time.
 CREATE FUNCTION _pgq_maintain(at timestamptz) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -132,7 +132,7 @@ BEGIN
     v_count := _pgq_expire_leases(at);
     v_head.rescan_delay := _pgq_rescan_delay(greatest(clock_timestamp() - v_begun_at, interval '50 milliseconds'));
     v_head.due := at + v_head.rescan_delay;
-    -- While each search finds as many jobs as it may take, the next one is worth its cost at once.
+    -- If this search has found as many jobs as it may take, the next claim of the session searches again.
     IF v_count < 50 THEN
         IF _pgq_is_long_scan(_pgq_entries_read('pgq_running_lease') - v_read - v_count, 1) THEN
             PERFORM _pgq_share_head(v_head);
@@ -143,4 +143,5 @@ END
 $_pgq_maintain$;
 
 COMMENT ON FUNCTION _pgq_maintain(timestamptz) IS
-    'Call _pgq_expire_leases if it is due in this session, and before it _pgq_sweep_workers, but not the first time.';
+    'If the search for expired leases is due in this session, call _pgq_sweep_workers, except in the session''s first '
+    'search, and _pgq_expire_leases. Returns nothing.';

@@ -68,7 +68,7 @@ COMMENT ON COLUMN pgq_jobs.backoff IS 'Delay before the first retry; it doubles 
 COMMENT ON COLUMN pgq_jobs.backoff_cap IS 'Longest delay between two attempts, before jitter.';
 COMMENT ON COLUMN pgq_jobs.dedup IS 'Whether no twin of the job can wait beside it.';
 COMMENT ON COLUMN pgq_jobs.dedup_key IS
-    'Key that decides which jobs are twins; NULL: args decide, or hidden like args.';
+    'Key that decides, instead of args, which jobs are twins; NULL: args decide, or it is hidden like args.';
 COMMENT ON COLUMN pgq_jobs.enqueued_at IS 'When the job was enqueued.';
 COMMENT ON COLUMN pgq_jobs.errors IS 'The newest ten failures, newest first; hidden like args.';
 COMMENT ON COLUMN pgq_jobs.worker IS
@@ -78,7 +78,8 @@ COMMENT ON COLUMN pgq_jobs.lease_until IS
     'When its worker loses the job, unless it extends the lease; NULL unless running.';
 COMMENT ON COLUMN pgq_jobs.ended_at IS 'When the job ended; NULL unless dead, cancelled or done.';
 COMMENT ON COLUMN pgq_jobs.result IS 'Result that was given to pgq_complete; NULL unless done; hidden like args.';
-COMMENT ON COLUMN pgq_jobs.context IS 'JSON object that the worker gets beside args; NULL: none, or hidden like args.';
+COMMENT ON COLUMN pgq_jobs.context IS
+    'JSON object that the worker gets beside args; NULL: none, or it is hidden like args.';
 
 
 -- Both sides are filtered before the join: a worker that claims under the name of a hidden worker must not learn that

@@ -24,7 +24,8 @@ BEGIN
        OR outcome NOT IN ('dead', 'cancelled', 'done') THEN
         RAISE EXCEPTION 'cannot purge % jobs older than % with outcome "%"', max_jobs, older_than, left(outcome, 200)
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Give an interval from 0 to 100 years, a number from 0, and dead, cancelled, done or NULL.';
+                  HINT = 'Give an older_than from 0 to 100 years, a max_jobs of 0 or more, and as outcome dead, '
+                         'cancelled, done or NULL.';
     END IF;
     IF queue <> ALL (v_allowed) THEN
         PERFORM _pgq_raise_denied(queue, 'admin');

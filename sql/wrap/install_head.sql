@@ -37,7 +37,7 @@ BEGIN
             USING ERRCODE = 'duplicate_object',
                   HINT = CASE
                       WHEN v_version = '@VERSION@' THEN
-                          'Use it as it is, remove it with "pgq uninstall", or install another one in another schema.'
+                          'Use it as it is, remove it with "pgq uninstall", or install pgq in another schema, too.'
                       WHEN v_extension THEN 'Bring it up to date with ALTER EXTENSION pgq UPDATE.'
                       ELSE 'Bring it up to date with "pgq upgrade".'
                   END;
