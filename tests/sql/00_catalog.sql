@@ -35,21 +35,21 @@ $$, 'every PL/pgSQL function pins the schema of pgq and pg_temp as its search pa
 
 SELECT is_empty($$
     SELECT name FROM func WHERE lanname = 'sql' AND prosqlbody IS NULL
-$$, 'every SQL function has a body that was resolved when it was made');
+$$, 'the body of every SQL function is parsed when the function is created');
 
 SELECT is_empty($$
     SELECT name FROM func WHERE lanname NOT IN ('sql', 'plpgsql')
-$$, 'nothing is written in another language');
+$$, 'every function is in SQL or PL/pgSQL');
 
 SELECT is_empty($$
     SELECT name FROM func
     WHERE prosecdef <> (proname ~ '^pgq_' AND lanname = 'plpgsql' AND proname NOT IN ('pgq_grant', 'pgq_revoke'))
-$$, 'the public functions act with the rights of the owner, but for pgq_grant and pgq_revoke; no helper does');
+$$, 'the public functions in PL/pgSQL are SECURITY DEFINER, except pgq_grant and pgq_revoke; no other function is');
 
 SELECT is_empty($$
     SELECT name FROM func
     WHERE array_to_string(proconfig, ' ') ~ 'enable_' AND NOT 'jit=off' = ANY (proconfig)
-$$, 'where planner methods are off, so is the compiler that their cost would call in');
+$$, 'every function that turns planner methods off turns JIT off, too');
 
 SELECT is_empty($$
     SELECT name FROM func WHERE has_function_privilege('public', oid, 'EXECUTE')
@@ -85,15 +85,15 @@ $$, 'every column has a comment');
 SELECT is_empty($$
     SELECT conname FROM pg_constraint
     WHERE conrelid IN (SELECT oid FROM rel) AND contype <> 'n' AND conname NOT LIKE conrelid::regclass || '\_%'
-$$, 'every constraint has the name of its table in its own');
+$$, 'the name of every constraint begins with that of its table');
 
 SELECT is_empty($$
     SELECT name FROM func WHERE proname !~ '^_pgq_(grant|revoke)_privileges$' AND pg_get_functiondef(oid) ~ '\mEXECUTE\M'
-$$, 'only the functions that grant and revoke build SQL at run time');
+$$, 'only the functions that grant and revoke run dynamic SQL');
 
 SELECT is_empty($$
     SELECT name FROM func WHERE 'varchar'::regtype = ANY (types || prorettype)
-$$, 'every text argument and result is text, not varchar');
+$$, 'no argument or result is of type varchar');
 
 -- A RAISE has a code and a hint, or passes on the three parts that _pgq_validate returns.
 SELECT is_empty($$
@@ -103,7 +103,8 @@ SELECT is_empty($$
     WHERE r.statement[1] !~ 'ERRCODE' OR r.statement[1] !~ 'HINT'
 $$, 'every error has a SQLSTATE and a hint');
 
--- 54000 and 2202E go by their names here, PGQ04 is in 40_dedup.sql and 12_enqueue_many.sql, PGQ01 and PGQ03 in 60_admin.sql.
+-- 2202E is array_subscript_error, and 54000 is program_limit_exceeded, too. PGQ04 is provoked in 40_dedup.sql and
+-- 12_enqueue_many.sql, PGQ01 and PGQ03 in 60_admin.sql.
 SELECT is(
     ARRAY(SELECT DISTINCT coalesce(r.code[1], r.code[2]) COLLATE "C" AS code
           FROM func AS f
@@ -113,7 +114,7 @@ SELECT is(
       null_value_not_allowed,object_not_in_prerequisite_state,program_limit_exceeded,undefined_object}'::text[],
     'these are the errors, and the other files provoke each of them');
 
--- The lists of a job's columns. A nullable column that one of them leaves out is lost without an error.
+-- Every list of a job's columns is complete: a nullable column that is left out is lost without an error.
 CREATE TEMP VIEW col AS
 SELECT c.relname, a.attrelid, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull, a.attstorage,
        a.attgenerated <> '' AS is_generated
@@ -166,7 +167,7 @@ SELECT is_empty($$
     EXCEPT
     SELECT e.relname, e.attname, p.place
     FROM (VALUES ('arm'), ('view')) AS p (place)
-    -- Of use to pgq alone; a token gives power over its job; and the view shows an outcome as the state.
+    -- Only pgq uses a signature, a token gives power over its job, and the view shows an outcome as the state.
     JOIN (VALUES ('pgq_waiting', 'signature', true), ('pgq_running', 'token', true), ('pgq_ended', 'outcome', false))
         AS e (relname, attname, in_arm_too) ON p.place = 'view' OR e.in_arm_too
 $$, 'each arm of pgq_jobs shows all columns of its table, but for the signature and the token');
@@ -178,7 +179,7 @@ SELECT set_eq(
        WHERE attrelid = (SELECT oid FROM rel WHERE relname = 'pgq_jobs') AND attnum > 0
          AND NOT has_column_privilege('tap_reader', attrelid, attnum, 'SELECT') $$,
     '{args,dedup_key,errors,result,context}'::text[],
-    'a reader may read each column of pgq_jobs but the private ones');
+    'a reader may read all columns of pgq_jobs, except the private ones');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -120,7 +120,7 @@ FROM (VALUES
     ('all policies at once', '[{"kind": "k", "dedup_key": "old", "args": 1}, {"kind": "z"}, {"kind": "k", "dedup_key": "old", "on_duplicate": "soonest"}, {"kind": "z", "on_duplicate": "replace", "priority": 2}, {"kind": "a"}, {"kind": "z", "dedup": false}, {"kind": "a", "on_duplicate": "soonest", "delay": "1 s"}]')
 ) AS scenario (what, jobs);
 
--- The same for arbitrary arrays, which are equal in every run.
+-- The same for arbitrary arrays, made from seeds so that every run has the same ones.
 CREATE FUNCTION pg_temp.some_jobs(seed integer) RETURNS jsonb LANGUAGE sql AS $$
     SELECT jsonb_agg(
         jsonb_strip_nulls(jsonb_build_object(

@@ -4,7 +4,7 @@ SELECT plan(12);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
--- A job is claimed, or dead, and maybe a twin waits; then the job comes back on one of the ways.
+-- Bring a claimed or dead job back to waiting in the given way, while a twin waits or not.
 CREATE FUNCTION pg_temp.comes_back(way text, twin boolean, dedup boolean DEFAULT true, OUT result text, OUT waiting bigint, OUT jobs bigint)
     LANGUAGE plpgsql AS $$
 DECLARE

@@ -3,8 +3,8 @@ BEGIN;
 SELECT plan(24);
 SET LOCAL pgq.jitter = '0';
 
--- A job whose values are all different from the defaults, and which has failed once. Two hours later it goes one of the
--- ways.
+-- Make a job whose values all differ from the defaults and which has failed once, and two hours later let it go the given
+-- way. Return its row in pgq_jobs.
 CREATE FUNCTION pg_temp.goes(way text, dedup boolean) RETURNS SETOF pgq_jobs LANGUAGE plpgsql AS $$
 DECLARE
     v_id bigint;

@@ -2,9 +2,9 @@
 BEGIN;
 SELECT plan(13);
 
--- What a call returns to one of its roles for a queue that the role may use, and elsewhere, for one that it may not.
--- Any other role is denied the call, whatever the queue. {q}, {waiting}, {running}, {token} and {dead} stand for the
--- queue and its jobs.
+-- "allowed" is what a call returns to one of its roles for a queue that the role may use, "elsewhere" what it returns for
+-- a queue that the role may not use. Any other role is denied the call, whatever the queue. {q}, {waiting}, {running},
+-- {token} and {dead} stand for the queue and its jobs.
 CREATE TEMP TABLE matrix (object text, roles text[], call text, allowed text, elsewhere text);
 INSERT INTO matrix VALUES
     ('pgq_enqueue', '{producer}', 'SELECT created FROM pgq_enqueue(''new'', queue => {q})', 'true', '42501'),

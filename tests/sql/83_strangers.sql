@@ -23,7 +23,7 @@ SELECT id AS waiting FROM pgq_waiting WHERE queue = 'theirs' \gset
 SELECT id AS dead FROM pgq_ended WHERE queue = 'theirs' AND outcome = 'dead' \gset
 CREATE TEMP TABLE before AS SELECT * FROM pgq_jobs;
 
--- Everything that a call returns or raises, with the given name blotted out. What the call does is undone.
+-- Return all that a call returns or raises, with * for the given name. The exception undoes what the call does.
 CREATE FUNCTION pg_temp.result(role text, call text, named text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     v_result text;
@@ -37,7 +37,7 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = 'TAP01', MESSAGE = coalesce(v_result, 'null');
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_hint = PG_EXCEPTION_HINT, v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
-    -- Whether such a line is there depends on how often the session has run the function.
+    -- Whether the context has such a line depends on how often the session has run the function.
     v_context := regexp_replace(replace(v_context, call, ''), '^(PL/pgSQL|SQL) (assignment|expression) .*$', '', 'gn');
     RETURN replace(concat_ws(E'\n', SQLSTATE, v_message, v_hint, v_detail, regexp_replace(v_context, E'\n+', E'\n', 'g')), named, '*');
 END
@@ -46,7 +46,7 @@ CREATE FUNCTION pg_temp.same(role text, call text, there text, absent text) RETU
     SELECT is(pg_temp.result(role, format(call, there), there), pg_temp.result(role, format(call, absent), absent),
               format('to %s, %s is the same as for a thing that does not exist', role, format(call, there)))
 $$;
--- The control: for the owner the two differ, or the comparison would prove nothing.
+-- The control: if the two did not differ for the owner, the comparison would prove nothing.
 CREATE FUNCTION pg_temp.differ(role text, call text, there text, absent text) RETURNS SETOF text LANGUAGE sql AS $$
     SELECT isnt(pg_temp.result(role, format(call, there), there), pg_temp.result(role, format(call, absent), absent),
                 format('to the owner, %s is not the same', format(call, there)))

@@ -5,7 +5,7 @@ SELECT plan(42);
 CREATE ROLE tap_role;
 SELECT format('GRANT USAGE ON SCHEMA %I TO tap_role', current_schema()) \gexec
 \ir result.sql
--- The queues among a, b and c in which a role may enqueue; a hyphen for each if permission is denied altogether.
+-- Return the queues among a, b and c in which a role may enqueue; a hyphen for each if PostgreSQL denies the call.
 CREATE FUNCTION pg_temp.may(role text) RETURNS text LANGUAGE sql AS $$
     SELECT string_agg(CASE pg_temp.result(role, format('SELECT created FROM pgq_enqueue(''k'', queue => %L)', q)) WHEN 'true' THEN q WHEN 'denied' THEN '-' ELSE '' END, '' ORDER BY q)
     FROM unnest('{a,b,c}'::text[]) AS q

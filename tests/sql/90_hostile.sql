@@ -19,7 +19,7 @@ SELECT is(created, false, 'a temporary function for signatures does not let a du
 DROP TABLE pg_temp.pgq_waiting, pg_temp.pgq_running;
 DROP FUNCTION pg_temp.pgq_now(), pg_temp._pgq_signature(text, text, jsonb, text);
 
--- The same from a schema that the caller puts before all others, with operators of PostgreSQL among them.
+-- The same with objects in a schema that the caller puts first in search_path, one of them an operator of PostgreSQL.
 SELECT current_schema() AS home \gset
 CREATE SCHEMA tap_hostile;
 CREATE FUNCTION tap_hostile.pgq_now() RETURNS timestamptz LANGUAGE sql AS $$ SELECT timestamptz '2999-01-01 00:00Z' $$;
