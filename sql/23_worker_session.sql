@@ -1,4 +1,4 @@
--- Registered workers, each present for as long as the session that registered it.
+-- Registered workers. Each is present for as long as the session that registered it lives.
 --
 -- Presence is not stored, because a worker that is killed cannot write: the session holds an exclusive advisory lock,
 -- whose key is the oid of this table and the number of the row. The row is written only when the worker registers, is

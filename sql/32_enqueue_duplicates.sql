@@ -1,8 +1,9 @@
 -- What the duplicates in an array do to the jobs that are already waiting.
 --
--- Twins are changed and locked in the order of their signatures, so two calls may wait for each other, but never
--- deadlock. A subquery that locks is never turned into a join, so each twin is looked up in the index of signatures,
--- whatever the statistics say about a table that is empty one minute and full the next.
+-- Twins are changed and locked in the order of their signatures, so that a call may wait for another one, but two calls
+-- do not deadlock; they may only if a worker claims a twin meanwhile, because its duplicate is then inserted after the
+-- locks on others. A subquery that locks is never turned into a join, so each twin is looked up in the index of
+-- signatures, whatever the statistics say about a table that is empty one minute and full the next.
 
 -- Several duplicates of one job amount to one change: that of the last "replace" and of each "soonest" after it.
 CREATE FUNCTION _pgq_update_duplicates(jobs pgq_waiting[], policies text[]) RETURNS void

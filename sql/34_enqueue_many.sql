@@ -1,7 +1,7 @@
 -- Enqueue many jobs with a handful of statements, as if pgq_enqueue were called for each in turn.
 --
 -- If no job has a twin, one statement does it all. Rows are inserted in the order of a hash of what makes them twins:
--- two calls with overlapping jobs may wait for each other, but never deadlock.
+-- a call may wait for another one with some of the same jobs, but two calls do not deadlock.
 
 CREATE FUNCTION pgq_enqueue_many(jobs jsonb) RETURNS TABLE (n bigint, id bigint, created boolean)
     LANGUAGE plpgsql

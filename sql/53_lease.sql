@@ -89,8 +89,8 @@ $pgq_snooze$;
 COMMENT ON FUNCTION pgq_snooze(bigint, bigint, timestamptz, interval) IS
     'Put a running job back until a time, or for a delay; the attempt does not count. Returns snoozed, or merged if a '
     'twin is waiting. Exactly one of until and delay must be given; NULL for both raises 22004. Raises PGQ02 if the '
-    'job is not held under this token, or for a NULL id or token; 22008 or 22023 for a time or delay out of range, '
-    '22023 if both are given.';
+    'job is not held under this token, or for a NULL id or token; 22008 for a time out of range; 22023 for a delay out '
+    'of range, or if both are given.';
 
 
 CREATE FUNCTION pgq_release(id bigint, token bigint) RETURNS text

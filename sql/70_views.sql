@@ -66,7 +66,7 @@ COMMENT ON COLUMN pgq_jobs.attempt IS 'Attempts so far: a claim adds one, a snoo
 COMMENT ON COLUMN pgq_jobs.max_retries IS 'Number of attempts allowed after the first one.';
 COMMENT ON COLUMN pgq_jobs.backoff IS 'Delay before the first retry; it doubles with each further one.';
 COMMENT ON COLUMN pgq_jobs.backoff_cap IS 'Longest delay between two attempts, before jitter.';
-COMMENT ON COLUMN pgq_jobs.dedup IS 'Whether no twin of the job can wait beside it.';
+COMMENT ON COLUMN pgq_jobs.dedup IS 'Whether the job is deduplicated, so that no twin can wait beside it.';
 COMMENT ON COLUMN pgq_jobs.dedup_key IS
     'Key that decides, instead of args, which jobs are twins; NULL: args decide, or it is hidden like args.';
 COMMENT ON COLUMN pgq_jobs.enqueued_at IS 'When the job was enqueued.';
