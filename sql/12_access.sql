@@ -38,9 +38,9 @@ COMMENT ON FUNCTION _pgq_calling_role() IS
 
 
 -- A security barrier. PostgreSQL evaluates an index expression or a materialized view with the rights of the table's
--- owner, but in the session of the role that analyzes, reindexes or refreshes it: without the barrier, a call of pgq that
--- the owner has planted there could use the queues of that role. In such a security-restricted operation PostgreSQL
--- refuses UNLISTEN (42501). Elsewhere the UNLISTEN of a channel without a listener changes nothing.
+-- owner, but in the session of the role that analyzes, reindexes or refreshes it: without the barrier, a call of pgq
+-- that the owner has planted there could use the queues of that role. In such a security-restricted operation
+-- PostgreSQL refuses UNLISTEN (42501). Elsewhere the UNLISTEN of a channel without a listener changes nothing.
 CREATE FUNCTION _pgq_refuse_in_maintenance() RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT

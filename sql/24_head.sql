@@ -16,7 +16,8 @@ CREATE TYPE _pgq_lane_head AS (
 
 COMMENT ON TYPE _pgq_lane_head IS 'The head of one lane of a queue.';
 COMMENT ON COLUMN _pgq_lane_head.priority IS 'The priority of the jobs in this lane of the queue.';
-COMMENT ON COLUMN _pgq_lane_head.here_ripe_us IS 'A claim begins after this place; its ripe_at in microseconds since 1970.';
+COMMENT ON COLUMN _pgq_lane_head.here_ripe_us IS
+    'A claim begins after this place; its ripe_at in microseconds since 1970.';
 COMMENT ON COLUMN _pgq_lane_head.here_id IS 'The id of the job at that place.';
 COMMENT ON COLUMN _pgq_lane_head.next_ripe_us IS
     'The head moves to this place next; its ripe_at in microseconds since 1970.';
@@ -35,5 +36,7 @@ CREATE INDEX pgq_head_due ON pgq_head (queue, due);
 COMMENT ON TABLE pgq_head IS 'Where the live jobs of a queue begin, as the last long scan of its lanes found it.';
 COMMENT ON COLUMN pgq_head.queue IS 'The queue; empty for the search for expired leases, which has no lanes.';
 COMMENT ON COLUMN pgq_head.due IS 'From when on a claim may scan the lanes from their start again.';
-COMMENT ON COLUMN pgq_head.rescan_delay IS 'The least time between two such scans, in proportion to the cost of the last.';
-COMMENT ON COLUMN pgq_head.lanes IS 'The heads of the lanes that are known; a lane that is missing is scanned from its start.';
+COMMENT ON COLUMN pgq_head.rescan_delay IS
+    'The least time between two such scans, in proportion to the cost of the last.';
+COMMENT ON COLUMN pgq_head.lanes IS
+    'The heads of the lanes that are known; a lane that is missing is scanned from its start.';

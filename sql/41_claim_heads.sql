@@ -2,15 +2,15 @@
 --
 -- The claim index keeps an entry of each claimed job until vacuum may remove it, and a snapshot that is held anywhere
 -- forbids that. A claim that starts at the left end of its lanes walks over all of these entries. So once that walk is
--- long, a session remembers the head of each lane: where the live entries begin. A head moves in two steps, each time to
--- the place that the claim before had reached, so that a job that commits a little late is still to the right of it.
+-- long, a session remembers the head of each lane: where the live entries begin. A head moves in two steps, each time
+-- to the place that the claim before had reached, so that a job that commits a little late is still to the right of it.
 --
 -- Some jobs are to the left of the head all the same: after a claim that rolled back, after a very late commit, or when
 -- they were put back at their old place. A scan from the left end finds them. While the walk is short, each claim makes
 -- that scan; otherwise the next scan comes after twenty times as long as the last one took.
 --
--- A session keeps its heads in a setting: that writes nothing, and a claim that rolls back takes its moves back. Any role
--- can set it, so a forged value must hurt no other session. The section "Heads" of docs/design.md draws a lane.
+-- A session keeps its heads in a setting: that writes nothing, and a claim that rolls back takes its moves back. Any
+-- role can set it, so a forged value must hurt no other session. The section "Heads" of docs/design.md draws a lane.
 
 -- A hundred entries in vain cost about a tenth of a claim. Finding the start of a lane counts as twelve.
 CREATE FUNCTION _pgq_is_long_scan(wasted bigint, lanes integer) RETURNS boolean

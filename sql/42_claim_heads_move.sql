@@ -57,7 +57,8 @@ AS $_pgq_share_head$
 DECLARE
     v_old pgq_head;
 BEGIN
-    IF head.rescan_delay < interval '20 milliseconds' OR current_setting('transaction_isolation') <> 'read committed' THEN
+    IF head.rescan_delay < interval '20 milliseconds'
+       OR current_setting('transaction_isolation') <> 'read committed' THEN
         RETURN;
     END IF;
     v_old := _pgq_shared_head(head.queue, head.due);
@@ -77,8 +78,8 @@ END
 $_pgq_share_head$;
 
 COMMENT ON FUNCTION _pgq_share_head(pgq_head) IS
-    'Share the heads of a queue with other sessions, if the scan took a millisecond or more; at most once a second, and '
-    'without waiting for a lock.';
+    'Share the heads of a queue with other sessions, if the scan took a millisecond or more; at most once a second, '
+    'and without waiting for a lock. Returns nothing.';
 
 
 CREATE FUNCTION _pgq_move_heads(
@@ -107,7 +108,8 @@ BEGIN
             v_reached := _pgq_lanes_reached(heads, v_n, rows, filled, at);
             v_head.lanes := ARRAY(
                 SELECT ROW(priority, moved.here[1], moved.here[2], moved.next[1], moved.next[2])::_pgq_lane_head
-                FROM (SELECT l.priority, ARRAY[l.here_ripe_us, l.here_id] AS here, ARRAY[l.next_ripe_us, l.next_id] AS next
+                FROM (SELECT l.priority, ARRAY[l.here_ripe_us, l.here_id] AS here,
+                             ARRAY[l.next_ripe_us, l.next_id] AS next
                       FROM unnest(v_head.lanes) AS l) AS known
                 FULL JOIN (SELECT l.priority, ARRAY[l.next_ripe_us, l.next_id] AS place
                            FROM unnest(v_reached) AS l) AS reached USING (priority)

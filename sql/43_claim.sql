@@ -48,7 +48,8 @@ BEGIN
         RETURN;
     END IF;
 
-    -- A queue that is named twice would give the same rows twice: SKIP LOCKED does not skip this transaction's own locks.
+    -- A queue that is named twice would give the same rows twice: SKIP LOCKED does not skip this transaction's own
+    -- locks.
     v_begun_at := clock_timestamp();
     FOREACH v_queue IN ARRAY queues LOOP
         IF v_queue <> ALL (v_names) THEN
@@ -91,8 +92,8 @@ BEGIN
         RETURN;
     END IF;
 
-    -- A statement of its own, for a snapshot of its own: a row that was updated just before it was locked has a new ctid,
-    -- which the snapshot of the statement above does not see.
+    -- A statement of its own, for a snapshot of its own: a row that was updated just before it was locked has a new
+    -- ctid, which the snapshot of the statement above does not see.
     RETURN QUERY
     WITH taken AS (
         DELETE FROM pgq_waiting AS w
@@ -104,8 +105,8 @@ BEGIN
         enqueued_at, errors, context, token, lease_until, worker, claimed_at
     )
     SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, t.max_retries, t.backoff, t.backoff_cap,
-           t.dedup, t.dedup_key, t.enqueued_at, t.errors, t.context, v_token + nextval('pgq_token') % 1024, v_lease_until,
-           pgq_claim.worker, v_now
+           t.dedup, t.dedup_key, t.enqueued_at, t.errors, t.context, v_token + nextval('pgq_token') % 1024,
+           v_lease_until, pgq_claim.worker, v_now
     FROM taken AS t
     ORDER BY t.priority, t.ripe_at, t.id
     RETURNING r.id, r.token, r.queue, r.kind, r.args, r.attempt, r.max_retries, r.priority::integer, r.ripe_at,

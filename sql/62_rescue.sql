@@ -125,7 +125,8 @@ BEGIN
 
     v_begun_at := clock_timestamp();
     v_read := _pgq_entries_read('pgq_running_lease');
-    -- Right after a failover no worker has reconnected and all look gone, so the first search of a session leaves them out.
+    -- Right after a failover no worker has reconnected and all look gone, so the first search of a session leaves them
+    -- out.
     IF NOT v_is_new THEN
         PERFORM _pgq_sweep_workers(at);
     END IF;
