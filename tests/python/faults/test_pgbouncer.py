@@ -54,7 +54,7 @@ def test_a_worker_without_presence_and_notifications_works_behind_a_pooler(
     def run(job: Job) -> None:
         plain.append((job.args, job.attempt))
         if job.args == 0:
-            time.sleep(1.5)
+            time.sleep(3)
 
     @handlers.handler("inside", transaction=True)
     def write(job: Job, inside: Connection) -> None:
@@ -65,7 +65,7 @@ def test_a_worker_without_presence_and_notifications_works_behind_a_pooler(
     handlers.handler("listed", batch=10)(lambda jobs: {job.id: "kept" for job in jobs})
     jobs_ = [{"kind": kind, "args": n, "backoff": "0 s"} for n in range(30) for kind in ("plain", "inside", "listed")]
     queue.enqueue_many(jobs_)
-    worker = Worker(pooled, handlers, concurrency=3, poll=0.02, lease=timedelta(seconds=0.6), transaction_pooler=True)
+    worker = Worker(pooled, handlers, concurrency=3, poll=0.02, lease=timedelta(seconds=2), transaction_pooler=True)
     thread = Thread(worker.run)
     pending = "SELECT count(*) FROM pgq_jobs WHERE state IN ('waiting', 'running')"
     eventually(lambda: one(conn, pending) == 0, seconds=30)
