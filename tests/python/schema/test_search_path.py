@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from support.calls import CALLS, life
 from support.database import Connection, one
+from support.threads import eventually
 
 from pgq.schema.install import install
 
@@ -141,6 +142,8 @@ def mallory(conn: Connection, dsn: str) -> Iterator[Connection]:
             assert one(session, "SELECT pg_temp.plant(%s)", schema) > 500
         session.execute(LURE.encode())
         yield session
+    # A session that ends drops its temporary objects, and locks them in an order of its own.
+    eventually(lambda: one(conn, "SELECT count(*) FROM pg_stat_activity WHERE usename = 'mallory'") == 0)
     conn.execute("DROP SCHEMA evil CASCADE; DROP OWNED BY mallory CASCADE; DROP ROLE mallory")
 
 
