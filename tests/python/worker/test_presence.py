@@ -228,8 +228,8 @@ def test_the_jobs_of_a_killed_worker_run_again_within_seconds(
     eventually(lambda: jobs(conn) == [])
 
 
-@pytest.mark.happens("a worker is stopped for longer than its lease")
-def test_a_worker_stopped_for_longer_than_its_lease_changes_nothing(
+@pytest.mark.happens("a worker is frozen for longer than its lease")
+def test_a_worker_frozen_for_longer_than_its_lease_changes_nothing(
     conn: Connection,
     dsn: str,
     queue: WorkerQueue,
