@@ -24,7 +24,7 @@ from postgres.programs import Account, DevpgError, check_programs
 from postgres.server import Server
 
 ROOT = Path(__file__).resolve().parent.parent
-# A message: of RAISE EXCEPTION, or after the SQLSTATE in an array of SQLSTATE, message and hint, also in format().
+# A message: after RAISE EXCEPTION, or in an array of SQLSTATE, message and hint, where it may be inside format().
 RAISED = re.compile(r"RAISE EXCEPTION\s+'((?:[^']|'')*)'|ARRAY\['\w{5}',\s*(?:format\()?'((?:[^']|'')*)'")
 # Reports of plpgsql_check on correct code, each with the reason.
 ACCEPTED = {

@@ -115,7 +115,7 @@ def _functions(conn: psycopg.Connection[Any]) -> Iterable[str]:
 
 
 def _signature(name: str, is_set: bool, result: str, arguments: Sequence[tuple[str, str, str, str | None]]) -> str:
-    """One line where it fits, otherwise one argument a line."""
+    """Return a signature in one line where it fits, otherwise with one argument a line."""
     taken = [
         f"{argument} {_type(kind)}" + ("" if default is None else f" DEFAULT {_default(default)}")
         for mode, argument, kind, default in arguments
@@ -137,17 +137,17 @@ def _type(name: str) -> str:
 
 
 def _default(expression: str) -> str:
-    """Without the cast to the type, which stands before it."""
+    """Return a default without its cast: the type already stands before it."""
     return re.sub(r"::[a-z ]+(\[\])?$", "", expression)
 
 
 def _marked(comment: str) -> str:
-    """A comment with names of the database as code."""
+    """Return a comment with the names in it, such as pgq_claim, marked as code."""
     return re.sub(r"(?<![\w'\"])_?[a-z]+(?:_[a-z]+)+(?!\w)", r"`\g<0>`", comment)
 
 
 def _prose(comment: str) -> str:
-    """A comment as a paragraph."""
+    """Return a comment as a paragraph."""
     return textwrap.fill(_marked(comment), WIDTH, break_long_words=False, break_on_hyphens=False)
 
 

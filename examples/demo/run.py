@@ -2,7 +2,7 @@
 A demo of pgq that takes a few seconds: `make demo`.
 
 Install pgq into a new schema on the server that PGQ_DSN or libpq's environment variables name. Enqueue a checksum job
-for each file of this checkout, and one job each that is delayed, fails, or kills its worker. Let two worker processes
+for each file of this checkout, and single jobs that are delayed, fail, or kill their worker. Let two worker processes
 drain the queue, check the digests against a second computation, and drop the schema. Exit with 1 if a check fails.
 """
 
@@ -225,7 +225,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except CheckFailed as error:
-        sys.exit(f"demo: {error}")
-    except psycopg.Error as error:
+    except (CheckFailed, psycopg.Error) as error:
         sys.exit(f"demo: {error}")

@@ -13,7 +13,8 @@ from psycopg import sql
 from pgq.job import Job
 
 Interval = timedelta | str
-# PostgreSQL takes up to 1 MiB of its own text form, in which an escape of six characters becomes two bytes or more.
+# The SQL takes up to 1 MiB in PostgreSQL's text form. In Python's, an escape of six characters stands for two bytes or
+# more of that, so a result that is refused here is too long in either form.
 LONGEST_RESULT = 4 * 1024 * 1024
 
 

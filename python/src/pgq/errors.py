@@ -41,7 +41,7 @@ class Error(Exception):
 
 
 class JobNotFound(Error):
-    """No job with this id exists, or exists any longer."""
+    """There is no job with this id, or no longer."""
 
 
 class LeaseLost(Error):
@@ -61,7 +61,7 @@ class NotInstalled(Error):
 
 
 class AlreadyInstalled(Error):
-    """The schema holds a pgq already, or the database the PgQ of Skytools."""
+    """The schema has a pgq already, or the database has the PgQ of Skytools."""
 
 
 class Outdated(Error):
@@ -96,8 +96,8 @@ class TimedOut(KeyboardInterrupt):
     """
     A handler ran longer than its timeout.
 
-    A KeyboardInterrupt: it passes a handler that catches every Exception, and psycopg cancels the statement that it
-    waits for.
+    A KeyboardInterrupt, so that ``except Exception`` in a handler does not catch it, and that psycopg cancels the
+    statement for which the handler waits.
     """
 
     def __str__(self) -> str:

@@ -20,7 +20,7 @@ RESERVED = frozenset({"job", "conn"})
 
 
 class Around(Protocol):
-    """A hook around each execution: it calls ``proceed`` and returns the result. A batch handler's jobs are a list."""
+    """A hook around each execution: it calls ``proceed`` and returns the result. For a batch, ``job`` is a list."""
 
     def __call__(self, job: Job | list[Job], proceed: Callable[[], Any], /) -> Any: ...
 
@@ -110,8 +110,8 @@ class Handlers:
         has failed. A transactional handler is called for each job, in one transaction for up to n of them, each under a
         savepoint.
 
-        ``timeout``, in seconds, interrupts the handler: TimedOut is raised in it. ``lease``: how long after the last
-        renewal another worker may take the job; used when longer than the worker's own.
+        ``timeout``, in seconds, interrupts the handler: TimedOut is raised in it. ``lease``, where it is longer, takes
+        the place of the worker's own: another worker may take the job this long after the last extension.
 
         ``retry_on``: only these exceptions lead to another attempt, after any other the job is dead. ``cancel_on``:
         these end the job as cancelled. ``queue``, ``max_retries`` and ``backoff`` are defaults for jobs of this kind

@@ -87,16 +87,16 @@ class Job:
         """
         Complete the job within a transaction of the handler's own: its writes there take effect exactly once.
 
-        The worker records nothing more for a job that its handler has completed before it returned. When the handler
-        raises, or when that transaction is never committed, the job is not done. Raises LeaseLost, and RuntimeError
-        outside a worker and in a handler with ``transaction=True``.
+        The job is done when that transaction commits. Once the handler has returned, the worker records nothing more: a
+        job whose transaction was never committed gets another attempt when its lease has ended. Raises LeaseLost, and
+        RuntimeError outside a worker and in a handler with ``transaction=True``.
         """
         self._require_runtime().complete(self, conn, result)
         self._completed = True
 
     def _require_runtime(self) -> Runtime:
         if self._runtime is None:
-            raise RuntimeError("only while its handler runs in a worker")
+            raise RuntimeError("a job can be extended or completed only while its handler runs in a worker")
         return self._runtime
 
 

@@ -74,8 +74,9 @@ class Queue:
         """
         Enqueue a job.
 
-        None means the default of the kind's handler, if that is registered in this process, or else of pgq_enqueue; as
-        ``args`` it is the JSON null. Where OpenTelemetry is set up, the current trace becomes the ``context``.
+        An argument that is None takes the default of the kind's handler, if ``handlers`` has one, or else that of
+        pgq_enqueue. Only in ``args`` None is a value, the JSON null. Where OpenTelemetry is set up, the current trace
+        becomes the ``context``.
         """
         values = locals()
         plain = self._plain({name: values[name] for name in TYPES})
@@ -98,11 +99,11 @@ class Queue:
         return [Enqueued(*row) for row in rows]
 
     def cancel(self, job_id: int) -> None:
-        """End a waiting or running job. Raises JobNotFound or WrongState."""
+        """End a waiting or running job as cancelled. Raises JobNotFound or WrongState."""
         self._row(f"SELECT {self._prefix}pgq_cancel(%s::bigint)", [job_id])
 
     def retry(self, job_id: int) -> str:
-        """Bring a dead or cancelled job back; return retry or merged. Raises JobNotFound or WrongState."""
+        """Put a dead or cancelled job back to waiting; return retry or merged. Raises JobNotFound or WrongState."""
         return str(self._row(f"SELECT {self._prefix}pgq_retry(%s::bigint)", [job_id])[0])
 
     def purge(
@@ -122,7 +123,9 @@ class Queue:
 
     def grant(self, role: str, privilege: str, queues: Sequence[str] | None = None) -> None:
         """
-        Let a role be producer, worker, admin or reader, in these queues or (None) in all. Only the owner of pgq may.
+        Grant a role the privilege producer, worker, admin or reader, in these queues or (None) in all.
+
+        Only the owner of pgq may call it.
         """
         self._row(
             f"SELECT {self._prefix}pgq_grant(%s::text, %s::text, %s::text[])",
@@ -130,7 +133,7 @@ class Queue:
         )
 
     def revoke(self, role: str, privilege: str, queues: Sequence[str] | None = None) -> None:
-        """Take back what ``grant`` gave. Only the owner of pgq may."""
+        """Take back what ``grant`` gave. Only the owner of pgq may call it."""
         self._row(
             f"SELECT {self._prefix}pgq_revoke(%s::text, %s::text, %s::text[])",
             [role, privilege, queues and list(queues)],

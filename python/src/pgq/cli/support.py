@@ -88,7 +88,7 @@ class Target:
 
     @contextmanager
     def views(self) -> Iterator[Views]:
-        """Open the views, in the same way."""
+        """Open the views, after the same check of the version."""
         with self.queue() as queue:
             yield Views(queue.conn, schema=self.schema)
 

@@ -38,7 +38,7 @@ from pgq.worker.worker import RELEASE_WITHIN, Worker
     type=duration,
     metavar="DURATION",
     default="5m",
-    help="Time after the last renewal until other workers may take a job.",
+    help="Time after the last extension until other workers may take a job.",
 )
 @click.option("--poll", type=duration, metavar="DURATION", default="1s", help="Longest sleep when no job is ripe.")
 @click.option(

@@ -29,10 +29,10 @@ class StopSignals:
     Within this context, call ``stop`` at the first SIGTERM or SIGINT, and ``abort`` with the signal's number at the
     second one, or when ``grace`` seconds have passed since the first.
 
-    Both are called in a thread of their own, because the main thread may be in the middle of anything, and Python runs
-    signal handlers there only between two instructions; ``stop`` is called in the main thread as well, before that
-    begins anything else. Outside the main thread, which alone receives signals, the context does nothing. The end of
-    the ``lifeline``, if given, counts as a first signal.
+    Both are called in the thread ``pgq-signals``: the main thread runs signal handlers only between two instructions of
+    Python, and may be in a long call. ``stop`` is called in the main thread as well, before that thread begins anything
+    else. Outside the main thread, which alone receives signals, the context does nothing. The end of the ``lifeline``,
+    if given, counts as a SIGTERM.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class StopSignals:
             self._reader, self._writer = socket.socketpair()
             self._writer.setblocking(False)
             self._wakeup_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-            # The thread reads the number of the signal, which Python writes from C, at once.
+            # From C, and at once, Python writes the number of a signal to the socket; the thread reads it there.
             self._before = {number: signal.signal(number, lambda *_: self._stop()) for number in STOP}
             self._thread = threading.Thread(target=self._watch, name="pgq-signals", daemon=True)
             self._thread.start()

@@ -145,7 +145,7 @@ class Supervisor:
 
     def on_exit(self, child: Child, status: int) -> int | None:
         """
-        A process has ended: let its successor start, at once or later.
+        Let the successor of a process that has ended start, at once or later.
 
         Return the exit code for the supervisor if no child has ever worked and this one has failed: it has printed the
         reason, such as a module that cannot be imported.

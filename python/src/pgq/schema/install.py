@@ -98,7 +98,7 @@ def _drop(conn: psycopg.Connection[Any], schema: str, objects: Sequence[tuple[st
     """
     Drop the objects of these kinds and names that exist, each after those that depend on it.
 
-    The order is found by trying, because no script holds the names of several releases in one order.
+    The order is found by trying: the names come from several releases, and no script has all of them in an order.
     """
     left = list(objects)
     while left:

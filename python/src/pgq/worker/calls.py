@@ -43,7 +43,7 @@ class WorkerQueue(Queue):
         lease: Interval = timedelta(minutes=5),
         worker: str | None = None,
     ) -> list[Job]:
-        """Claim ripe jobs. The first of the list comes first; the list is empty when no job is ripe."""
+        """Claim ripe jobs, by priority, then in the order of ``queues``. The list is empty when no job is ripe."""
         return self._jobs(f"SELECT {COLUMNS} FROM {self._claim}", [list(queues), max_jobs, interval(lease), worker])
 
     def _claim_only(self, queues: Sequence[str], max_jobs: int, lease: Interval, worker: str | None) -> list[Job]:

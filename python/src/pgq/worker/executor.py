@@ -50,8 +50,8 @@ class Executor:
     """
     Run handlers, one at a time.
 
-    Whatever a handler does is the failure of its own job. Transactional handlers use a session of their own, so that
-    none can touch the one through which the loop claims and settles. ``extend`` extends the lease of a job.
+    Whatever goes wrong in a handler is the failure of its own job. Transactional handlers use a session of their own,
+    so that none can touch the one through which the loop claims and settles. ``extend`` extends the lease of a job.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Executor:
         self._extend = extend
         self._clock = settings.timing.clock
         self._called_at = 0.0
-        # Whether any handler of this run was called; whether one is being called.
+        # Whether a handler was called in this run, and whether one is being called now.
         self._begun = False
         self._calling = False
         self._threads = 0
@@ -169,7 +169,7 @@ class Executor:
         return Settlement(job, "done", seconds=self._seconds())
 
     def _in_one_transaction(self, handler: Handler, jobs: list[Job]) -> list[Result]:
-        """Run each job under a savepoint, with one commit for all; it records the failed ones, too."""
+        """Run each job under a savepoint. One commit completes the jobs, and records the others' outcomes."""
         settled: list[Settlement] = []
         failed: list[Outcome] = []
         left = jobs.copy()

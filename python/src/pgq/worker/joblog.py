@@ -1,4 +1,4 @@
-"""What is said about a job: the error that is kept with it, and its line in the log. Never the payload."""
+"""What pgq writes about a job: the error that is kept with it, and its lines in the log. Never the payload."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def describe(error: BaseException) -> str:
         last = list(trace.format_exception_only())
         sqlstate = f" (SQLSTATE {error.sqlstate})" if isinstance(error, psycopg.Error) and error.sqlstate else ""
         message = f"{''.join(last).strip()[:MAX_MESSAGE]}{sqlstate}\n\n"
-        # Without the message, with which it ends; the last frame is where the error happened.
+        # A formatted traceback ends with the message, which is left out here. Keep the last frames, where the error is.
         frames = "".join(list(trace.format())[: -len(last)])
         text = message + frames[-(MAX_ERROR - len(message)) :]
     except Exception:

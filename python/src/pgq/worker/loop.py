@@ -36,9 +36,9 @@ class Loop:
     Run jobs, one batch after the other, in the thread that calls ``run``.
 
     The loop has a connection of its own (``session``), which its ticker's thread uses, too, while a handler runs. When
-    the connection is lost, the loop connects again, and never runs a job twice: only the database knows whether the
-    last commit took effect. ``extend`` extends the lease of a job; ``connection_lost`` is called after a lost
-    connection.
+    that is lost, only the database knows whether the last commit took effect. The loop then connects again and records
+    the same outcomes once more, which changes nothing where they are recorded already; it runs no job a second time.
+    ``extend`` extends the lease of a job; ``connection_lost`` is called after a lost connection.
     """
 
     def __init__(
@@ -252,7 +252,7 @@ class Loop:
         self._previous_was_empty = False
 
     def finish(self) -> None:
-        """Settle, and give back what has not begun; if that fails, the leases end."""
+        """Settle, and give back what has not begun; if that fails, leave the jobs to their leases."""
         self.release_unstarted()
         if self.settler.pending:
             try:

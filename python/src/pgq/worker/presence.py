@@ -1,4 +1,4 @@
-"""Worker presence and lease renewal, on a connection that runs no handler and never blocks."""
+"""Presence of the worker and extension of its leases, on a connection that runs no handler and never blocks."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Presence:
     """
     Register the worker, and extend the leases of the jobs that its handlers run, in a thread of its own.
 
-    A handler that does not let other threads run (a computation in C that holds the interpreter's lock) delays that:
-    it loses its lease when it does so for two thirds of it. The lease of a handler that is past its timeout is not
-    extended. Behind a transaction pooler the worker is not registered, and the connection opens only when there is a
-    lease to extend.
+    A handler that does not let other threads run (a computation in C that holds the interpreter's lock) delays that,
+    and loses its lease when it does so for two thirds of the lease. The lease of a handler that is past its timeout is
+    not extended. Behind a transaction pooler the worker is not registered, and the connection opens only when there is
+    a lease to extend.
 
     ``executions`` returns what the executors run. ``claims_paused`` returns a context in which no loop claims, with all
     jobs that the loops know of, or with None if a loop is claiming.
@@ -70,7 +70,7 @@ class Presence:
         self._thread.start()
 
     def unregister(self) -> None:
-        """End the registration. Call it when the worker holds no jobs: nothing else gives them to other workers."""
+        """End the registration. Call it when the worker holds no jobs: they would wait for the end of their leases."""
         self._end()
         if self._registered and not self.session.closed:
             try:
@@ -131,7 +131,7 @@ class Presence:
             log_job(job, "lost", "lost while its handler runs")
 
     def _reconcile(self) -> None:
-        """Give back the jobs that were claimed and whose claim's result was lost; later, if a loop is claiming."""
+        """Give back the jobs of claims whose result was lost; leave that to a later tick while a loop is claiming."""
         with self._claims_paused() as known:
             if known is None:
                 return

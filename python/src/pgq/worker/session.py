@@ -63,7 +63,7 @@ def connect(conninfo: str, name: str) -> psycopg.Connection[Any]:
 
 class Session:
     """
-    A connection that is replaced when it is lost. A thread holds ``lock`` while it uses the connection.
+    A connection that is replaced when it is lost. Where threads share it, each holds ``lock`` while it uses it.
 
     ``notified`` is called when a notification has arrived. Behind a transaction pooler nothing is set or kept in the
     session.
@@ -123,11 +123,15 @@ class Session:
         return True
 
     def abandon(self) -> None:
-        """Close a connection that another thread may be using: libpq frees memory that a running call still reads."""
+        """
+        Close a connection that another thread may be using.
+
+        Let that thread notice first, because closing frees memory that a running call of libpq still reads.
+        """
         if self._queue is None:
             return
         self.shut_down()
-        # A thread that waits for the server holds the lock, and notices; a stream that no thread reads keeps it.
+        # A thread that waits for the server notices, and lets go of the lock; a stream that no thread reads keeps it.
         lock = self._queue.conn.lock
         locked = lock.acquire(timeout=SHUTDOWN_NOTICED_WITHIN)
         try:
@@ -178,13 +182,13 @@ class Session:
         return self.queue().conn.pgconn.notifies() is not None
 
     def shut_down(self) -> None:
-        """Let the server end the session while another thread may be waiting for a result."""
+        """Cancel the statement and shut the socket down, while another thread may be waiting for a result."""
         queue = self._queue
         if queue is None or queue.conn.closed:
             return
         try:
             queue.conn.cancel_safe(timeout=1.0)
-            # The descriptor belongs to libpq, which does not notice the shutdown of a copy before its next read.
+            # By a copy of the descriptor: this socket object closes its own, while that of the connection is libpq's.
             with socket.socket(fileno=os.dup(queue.conn.fileno())) as copy:
                 copy.shutdown(socket.SHUT_RDWR)
         except (psycopg.Error, OSError):

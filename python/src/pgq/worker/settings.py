@@ -18,8 +18,8 @@ from pgq.worker.wakeup import Wakeup
 class Timing:
     """The worker's own delays, in seconds, and its clock. Tests shorten them."""
 
-    # Outcomes wait for the next claim, but no longer than settle_after and a tick; after a failure, settle_again
-    # longer.
+    # Outcomes wait for the next claim, but no longer than settle_after and a tick. After a failure, the next tick that
+    # settles comes settle_again later.
     settle_after: float = 0.07
     settle_again: float = 1.0
     tick: float = 0.025

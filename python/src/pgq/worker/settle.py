@@ -44,7 +44,7 @@ class Settler:
 
     @property
     def is_due(self) -> bool:
-        """Whether outcomes have waited long enough for a claim to take them along."""
+        """Whether outcomes have waited too long to wait for the next claim."""
         timing = self.settings.timing
         return bool(self.pending) and timing.clock() - self.settled_at > timing.settle_after
 

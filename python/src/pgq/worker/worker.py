@@ -42,7 +42,7 @@ class Worker:
     Run the jobs of some queues until stopped by SIGTERM, SIGINT or ``stop()``.
 
     ``concurrency`` is the number of threads, each with a loop and connections of its own; a single one is the thread
-    that calls ``run``. A loop claims at most ``batch`` jobs at a time, for ``lease``: fewer when they take long. When
+    that calls ``run``. A loop claims at most ``batch`` jobs at a time, fewer when they take long, for ``lease``. When
     no job is ripe, it sleeps until it is notified of one, at most ``poll`` seconds.
 
     Other workers take the jobs of a killed worker within two seconds. The leases of running handlers are extended. With
@@ -104,7 +104,7 @@ class Worker:
 
     @cached_property
     def presence(self) -> Presence:
-        """The presence, likewise."""
+        """The presence, also made at the first use."""
         return Presence(self.settings, self._executions, self._claims_paused)
 
     def run(self, lifeline: socket.socket | None = None) -> None:
@@ -129,12 +129,12 @@ class Worker:
                 )
                 notify_systemd("READY=1")
                 if lifeline is not None:
-                    # A supervisor that is gone stops this worker by that.
+                    # Where the supervisor is gone, the end of the lifeline stops this worker.
                     with contextlib.suppress(OSError):
                         lifeline.send(READY)
                 self._run_loops()
-                # Do not unregister while jobs are still held: other workers then see this one as dead and take its jobs
-                # at once.
+                # A worker that holds jobs stays registered: when its connection closes, other workers see that it is
+                # gone, and take its jobs at once.
                 if not any(loop.settler.pending for loop in loops):
                     self.presence.unregister()
             finally:
