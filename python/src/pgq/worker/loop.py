@@ -157,11 +157,16 @@ class Loop:
         Runs in the ticker's thread.
         """
         self.executor.timeout.check()
-        execution = self.executor.execution
         now = self.timing.clock()
-        if execution is None or now < self._tick_again_at or not self.session.lock.acquire(blocking=False):
+        if self.executor.execution is None or now < self._tick_again_at:
+            return
+        if not self.session.lock.acquire(blocking=False):
             return
         try:
+            # Read under the lock, without which the loop gets neither to its next batch nor to sleep.
+            execution = self.executor.execution
+            if execution is None:
+                return
             if now - execution.since > min(self.timing.keep_unstarted, self.settings.begin_within):
                 self.release_unstarted()
                 if not self.settings.transaction_pooler:
