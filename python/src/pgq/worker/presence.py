@@ -135,17 +135,21 @@ class Presence:
         with self._claims_paused() as known:
             if known is None:
                 return
-            with self.session.lock:
-                queue = self.session.queue()
-                try:
+            # Cleared before the call, because a loop may set it again at any time.
+            self._uncertain = False
+            try:
+                with self.session.lock:
+                    queue = self.session.queue()
                     with queue.conn.transaction():
                         queue.conn.execute(
                             "SELECT set_config('lock_timeout', %s, true)", [self.settings.timing.lock_timeout]
                         )
                         count = queue.reconcile(self.settings.name, known)
-                except psycopg.errors.LockNotAvailable:
+            except BaseException as error:
+                self._uncertain = True
+                if isinstance(error, psycopg.errors.LockNotAvailable):
                     return
-        self._uncertain = False
+                raise
         if count:
             logger.warning("%d claimed jobs did not arrive here, and go back", count)
 
