@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 from support.database import Connect, Connection, jobs, one
 from support.processes import Start
@@ -122,6 +123,23 @@ def test_a_lost_presence_connection_is_replaced(
     present.stop()
     thread.result(30)
     assert attempts == [1]
+
+
+def test_a_handler_that_reconnects_keeps_its_worker_present(
+    conn: Connection, queue: WorkerQueue, present: Worker
+) -> None:
+    """A handler may be the first to notice, in job.extend, that the connection of presence is lost."""
+    presence, lease = present.presence, timedelta(minutes=5)
+    presence.tick()
+    queue.enqueue("k")
+    (job,) = queue.claim(worker=present.settings.name)
+    conn.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE '%% presence'"
+    )
+    with pytest.raises(psycopg.OperationalError):
+        presence.extend(job, lease)
+    presence.extend(job, lease)
+    assert one(conn, "SELECT present FROM pgq_workers")
 
 
 def test_leases_are_extended_without_presence(

@@ -13,6 +13,7 @@ import psycopg
 
 from pgq.errors import LeaseLost, WrongState
 from pgq.job import Job
+from pgq.worker.calls import WorkerQueue
 from pgq.worker.executor import Execution
 from pgq.worker.joblog import log_job, logger
 from pgq.worker.session import Session
@@ -93,7 +94,7 @@ class Presence:
     def extend(self, job: Job, lease: timedelta) -> datetime:
         """Extend the lease of a job, and return its end. Raises LeaseLost."""
         with self.session.lock:
-            until = self.session.queue().extend(job, lease)
+            until = self._queue().extend(job, lease)
         self._extended[job.token] = self._clock()
         return until
 
@@ -139,7 +140,7 @@ class Presence:
             self._uncertain = False
             try:
                 with self.session.lock:
-                    queue = self.session.queue()
+                    queue = self._queue()
                     with queue.conn.transaction():
                         queue.conn.execute(
                             "SELECT set_config('lock_timeout', %s, true)", [self.settings.timing.lock_timeout]
@@ -152,6 +153,12 @@ class Presence:
                 raise
         if count:
             logger.warning("%d claimed jobs did not arrive here, and go back", count)
+
+    def _queue(self) -> WorkerQueue:
+        """Return the queue; a new connection is registered first. The caller holds ``session.lock``."""
+        if self.session.closed and self.registers and not self._closed:
+            self._register()
+        return self.session.queue()
 
     def _register(self) -> None:
         with self.session.lock:
@@ -188,11 +195,12 @@ class Presence:
         if self.session.closed or not self.registers:
             self._wakeup.wait(seconds)
             return
-        with self.session.lock:
-            pgconn = self.session.queue().conn.pgconn
-        self._wakeup.wait(seconds, pgconn.socket)
         try:
             with self.session.lock:
+                pgconn = self._queue().conn.pgconn
+            self._wakeup.wait(seconds, pgconn.socket)
+            with self.session.lock:
                 pgconn.consume_input()
-        except psycopg.Error:
+        except Exception:
+            # The connection is lost; perhaps a loop, in job.extend, has noticed that before this thread.
             self.session.close()
