@@ -211,10 +211,14 @@ class Worker:
         outcomes: list[Outcome] = []
         for loop in self.loops:
             loop.inside.shut_down()
-            outcomes += loop.settler.pending
+            # Read in the order in which jobs move on, so that none is missed; some may be met twice.
+            unstarted = [*loop.unstarted]
             execution = loop.executor.execution
+            ended = [*loop.settler.pending]
             running = execution.jobs if execution is not None else ()
-            outcomes += [Released(job) for job in (*running, *loop.unstarted)]
+            tokens = {outcome.job.token for outcome in ended}
+            outcomes += ended
+            outcomes += [Released(job) for job in dict.fromkeys((*running, *unstarted)) if job.token not in tokens]
         give_up_at = monotonic() + RELEASE_WITHIN
         with connect(self.conninfo, self.settings.name) as conn:
             queue = WorkerQueue(conn, schema=self.schema)
