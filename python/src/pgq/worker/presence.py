@@ -15,7 +15,7 @@ from pgq.errors import LeaseLost, WrongState
 from pgq.job import Job
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.executor import Execution
-from pgq.worker.joblog import log_job, logger
+from pgq.worker.joblog import first_line, log_job, logger
 from pgq.worker.session import Session
 from pgq.worker.settings import Settings
 from pgq.worker.wakeup import Wakeup
@@ -77,7 +77,7 @@ class Presence:
             try:
                 self.session.queue().unregister(self.settings.name)
             except psycopg.Error as error:
-                logger.warning("the worker is not unregistered: %s", str(error).strip())
+                logger.warning("the worker is not unregistered: %s", first_line(error))
 
     def close(self) -> None:
         """
@@ -185,7 +185,7 @@ class Presence:
                 self._warned = False
             except Exception as error:
                 if not self._warned:
-                    logger.warning("the worker's presence is interrupted: %s", str(error).strip())
+                    logger.warning("the worker's presence is interrupted: %s", first_line(error))
                 self._warned = True
                 self.session.close()
             self._sleep(seconds)
