@@ -65,7 +65,7 @@ class Session:
 
 
 class FloorSession(Session):
-    """The same for the floor, whose claim also completes the jobs."""
+    """A session that takes ten rows of the floor at a time; its claim also completes them."""
 
     def __init__(self, database: str) -> None:
         super().__init__(database, claim=TAKE.replace("%s", str(JOBS)))

@@ -73,7 +73,7 @@ def pgbench(database: str, statement: str, clients: int, seconds: int) -> tuple[
 
 
 def threads(database: str, statement: str, clients: int, seconds: int) -> tuple[int, float]:
-    """Enqueue from Python threads; used without pgbench, whose clients cost less."""
+    """Do the same from Python threads, for a machine without pgbench, whose clients would take less of the CPU."""
     query = statement.rstrip(";").replace(":n", "%s")
     counts = [0] * clients
     barrier = threading.Barrier(clients + 1)

@@ -102,7 +102,7 @@ def dead_rows(harness: Harness) -> None:
 
 
 def dead_rows_of_floor(harness: Harness) -> None:
-    """Do the same on the floor's table."""
+    """Take rows from the floor's table with more and more dead rows."""
     series = harness.results.series.setdefault(PICTURE, {}).setdefault("floor", [])
     levels = dead_levels(harness)
     with fresh(by_name("floor")) as database, held_snapshot(database):

@@ -113,7 +113,7 @@ def is_separate(bindir: Path) -> bool:
 
 def copy_programs(bindir: Path, into: Path) -> Path:
     """Copy a PostgreSQL installation, readable by every account; return the copy's directory of programs."""
-    # The programs find libraries by relative path: the package's sibling must stay its sibling.
+    # The programs find their libraries by a relative path, so that directory must stay beside the package.
     package = bindir.parent.parent
     libs = package.with_name(f"{package.name}.libs")
     copy = into / package.name / bindir.parent.name

@@ -41,7 +41,7 @@ class Error(Exception):
 
 
 class JobNotFound(Error):
-    """There is no job with this id, or no longer."""
+    """The job does not exist, or does not exist any longer."""
 
 
 class LeaseLost(Error):
@@ -96,8 +96,8 @@ class TimedOut(KeyboardInterrupt):
     """
     A handler ran longer than its timeout.
 
-    A KeyboardInterrupt, so that ``except Exception`` in a handler does not catch it, and that psycopg cancels the
-    statement for which the handler waits.
+    As it is a KeyboardInterrupt, ``except Exception`` in a handler does not catch it, and psycopg cancels the statement
+    for which the handler waits.
     """
 
     def __str__(self) -> str:

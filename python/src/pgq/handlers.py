@@ -128,7 +128,7 @@ class Handlers:
         if batch is not None and batch < 1:
             raise ValueError(f"a batch of {batch} has no jobs")
         if batch is not None and transaction and seconds is not None:
-            raise ValueError("a transactional batch has no timeout: it would undo the jobs before")
+            raise ValueError("a transactional batch takes no timeout, which would also undo the jobs that are done")
         enqueue = {"queue": queue, "max_retries": max_retries, "backoff": backoff}
 
         def register(function: F) -> F:

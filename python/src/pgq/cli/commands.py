@@ -72,7 +72,7 @@ def version(target: Target) -> None:
 @click.argument("args", type=from_json, default=NO_ARGS)
 @click.option("--queue", "queue_", help="Queue of the job.  [default: default]")
 @click.option("--at", "ripe_at", type=moment, metavar="TIME", help="Not before this time, in ISO 8601.")
-@click.option("--delay", type=interval, metavar="DURATION", help="Not before this long from now.")
+@click.option("--delay", type=interval, metavar="DURATION", help="Not until this much time has passed.")
 @click.option("--priority", type=int, help="From 0 (first) to 9.  [default: 5]")
 @click.option("--max-retries", type=int, help="Attempts after the first one.  [default: 10]")
 @click.option(
@@ -84,7 +84,7 @@ def version(target: Target) -> None:
 @click.option(
     "--on-duplicate",
     type=click.Choice(["keep", "replace", "soonest", "error"]),
-    help="What a duplicate does.  [default: keep]",
+    help="What to do with a duplicate.  [default: keep]",
 )
 @pass_target
 def enqueue(

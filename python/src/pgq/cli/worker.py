@@ -48,7 +48,9 @@ from pgq.worker.worker import RELEASE_WITHIN, Worker
     default="30s",
     help="Time that running handlers get to finish after a stop.",
 )
-@click.option("--max-jobs", type=click.IntRange(1), help="End after so many jobs; --processes starts a successor.")
+@click.option(
+    "--max-jobs", type=click.IntRange(1), help="End after this many jobs; with --processes a successor starts."
+)
 @click.option("--drain", is_flag=True, help="End when no job is ripe.")
 @click.option("--until-empty", is_flag=True, help="End when no job waits and none runs; wait for later jobs.")
 @click.option(
@@ -60,7 +62,7 @@ from pgq.worker.worker import RELEASE_WITHIN, Worker
 @click.option(
     "--health-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Update this file's mtime on every loop (liveness probe).",
+    help="Update the mtime of this file at each turn of a loop (for a liveness probe).",
 )
 @click.option(
     "--log-level",

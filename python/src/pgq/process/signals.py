@@ -55,7 +55,7 @@ class StopSignals:
             self._reader, self._writer = socket.socketpair()
             self._writer.setblocking(False)
             self._wakeup_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-            # From C, and at once, Python writes the number of a signal to the socket; the thread reads it there.
+            # Python writes the number of each signal to the socket from C, at once; the thread reads it there.
             self._before = {number: signal.signal(number, lambda *_: self._stop()) for number in STOP}
             self._thread = threading.Thread(target=self._watch, name="pgq-signals", daemon=True)
             self._thread.start()

@@ -36,7 +36,7 @@ class Loop:
     Run jobs, one batch after the other, in the thread that calls ``run``.
 
     The loop has a connection of its own (``session``), which its ticker's thread uses, too, while a handler runs. When
-    that is lost, only the database knows whether the last commit took effect. The loop then connects again and records
+    it is lost, only the database knows whether the last commit took effect. The loop then connects again and records
     the same outcomes once more, which changes nothing where they are recorded already; it runs no job a second time.
     ``extend`` extends the lease of a job; ``connection_lost`` is called after a lost connection.
     """

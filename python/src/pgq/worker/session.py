@@ -188,7 +188,7 @@ class Session:
             return
         try:
             queue.conn.cancel_safe(timeout=1.0)
-            # By a copy of the descriptor: this socket object closes its own, while that of the connection is libpq's.
+            # Through a copy of the descriptor, because this socket object closes its own, and the original is libpq's.
             with socket.socket(fileno=os.dup(queue.conn.fileno())) as copy:
                 copy.shutdown(socket.SHUT_RDWR)
         except (psycopg.Error, OSError):

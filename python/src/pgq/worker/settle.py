@@ -44,7 +44,7 @@ class Settler:
 
     @property
     def is_due(self) -> bool:
-        """Whether outcomes have waited too long to wait for the next claim."""
+        """Whether outcomes must be recorded now, because they have waited long for the next claim."""
         timing = self.settings.timing
         return bool(self.pending) and timing.clock() - self.settled_at > timing.settle_after
 
