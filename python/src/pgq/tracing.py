@@ -57,7 +57,7 @@ def span(kind: str, jobs: Sequence[Job]) -> Iterator[None]:
 
 
 def _carrier(job: Job) -> dict[str, Any]:
-    """Return the trace context of a job. A context that Python cannot decode counts as none: the job still has to run."""
+    """Return the trace context of a job. One that Python cannot decode counts as none: the job still has to run."""
     try:
         carrier = json.loads(job.context or "{}")
     except (ValueError, RecursionError):

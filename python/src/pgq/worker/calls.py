@@ -124,15 +124,15 @@ class WorkerQueue(Queue):
         )
 
     def complete(self, job: Job, result: Any = None) -> None:
-        """End the job; a result other than None is kept. Raises LeaseLost."""
+        """Complete the job; a result other than None is kept. Raises LeaseLost."""
         self._complete_json(job, None if result is None else as_result(result))
 
     def _complete_json(self, job: Job, result: str | None) -> None:
-        """End the job; the result is JSON text. Raises LeaseLost."""
+        """Complete the job; the result is JSON text. Raises LeaseLost."""
         self._row(f"SELECT {self._prefix}pgq_complete(%s::bigint, %s::bigint, %s::jsonb)", [job.id, job.token, result])
 
     def _complete_in(self, transaction: str, job: Job, result: Any = None) -> bool:
-        """End the job, but only in the transaction with this id; return whether this is that transaction."""
+        """Complete the job, but only in the transaction with this id; return whether that is the current one."""
         ended = self._row(
             "SELECT CASE WHEN pg_current_xact_id()::text = %s "
             f"THEN {self._prefix}pgq_complete(%s::bigint, %s::bigint, %s::jsonb) END",
@@ -141,7 +141,7 @@ class WorkerQueue(Queue):
         return ended[0] is not None
 
     def complete_many(self, jobs: Sequence[Job]) -> set[int]:
-        """End the jobs; return the ids of those that were still held. The others are not done."""
+        """Complete the jobs whose lease is not lost, and return their ids."""
         ended = self._rows(f"SELECT {self._prefix}pgq_complete_many(%s::bigint[], %s::bigint[])", held(jobs))
         return {row[0] for row in ended}
 
@@ -158,7 +158,7 @@ class WorkerQueue(Queue):
         )
 
     def cancel_claimed(self, job: Job, reason: str | None = None) -> None:
-        """End a job that is not worth doing; it is kept as cancelled. Raises LeaseLost."""
+        """Cancel a claimed job, which is kept with the reason. Raises LeaseLost."""
         self._row(
             f"SELECT {self._prefix}pgq_cancel_claimed(%s::bigint, %s::bigint, %s::text)", [job.id, job.token, reason]
         )
