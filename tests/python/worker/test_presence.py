@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from support.processes import Start
 from support.threads import Thread, eventually
 
 from pgq import Handlers, Job, Worker, WorkerQueue, WrongState
+from pgq.worker.presence import Presence
 
 PRESENCE = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%% presence'"
 
@@ -130,16 +132,52 @@ def test_a_handler_that_reconnects_keeps_its_worker_present(
 ) -> None:
     """A handler may be the first to notice, in job.extend, that the connection of presence is lost."""
     presence, lease = present.presence, timedelta(minutes=5)
-    presence.tick()
     queue.enqueue("k")
     (job,) = queue.claim(worker=present.settings.name)
-    conn.execute(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE '%% presence'"
-    )
-    with pytest.raises(psycopg.OperationalError):
+    with closing(present):
+        presence.tick()
+        conn.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE '%% presence'"
+        )
+        with pytest.raises(psycopg.OperationalError):
+            presence.extend(job, lease)
         presence.extend(job, lease)
-    presence.extend(job, lease)
-    assert one(conn, "SELECT present FROM pgq_workers")
+        assert one(conn, "SELECT present FROM pgq_workers")
+
+
+def test_a_connection_lost_during_a_reconcile_leads_to_another(
+    present: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first reconcile may have come before the claim whose result is lost."""
+    calls = []
+
+    def reconcile(queue: WorkerQueue, worker: str, jobs: list[Job]) -> int:
+        calls.append(worker)
+        if len(calls) == 1:
+            present.presence.mark_uncertain()
+        return 0
+
+    monkeypatch.setattr(WorkerQueue, "reconcile", reconcile)
+    with closing(present):
+        present.presence.mark_uncertain()
+        for _ in range(3):
+            present.presence.tick()
+    assert len(calls) == 2
+
+
+def test_the_loops_exist_before_the_thread_of_presence_reads_them(
+    present: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads that read a cached property for the first time would each make the loops."""
+    existed = []
+
+    def start(presence: Presence) -> None:
+        existed.append("loops" in vars(present))
+        present.stop()
+
+    monkeypatch.setattr(Presence, "start", start)
+    present.run()
+    assert existed == [True]
 
 
 def test_leases_are_extended_without_presence(
