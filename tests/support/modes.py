@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
-from pgq import Handlers, Job, WorkerQueue
+from pgq import Handlers, Job, Queue
 from pgq.views import Views
 from pgq.worker.loop import Loop
 from support.database import Connection, one
@@ -37,7 +37,7 @@ def register(handlers: Handlers, mode: str, kind: str, function: Callable[..., A
 
 
 def try_all(
-    queue: WorkerQueue,
+    queue: Queue,
     loop: Loop,
     handlers: Handlers,
     cases: Mapping[str, Callable[..., Any]],

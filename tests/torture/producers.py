@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 
-from pgq import WorkerQueue
+from pgq import Queue
 
 KINDS = ("plain", "list", "transaction", "batch", "own")
 # How long handlers take: a few of them longer than the lease.
@@ -110,19 +110,19 @@ class Producer:
     def _one(self, conn: psycopg.Connection[Any]) -> list[int]:
         """Enqueue one job, perhaps with a delay."""
         job = self._job()
-        enqueued = WorkerQueue(conn).enqueue(**job)
+        enqueued = Queue(conn).enqueue(**job)
         return [self._note(conn, job, enqueued.id, enqueued.created)]
 
     def _many(self, conn: psycopg.Connection[Any]) -> list[int]:
         """Enqueue some jobs in one call; they may be twins of each other and of waiting jobs."""
         jobs = [self._job() if self._rng.random() < 0.8 else self._twin_job() for _ in range(self._rng.randint(2, 20))]
-        enqueued = WorkerQueue(conn).enqueue_many(jobs)
+        enqueued = Queue(conn).enqueue_many(jobs)
         return [self._note(conn, job, result.id, result.created) for job, result in zip(jobs, enqueued, strict=True)]
 
     def _twin(self, conn: psycopg.Connection[Any]) -> list[int]:
         """Enqueue a job that may have a twin; the transaction may stay open for a while."""
         job = self._twin_job()
-        enqueued = WorkerQueue(conn).enqueue(**job)
+        enqueued = Queue(conn).enqueue(**job)
         number = self._note(conn, job, enqueued.id, enqueued.created)
         if self._rng.random() < 0.5:
             self._stopped.wait(self._rng.uniform(0, TOPIC_SECONDS))

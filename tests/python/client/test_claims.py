@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from support.database import Connect, Connection, flush, jobs, one
 
-from pgq import WorkerQueue
+from pgq import Queue, WorkerQueue
 
 
-def test_two_open_claims_share_no_job(conn: Connection, connect: Connect, queue: WorkerQueue) -> None:
+def test_two_open_claims_share_no_job(conn: Connection, connect: Connect, queue: Queue) -> None:
     """Two workers claim in open transactions: neither waits, and no job goes to both."""
     ids = [job.id for job in queue.enqueue_many([{"kind": "k", "args": n} for n in range(4)])]
     a, b = connect(), connect()
@@ -24,7 +24,7 @@ def test_two_open_claims_share_no_job(conn: Connection, connect: Connect, queue:
 
 
 def test_eight_workers_drain_a_queue_and_run_no_job_twice(
-    conn: Connection, connect: Connect, queue: WorkerQueue, pool: ThreadPoolExecutor
+    conn: Connection, connect: Connect, queue: Queue, pool: ThreadPoolExecutor
 ) -> None:
     """Each of 2,000 jobs is claimed once, and the worker that claimed it can complete it."""
     ids = [job.id for job in queue.enqueue_many([{"kind": "k", "args": n} for n in range(2000)])]
@@ -51,7 +51,7 @@ def test_a_job_is_visible_only_after_its_transaction_commits(
     """Until then no session sees or claims it."""
     producer = connect()
     with producer.transaction():
-        enqueued = WorkerQueue(producer).enqueue("k")
+        enqueued = Queue(producer).enqueue("k")
         assert queue.claim() == []
         assert jobs(conn) == []
     assert [job.id for job in queue.claim()] == [enqueued.id]
@@ -63,8 +63,8 @@ def test_a_job_whose_transaction_rolls_back_never_existed(
     """It can neither be claimed nor be the twin of a later job."""
     producer = connect()
     with producer.transaction(force_rollback=True):
-        WorkerQueue(producer).enqueue("k")
-        WorkerQueue(producer).enqueue_many([{"kind": "l"}])
+        Queue(producer).enqueue("k")
+        Queue(producer).enqueue_many([{"kind": "l"}])
     assert jobs(conn) == []
     assert queue.enqueue("k").created
     assert len(queue.claim(max_jobs=10)) == 1

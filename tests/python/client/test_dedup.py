@@ -10,7 +10,7 @@ import pytest
 from support.database import Connect, Connection, jobs, one, waits_for_lock
 from support.threads import eventually
 
-from pgq import Enqueued, WorkerQueue
+from pgq import Enqueued, Queue, WorkerQueue
 
 Enqueue = Callable[[WorkerQueue], Enqueued]
 BOTH = pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_an_enqueue_waits_for_the_open_transaction_of_its_twin(
     """After a commit it returns the twin's id, and after a rollback it creates a job."""
     a, b = connect(), connect()
     with a.transaction(force_rollback=not commits):
-        first = WorkerQueue(a).enqueue("k")
+        first = Queue(a).enqueue("k")
         second = pool.submit(enqueue, WorkerQueue(b))
         eventually(lambda: waits_for_lock(conn, b))
     enqueued = second.result(30)
@@ -72,7 +72,7 @@ def test_an_enqueue_waits_for_the_open_transaction_of_its_twin(
 @BOTH
 @pytest.mark.parametrize("commits", [True, False])
 def test_an_enqueue_whose_twin_is_being_claimed_waits_for_the_claim(
-    conn: Connection, connect: Connect, queue: WorkerQueue, pool: ThreadPoolExecutor, enqueue: Enqueue, commits: bool
+    conn: Connection, connect: Connect, queue: Queue, pool: ThreadPoolExecutor, enqueue: Enqueue, commits: bool
 ) -> None:
     """The job is new if the claim commits, and a duplicate if it rolls back."""
     old = queue.enqueue("k")
@@ -88,7 +88,7 @@ def test_an_enqueue_whose_twin_is_being_claimed_waits_for_the_claim(
 
 @BOTH
 def test_an_enqueue_whose_twin_is_claimed_before_its_lock_is_new(
-    conn: Connection, connect: Connect, queue: WorkerQueue, pool: ThreadPoolExecutor, enqueue: Enqueue
+    conn: Connection, connect: Connect, queue: Queue, pool: ThreadPoolExecutor, enqueue: Enqueue
 ) -> None:
     """Its insert has met the twin, but a worker claims the twin before the enqueue locks it."""
     old = queue.enqueue("k")
@@ -109,7 +109,7 @@ def test_a_claim_beside_a_replace_returns_the_new_arguments(
 ) -> None:
     """A claim may miss the job; then a later one returns it. No claim returns arguments that were replaced before."""
     keys, rounds = 10, 150
-    producer, worker = WorkerQueue(connect()), WorkerQueue(connect())
+    producer, worker = Queue(connect()), WorkerQueue(connect())
     committed, over = 0, threading.Event()
 
     def replace() -> None:
@@ -144,7 +144,7 @@ def test_a_failure_and_an_enqueue_of_its_twin_merge_in_any_order(
     conn: Connection, connect: Connect, pool: ThreadPoolExecutor
 ) -> None:
     """Neither ever raises a unique violation, and at most one job waits."""
-    producer, worker = WorkerQueue(connect()), WorkerQueue(connect())
+    producer, worker = Queue(connect()), WorkerQueue(connect())
     over = threading.Event()
 
     def enqueue() -> None:
@@ -169,13 +169,13 @@ def test_a_failure_and_an_enqueue_of_its_twin_merge_in_any_order(
 @pytest.mark.parametrize("policy", ["keep", "replace", "soonest"])
 @pytest.mark.parametrize("waiting", [False, True], ids=["all new", "half waiting"])
 def test_overlapping_bulk_enqueues_never_deadlock(
-    connect: Connect, queue: WorkerQueue, pool: ThreadPoolExecutor, policy: str, waiting: bool
+    connect: Connect, queue: Queue, pool: ThreadPoolExecutor, policy: str, waiting: bool
 ) -> None:
     """The two arrays have the same jobs in opposite orders; rows are locked in the order of their signatures."""
     producers = [WorkerQueue(connect()), WorkerQueue(connect())]
     start = threading.Barrier(2)
 
-    def enqueue(producer: WorkerQueue, step: int) -> int:
+    def enqueue(producer: Queue, step: int) -> int:
         created = 0
         for turn in range(15):
             batch = [
@@ -193,7 +193,7 @@ def test_overlapping_bulk_enqueues_never_deadlock(
 
 
 def test_bulk_enqueues_of_equal_jsonb_with_different_text_do_not_deadlock(
-    connect: Connect, queue: WorkerQueue, pool: ThreadPoolExecutor
+    connect: Connect, queue: Queue, pool: ThreadPoolExecutor
 ) -> None:
     """Such arguments are equal for jsonb, but no twins, because their text differs."""
     third, first, second = connect(autocommit=False), connect(), connect()

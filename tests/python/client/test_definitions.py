@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from support.database import Connection, one
 
-from pgq import Job, WorkerQueue
+from pgq import Job, Queue
 from pgq.queue import TYPES
 
 SIGNATURE = """
@@ -25,7 +25,7 @@ def test_enqueue_takes_the_arguments_of_pgq_enqueue(conn: Connection) -> None:
     names, types = row
     full = {"timestamptz": "timestamp with time zone"}
     assert [(name, full.get(kind, kind)) for name, kind in TYPES.items()] == list(zip(names, types, strict=True))
-    assert list(inspect.signature(WorkerQueue.enqueue).parameters) == ["self", *TYPES]
+    assert list(inspect.signature(Queue.enqueue).parameters) == ["self", *TYPES]
 
 
 def test_a_job_has_what_a_claim_returns(conn: Connection) -> None:

@@ -15,12 +15,12 @@ from support.modes import MODES, register
 from support.workers import drain
 
 import pgq
-from pgq import Handlers, Job, Worker, WorkerQueue
+from pgq import Handlers, Job, Queue, Worker
 from pgq.views import Views
 from pgq.worker.loop import Loop
 
 
-def test_arguments_are_bound_by_keyword(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
+def test_arguments_are_bound_by_keyword(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """A handler with a keyword-only job gets args as keywords, and the connection if it asks for one."""
     seen: list[Any] = []
 
@@ -63,7 +63,7 @@ def test_arguments_are_bound_by_keyword(queue: WorkerQueue, loop: Loop, handlers
 
 
 def test_a_mismatch_of_arguments_is_a_failure_that_names_them(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
+    queue: Queue, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither the log nor the job's error shows a value."""
     begun: list[str] = []
@@ -150,7 +150,7 @@ def test_the_decorator_needs_a_kind() -> None:
         Handlers().handler(keyword)  # type: ignore[arg-type]
 
 
-def test_any_callable_can_be_a_handler(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
+def test_any_callable_can_be_a_handler(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """It may be a method, an object, a partial function, or a function without a signature."""
     seen: list[Any] = []
 
@@ -172,7 +172,7 @@ def test_any_callable_can_be_a_handler(queue: WorkerQueue, loop: Loop, handlers:
     assert seen[3].kind == "built in"
 
 
-def test_the_hook_runs_around_each_execution(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
+def test_the_hook_runs_around_each_execution(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """It runs once for a job or for the list of a batch handler, inside the transaction, and sees errors."""
     seen: list[Any] = []
 
@@ -210,7 +210,7 @@ def test_the_hook_runs_around_each_execution(queue: WorkerQueue, loop: Loop, han
     assert results == [("plain", "2"), ("inside", "3"), ("bad", None)]
 
 
-def test_an_exception_of_the_hook_fails_the_job(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
+def test_an_exception_of_the_hook_fails_the_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """This holds in each mode; a second hook is refused."""
 
     @handlers.around
@@ -229,12 +229,12 @@ def test_an_exception_of_the_hook_fails_the_job(queue: WorkerQueue, loop: Loop, 
 def test_options_of_a_handler_are_defaults_for_enqueue(conn: Connection, handlers: Handlers) -> None:
     """Explicit arguments of enqueue and enqueue_many override them."""
     handlers.handler("k", queue="mine", max_retries=3, backoff=timedelta(seconds=7))(lambda job: None)
-    queue = WorkerQueue(conn, handlers=handlers)
+    queue = Queue(conn, handlers=handlers)
     queue.enqueue("k", 1)
     queue.enqueue("k", 2, queue="yours", max_retries=0, backoff="8 seconds")
     queue.enqueue_many([{"kind": "k", "args": 3}, {"kind": "k", "args": 4, "queue": "yours", "max_retries": None}])
     queue.enqueue("another", 5)
-    WorkerQueue(conn).enqueue("k", 6)
+    Queue(conn).enqueue("k", 6)
     rows = conn.execute("SELECT args, queue, max_retries, backoff FROM pgq_jobs ORDER BY id").fetchall()
     common = one(conn, "SELECT max_retries FROM pgq_jobs WHERE kind = 'another'")
     minute = one(conn, "SELECT backoff FROM pgq_jobs WHERE kind = 'another'")
@@ -252,7 +252,7 @@ def test_options_of_a_handler_are_defaults_for_enqueue(conn: Connection, handler
 
 
 def test_a_handler_can_extend_and_complete_its_job_itself(
-    dsn: str, queue: WorkerQueue, worker: Worker, loop: Loop, handlers: Handlers
+    dsn: str, queue: Queue, worker: Worker, loop: Loop, handlers: Handlers
 ) -> None:
     """
     A job that the handler completes in a transaction of its own is done at the commit, with its result. After a

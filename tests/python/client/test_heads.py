@@ -9,7 +9,7 @@ import pytest
 from support.database import Connect, Connection, one, ration, read, record, seen
 from support.threads import eventually
 
-from pgq import WorkerQueue
+from pgq import Queue, WorkerQueue
 from pgq.schema.install import install
 
 PAST = 3000
@@ -132,7 +132,7 @@ Way = Callable[[Connection, Connect, WorkerQueue, int], None]
 def late_commit(conn: Connection, connect: Connect, queue: WorkerQueue, jobs: int) -> None:
     """Enqueue a job before another one, and commit it after that one was claimed."""
     late = connect(autocommit=False)
-    WorkerQueue(late).enqueue("left")
+    Queue(late).enqueue("left")
     conn.execute("SELECT pg_sleep(0.15)")
     move_on(queue, jobs)
     late.commit()
@@ -175,7 +175,7 @@ def test_a_job_that_commits_a_little_late_is_still_found(
     """A head moves only to where the previous claim has arrived, so a job of that time stays to its right."""
     queue.claim()
     late = connect(autocommit=False)
-    WorkerQueue(late).enqueue("late")
+    Queue(late).enqueue("late")
     for _ in range(2):
         queue.enqueue_many({"kind": "k", "args": n, "dedup": False} for n in range(300))
         assert len(queue.claim(max_jobs=300)) == 300
@@ -203,7 +203,7 @@ def test_a_job_that_commits_while_a_session_looks_for_its_head_is_found(
 ) -> None:
     """The end of a lane counts as a tenth of a second earlier than it is."""
     late = connect(autocommit=False)
-    WorkerQueue(late).enqueue("late")
+    Queue(late).enqueue("late")
     assert queue.claim() == []
     late.commit()
     assert [job.kind for job in queue.claim()] == ["late"]
@@ -324,7 +324,7 @@ def test_late_jobs_are_all_found_even_if_they_exceed_one_claim(
     """The long scan that finds the first of them moves the head back to the others."""
     queue.claim()
     late = connect(autocommit=False)
-    WorkerQueue(late).enqueue_many({"kind": "late", "args": n} for n in range(500))
+    Queue(late).enqueue_many({"kind": "late", "args": n} for n in range(500))
     conn.execute("SELECT pg_sleep(0.15)")
     move_on(queue, MANY)
     late.commit()
@@ -496,7 +496,7 @@ def test_a_short_scan_is_not_shared(conn: Connection, queue: WorkerQueue, past: 
     assert one(conn, "SELECT count(*) FROM pgq_head WHERE queue = 'default'") == shared
 
 
-def test_sharing_a_head_waits_for_no_lock(conn: Connection, connect: Connect, queue: WorkerQueue, past: None) -> None:
+def test_sharing_a_head_waits_for_no_lock(conn: Connection, connect: Connect, queue: Queue, past: None) -> None:
     """Two sessions know newer heads than the shared ones, and the first one's transaction stays open."""
     conn.execute(OLD)
     first, second = WorkerQueue(connect()), WorkerQueue(connect())
@@ -552,7 +552,7 @@ def test_session_settings_do_not_break_the_heads(
     assert queue.claim() == []
 
 
-def test_heads_are_shared_at_most_once_a_second(conn: Connection, queue: WorkerQueue, past: None) -> None:
+def test_heads_are_shared_at_most_once_a_second(conn: Connection, queue: Queue, past: None) -> None:
     """The number of scans does not matter."""
     ration(conn, "20 milliseconds")
     record(conn, "pgq_head", "INSERT", "clock_timestamp()")

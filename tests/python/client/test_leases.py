@@ -10,12 +10,10 @@ from datetime import datetime, timedelta
 import pytest
 from support.database import Connect, Connection, expire, jobs, one
 
-from pgq import LeaseLost, WorkerQueue
+from pgq import LeaseLost, Queue, WorkerQueue
 
 
-def test_a_worker_that_has_lost_its_lease_changes_nothing(
-    conn: Connection, connect: Connect, queue: WorkerQueue
-) -> None:
+def test_a_worker_that_has_lost_its_lease_changes_nothing(conn: Connection, connect: Connect, queue: Queue) -> None:
     """Its calls raise, its writes roll back, and the next worker completes the job."""
     conn.execute("CREATE TABLE effect (worker text)")
     queue.enqueue("k")
@@ -145,7 +143,7 @@ def test_an_expired_job_with_an_uncommitted_twin_does_not_block_claims(
     expire(conn, blocked)
     producer = connect()
     with producer.transaction():
-        twin = WorkerQueue(producer).enqueue("k")
+        twin = Queue(producer).enqueue("k")
         begun = time.monotonic()
         assert sorted(job.id for job in queue.claim(max_jobs=10)) == others
         assert time.monotonic() - begun < 5

@@ -13,7 +13,7 @@ from support.database import Connection, one
 from support.database import jobs as all_jobs
 
 import pgq
-from pgq import WorkerQueue
+from pgq import Queue, WorkerQueue
 from pgq.schema.install import install
 from pgq.views import Views
 
@@ -40,7 +40,7 @@ def test_arguments_come_out_as_they_went_in(queue: WorkerQueue, args: Any) -> No
     assert [(job.kind, job.args) for job in queue.claim(max_jobs=2)] == [("one", args), ("many", args)]
 
 
-def test_every_argument_of_enqueue_reaches_the_job(queue: WorkerQueue) -> None:
+def test_every_argument_of_enqueue_reaches_the_job(queue: Queue) -> None:
     """enqueue_many takes the same arguments, with times and intervals."""
     at = datetime(2040, 1, 31, 12, tzinfo=UTC)
     given: dict[str, Any] = {
@@ -68,7 +68,7 @@ def test_a_delay_counts_from_now(queue: WorkerQueue) -> None:
 
 
 @pytest.mark.parametrize("args", [math.nan, {"a": math.inf}, {1, 2}, datetime(2030, 1, 1, tzinfo=UTC)], ids=repr)
-def test_arguments_that_are_no_json_are_refused_by_the_client(queue: WorkerQueue, args: Any) -> None:
+def test_arguments_that_are_no_json_are_refused_by_the_client(queue: Queue, args: Any) -> None:
     """A ValueError or TypeError is raised, and nothing that only resembles JSON is sent."""
     with pytest.raises((ValueError, TypeError)):
         queue.enqueue("k", args)
@@ -146,7 +146,7 @@ def test_the_repr_of_a_job_hides_its_payload(queue: WorkerQueue) -> None:
     assert "secret" not in repr(job)
 
 
-def test_each_duplicate_policy_does_what_it_says(queue: WorkerQueue) -> None:
+def test_each_duplicate_policy_does_what_it_says(queue: Queue) -> None:
     """The policies keep, replace, soonest and error each meet a waiting twin."""
     conn, soon, late = queue.conn, datetime(2040, 1, 1, tzinfo=UTC), datetime(2041, 1, 1, tzinfo=UTC)
     first = queue.enqueue("k", 1, dedup_key="x", ripe_at=late, priority=7)
@@ -237,15 +237,15 @@ def test_each_refusal_has_its_own_exception(queue: WorkerQueue) -> None:
 def test_a_database_without_pgq_raises_not_installed(conn: Connection) -> None:
     """Functions and views raise it with a hint."""
     with pytest.raises(pgq.NotInstalled) as caught:
-        WorkerQueue(conn, schema="pg_catalog").enqueue("k")
+        Queue(conn, schema="pg_catalog").enqueue("k")
     assert caught.value.hint
     conn.execute("SET search_path = pg_catalog")
-    for call in (WorkerQueue(conn).claim, WorkerQueue(conn).version, Views(conn).stats):
+    for call in (WorkerQueue(conn).claim, Queue(conn).version, Views(conn).stats):
         with pytest.raises(pgq.NotInstalled, match="does not exist"):
             call()
 
 
-def test_two_installations_in_one_database_are_separate(conn: Connection, queue: WorkerQueue) -> None:
+def test_two_installations_in_one_database_are_separate(conn: Connection, queue: Queue) -> None:
     """They are in schemas of any name, and used side by side in one session."""
     install(conn, schema="my Jobs")
     conn.execute("RESET search_path")
@@ -276,7 +276,7 @@ def test_the_views_filter_and_count(queue: WorkerQueue) -> None:
     assert counts == [("q", "a", 1, 1, 0), ("q", "b", 1, 1, 0), ("r", "a", 0, 0, 1)]
 
 
-def test_a_delay_of_a_day_is_24_hours(conn: Connection, queue: WorkerQueue) -> None:
+def test_a_delay_of_a_day_is_24_hours(conn: Connection, queue: Queue) -> None:
     """This holds for enqueue and enqueue_many, in the night in which the session's time zone changes its clock."""
     conn.execute("SET timezone = 'Europe/Berlin'")
     conn.execute("SET pgq.now = '2030-03-30 12:00+01'")
@@ -288,7 +288,7 @@ def test_a_delay_of_a_day_is_24_hours(conn: Connection, queue: WorkerQueue) -> N
 
 def test_a_missing_schema_raises_not_installed(conn: Connection) -> None:
     with pytest.raises(pgq.NotInstalled):
-        WorkerQueue(conn, schema="nowhere").enqueue("k")
+        Queue(conn, schema="nowhere").enqueue("k")
 
 
 @pytest.mark.parametrize("factory", [psycopg.ClientCursor, psycopg.RawCursor])

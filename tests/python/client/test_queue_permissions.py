@@ -9,7 +9,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from support.database import Connect, Connection, one
 
-from pgq import Job, JobNotFound, LeaseLost, WorkerQueue
+from pgq import Job, JobNotFound, LeaseLost, Queue, WorkerQueue
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def limited(conn: Connection, dsn: str) -> Iterator[WorkerQueue]:
 
 def held(conn: Connection, connect: Connect) -> Job:
     """Return a running job in the queue "theirs" that its worker's transaction holds."""
-    WorkerQueue(conn).enqueue("k", queue="theirs")
+    Queue(conn).enqueue("k", queue="theirs")
     worker = WorkerQueue(connect(autocommit=False))
     (job,) = worker.claim(["theirs"])
     worker.conn.commit()
@@ -44,11 +44,9 @@ def test_a_role_works_in_its_own_queue(limited: WorkerQueue) -> None:
 
 
 @pytest.mark.parametrize("on_duplicate", ["keep", "replace", "soonest", "error"])
-def test_an_enqueue_is_refused_before_it_meets_a_twin(
-    limited: WorkerQueue, connect: Connect, on_duplicate: str
-) -> None:
+def test_an_enqueue_is_refused_before_it_meets_a_twin(limited: Queue, connect: Connect, on_duplicate: str) -> None:
     """The role notices neither the twin nor the transaction that is about to insert it."""
-    producer = WorkerQueue(connect(autocommit=False))
+    producer = Queue(connect(autocommit=False))
     producer.enqueue("k", queue="theirs")
     twin = {"kind": "k", "queue": "theirs", "on_duplicate": on_duplicate}
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match='role "limited" may not use queue "theirs"'):
@@ -74,7 +72,7 @@ def test_a_call_does_not_wait_for_a_job_in_another_queue(
     assert limited.complete_many([job]) == set()
 
 
-def test_a_call_waits_for_a_job_in_an_allowed_queue(limited: WorkerQueue, conn: Connection, connect: Connect) -> None:
+def test_a_call_waits_for_a_job_in_an_allowed_queue(limited: Queue, conn: Connection, connect: Connect) -> None:
     """Without this the previous test would prove nothing."""
     conn.execute("SELECT pgq_grant('limited', 'admin', '{theirs}')")
     job = held(conn, connect)
@@ -84,7 +82,7 @@ def test_a_call_waits_for_a_job_in_an_allowed_queue(limited: WorkerQueue, conn: 
 
 def test_a_claim_rescues_the_jobs_of_all_queues(limited: WorkerQueue, conn: Connection) -> None:
     """A job in another queue whose worker hangs waits again, but the claim does not return it."""
-    WorkerQueue(conn).enqueue("k", queue="theirs")
+    Queue(conn).enqueue("k", queue="theirs")
     (job,) = WorkerQueue(conn).claim(["theirs"])
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 second'")
     assert limited.claim(["mine"]) == []

@@ -8,14 +8,14 @@ from support.database import Connect, waits_for_lock
 from support.threads import Thread, eventually
 
 import pgq
-from pgq import WorkerQueue
+from pgq import Queue, WorkerQueue
 
 
 def test_a_duplicate_in_bulk_keeps_its_twin_from_starting(connect: Connect, queue: WorkerQueue) -> None:
     """No claim takes the twin while the transaction of the duplicate is open."""
     first = queue.enqueue("job")
     producer = connect(autocommit=False)
-    results = WorkerQueue(producer).enqueue_many([{"kind": "job"}, {"kind": "other"}])
+    results = Queue(producer).enqueue_many([{"kind": "job"}, {"kind": "other"}])
     assert results[0] == pgq.Enqueued(first.id, created=False)
     assert queue.claim() == []
     producer.rollback()
@@ -23,12 +23,12 @@ def test_a_duplicate_in_bulk_keeps_its_twin_from_starting(connect: Connect, queu
 
 
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
-def test_a_duplicate_in_bulk_waits_for_the_claim_of_its_twin(connect: Connect, queue: WorkerQueue, ending: str) -> None:
+def test_a_duplicate_in_bulk_waits_for_the_claim_of_its_twin(connect: Connect, queue: Queue, ending: str) -> None:
     """After a commit of the claim the job is new, after a rollback it is a duplicate. No event is lost."""
     first = queue.enqueue("job")
     worker, producer = connect(autocommit=False), connect()
     WorkerQueue(worker).claim()
-    thread = Thread(WorkerQueue(producer).enqueue_many, [{"kind": "job"}])
+    thread = Thread(Queue(producer).enqueue_many, [{"kind": "job"}])
     eventually(lambda: waits_for_lock(queue.conn, producer), "the enqueue waits for the claim")
     getattr(worker, ending)()
     (second,) = thread.result()
@@ -42,7 +42,7 @@ def test_a_cancel_of_a_held_job_waits_for_its_handler(connect: Connect, queue: W
     (job,) = queue.claim()
     worker, operator = connect(autocommit=False), connect()
     WorkerQueue(worker).hold(job)
-    thread = Thread(WorkerQueue(operator).cancel, enqueued.id)
+    thread = Thread(Queue(operator).cancel, enqueued.id)
     eventually(lambda: waits_for_lock(queue.conn, operator), "the cancel waits")
     WorkerQueue(worker).complete(job)
     worker.commit()
@@ -62,4 +62,4 @@ def test_an_enqueue_with_an_old_snapshot_raises_a_serialization_failure(
     (job,) = queue.claim()
     queue.release(job)
     with pytest.raises(psycopg.errors.SerializationFailure):
-        WorkerQueue(strict).enqueue("job")
+        Queue(strict).enqueue("job")

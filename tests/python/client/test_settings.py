@@ -17,7 +17,7 @@ from support.database import Connect, Connection, expire, jobs, one
 from support.threads import eventually
 from support.workers import drain
 
-from pgq import Handlers, Worker, WorkerQueue
+from pgq import Handlers, Queue, Worker, WorkerQueue
 from pgq.cli import main
 from pgq.views import Views
 
@@ -164,7 +164,7 @@ def odd(conn: Connection, clerk: Connection, dsn: str) -> str:
     return make_conninfo(dsn, user="clerk")
 
 
-def test_a_worker_works_with_odd_settings_of_its_role(queue: WorkerQueue, odd: str, handlers: Handlers) -> None:
+def test_a_worker_works_with_odd_settings_of_its_role(queue: Queue, odd: str, handlers: Handlers) -> None:
     """It does its jobs, including those with characters that the encoding of the role lacks."""
     done: list[Any] = []
     handlers.handler("k")(lambda job: done.append(job.args["text"]))
@@ -203,7 +203,7 @@ def test_a_client_works_with_odd_settings_of_its_role(conn: Connection, odd: str
 def test_heads_copied_from_another_session_hide_no_job(conn: Connection, connect: Connect) -> None:
     """What one session knows is true for the other."""
     other, names = connect(), [one(conn, "SELECT _pgq_head_setting(%s)", queue) for queue in ("default", "")]
-    WorkerQueue(conn).enqueue("k")
+    Queue(conn).enqueue("k")
     WorkerQueue(conn).claim()
     for name in names:
         other.execute("SELECT set_config(%s, %s, false)", [name, one(conn, "SELECT current_setting(%s)", name)])

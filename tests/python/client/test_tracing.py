@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from support.database import Connection, jobs, one
 from support.workers import drain
 
-from pgq import Handlers, Job, WorkerQueue
+from pgq import Handlers, Job, Queue
 from pgq.worker.loop import Loop
 
 CONTEXTS = "SELECT context FROM pgq_waiting ORDER BY id"
@@ -50,7 +50,7 @@ def parent_of(span: ReadableSpan) -> tuple[int, int]:
 
 
 def test_a_trace_continues_in_the_worker(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, exported: InMemorySpanExporter
+    queue: Queue, loop: Loop, handlers: Handlers, exported: InMemorySpanExporter
 ) -> None:
     """This includes jobs of enqueue_many and jobs that a handler enqueues; errors are recorded."""
     tracer = trace.get_tracer("test")
@@ -84,7 +84,7 @@ def test_a_trace_continues_in_the_worker(
 
 
 def test_a_batch_is_linked_to_the_traces_of_its_jobs(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, exported: InMemorySpanExporter
+    queue: Queue, loop: Loop, handlers: Handlers, exported: InMemorySpanExporter
 ) -> None:
     """Its jobs have different traces, so its span has no parent."""
     handlers.handler("k", batch=10)(lambda jobs: None)
@@ -99,7 +99,7 @@ def test_a_batch_is_linked_to_the_traces_of_its_jobs(
     assert [(link.context.trace_id, link.context.span_id) for link in span.links] == requests
 
 
-def test_jobs_that_differ_only_in_their_trace_are_twins(queue: WorkerQueue, exported: InMemorySpanExporter) -> None:
+def test_jobs_that_differ_only_in_their_trace_are_twins(queue: Queue, exported: InMemorySpanExporter) -> None:
     """The context is no part of the signature, and an explicit context overrides the current one."""
     for _ in range(2):
         with trace.get_tracer("test").start_as_current_span("request"):
@@ -110,7 +110,7 @@ def test_jobs_that_differ_only_in_their_trace_are_twins(queue: WorkerQueue, expo
     assert own == {"mine": "1"}
 
 
-def test_without_a_trace_there_is_no_context(queue: WorkerQueue, exported: InMemorySpanExporter) -> None:
+def test_without_a_trace_there_is_no_context(queue: Queue, exported: InMemorySpanExporter) -> None:
     """Tracing is set up, but no span is current."""
     queue.enqueue("k")
     queue.enqueue_many([{"kind": "other"}])
@@ -118,7 +118,7 @@ def test_without_a_trace_there_is_no_context(queue: WorkerQueue, exported: InMem
 
 
 def test_without_tracing_set_up_no_context_is_stored(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Although the API is installed and a span is current, pgq does not read it."""
     called: list[Any] = []
@@ -135,7 +135,7 @@ def test_without_tracing_set_up_no_context_is_stored(
 
 @pytest.mark.parametrize("context", ['{"traceparent": 7}', '{"traceparent": "rubbish"}', '{"a": {"b": []}}'])
 def test_an_invalid_context_does_not_stop_the_job(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, exported: InMemorySpanExporter, context: str
+    queue: Queue, loop: Loop, handlers: Handlers, exported: InMemorySpanExporter, context: str
 ) -> None:
     """The job begins a new trace."""
     handlers.handler("k")(lambda job: None)

@@ -13,7 +13,7 @@ from support.database import Connection, jobs, record, seen
 from support.threads import Thread, eventually
 from support.workers import MakeWorker, drain
 
-from pgq import Handlers, Job, Worker, WorkerQueue
+from pgq import Handlers, Job, Queue, Worker, WorkerQueue
 from pgq.worker.loop import Loop
 from pgq.worker.settings import Timing
 
@@ -50,7 +50,7 @@ def run_until_empty(conn: Connection, worker: Worker) -> None:
 
 @pytest.mark.happens("a connection is lost")
 def test_an_outcome_survives_a_connection_lost_before_it_is_settled(
-    queue: WorkerQueue, worker: Worker, handlers: Handlers, caplog: pytest.LogCaptureFixture
+    queue: Queue, worker: Worker, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The handler does not run again: the next connection settles the outcome."""
     ran: list[int] = []
@@ -71,7 +71,7 @@ def test_an_outcome_survives_a_connection_lost_before_it_is_settled(
 @pytest.mark.happens("a connection is lost")
 @pytest.mark.parametrize("how", ["cut", "close", "close and return"])
 def test_a_transactional_job_whose_connection_is_lost_has_failed(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, how: str
+    queue: Queue, loop: Loop, handlers: Handlers, how: str
 ) -> None:
     """
     The server or the handler closes it, and the handler may notice or not. The writes are gone, another connection of
@@ -103,7 +103,7 @@ def test_a_transactional_job_whose_connection_is_lost_has_failed(
 
 
 def test_an_idle_worker_reconnects_each_time_its_connection_is_cut(
-    queue: WorkerQueue, worker: Worker, handlers: Handlers
+    queue: Queue, worker: Worker, handlers: Handlers
 ) -> None:
     ran: list[int] = []
     handlers.handler("k")(lambda job: ran.append(job.args))
@@ -119,7 +119,7 @@ def test_an_idle_worker_reconnects_each_time_its_connection_is_cut(
     assert ran == [0, 1, 2]
 
 
-def test_a_claim_cut_before_its_commit_takes_no_job(queue: WorkerQueue, worker: Worker, handlers: Handlers) -> None:
+def test_a_claim_cut_before_its_commit_takes_no_job(queue: Queue, worker: Worker, handlers: Handlers) -> None:
     """The jobs are ripe at once, lose no attempt, and run once."""
     conn = queue.conn
     ran: list[tuple[int, int]] = []
@@ -153,7 +153,7 @@ def test_an_error_that_a_new_connection_cannot_mend_ends_the_worker(
 
 @pytest.mark.happens("the database is full or read-only")
 def test_a_worker_waits_while_the_database_is_read_only(
-    conn: Connection, queue: WorkerQueue, worker: Worker, handlers: Handlers, caplog: pytest.LogCaptureFixture
+    conn: Connection, queue: Queue, worker: Worker, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As after a failover, it reconnects until it finds a server that takes writes."""
     handlers.handler("k")(lambda job: None)
@@ -172,7 +172,7 @@ def test_a_worker_waits_while_the_database_is_read_only(
 
 
 def test_a_job_whose_connection_is_lost_before_its_handler_is_released(
-    queue: WorkerQueue, worker: Worker, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, worker: Worker, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not wait for its lease, and the attempt does not count."""
     attempts: list[int] = []
@@ -191,7 +191,7 @@ def test_a_job_whose_connection_is_lost_before_its_handler_is_released(
     assert attempts == [1]
 
 
-def test_a_job_behind_a_lost_connection_is_released(queue: WorkerQueue, worker: Worker, handlers: Handlers) -> None:
+def test_a_job_behind_a_lost_connection_is_released(queue: Queue, worker: Worker, handlers: Handlers) -> None:
     """Earlier outcomes cannot be settled before its turn; it does not wait for its lease, and loses no attempt."""
     attempts: list[int] = []
     handlers.handler("plain")(lambda job: cut(queue.conn))
@@ -202,7 +202,7 @@ def test_a_job_behind_a_lost_connection_is_released(queue: WorkerQueue, worker: 
 
 
 def test_a_slow_handler_outlasts_an_outage(
-    queue: WorkerQueue,
+    queue: Queue,
     make_worker: MakeWorker,
     handlers: Handlers,
     monkeypatch: pytest.MonkeyPatch,
@@ -235,7 +235,7 @@ def test_a_slow_handler_outlasts_an_outage(
 
 
 def test_the_ticker_thread_survives_any_error(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It logs the error; if the error persists the loop meets it, too."""
     settle, errors = Loop.settle, [RuntimeError("once")]
@@ -263,7 +263,7 @@ def test_the_ticker_thread_survives_any_error(
 
 
 def test_a_worker_claims_in_read_committed_whatever_the_default(
-    conn: Connection, queue: WorkerQueue, loop: Loop, handlers: Handlers
+    conn: Connection, queue: Queue, loop: Loop, handlers: Handlers
 ) -> None:
     """This includes a single statement, to which psycopg adds no BEGIN."""
     record(conn, "pgq_running", "INSERT OR DELETE", "current_setting('transaction_isolation')")

@@ -11,7 +11,7 @@ from support.database import Connection, jobs
 from support.proxy import Proxy
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Job, Worker, WorkerQueue
+from pgq import Handlers, Job, Queue, Worker
 from pgq.worker.settings import Timing
 
 
@@ -43,7 +43,7 @@ def worker(dsn: str, proxy: Proxy, handlers: Handlers) -> Iterator[Worker]:
 )
 def test_a_transactional_job_has_its_effect_once(
     conn: Connection,
-    queue: WorkerQueue,
+    queue: Queue,
     proxy: Proxy,
     handlers: Handlers,
     worker: Worker,
@@ -75,7 +75,7 @@ def test_a_transactional_job_has_its_effect_once(
 @pytest.mark.happens("the reply to a `COMMIT` is lost")
 @pytest.mark.parametrize("delivered", [False, True])
 def test_a_settlement_without_a_result_is_repeated_without_effect(
-    conn: Connection, queue: WorkerQueue, proxy: Proxy, handlers: Handlers, worker: Worker, delivered: bool
+    conn: Connection, queue: Queue, proxy: Proxy, handlers: Handlers, worker: Worker, delivered: bool
 ) -> None:
     """The handler does not run again for a job that is done."""
     ran: list[int] = []
@@ -100,7 +100,7 @@ def test_a_settlement_without_a_result_is_repeated_without_effect(
 
 
 def test_a_worker_waits_for_a_server_that_refuses_connections(
-    conn: Connection, queue: WorkerQueue, proxy: Proxy, handlers: Handlers, worker: Worker
+    conn: Connection, queue: Queue, proxy: Proxy, handlers: Handlers, worker: Worker
 ) -> None:
     """Then it reconnects and registers again."""
     done: list[int] = []

@@ -15,7 +15,7 @@ from support.disk import read_only, small_disk
 from support.paths import ROOT
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Worker, WorkerQueue
+from pgq import Handlers, Queue, Worker, WorkerQueue
 
 Open = Callable[[], Connection]
 
@@ -100,7 +100,7 @@ def test_a_worker_waits_for_a_full_or_read_only_database(
                 text = "read-only transaction"
                 # Sessions notice the change with a delay.
                 eventually(lambda: text in caplog.text)
-            WorkerQueue(conn).enqueue("k")
+            Queue(conn).enqueue("k")
             eventually(lambda: text in caplog.text)
             assert [(state, attempt) for _, state, attempt in jobs(conn)] == [("waiting", 0)]
         eventually(lambda: jobs(conn) == [])

@@ -14,7 +14,7 @@ from support.database import Connection, jobs, one
 from support.servers import Place
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Job, Worker, WorkerQueue
+from pgq import Handlers, Job, Queue, Worker
 from pgq.schema.install import install
 from pgq.worker.settings import Timing
 
@@ -42,7 +42,7 @@ def test_workers_and_producers_go_on_after_a_failover(place: Place, handlers: Ha
                     with psycopg.connect(dsn, autocommit=True) as conn:
                         while not stop:
                             n += 1
-                            WorkerQueue(conn).enqueue("write", n, backoff="0")
+                            Queue(conn).enqueue("write", n, backoff="0")
                             acknowledged.append(n)
                             time.sleep(0.002)
                 except psycopg.OperationalError:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from support.database import Connection, jobs, one
 from support.workers import drain
 
-from pgq import Handlers, Job, PayloadError, Worker, WorkerQueue
+from pgq import Handlers, Job, PayloadError, Queue, Worker, WorkerQueue
 from pgq.cli import main
 
 # JSON text, and the SQLSTATE with which PostgreSQL refuses it; None: it is accepted.
@@ -121,7 +121,7 @@ def test_complete_refuses_or_keeps_extreme_results(conn: Connection) -> None:
 
 
 @pytest.mark.parametrize("megabytes", [2, pytest.param(200, marks=pytest.mark.slow)])
-def test_a_payload_of_megabytes_is_refused(queue: WorkerQueue, megabytes: int) -> None:
+def test_a_payload_of_megabytes_is_refused(queue: Queue, megabytes: int) -> None:
     """The session works as before."""
     # This takes a while on a busy machine.
     queue.conn.execute("SET statement_timeout = 0")
@@ -131,7 +131,7 @@ def test_a_payload_of_megabytes_is_refused(queue: WorkerQueue, megabytes: int) -
     assert queue.enqueue("k").created
 
 
-def test_the_driver_refuses_what_it_cannot_send(queue: WorkerQueue) -> None:
+def test_the_driver_refuses_what_it_cannot_send(queue: Queue) -> None:
     """The call raises, and the connection works as before."""
     for make, refusal in OBJECTS.values():
         with pytest.raises(refusal):
@@ -157,7 +157,7 @@ def test_the_driver_refuses_extreme_names(queue: WorkerQueue) -> None:
     assert jobs(queue.conn) == []
 
 
-def test_a_worker_survives_a_batch_of_extreme_payloads(queue: WorkerQueue, worker: Worker, handlers: Handlers) -> None:
+def test_a_worker_survives_a_batch_of_extreme_payloads(queue: Queue, worker: Worker, handlers: Handlers) -> None:
     """It runs the jobs whose args it can decode, and fails each of the others alone."""
     done: list[Any] = []
 
@@ -177,7 +177,7 @@ def test_a_worker_survives_a_batch_of_extreme_payloads(queue: WorkerQueue, worke
     assert {(state, error.split(":")[0]) for state, error in left} == {("dead", "pgq.PayloadError")}
 
 
-def test_an_extreme_result_fails_only_its_job(queue: WorkerQueue, worker: Worker, handlers: Handlers) -> None:
+def test_an_extreme_result_fails_only_its_job(queue: Queue, worker: Worker, handlers: Handlers) -> None:
     """The other jobs of the batch are done."""
     handlers.handler("bad")(lambda job: OBJECTS[job.args][0]())
     handlers.handler("pay", transaction=True)(lambda job, _: OBJECTS[job.args][0]())

@@ -17,7 +17,7 @@ from support.blackhole import Link, far_server
 from support.database import jobs, one
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Job, Worker, WorkerQueue
+from pgq import Handlers, Job, Queue, Worker
 from pgq.schema.install import install
 
 SETTINGS = {
@@ -82,7 +82,7 @@ def test_another_worker_takes_the_job_of_an_unreachable_one(far: Far, handlers: 
         install(conn)
         conn.execute("CREATE TABLE effect (attempt integer)")
         conn.execute("SELECT pg_sleep_until(pg_postmaster_start_time() + interval '5.1 seconds')")
-        queue = WorkerQueue(conn)
+        queue = Queue(conn)
 
         @handlers.handler("k", transaction=True)
         def k(job: Job, inside: psycopg.Connection[Any]) -> None:

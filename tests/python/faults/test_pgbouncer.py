@@ -13,7 +13,7 @@ from support.pgbouncer import pgbouncer
 from support.servers import Place
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Job, Worker, WorkerQueue
+from pgq import Handlers, Job, Queue, Worker
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_pooled_session_is_shared_between_transactions(conn: Connection, poole
 
 
 def test_a_worker_without_presence_and_notifications_works_behind_a_pooler(
-    conn: Connection, queue: WorkerQueue, pooled: str, handlers: Handlers
+    conn: Connection, queue: Queue, pooled: str, handlers: Handlers
 ) -> None:
     """
     It runs all kinds of handlers, and extends leases. In sessions that the pooler hands on it leaves no setting, no

@@ -16,7 +16,7 @@ from support.database import Connect, Connection, jobs, one
 from support.servers import Place
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Job, Worker, WorkerQueue
+from pgq import Handlers, Job, Queue, Worker, WorkerQueue
 from pgq.schema.install import install
 from pgq.views import Views
 from pgq.worker.settings import Timing
@@ -58,7 +58,7 @@ class Run:
 
 
 def test_a_plain_job_survives_the_end_of_its_workers_sessions(
-    conn: Connection, queue: WorkerQueue, handlers: Handlers, worker: Worker, caplog: pytest.LogCaptureFixture
+    conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The claiming session and the presence session end during a handler; it runs once, and its job is done."""
     ran: list[int] = []
@@ -76,7 +76,7 @@ def test_a_plain_job_survives_the_end_of_its_workers_sessions(
 
 
 def test_jobs_whose_claim_lost_its_result_are_released(
-    conn: Connection, queue: WorkerQueue, handlers: Handlers, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker releases them when it reconnects, and their attempt does not count; it keeps the jobs it knows of."""
     ran: list[tuple[int, int]] = []
@@ -114,7 +114,7 @@ def test_jobs_whose_claim_lost_its_result_are_released(
 @pytest.mark.happens("a connection is lost")
 @pytest.mark.parametrize("step", ["before hold", "in the handler", "before complete", "in the completion"])
 def test_a_transactional_job_survives_the_end_of_its_session_at_each_step(
-    conn: Connection, queue: WorkerQueue, handlers: Handlers, worker: Worker, monkeypatch: pytest.MonkeyPatch, step: str
+    conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Its effect is there once. An attempt whose handler had not started does not count."""
     conn.execute("CREATE TABLE effect (job bigint, attempt integer)")
@@ -161,7 +161,7 @@ def test_a_transactional_job_survives_the_end_of_its_session_at_each_step(
 
 
 def test_a_settlement_that_ends_before_its_commit_is_repeated(
-    conn: Connection, queue: WorkerQueue, handlers: Handlers, worker: Worker
+    conn: Connection, queue: Queue, handlers: Handlers, worker: Worker
 ) -> None:
     """The failures of a batch are recorded once, and the jobs of the claim in the same transaction are done."""
     handlers.handler("bad")(lambda job: 1 / 0)
@@ -194,7 +194,7 @@ def test_workers_and_their_jobs_survive_a_crash_of_the_server(place: Place, hand
         with psycopg.connect(dsn, autocommit=True) as conn:
             install(conn)
             conn.execute("CREATE TABLE effect (job bigint)")
-            queue = WorkerQueue(conn)
+            queue = Queue(conn)
             slow = queue.enqueue("slow")
             queue.enqueue_many({"kind": "quick", "args": n, "backoff": "0 s"} for n in range(200))
 
@@ -215,7 +215,7 @@ def test_workers_and_their_jobs_survive_a_crash_of_the_server(place: Place, hand
         assert begun.wait(30)
         with psycopg.connect(dsn, autocommit=True) as conn:
             # A claim is not on disk before the next synchronous commit.
-            WorkerQueue(conn).enqueue("quick", "durable")
+            Queue(conn).enqueue("quick", "durable")
         for _ in range(2):
             server.restart("immediate")
         with psycopg.connect(dsn, autocommit=True) as conn:
@@ -278,7 +278,7 @@ FAILURES: list[tuple[Callable[..., None], str]] = [
 def test_a_database_error_in_a_handler_fails_its_job(
     conn: Connection,
     connect: Connect,
-    queue: WorkerQueue,
+    queue: Queue,
     handlers: Handlers,
     worker: Worker,
     fail: Callable[..., None],

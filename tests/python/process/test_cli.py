@@ -15,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 from support.database import Connection, expire, jobs, one
 from support.processes import TASKS, Done, installed, invoke
 
-from pgq import WorkerQueue
+from pgq import Queue, WorkerQueue
 from pgq.cli import main
 
 Run = Callable[..., Done]
@@ -129,7 +129,7 @@ def test_enqueue_has_an_option_for_each_argument_of_the_function(run: Run, conn:
 
 @pytest.mark.parametrize("delay", ["90m", "5400s", "1.5h", "90 minutes", "1 hour 30 minutes", "01:30:00", "PT1H30M"])
 def test_a_delay_is_a_short_duration_or_an_interval(run: Run, conn: Connection, delay: str) -> None:
-    """The short form is the command line's own; any other is for PostgreSQL to read, as in WorkerQueue.enqueue."""
+    """The short form is the command line's own; any other is for PostgreSQL to read, as in Queue.enqueue."""
     run("enqueue", "k", "--delay", delay, "--backoff", delay, "--backoff-cap", delay)
     assert conn.execute("SELECT ripe_at - enqueued_at, backoff, backoff_cap FROM pgq_waiting").fetchall() == [
         (timedelta(hours=1.5),) * 3
@@ -144,7 +144,7 @@ def test_an_interval_that_postgresql_cannot_read_is_refused(run: Run, conn: Conn
 
 
 @pytest.mark.parametrize("lease", ["10m", "600s", "10 minutes", "9 min 60 secs", "600000 milliseconds"])
-def test_a_worker_takes_both_forms_of_a_duration(run: Run, queue: WorkerQueue, tmp_path: Path, lease: str) -> None:
+def test_a_worker_takes_both_forms_of_a_duration(run: Run, queue: Queue, tmp_path: Path, lease: str) -> None:
     """Python must be able to count the units in seconds."""
     (tmp_path / "tasks.py").write_text(
         "import pgq\npgq.handler('k')(lambda job: print(job.lease_until - job.ripe_at - job.waited, flush=True))\n"
@@ -192,7 +192,7 @@ def test_list_show_and_stats_print_tables_and_json(run: Run, queue: WorkerQueue)
     assert len(run("stats").stdout.splitlines()) == 3
 
 
-def test_cancel_retry_and_purge_move_jobs(run: Run, queue: WorkerQueue) -> None:
+def test_cancel_retry_and_purge_move_jobs(run: Run, queue: Queue) -> None:
     """Each prints what it has done."""
     a, b = (queue.enqueue(kind).id for kind in "ab")
     assert run("cancel", str(a), str(b)).stdout == f"{a} cancelled\n{b} cancelled\n"
@@ -207,7 +207,7 @@ def test_version_shows_both_sides(run: Run) -> None:
     assert run("version").stdout.split() == ["driver", version("pgq-jobs"), "SQL", version("pgq-jobs")]
 
 
-def test_a_refusal_is_one_line_and_exit_code_1(run: Run, queue: WorkerQueue) -> None:
+def test_a_refusal_is_one_line_and_exit_code_1(run: Run, queue: Queue) -> None:
     """A hint stands in a second line, and there is no traceback."""
     enqueued = queue.enqueue("k")
     for arguments in (
@@ -253,7 +253,7 @@ def test_a_wrong_dsn_does_not_show_its_password(wrong: str, code: int) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_dsn_can_come_from_the_environment(dsn: str, queue: WorkerQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dsn_can_come_from_the_environment(dsn: str, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """PGQ_DSN is the default of the option."""
     queue.enqueue("k")
     monkeypatch.setenv("PGQ_DSN", dsn)
@@ -283,7 +283,7 @@ def test_install_print_writes_sql_that_any_client_can_run(bare: Connection) -> N
     printed = invoke("install", "--print")
     assert printed.returncode == 0
     bare.execute(printed.stdout.encode())
-    assert WorkerQueue(bare).enqueue("k").created
+    assert Queue(bare).enqueue("k").created
 
 
 def test_a_database_without_pgq_says_what_to_do(run: Run, bare: Connection, tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_grant_and_revoke_change_the_privileges_of_a_role(run: Run, conn: Connec
 
 @pytest.mark.parametrize("password", [True, False])
 def test_a_password_on_the_command_line_causes_a_warning(
-    dsn: str, queue: WorkerQueue, monkeypatch: pytest.MonkeyPatch, password: bool
+    dsn: str, queue: Queue, monkeypatch: pytest.MonkeyPatch, password: bool
 ) -> None:
     """The warning does not repeat it; a password from the environment causes none."""
     secret = make_conninfo(dsn, password="s3cret")

@@ -12,7 +12,7 @@ from support.database import Connection, jobs
 from support.processes import Start
 from support.threads import eventually
 
-from pgq import WorkerQueue
+from pgq import Queue
 from pgq.views import Views
 
 TASKS = """
@@ -99,7 +99,7 @@ def seconds_between(tmp_path: Path, kind: str) -> float:
 
 @pytest.mark.happens("ends its process")
 def test_a_process_that_a_handler_ends_is_replaced_and_its_job_runs_again(
-    conn: Connection, queue: WorkerQueue, start: Start, tmp_path: Path, grown_up: None
+    conn: Connection, queue: Queue, start: Start, tmp_path: Path, grown_up: None
 ) -> None:
     """Another process runs the job within seconds, although the lease is five minutes. The attempt counts."""
     (tmp_path / "tasks.py").write_text(TASKS)
@@ -120,7 +120,7 @@ def test_a_process_that_a_handler_ends_is_replaced_and_its_job_runs_again(
 @pytest.mark.happens("uses up the memory")
 @pytest.mark.parametrize("kind", ["much memory", "all memory"])
 def test_a_handler_that_uses_up_the_memory_fails_or_ends_its_process(
-    conn: Connection, queue: WorkerQueue, start: Start, tmp_path: Path, kind: str
+    conn: Connection, queue: Queue, start: Start, tmp_path: Path, kind: str
 ) -> None:
     """One allocation that is too large raises MemoryError; when all memory is used up, the process may end."""
     (tmp_path / "tasks.py").write_text(TASKS)
@@ -142,7 +142,7 @@ def test_a_handler_that_uses_up_the_memory_fails_or_ends_its_process(
 @pytest.mark.happens("leaves a thread behind")
 @pytest.mark.happens("forks, and the child returns")
 def test_a_forked_child_and_a_thread_left_behind_do_not_act_as_workers(
-    conn: Connection, queue: WorkerQueue, start: Start, tmp_path: Path
+    conn: Connection, queue: Queue, start: Start, tmp_path: Path
 ) -> None:
     """The child ends, the process goes on, and a stop does not wait for the thread for long."""
     (tmp_path / "tasks.py").write_text(TASKS)

@@ -16,7 +16,7 @@ from support.database import Connection, jobs, one
 from support.processes import Start
 from support.threads import Thread, eventually
 
-from pgq import Drain, Handlers, Job, Worker, WorkerQueue
+from pgq import Drain, Handlers, Job, Queue, Worker, WorkerQueue
 from pgq.worker.settings import Timing
 from pgq.worker.settle import Settler
 
@@ -37,9 +37,7 @@ def inside(job, conn):
 """
 
 
-def test_the_json_log_has_one_object_per_line(
-    conn: Connection, queue: WorkerQueue, start: Start, tmp_path: Path
-) -> None:
+def test_the_json_log_has_one_object_per_line(conn: Connection, queue: Queue, start: Start, tmp_path: Path) -> None:
     """A line about a job has its id, kind, queue and attempt, and how long it ran and waited."""
     (tmp_path / "tasks.py").write_text(TASKS)
     for kind in ("good", "bad", "inside"):
@@ -64,7 +62,7 @@ def test_the_json_log_has_one_object_per_line(
     assert "s3cret" not in log
 
 
-def test_a_draining_worker_ends_when_no_job_is_ripe(queue: WorkerQueue, dsn: str, handlers: Handlers) -> None:
+def test_a_draining_worker_ends_when_no_job_is_ripe(queue: Queue, dsn: str, handlers: Handlers) -> None:
     """A job for later stays; jobs that its handlers enqueue are done."""
     done: list[int] = []
 
@@ -106,7 +104,7 @@ def test_until_empty_waits_for_later_jobs_and_jobs_of_other_workers(
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_a_worker_ends_after_max_jobs(queue: WorkerQueue, dsn: str, handlers: Handlers, concurrency: int) -> None:
+def test_a_worker_ends_after_max_jobs(queue: Queue, dsn: str, handlers: Handlers, concurrency: int) -> None:
     """It runs exactly that many, and releases what it has claimed beyond."""
     done: list[int] = []
     lock = threading.Lock()
@@ -123,7 +121,7 @@ def test_a_worker_ends_after_max_jobs(queue: WorkerQueue, dsn: str, handlers: Ha
     assert [(state, attempt) for _, state, attempt in jobs(queue.conn)] == [("waiting", 0)] * 33
 
 
-def test_a_released_job_does_not_count_against_max_jobs(queue: WorkerQueue, dsn: str, handlers: Handlers) -> None:
+def test_a_released_job_does_not_count_against_max_jobs(queue: Queue, dsn: str, handlers: Handlers) -> None:
     """The worker releases jobs behind a slow one, and claims as many again."""
     done: list[int] = []
 
@@ -139,7 +137,7 @@ def test_a_released_job_does_not_count_against_max_jobs(queue: WorkerQueue, dsn:
 
 
 def test_the_health_file_is_touched_while_the_worker_is_well(
-    queue: WorkerQueue, dsn: str, handlers: Handlers, tmp_path: Path
+    queue: Queue, dsn: str, handlers: Handlers, tmp_path: Path
 ) -> None:
     """Each turn of the loop touches it; a handler that hangs keeps it from being touched."""
     path = tmp_path / "health"
@@ -220,7 +218,7 @@ def test_a_worker_that_fails_leaves_its_jobs_to_others_at_once(
     eventually(lambda: [job.attempt for job in queue.claim()] == [2], seconds=10)
 
 
-def test_the_text_log_says_what_happened_to_a_job(queue: WorkerQueue, start: Start, tmp_path: Path) -> None:
+def test_the_text_log_says_what_happened_to_a_job(queue: Queue, start: Start, tmp_path: Path) -> None:
     """The line names the exception's class and the time of the next attempt."""
     (tmp_path / "tasks.py").write_text(TASKS)
     queue.enqueue("bad", "s3cret", backoff="1 hour")

@@ -11,7 +11,7 @@ from support.database import Connection, expire, jobs, one
 from support.processes import Start
 from support.threads import eventually
 
-from pgq import WorkerQueue
+from pgq import Queue, WorkerQueue
 from pgq.views import Views
 
 IDLE = (
@@ -38,7 +38,7 @@ def test_an_idle_worker_stops_at_once(conn: Connection, start: Start, number: si
 @pytest.mark.happens("it is told to stop")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_busy_worker_finishes_its_job_and_releases_the_rest(
-    conn: Connection, queue: WorkerQueue, start: Start, tmp_path: Path, number: signal.Signals
+    conn: Connection, queue: Queue, start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
     """The other jobs of its batch lose no attempt."""
     _, second, third = queue.enqueue_many([{"kind": "slow", "args": n} for n in range(3)])
@@ -56,7 +56,7 @@ def test_a_busy_worker_finishes_its_job_and_releases_the_rest(
 @pytest.mark.happens("it is told to stop twice")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_the_worker_during_a_job(
-    conn: Connection, queue: WorkerQueue, start: Start, tmp_path: Path, number: signal.Signals
+    conn: Connection, queue: Queue, start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
     """The worker does not wait for the handler; it releases the job, and the attempt does not count."""
     enqueued = queue.enqueue("slow", 0)

@@ -17,7 +17,7 @@ from support.database import Connection, jobs, one
 from support.processes import Start
 from support.threads import eventually
 
-from pgq import WorkerQueue
+from pgq import Queue
 from pgq.process.supervisor import READY, Child, Supervisor
 
 
@@ -41,7 +41,7 @@ def is_running(pid: int) -> bool:
 
 def test_children_do_the_work_and_end_with_their_supervisor(
     conn: Connection,
-    queue: WorkerQueue,
+    queue: Queue,
     start: Start,
     tmp_path: Path,
 ) -> None:
@@ -62,7 +62,7 @@ def test_children_do_the_work_and_end_with_their_supervisor(
 
 def test_a_ctrl_c_reaches_each_child_once(
     conn: Connection,
-    queue: WorkerQueue,
+    queue: Queue,
     dsn: str,
     start: Start,
     tmp_path: Path,
@@ -81,7 +81,7 @@ def test_a_ctrl_c_reaches_each_child_once(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_all_children(
     conn: Connection,
-    queue: WorkerQueue,
+    queue: Queue,
     start: Start,
     tmp_path: Path,
     number: signal.Signals,
@@ -134,7 +134,7 @@ def test_an_error_at_import_ends_the_supervisor(start: Start, tmp_path: Path) ->
 
 def test_a_child_that_has_run_max_jobs_is_replaced(
     conn: Connection,
-    queue: WorkerQueue,
+    queue: Queue,
     start: Start,
     tmp_path: Path,
 ) -> None:

@@ -11,7 +11,7 @@ from psycopg.conninfo import make_conninfo
 from support.database import As, jobs, one
 from support.paths import ROOT
 
-from pgq import WorkerQueue
+from pgq import Queue, WorkerQueue
 
 
 def test_an_ordinary_owner_installs_a_working_queue(as_: As) -> None:
@@ -31,11 +31,11 @@ def test_a_producer_can_enqueue_and_do_nothing_else(as_: As) -> None:
     owner.execute((ROOT / "build/pgq.sql").read_bytes())
     owner.execute("GRANT USAGE ON SCHEMA public TO web")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        WorkerQueue(web).enqueue("k")
+        Queue(web).enqueue("k")
     owner.execute("SELECT pgq_grant('web', 'producer')")
-    enqueued = WorkerQueue(web).enqueue("k")
+    enqueued = Queue(web).enqueue("k")
     assert enqueued.created
-    assert [more.created for more in WorkerQueue(web).enqueue_many([{"kind": "k"}, {"kind": "l"}])] == [False, True]
+    assert [more.created for more in Queue(web).enqueue_many([{"kind": "k"}, {"kind": "l"}])] == [False, True]
 
     functions = [
         row[0]
@@ -93,7 +93,7 @@ def test_an_ordinary_owner_creates_and_drops_the_extension(as_: As, extension: P
         queue.complete(job)
     owner.execute("SELECT jobs.pgq_grant('web', 'producer')")
     web = as_("web")
-    assert WorkerQueue(web, schema="jobs").enqueue("l").created
+    assert Queue(web, schema="jobs").enqueue("l").created
     web.close()
 
     owner.execute("DROP EXTENSION pgq")

@@ -9,7 +9,7 @@ from support.database import As, Connection, one
 from support.installed import PLAIN, in_schema, run
 from support.threads import eventually
 
-from pgq import WorkerQueue
+from pgq import Queue, WorkerQueue
 
 NAMES = ("one", 'the "other", %I')
 
@@ -67,7 +67,7 @@ def test_workers_are_separate(as_: As, owner: Connection) -> None:
     for conn, name in ((here, NAMES[0]), (there, NAMES[1])):
         conn.execute("SELECT set_config('search_path', quote_ident(%s), false)", [name])
         conn.execute("SELECT pgq_register('w')")
-        WorkerQueue(conn).enqueue("k")
+        Queue(conn).enqueue("k")
         assert len(WorkerQueue(conn).claim(worker="w")) == 1
     here.close()
 
@@ -106,7 +106,7 @@ def test_grants_are_separate(as_: As, owner: Connection, queues: tuple[WorkerQue
     with in_schema(owner, NAMES[0]):
         owner.execute("SELECT pgq_grant('web', 'producer')")
     web = as_("web")
-    assert WorkerQueue(web, schema=NAMES[0]).enqueue("k").created
+    assert Queue(web, schema=NAMES[0]).enqueue("k").created
     assert (
         one(
             web, "SELECT count(*) FROM pg_namespace WHERE nspname = %s AND has_schema_privilege(oid, 'USAGE')", NAMES[1]

@@ -12,7 +12,7 @@ from support.installed import PLAIN, RELEASED, call, in_schema, released, run
 from support.processes import COMMAND
 from support.threads import Thread, eventually
 
-from pgq import JobsRemain, LockTimeout, NotInstalled, WorkerQueue, uninstall
+from pgq import JobsRemain, LockTimeout, NotInstalled, Queue, WorkerQueue, uninstall
 from pgq.schema import install as installation
 
 CATALOGS = (
@@ -115,7 +115,7 @@ def test_uninstall_removes_only_the_installation_in_its_schema(as_: As) -> None:
     for name in names:
         with in_schema(owner, name):
             run(owner, PLAIN)
-    WorkerQueue(owner, schema="a").enqueue("k")
+    Queue(owner, schema="a").enqueue("k")
     uninstall(owner, schema=names[1])
     assert one(owner, "SELECT count(*) FROM a.pgq_jobs") == 1
     for nowhere in (names[1], None):
@@ -128,7 +128,7 @@ def test_a_job_enqueued_during_an_uninstall_is_not_lost(as_: As) -> None:
     owner, other = as_("owner"), as_("owner")
     run(owner, PLAIN)
     other.execute("BEGIN")
-    WorkerQueue(other).enqueue("k")
+    Queue(other).enqueue("k")
     thread = Thread(uninstall, owner)
     eventually(lambda: waits_for_lock(other, owner), "it waits for the producer")
     other.execute("COMMIT")
@@ -144,7 +144,7 @@ def test_uninstall_gives_up_when_the_tables_are_never_free(as_: As, monkeypatch:
     run(owner, PLAIN)
     before = rows(owner)
     other.execute("BEGIN")
-    WorkerQueue(other).enqueue("k")
+    Queue(other).enqueue("k")
     with pytest.raises(LockTimeout) as caught:
         uninstall(owner)
     assert "pg_stat_activity" in (caught.value.hint or "")

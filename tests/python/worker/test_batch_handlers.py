@@ -12,12 +12,12 @@ from support.database import Connection, jobs, one
 from support.modes import write
 from support.workers import drain
 
-from pgq import Handlers, Job, PayloadError, Worker, WorkerQueue
+from pgq import Handlers, Job, PayloadError, Queue, Worker
 from pgq.views import Views
 from pgq.worker.loop import Loop
 
 
-def states(queue: WorkerQueue) -> dict[Any, tuple[str, int]]:
+def states(queue: Queue) -> dict[Any, tuple[str, int]]:
     """Return state and attempt of each job that is not done without a result, by its args."""
     return {
         row[0]: (row[1], row[2])
@@ -25,13 +25,13 @@ def states(queue: WorkerQueue) -> dict[Any, tuple[str, int]]:
     }
 
 
-def errors(queue: WorkerQueue) -> dict[Any, str]:
+def errors(queue: Queue) -> dict[Any, str]:
     """Return the first line of the newest error of each job that has one."""
     rows = queue.conn.execute("SELECT args, errors -> 0 ->> 'error' FROM pgq_jobs WHERE errors <> '[]'")
     return {args: error.splitlines()[0] for args, error in rows}
 
 
-def enqueue(queue: WorkerQueue, count: int, kind: str = "k") -> list[int]:
+def enqueue(queue: Queue, count: int, kind: str = "k") -> list[int]:
     """Enqueue jobs whose args are their numbers, and return their ids."""
     return [
         one.id
@@ -40,7 +40,7 @@ def enqueue(queue: WorkerQueue, count: int, kind: str = "k") -> list[int]:
 
 
 def test_a_batch_handler_gets_at_most_batch_jobs_at_a_time(
-    queue: WorkerQueue, worker: Worker, loop: Loop, handlers: Handlers
+    queue: Queue, worker: Worker, loop: Loop, handlers: Handlers
 ) -> None:
     """They come in order, whatever is between them; a handler that returns None has done all of them."""
     seen: list[list[int]] = []
@@ -58,7 +58,7 @@ def test_a_batch_handler_gets_at_most_batch_jobs_at_a_time(
 
 
 @pytest.mark.happens("fails in a batch")
-def test_a_batch_handler_returns_an_outcome_for_each_job(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
+def test_a_batch_handler_returns_an_outcome_for_each_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """A result is kept, an exception is a failure, None is done without a result, and a missing job has failed."""
 
     @handlers.handler("k", batch=10, cancel_on=LookupError)
@@ -89,7 +89,7 @@ def test_a_batch_handler_returns_an_outcome_for_each_job(queue: WorkerQueue, loo
 @pytest.mark.happens("fails in a batch")
 @pytest.mark.parametrize("returned", [ValueError("down"), SystemExit(3), [1, 2], "done", {"id"}], ids=repr)
 def test_a_batch_handler_that_raises_or_returns_no_mapping_fails_its_jobs(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, returned: Any
+    queue: Queue, loop: Loop, handlers: Handlers, returned: Any
 ) -> None:
     """The other jobs of the claim are done."""
 
@@ -114,7 +114,7 @@ def test_a_batch_handler_that_raises_or_returns_no_mapping_fails_its_jobs(
 
 @pytest.mark.parametrize("transaction", [False, True])
 def test_a_payload_that_cannot_be_decoded_does_not_fail_its_batch(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, transaction: bool
+    queue: Queue, loop: Loop, handlers: Handlers, transaction: bool
 ) -> None:
     """Only that job fails, and the handler does not get it."""
     seen: list[Any] = []
@@ -133,7 +133,7 @@ def test_a_payload_that_cannot_be_decoded_does_not_fail_its_batch(
 
 
 @pytest.mark.happens("fails in a batch")
-def test_a_transactional_batch_has_a_savepoint_for_each_job(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
+def test_a_transactional_batch_has_a_savepoint_for_each_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """One transaction commits the jobs that are done with their writes, and puts the failed ones back."""
     conn = queue.conn
     conn.execute("CREATE TABLE effect (job bigint)")
@@ -171,7 +171,7 @@ ENDINGS = {
 @pytest.mark.happens("ends its transaction")
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_job_that_ends_the_transaction_of_its_batch_fails_alone(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, ending: str
+    queue: Queue, loop: Loop, handlers: Handlers, ending: str
 ) -> None:
     """
     After a COMMIT the jobs before it are done; otherwise they run again, as those after it do, with no attempt lost.
@@ -201,7 +201,7 @@ def test_a_job_that_ends_the_transaction_of_its_batch_fails_alone(
     assert [row[0] for row in conn.execute("SELECT job FROM effect ORDER BY job")] == [n for n in ids if n != ids[2]]
 
 
-def test_a_failed_commit_fails_the_whole_batch(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
+def test_a_failed_commit_fails_the_whole_batch(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """It is unknown which job is to blame; a job that failed before keeps its own error."""
     conn = queue.conn
     conn.execute("CREATE TABLE parent (id bigint PRIMARY KEY)")
@@ -223,7 +223,7 @@ def test_a_failed_commit_fails_the_whole_batch(queue: WorkerQueue, loop: Loop, h
 
 
 def test_a_batch_handler_may_leave_out_a_job_that_it_has_completed_itself(
-    queue: WorkerQueue, dsn: str, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
+    queue: Queue, dsn: str, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The job is done, and is logged once."""
 

@@ -10,7 +10,7 @@ from support.database import Connect, Connection, jobs, one, record, seen
 from support.threads import Thread, eventually
 from support.workers import MakeWorker, drain
 
-from pgq import Handlers, Job, WorkerQueue
+from pgq import Handlers, Job, Queue, WorkerQueue
 from pgq.worker.batching import BatchSize
 from pgq.worker.loop import Loop
 from pgq.worker.settings import Timing
@@ -44,7 +44,7 @@ def test_the_batch_size_adapts_to_the_jobs() -> None:
     assert pace.size() == 1
 
 
-def test_a_worker_with_slow_jobs_leaves_the_rest_to_others(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
+def test_a_worker_with_slow_jobs_leaves_the_rest_to_others(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """After the first batch it claims one job at a time."""
     running: list[int] = []
 
@@ -83,7 +83,7 @@ def test_a_slow_handler_releases_the_unstarted_rest_of_its_batch(
     assert [job[0] for job in jobs(queue.conn)] == sorted(job.id for job in others)
 
 
-def test_outcomes_are_recorded_while_the_next_handler_runs(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
+def test_outcomes_are_recorded_while_the_next_handler_runs(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """Within a tenth of a second: the jobs do not run again if the next one takes the worker down."""
     begun, go = threading.Event(), threading.Event()
 
@@ -108,9 +108,7 @@ def test_outcomes_are_recorded_while_the_next_handler_runs(queue: WorkerQueue, l
     turn.result()
 
 
-def test_outcomes_are_recorded_while_a_transactional_handler_runs(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers
-) -> None:
+def test_outcomes_are_recorded_while_a_transactional_handler_runs(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """That handler has a connection of its own."""
     handlers.handler("plain")(lambda job: None)
     handlers.handler("transactional", transaction=True)(
@@ -121,9 +119,7 @@ def test_outcomes_are_recorded_while_a_transactional_handler_runs(
     assert jobs(queue.conn) == []
 
 
-def test_only_a_claim_that_settles_nothing_commits_asynchronously(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers
-) -> None:
+def test_only_a_claim_that_settles_nothing_commits_asynchronously(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """A transaction that completes a job or carries a handler's writes is as durable as the server."""
     conn = queue.conn
     record(conn, "pgq_running", "INSERT OR DELETE", "TG_OP", "current_setting('synchronous_commit')")

@@ -11,7 +11,7 @@ import pytest
 from support.database import Connection
 from support.modes import MODES, all_of, near, states, try_all, write
 
-from pgq import Cancel, Handlers, Job, Retry, Snooze, WorkerQueue
+from pgq import Cancel, Handlers, Job, Queue, Retry, Snooze, WorkerQueue
 from pgq.worker.loop import Loop
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -168,7 +168,7 @@ def test_each_control_exception_is_a_line_in_the_log(
     assert "s3cret" not in caplog.text
 
 
-def test_a_control_exception_undoes_the_writes_of_its_job(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
+def test_a_control_exception_undoes_the_writes_of_its_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """The writes of other jobs of the same transactional batch stay."""
     queue.conn.execute("CREATE TABLE effect (job bigint)")
 

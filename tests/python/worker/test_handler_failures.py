@@ -13,7 +13,7 @@ from support.modes import all_of, states, try_all
 from support.servers import Place
 from support.workers import drain
 
-from pgq import Handlers, Job, LeaseLost, Worker, WorkerQueue
+from pgq import Handlers, Job, LeaseLost, Queue, Worker, WorkerQueue
 from pgq.schema.install import install
 from pgq.views import Views
 from pgq.worker.loop import Loop
@@ -31,9 +31,7 @@ def error_of(conn: Connection, job_id: int) -> str:
     return str(Views(conn).job(job_id)["errors"][0]["error"])
 
 
-def test_an_unknown_kind_or_unreadable_payload_fails_only_its_job(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers
-) -> None:
+def test_an_unknown_kind_or_unreadable_payload_fails_only_its_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """The neighbours in the batch are done."""
     done: list[str] = []
     handlers.handler("k")(lambda job: done.append(job.args))
@@ -55,7 +53,7 @@ def test_an_unknown_kind_or_unreadable_payload_fails_only_its_job(
     "result", [object(), float("nan"), "a\0b", "x" * 1_100_000], ids=["object", "NaN", "NUL", "too long"]
 )
 def test_a_result_that_cannot_be_stored_fails_the_job(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, result: Any, transaction: bool
+    queue: Queue, loop: Loop, handlers: Handlers, result: Any, transaction: bool
 ) -> None:
     """Python or PostgreSQL refuses it; the other jobs of the batch are settled."""
     handlers.handler("bad", transaction=transaction)(lambda *_: result)
@@ -80,7 +78,7 @@ def test_a_result_that_cannot_be_stored_fails_the_job(
     ids=["SystemExit", "KeyboardInterrupt", "GeneratorExit", "10 MB", "NUL and surrogate", "no text"],
 )
 def test_any_exception_of_a_handler_fails_its_job(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, error: BaseException, kept: str, transaction: bool
+    queue: Queue, loop: Loop, handlers: Handlers, error: BaseException, kept: str, transaction: bool
 ) -> None:
     """The worker stores a text that PostgreSQL accepts, and goes on to the next job."""
 
@@ -125,7 +123,7 @@ def test_an_exception_of_python_itself_fails_the_job(queue: WorkerQueue, loop: L
 @pytest.mark.happens("ends its transaction")
 @pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK", "COMMIT; BEGIN", "ROLLBACK; BEGIN"])
 def test_a_handler_that_ends_its_transaction_fails(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, statement: str
+    queue: Queue, loop: Loop, handlers: Handlers, statement: str
 ) -> None:
     """Its writes and the completion would not be atomic."""
     handlers.handler("k", transaction=True)(lambda _, conn: conn.execute(statement) and None)
@@ -138,7 +136,7 @@ def test_a_handler_that_ends_its_transaction_fails(
 @pytest.mark.happens("ends its transaction")
 @pytest.mark.parametrize("method", ["commit", "rollback"])
 def test_a_handler_cannot_commit_through_its_connection(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, method: str
+    queue: Queue, loop: Loop, handlers: Handlers, method: str
 ) -> None:
     """psycopg refuses it, and the job fails."""
     handlers.handler("k", transaction=True)(lambda _, conn: getattr(conn, method)())
@@ -147,9 +145,7 @@ def test_a_handler_cannot_commit_through_its_connection(
     assert jobs(queue.conn) == [(enqueued.id, "waiting", 1)]
 
 
-def test_a_transactional_handler_that_raises_leaves_no_write(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers
-) -> None:
+def test_a_transactional_handler_that_raises_leaves_no_write(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """The job is retried, with the error kept."""
     queue.conn.execute("CREATE TABLE effect (job bigint)")
 
@@ -165,7 +161,7 @@ def test_a_transactional_handler_that_raises_leaves_no_write(
     assert error_of(queue.conn, enqueued.id).startswith("ValueError: no such address")
 
 
-def test_a_handler_that_raises_rollback_fails(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
+def test_a_handler_that_raises_rollback_fails(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """psycopg.Rollback ends its transaction without an error, but the job is not done."""
 
     @handlers.handler("k", transaction=True)
@@ -180,7 +176,7 @@ def test_a_handler_that_raises_rollback_fails(queue: WorkerQueue, loop: Loop, ha
 
 @pytest.mark.parametrize("transaction", [False, True])
 def test_lease_lost_for_another_job_fails_this_one(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, transaction: bool
+    queue: Queue, loop: Loop, handlers: Handlers, transaction: bool
 ) -> None:
     """Only the worker's own calls decide whether its job is lost."""
 
@@ -197,7 +193,7 @@ def test_lease_lost_for_another_job_fails_this_one(
 @pytest.mark.happens("forks, and the child returns")
 @pytest.mark.parametrize("ending", ["return", "sys.exit"])
 def test_a_child_that_a_handler_forks_does_not_become_a_worker(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, ending: str
+    queue: Queue, loop: Loop, handlers: Handlers, ending: str
 ) -> None:
     """It exits when the handler returns in it; the parent goes on."""
     children: list[int] = []
@@ -216,7 +212,7 @@ def test_a_child_that_a_handler_forks_does_not_become_a_worker(
     assert jobs(queue.conn) == []
 
 
-def test_an_exception_that_cannot_be_formatted_is_named(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
+def test_an_exception_that_cannot_be_formatted_is_named(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """Its own attributes raise errors."""
 
     class Opaque(Exception):
@@ -252,7 +248,7 @@ def test_an_error_is_stored_in_the_encoding_of_the_database(
 
             handlers.handler("bad")(fail)
             handlers.handler("good")(lambda job: None)
-            bad, _ = WorkerQueue(encoded).enqueue_many([{"kind": "bad"}, {"kind": "good"}])
+            bad, _ = Queue(encoded).enqueue_many([{"kind": "bad"}, {"kind": "good"}])
             drain(worker.loops[0])
             assert jobs(encoded) == [(bad.id, "waiting", 1)]
             assert kept in error_of(encoded, bad.id)
@@ -262,7 +258,7 @@ def test_an_error_is_stored_in_the_encoding_of_the_database(
 
 
 def test_a_result_that_is_far_too_long_is_not_sent(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gigabyte would cost the connection each time the job is settled."""
     monkeypatch.setattr("pgq.convert.LONGEST_RESULT", 1000)
@@ -276,7 +272,7 @@ def test_a_result_that_is_far_too_long_is_not_sent(
 
 
 def test_a_result_that_is_too_deep_for_the_server_fails_the_job(
-    conn: Connection, queue: WorkerQueue, loop: Loop, handlers: Handlers
+    conn: Connection, queue: Queue, loop: Loop, handlers: Handlers
 ) -> None:
     """The error is not taken for a shortage of resources that the worker waits out."""
     conn.execute(f"ALTER DATABASE {conn.info.dbname} SET max_stack_depth = '100kB'".encode())

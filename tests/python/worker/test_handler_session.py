@@ -16,7 +16,7 @@ from support.modes import IN_A_TRANSACTION, MODES
 from support.threads import Thread
 from support.workers import MakeWorker, drain
 
-from pgq import Handlers, Job, WorkerQueue
+from pgq import Handlers, Job, Queue
 from pgq.worker.loop import Loop
 from pgq.worker.settings import Timing
 
@@ -179,7 +179,7 @@ def state(conn: Connection) -> dict[str, Any]:
 @pytest.mark.happens("ends its transaction")
 @pytest.mark.parametrize("mode", IN_A_TRANSACTION)
 def test_a_job_does_not_notice_what_the_job_before_did_to_its_session(
-    queue: WorkerQueue, make_worker: MakeWorker, handlers: Handlers, mode: str
+    queue: Queue, make_worker: MakeWorker, handlers: Handlers, mode: str
 ) -> None:
     """Each misuse leaves its job done or failed, as listed above, and the job after it runs in a clean session."""
     # A server that is slow to end a session keeps the job locked for longer than a worker waits.
@@ -219,7 +219,7 @@ def test_a_job_does_not_notice_what_the_job_before_did_to_its_session(
 
 @pytest.mark.happens("leaves a thread behind")
 def test_a_connection_that_a_thread_may_still_use_is_not_lent_again(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers
+    queue: Queue, loop: Loop, handlers: Handlers
 ) -> None:
     """The thread that a handler leaves behind cannot write, neither in the transaction of the next job nor at all."""
     conn = queue.conn
@@ -252,9 +252,7 @@ def test_a_connection_that_a_thread_may_still_use_is_not_lent_again(
 
 
 @pytest.mark.happens("changes its session")
-def test_a_role_set_for_the_database_is_restored_after_each_job(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers
-) -> None:
+def test_a_role_set_for_the_database_is_restored_after_each_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """A clean session is like a new one, also after a handler that has given up the role."""
     conn = queue.conn
     users: list[str] = []

@@ -12,7 +12,7 @@ from support.database import Connect, Connection, jobs, one
 from support.threads import Thread, eventually
 from support.workers import MakeWorker
 
-from pgq import Handlers, Job, Worker, WorkerQueue
+from pgq import Handlers, Job, Queue, Worker, WorkerQueue
 from pgq.schema.install import install
 from pgq.worker.loop import Loop
 from pgq.worker.settings import Timing
@@ -50,7 +50,7 @@ def sleeper(connect: Connect) -> WorkerQueue:
     return sleeper
 
 
-def retry_one(queue: WorkerQueue) -> None:
+def retry_one(queue: Queue) -> None:
     """Bring back a cancelled job."""
     queue.cancel(queue.enqueue("k", delay="1 hour").id)
     queue.retry(int(one(queue.conn, "SELECT id FROM pgq_ended")))
@@ -74,13 +74,13 @@ def fail_one(queue: WorkerQueue) -> None:
     queue.fail(job, retry_in=timedelta(0))
 
 
-def sooner(queue: WorkerQueue) -> None:
+def sooner(queue: Queue) -> None:
     """Make a job that waits for later ripe now."""
     queue.enqueue("k", delay="1 hour")
     queue.enqueue("k", on_duplicate="soonest")
 
 
-def sooner_many(queue: WorkerQueue) -> None:
+def sooner_many(queue: Queue) -> None:
     """Make a job that waits for later ripe now, through enqueue_many."""
     queue.enqueue("k", delay="1 hour")
     queue.enqueue_many([{"kind": "k", "on_duplicate": "soonest"}])
@@ -106,7 +106,7 @@ NOT_RIPE: list[Callable[[WorkerQueue], object]] = [
 
 @pytest.mark.parametrize("ripe", RIPE)
 def test_a_ripe_job_wakes_a_sleeping_session(
-    queue: WorkerQueue, listener: Connection, sleeper: WorkerQueue, ripe: Callable[[WorkerQueue], object]
+    queue: WorkerQueue, listener: Connection, sleeper: Queue, ripe: Callable[[WorkerQueue], object]
 ) -> None:
     """The job becomes ripe in any way; there is one notification for a transaction, after its commit."""
     with queue.conn.transaction():
@@ -127,21 +127,19 @@ def test_no_notification_is_sent_when_no_session_sleeps(
 
 @pytest.mark.parametrize("other", NOT_RIPE)
 def test_a_job_that_is_not_ripe_or_in_another_queue_wakes_no_session(
-    queue: WorkerQueue, listener: Connection, sleeper: WorkerQueue, other: Callable[[WorkerQueue], object]
+    queue: WorkerQueue, listener: Connection, sleeper: Queue, other: Callable[[WorkerQueue], object]
 ) -> None:
     other(queue)
     assert heard(listener) == []
 
 
-def test_a_transaction_that_rolls_back_wakes_no_session(
-    queue: WorkerQueue, listener: Connection, sleeper: WorkerQueue
-) -> None:
+def test_a_transaction_that_rolls_back_wakes_no_session(queue: Queue, listener: Connection, sleeper: Queue) -> None:
     with queue.conn.transaction(force_rollback=True):
         queue.enqueue("k")
     assert heard(listener) == []
 
 
-def test_idle_is_a_state_not_a_counter(queue: WorkerQueue, listener: Connection, sleeper: WorkerQueue) -> None:
+def test_idle_is_a_state_not_a_counter(queue: Queue, listener: Connection, sleeper: WorkerQueue) -> None:
     """A session that has said twice that it sleeps is awake when it says so once; a second time raises no warning."""
     notices: list[str | None] = []
     sleeper.conn.add_notice_handler(lambda notice: notices.append(notice.message_primary))
@@ -154,7 +152,7 @@ def test_idle_is_a_state_not_a_counter(queue: WorkerQueue, listener: Connection,
 
 
 def test_a_session_that_ends_no_longer_sleeps(
-    conn: Connection, queue: WorkerQueue, listener: Connection, sleeper: WorkerQueue
+    conn: Connection, queue: Queue, listener: Connection, sleeper: Queue
 ) -> None:
     """No notification is sent for it."""
     sleeper.conn.close()
@@ -163,7 +161,7 @@ def test_a_session_that_ends_no_longer_sleeps(
     assert heard(listener) == []
 
 
-def test_each_queue_has_its_own_channel(queue: WorkerQueue, connect: Connect) -> None:
+def test_each_queue_has_its_own_channel(queue: Queue, connect: Connect) -> None:
     """The channels are returned in the order of the queues, whatever their names are."""
     sleeper = WorkerQueue(connect())
     names = ["default", "x" * 200, 'a"b', "ä"]
@@ -178,7 +176,7 @@ def test_each_queue_has_its_own_channel(queue: WorkerQueue, connect: Connect) ->
 
 
 def test_another_installation_has_its_own_lock_and_channel(
-    conn: Connection, queue: WorkerQueue, connect: Connect, listener: Connection
+    conn: Connection, queue: Queue, connect: Connect, listener: Connection
 ) -> None:
     """The queue has the same name, in another schema."""
     install(conn, schema="other")
@@ -188,14 +186,14 @@ def test_another_installation_has_its_own_lock_and_channel(
     queue.enqueue("k")
     assert heard(listener) == []
     assert heard(other.conn) == []
-    WorkerQueue(conn, schema="other").enqueue("k")
+    Queue(conn, schema="other").enqueue("k")
     assert heard(listener) == []
     assert heard(other.conn) == [channel]
 
 
 @pytest.mark.parametrize("mode", ["pg_advisory_lock", "pg_advisory_lock_shared"])
 def test_advisory_locks_of_an_application_do_not_look_like_a_sleeper(
-    queue: WorkerQueue, listener: Connection, connect: Connect, mode: str
+    queue: Queue, listener: Connection, connect: Connect, mode: str
 ) -> None:
     """Neither a key of one part with the same bits, nor one of two parts in another class, is one of pgq's."""
     application = connect()
@@ -216,9 +214,7 @@ def test_an_application_that_holds_the_lock_blocks_no_session(queue: WorkerQueue
     assert queue.idle(idle=False)
 
 
-def test_an_idle_worker_starts_a_job_at_once(
-    queue: WorkerQueue, worker: Worker, loop: Loop, handlers: Handlers
-) -> None:
+def test_an_idle_worker_starts_a_job_at_once(queue: Queue, worker: Worker, loop: Loop, handlers: Handlers) -> None:
     """Its poll interval is a minute."""
     done = threading.Semaphore(0)
     handlers.handler("k")(lambda job: done.release())
@@ -232,7 +228,7 @@ def test_an_idle_worker_starts_a_job_at_once(
 
 
 def test_a_busy_worker_is_not_notified(
-    conn: Connection, queue: WorkerQueue, worker: Worker, loop: Loop, handlers: Handlers
+    conn: Connection, queue: Queue, worker: Worker, loop: Loop, handlers: Handlers
 ) -> None:
     """From its second batch on it counts as awake, and when the queue is empty it sleeps again."""
     asleep: list[int] = []
@@ -252,7 +248,7 @@ def test_a_busy_worker_is_not_notified(
     assert asleep == [1, 0, 0, 0]
 
 
-def test_a_notification_that_libpq_has_already_read_wakes_the_worker(queue: WorkerQueue, loop: Loop) -> None:
+def test_a_notification_that_libpq_has_already_read_wakes_the_worker(queue: Queue, loop: Loop) -> None:
     """It arrived with a result, so the socket has nothing more to read."""
     loop.turn()
     loop.rest()
@@ -264,7 +260,7 @@ def test_a_notification_that_libpq_has_already_read_wakes_the_worker(queue: Work
 
 
 def test_a_worker_with_a_slow_handler_does_not_count_as_asleep(
-    conn: Connection, queue: WorkerQueue, make_worker: MakeWorker, handlers: Handlers
+    conn: Connection, queue: Queue, make_worker: MakeWorker, handlers: Handlers
 ) -> None:
     """It was woken for this one job; enqueues need not notify it while the job runs."""
     worker = make_worker(timing=Timing(keep_unstarted=0.1))
@@ -285,9 +281,7 @@ def test_a_worker_with_a_slow_handler_does_not_count_as_asleep(
     thread.result(30)
 
 
-def test_the_ticker_of_a_sleeping_worker_rests(
-    queue: WorkerQueue, worker: Worker, loop: Loop, handlers: Handlers
-) -> None:
+def test_the_ticker_of_a_sleeping_worker_rests(queue: Queue, worker: Worker, loop: Loop, handlers: Handlers) -> None:
     """It rests also after a single job, for which the worker counts as asleep all the time."""
     handlers.handler("k")(lambda job: None)
     thread = Thread(worker.run)

@@ -16,7 +16,7 @@ from support.database import Connect, Connection, jobs, one
 from support.processes import Start
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Job, Worker, WorkerQueue, WrongState
+from pgq import Handlers, Job, Queue, Worker, WorkerQueue, WrongState
 from pgq.worker.presence import Presence
 
 PRESENCE = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%% presence'"
@@ -86,7 +86,7 @@ def test_no_lease_is_extended_past_a_timeout(
 
 
 def test_a_longer_lease_of_a_handler_starts_with_it(
-    conn: Connection, queue: WorkerQueue, handlers: Handlers, present: Worker
+    conn: Connection, queue: Queue, handlers: Handlers, present: Worker
 ) -> None:
     """The lease of the claim is shorter."""
     go = threading.Event()
@@ -260,7 +260,7 @@ def test_a_job_that_a_dying_worker_still_holds_is_not_rescued(
 @pytest.mark.happens("a worker is killed")
 def test_the_jobs_of_a_killed_worker_run_again_within_seconds(
     conn: Connection,
-    queue: WorkerQueue,
+    queue: Queue,
     start: Start,
     tmp_path: Path,
     grown_up: None,
@@ -288,7 +288,7 @@ def test_the_jobs_of_a_killed_worker_run_again_within_seconds(
 def test_a_worker_frozen_for_longer_than_its_lease_changes_nothing(
     conn: Connection,
     dsn: str,
-    queue: WorkerQueue,
+    queue: Queue,
     start: Start,
     tmp_path: Path,
 ) -> None:

@@ -12,7 +12,7 @@ from support.database import Connection, jobs, one
 from support.threads import Thread, eventually
 from support.workers import drain
 
-from pgq import Handlers, Job, Worker, WorkerQueue
+from pgq import Handlers, Job, Queue, Worker
 from pgq.views import Views
 from pgq.worker.loop import Loop
 
@@ -72,7 +72,7 @@ def timed_out(conn: Connection, job_id: int) -> bool:
 
 
 @pytest.mark.happens("takes longer than its `timeout`")
-def test_a_handler_is_interrupted_in_the_main_thread(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
+def test_a_handler_is_interrupted_in_the_main_thread(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """
     This holds whatever it runs, waits for or catches. Its writes are undone, its statement is cancelled, and the worker
     goes on; retry_on does not matter.
@@ -106,7 +106,7 @@ def test_a_handler_is_interrupted_in_the_main_thread(queue: WorkerQueue, loop: L
 
 @pytest.mark.happens("takes longer than its `timeout`")
 def test_a_handler_in_another_thread_is_interrupted_when_python_runs(
-    dsn: str, queue: WorkerQueue, handlers: Handlers
+    dsn: str, queue: Queue, handlers: Handlers
 ) -> None:
     """Python code is interrupted at once, a wait in C when it is over."""
     conn = queue.conn
@@ -145,7 +145,7 @@ def test_a_handler_in_another_thread_is_interrupted_when_python_runs(
     assert main not in threads
 
 
-def test_a_handler_that_returns_in_time_is_not_interrupted(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
+def test_a_handler_that_returns_in_time_is_not_interrupted(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """Neither is the worker or a later job without a timeout when that time would have been over."""
     seen: list[str] = []
 

@@ -13,7 +13,7 @@ from support.threads import Thread, eventually
 from support.workers import MakeWorker, drain
 
 import pgq
-from pgq import Handlers, Job, Worker, WorkerQueue
+from pgq import Handlers, Job, Queue, Worker, WorkerQueue
 from pgq.views import Views
 from pgq.worker.loop import Loop
 from pgq.worker.settings import Timing
@@ -24,7 +24,7 @@ def actions(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     return [(r.kind, r.action) for r in caplog.records if hasattr(r, "action") and hasattr(r, "kind")]
 
 
-def test_a_plain_handler_completes_its_job_by_returning(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
+def test_a_plain_handler_completes_its_job_by_returning(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """It gets the job as it was enqueued, once, and the job is gone."""
     seen: list[Job] = []
     handlers.handler("k")(seen.append)
@@ -34,9 +34,7 @@ def test_a_plain_handler_completes_its_job_by_returning(queue: WorkerQueue, loop
     assert jobs(queue.conn) == []
 
 
-def test_a_transactional_handler_commits_together_with_its_job(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers
-) -> None:
+def test_a_transactional_handler_commits_together_with_its_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """Its writes and the completion become visible at the same time."""
     conn = queue.conn
     conn.execute("CREATE TABLE effect (job bigint)")
@@ -54,7 +52,7 @@ def test_a_transactional_handler_commits_together_with_its_job(
 
 
 def test_a_transactional_handler_does_not_start_after_its_lease_is_lost(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
+    queue: Queue, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An operator cancels the job between its claim and its hold."""
     begun: list[int] = []
@@ -68,9 +66,7 @@ def test_a_transactional_handler_does_not_start_after_its_lease_is_lost(
     assert sorted(actions(caplog)) == [("first", "done"), ("second", "lost")]
 
 
-def test_a_completion_with_a_lost_lease_rolls_the_writes_back(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers
-) -> None:
+def test_a_completion_with_a_lost_lease_rolls_the_writes_back(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """The handler itself releases the job that it works on."""
     queue.conn.execute("CREATE TABLE effect (job bigint)")
 
@@ -86,9 +82,7 @@ def test_a_completion_with_a_lost_lease_rolls_the_writes_back(
 
 
 @pytest.mark.parametrize("transaction", [False, True])
-def test_the_result_of_a_handler_is_stored(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, transaction: bool
-) -> None:
+def test_the_result_of_a_handler_is_stored(queue: Queue, loop: Loop, handlers: Handlers, transaction: bool) -> None:
     """It is stored as JSON, even if it is falsy."""
     handlers.handler("k", transaction=transaction)(lambda job, *_: job.args)
     queue.enqueue_many([{"kind": "k", "args": args} for args in ({"n": 1}, 0, False)])
@@ -97,7 +91,7 @@ def test_the_result_of_a_handler_is_stored(
     assert [Views(queue.conn).job(row["id"])["result"] for row in rows] == ["false", "0", '{"n": 1}']
 
 
-def test_a_batch_costs_one_commit(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
+def test_a_batch_costs_one_commit(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """The previous batch is settled in the transaction that claims the next one."""
     conn = queue.conn
     conn.execute("CREATE TABLE seen (what text, xid text)")
@@ -116,7 +110,7 @@ def test_a_batch_costs_one_commit(queue: WorkerQueue, loop: Loop, handlers: Hand
 
 @pytest.mark.parametrize("slow", [False, True])
 def test_outcomes_do_not_wait_for_a_slow_job(
-    queue: WorkerQueue, make_worker: MakeWorker, handlers: Handlers, slow: bool
+    queue: Queue, make_worker: MakeWorker, handlers: Handlers, slow: bool
 ) -> None:
     """They are settled between two jobs once 100 ms have passed, and otherwise with the next claim."""
     now = [100.0]
@@ -135,7 +129,7 @@ def test_outcomes_do_not_wait_for_a_slow_job(
 
 @pytest.mark.parametrize("transaction", [False, True])
 def test_each_job_starts_with_nearly_a_whole_lease(
-    queue: WorkerQueue, make_worker: MakeWorker, handlers: Handlers, transaction: bool
+    queue: Queue, make_worker: MakeWorker, handlers: Handlers, transaction: bool
 ) -> None:
     """A job for which a slow job leaves no time is released, and its attempt does not count."""
     now = [100.0]
@@ -172,7 +166,7 @@ def test_a_failure_that_waits_for_an_open_producer_is_left_to_its_lease(
     loop.turn()
     producer = connect()
     with caplog.at_level(logging.INFO, "pgq"), producer.transaction():
-        twin = WorkerQueue(producer).enqueue("bad")
+        twin = Queue(producer).enqueue("bad")
         assert loop.turn() == 0
     assert sorted(actions(caplog)) == [("also bad", "retry"), ("bad", "left"), ("good", "done")]
     assert jobs(queue.conn) == [(bad.id, "running", 1), (other.id, "waiting", 1), (twin.id, "waiting", 0)]
@@ -182,7 +176,7 @@ def test_a_failure_that_waits_for_an_open_producer_is_left_to_its_lease(
 
 
 def test_each_outcome_is_one_log_line_without_the_payload(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
+    queue: Queue, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The line has the job's id, queue and attempt as extra attributes."""
     failing: Callable[[Job], Any] = lambda job: int(job.args)  # noqa: E731
@@ -205,7 +199,7 @@ def test_each_outcome_is_one_log_line_without_the_payload(
     assert dead.__dict__["job_id"] > 0
 
 
-def test_run_serves_its_queues_until_stopped(queue: WorkerQueue, make_worker: MakeWorker, handlers: Handlers) -> None:
+def test_run_serves_its_queues_until_stopped(queue: Queue, make_worker: MakeWorker, handlers: Handlers) -> None:
     """The worker serves no other queue; it wakes at once, and the claimed but unstarted job is released uncounted."""
     worker = make_worker(queues=["mine"])
     handlers.handler("k")(lambda job: worker.stop())
@@ -217,7 +211,7 @@ def test_run_serves_its_queues_until_stopped(queue: WorkerQueue, make_worker: Ma
     assert first.id < second.id
 
 
-def test_a_stop_wakes_an_idle_worker(queue: WorkerQueue, worker: Worker) -> None:
+def test_a_stop_wakes_an_idle_worker(queue: Queue, worker: Worker) -> None:
     """Its poll interval is a minute."""
     thread = Thread(worker.run)
     idle = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgq test:%%' AND state = 'idle'"
