@@ -21,15 +21,15 @@ NO_INTERFACE = "02:00:00:00:00:00"
 
 
 def ip(*arguments: str) -> None:
-    """Run the command that configures the network."""
+    """Run the command ip with these arguments."""
     subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
 
 
 class Link:
-    """A network of this host and a namespace."""
+    """A link between this host and a network namespace."""
 
     def __init__(self, stack: ExitStack) -> None:
-        """Create the link; the stack removes it. Raise CalledProcessError where that is not permitted."""
+        """Create the link, and let the stack remove it. Raise CalledProcessError where that is not permitted."""
         self.namespace = f"pgq-{secrets.token_hex(4)}"
         # The name of an interface has at most 15 bytes. The addresses are from the range reserved for benchmarks.
         near, far = f"{self.namespace}-a", f"{self.namespace}-b"
@@ -62,7 +62,7 @@ class Link:
             ip(*where, "neighbour", "replace", peer, "lladdr", NO_INTERFACE, "nud", "permanent", "dev", device)
 
     def mend(self) -> None:
-        """Lose no more packets."""
+        """Let packets through again."""
         for where, device, peer in self._ends:
             ip(*where, "neighbour", "delete", peer, "dev", device)
 
@@ -72,10 +72,10 @@ def far_server(settings: Mapping[str, str]) -> Iterator[tuple[Server, Link, str]
     """
     Yield a server behind a link, the link, and a connection string over it; its Unix socket always works.
 
-    This takes root: the test is skipped without it.
+    A link needs root: without it the test is skipped.
     """
     if os.geteuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("a network namespace takes root and the command ip")
+        pytest.skip("a network namespace needs root and the command ip")
     with ExitStack() as stack:
         try:
             link = Link(stack)

@@ -42,7 +42,7 @@ def flush(conn: Connection) -> None:
 
 
 def read(index: str, *sessions: Connection) -> int:
-    """Return the entries read from the index so far; give all sessions that have read from it lately."""
+    """Return how many entries of the index have been read; ``sessions`` are all that have read from it lately."""
     for conn in sessions:
         flush(conn)
     return int(one(sessions[0], "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = %s", index))
@@ -59,7 +59,7 @@ def ration(conn: Connection, pause: str) -> None:
 
 
 def record(conn: Connection, table: str, events: str, *values: str) -> None:
-    """Record the values of these expressions, whenever a statement changes the table, in a table named seen."""
+    """Record the values of these expressions in a table named seen, at each statement that changes the table."""
     columns = ", ".join(f"value{n} text" for n, _ in enumerate(values))
     casts = ", ".join(f"({value})::text" for value in values)
     conn.execute(f"CREATE TABLE seen ({columns})".encode())
@@ -71,7 +71,7 @@ def record(conn: Connection, table: str, events: str, *values: str) -> None:
 
 
 def seen(conn: Connection) -> list[tuple[Any, ...]]:
-    """Return what record has recorded, in order."""
+    """Return the values that ``record`` has recorded, in order."""
     return conn.execute("SELECT * FROM seen").fetchall()
 
 
@@ -82,7 +82,7 @@ def waits_for_lock(conn: Connection, other: Connection) -> bool:
 
 def expire(conn: Connection, *ids: int) -> None:
     """End the leases of these jobs, or of all jobs, a second ago, and move their claims back by a minute."""
-    # A lease that ends before its claim stands for a worker whose session is gone.
+    # A lease that ends no later than its claim means that the session of its worker is gone, so claims move, too.
     conn.execute(
         "UPDATE pgq_running SET claimed_at = claimed_at - interval '1 minute', "
         "lease_until = clock_timestamp() - interval '1 second' "

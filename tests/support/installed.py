@@ -98,7 +98,7 @@ def members(conn: Connection) -> list[tuple[str, str]]:
 
 
 def detach(conn: Connection) -> None:
-    """Turn an extension into a plain installation, for pg_dump does not look into extensions."""
+    """Turn an extension into a plain installation, because pg_dump does not look into extensions."""
     # Depending on the server, row types leave with their tables or must be named, too.
     for kind, identity in [*(member for member in members(conn) if member[0] != "type"), *members(conn)]:
         if (kind, identity) in members(conn):
@@ -107,7 +107,7 @@ def detach(conn: Connection) -> None:
 
 
 def remembered(conn: Connection) -> list[tuple[object, ...]]:
-    """Return the other properties of an extension: what pg_dump saves of it, and its initial privileges."""
+    """Return what ``members`` leaves out: what pg_dump saves of the extension, and its initial privileges."""
     return conn.execute(
         "SELECT 'saved', c.oid::regclass::text, condition, NULL FROM pg_extension AS e "
         "CROSS JOIN unnest(e.extconfig, e.extcondition) AS c (oid, condition) WHERE e.extname = 'pgq' "

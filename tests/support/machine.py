@@ -46,13 +46,13 @@ orders = st.builds(
 names = st.sampled_from([["default", "a"], ["a", "default", "a"], ["default"], ["a"]])
 # One of the two connections, and whether the transaction commits.
 wheres = st.tuples(st.integers(0, 1), st.sampled_from([True, True, True, False]))
-# Counted from the newest.
+# Positions of jobs or claims, counted from the newest.
 picks = st.integers(0, 7)
 claims = st.tuples(picks, st.sampled_from(["own"] * 6 + ["stale", "crossed"]))
 texts = st.sampled_from([None, "broken", 'a\\b"é'])
 results = st.sampled_from([None, 0, {"a": [1]}])
 
-# The clock moves by these, and leases end in between.
+# The clock moves by whole ticks; leases end between two of them.
 TICK = timedelta(milliseconds=1)
 
 Where = tuple[int, bool]
@@ -99,7 +99,7 @@ class Machine(RuleBasedStateMachine):
             expected = expect(trial, rows)
         except Refused as refused:
             trial, expected = self.model, str(refused)
-        # The value of void.
+        # A function that returns void returns an empty text.
         assert (refusal or rows) == ([("",)] if expected is None else expected)
         if commits:
             self.model = trial
@@ -147,12 +147,12 @@ class Machine(RuleBasedStateMachine):
             self.take((0, True), ["default", "a"], 3, self.lease(timedelta(minutes=1)))
 
     def new_id(self, model: Model, rows: Rows, n: int, column: int) -> int:
-        """Return the id that a call has given to a job, or one that fits nowhere."""
+        """Return the id that a call has given to a new job, or else a number that no job has."""
         new = rows[n][column] if rows else -1 - n
         return new if new not in model.jobs else -1 - n
 
     def take(self, where: Where, names: list[str], max_jobs: int, lease: timedelta, locked: int | None = None) -> None:
-        """Claim, while the other connection holds ``locked``."""
+        """Claim jobs while the other connection holds the job ``locked``."""
         old = {token for _, token in self.claims}
 
         def expect(model: Model, rows: Rows) -> list[Any]:

@@ -22,7 +22,7 @@ IN_A_TRANSACTION: Final = ("transactional", "transactional batch")
 
 
 def register(handlers: Handlers, mode: str, kind: str, function: Callable[..., Any], **options: Any) -> None:
-    """Register, in this mode, a function of one job and of a connection if the mode has one."""
+    """Register a function of a job, and of a connection if the mode has one, as a handler in this mode."""
 
     def for_each(jobs: list[Job]) -> dict[int, Any]:
         results: dict[int, Any] = {}
@@ -49,8 +49,8 @@ def try_all(
     """
     Run a job with each of these functions in each mode, then a neighbour's job, which must be done.
 
-    Return each job after its attempt, by mode and case, without the jobs that are done without a result. ``in``
-    is the time it still waits, ``effects`` the number of its rows in the table effect.
+    Return each job after its attempt, by mode and case; jobs that are done without a result are missing. ``in`` is the
+    time that the job still waits, ``effects`` the number of its rows in the table effect.
     """
     conn = queue.conn
     conn.execute("CREATE TABLE IF NOT EXISTS effect (job bigint)")

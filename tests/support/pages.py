@@ -57,7 +57,7 @@ class Page:
         return self.text.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
     def anchors(self) -> set[str]:
-        """Return what a link to a heading of this page may name, as GitHub and MyST make it."""
+        """Return the fragments of links to the headings of this page, as GitHub and MyST derive them."""
         headings = re.findall(r"^#+ (.*)$", self.prose, flags=re.MULTILINE)
         return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

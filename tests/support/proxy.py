@@ -135,8 +135,8 @@ class Proxy:
         """
         Break the next connection that sends a statement with this pattern, after the server has executed it.
 
-        That is at the next ReadyForQuery, so in a pipeline at its Sync; no result of the statement passes. The client
-        must have waited for the result of each earlier Sync.
+        The connection breaks at the next ReadyForQuery, in a pipeline at its Sync, and no result of the statement
+        passes. The client must have waited for the result of each earlier Sync.
         """
         return self._set(Trap(pattern, delivered=True))
 

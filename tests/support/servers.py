@@ -43,7 +43,7 @@ def close_public(**where: Any) -> None:
 
 
 def client(place: Place, program: str) -> Path:
-    """Return a client program of the server, or else any: some distributions of the server come without."""
+    """Return the server's own client program, or else the one on PATH: some distributions ship none."""
     found = shutil.which(program, path=place.server.env["PATH"])
     assert found is not None, f"there is no {program} beside the server's programs or on PATH"
     return Path(found)

@@ -32,7 +32,7 @@ def main() -> int:
         if name.startswith("PG") and name not in {"PGQ_BINDIR", "PGQ_PGVERSION"}:
             del os.environ[name]
 
-    # Silence its warnings that a transaction on a lost connection cannot be rolled back.
+    # psycopg warns when it cannot roll back a transaction on a lost connection, which is usual here.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
     print(f"torture: {options.seconds:g} s with SEED={options.seed}", flush=True)
     try:

@@ -54,7 +54,7 @@ class Injector:
         self._thaws: list[tuple[float, Process]] = []
 
     def run(self, seconds: float, restarts: int, restart: Callable[[], None], is_enough: Callable[[], bool]) -> None:
-        """Inject faults for some seconds or until it is enough; spread restarts of the server over that time."""
+        """Inject faults for some seconds, or until ``is_enough``; spread restarts of the server over that time."""
         began = time.monotonic()
         due = [began + seconds * (n + self._rng.uniform(0.7, 1)) / (restarts + 1) for n in range(restarts)]
         next_at = began
@@ -69,7 +69,7 @@ class Injector:
                 if now >= next_at:
                     next_at = now + self._rng.expovariate(1 / self._plan.every)
                     (kind,) = self._rng.choices(list(self._plan.weights), list(self._plan.weights.values()))
-                    # A generator for each fault: how much it draws depends on the processes that exist just then.
+                    # Each fault has its own generator: how much it draws depends on the processes that exist then.
                     self._inject(kind, Random(self._rng.random()))
                 time.sleep(TICK)
         finally:

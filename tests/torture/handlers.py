@@ -2,7 +2,7 @@
 The handlers of the torture run.
 
 Each run of a job inserts an effect, which lists the enqueues that it has seen. There are five kinds; three promise
-exactly one effect. The producer has put into the arguments what else happens to the job, its fate:
+exactly one effect. The arguments of a job contain its fate, which is what else happens to it:
 
     none          it succeeds
     fail          its first two attempts fail

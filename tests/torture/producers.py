@@ -77,7 +77,7 @@ class Producer:
                     with psycopg.connect(self._dsn, autocommit=True, application_name=f"producer {self._name}") as conn:
                         while not self._stopped.wait(self._rng.uniform(0, 2 * self._work.pause)):
                             self._turn(conn)
-                # The server is restarting, or two producers met in a deadlock. A Rollback leaves its block if the
+                # The server is restarting, or two producers met in a deadlock. psycopg.Rollback leaves its block if the
                 # connection is lost at that moment.
                 except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.Rollback):
                     self._stopped.wait(0.05)

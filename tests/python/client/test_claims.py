@@ -11,7 +11,7 @@ from support.database import Connect, Connection, flush, jobs, one
 from pgq import Queue, WorkerQueue
 
 
-def test_two_open_claims_share_no_job(conn: Connection, connect: Connect, queue: Queue) -> None:
+def test_two_open_claims_share_no_job(connect: Connect, queue: Queue) -> None:
     """Two workers claim in open transactions: neither waits, and no job goes to both."""
     ids = [job.id for job in queue.enqueue_many([{"kind": "k", "args": n} for n in range(4)])]
     a, b = connect(), connect()
@@ -48,7 +48,7 @@ def test_eight_workers_drain_a_queue_and_run_no_job_twice(
 def test_a_job_is_visible_only_after_its_transaction_commits(
     conn: Connection, connect: Connect, queue: WorkerQueue
 ) -> None:
-    """Until then no session sees or claims it."""
+    """Until then no other session sees or claims it."""
     producer = connect()
     with producer.transaction():
         enqueued = Queue(producer).enqueue("k")

@@ -24,7 +24,7 @@ BOTH = pytest.mark.parametrize(
 def test_a_twin_cannot_be_claimed_until_its_duplicate_commits(
     conn: Connection, connect: Connect, queue: WorkerQueue, enqueue: Enqueue
 ) -> None:
-    """So the twin sees the writes of the duplicate's transaction. The claim does not wait."""
+    """So the run of the twin sees the writes of the duplicate's transaction. The claim does not wait."""
     first = queue.enqueue("k")
     other = queue.enqueue("other")
     producer = connect()
@@ -87,7 +87,7 @@ def test_an_enqueue_whose_twin_is_being_claimed_waits_for_the_claim(
 
 
 @BOTH
-def test_an_enqueue_whose_twin_is_claimed_before_its_lock_is_new(
+def test_an_enqueue_is_new_when_its_twin_is_claimed_meanwhile(
     conn: Connection, connect: Connect, queue: Queue, pool: ThreadPoolExecutor, enqueue: Enqueue
 ) -> None:
     """Its insert has met the twin, but a worker claims the twin before the enqueue locks it."""
@@ -107,7 +107,7 @@ def test_an_enqueue_whose_twin_is_claimed_before_its_lock_is_new(
 def test_a_claim_beside_a_replace_returns_the_new_arguments(
     conn: Connection, connect: Connect, pool: ThreadPoolExecutor
 ) -> None:
-    """A claim may miss the job; then a later one returns it. No claim returns arguments that were replaced before."""
+    """A claim may miss the job; then a later one returns it. No claim returns arguments replaced before it began."""
     keys, rounds = 10, 150
     producer, worker = Queue(connect()), WorkerQueue(connect())
     committed, over = 0, threading.Event()

@@ -97,7 +97,7 @@ def test_a_mismatch_of_arguments_is_a_failure_that_names_them(
         assert job["errors"][0]["error"].startswith("pgq.ArgumentsMismatch: the arguments of job ")
         assert text in job["errors"][0]["error"]
         assert "s3cret" not in job["errors"][0]["error"]
-        # The same error as the call itself would raise; it is not retried unless retry_on says so.
+        # As after any exception, retry_on decides whether the job is retried.
         assert (job["state"], job["attempt"]) == ("dead" if job["kind"] == "k" else "waiting", 1)
     assert "after ArgumentsMismatch" in caplog.text
     assert "s3cret" not in caplog.text
@@ -145,7 +145,7 @@ def test_an_unusable_handler_or_option_is_refused_at_registration(
 
 
 def test_the_decorator_needs_a_kind() -> None:
-    """Used without parentheses it would silently register nothing."""
+    """Without parentheses it would silently register nothing."""
     with pytest.raises(TypeError, match="kind"):
         Handlers().handler(keyword)  # type: ignore[arg-type]
 

@@ -99,7 +99,7 @@ def known(conn: Connection, queue: str = "default") -> list[int]:
 
 
 def pass_due(conn: Connection) -> None:
-    """Let the time be over for which the session has put off its next long scan."""
+    """Move the session's ``due`` into the past, so that a long scan is due."""
     conn.execute(
         "SELECT set_config(%(name)s, '1' || substr(current_setting(%(name)s), 17), false)", {"name": setting(conn)}
     )
@@ -118,7 +118,7 @@ def test_a_session_starts_at_its_heads_when_nothing_is_shared(conn: Connection, 
 def test_a_scan_that_is_due_is_not_made_when_another_session_has_made_one(
     conn: Connection, queue: WorkerQueue, past: None
 ) -> None:
-    """The session waits again, for what the other has found is in pgq_head."""
+    """The session waits again, because what the other one has found is in pgq_head."""
     queue.claim()
     pass_due(conn)
     before = read("pgq_waiting_claim", conn)
@@ -153,7 +153,7 @@ def put_back(conn: Connection, connect: Connect, queue: WorkerQueue, jobs: int) 
 
 
 def skipped(conn: Connection, connect: Connect, queue: WorkerQueue, jobs: int) -> None:
-    """Lock a job in a transaction that rolls back."""
+    """Lock a job while claims pass it, and roll back."""
     queue.enqueue("left")
     other = connect(autocommit=False)
     other.execute("SELECT FROM pgq_waiting WHERE kind = 'left' FOR UPDATE")
@@ -417,10 +417,10 @@ def test_garbage_in_the_setting_counts_as_no_head(conn: Connection, queue: Worke
 
 
 @pytest.mark.parametrize("value", [f"{SOON} || ' {{'", f"'x' || {FAR}"])
-def test_a_damaged_setting_is_as_good_as_none(
+def test_a_session_with_a_damaged_setting_starts_as_a_new_one(
     conn: Connection, connect: Connect, queue: WorkerQueue, past: None, value: str
 ) -> None:
-    """The session takes over what others know, as a new session does."""
+    """It begins with the heads that others share."""
     queue.claim()
     fresh = WorkerQueue(connect())
     fresh.conn.execute(f"SELECT set_config(%s, {value}, false)".encode(), [setting(conn)])
@@ -443,13 +443,13 @@ def test_a_forged_head_harms_only_the_session_that_set_it(
     conn: Connection, connect: Connect, queue: WorkerQueue, past: None
 ) -> None:
     """A session with a head in the far future finds nothing until its next long scan, and does not share that head."""
-    lie = f"SELECT set_config(%s, {NOW} + %s || {FAR}, false)".encode()
+    forge = f"SELECT set_config(%s, {NOW} + %s || {FAR}, false)".encode()
     queue.enqueue("k", dedup=False)
-    conn.execute(lie, [setting(conn), 100_000_000])
+    conn.execute(forge, [setting(conn), 100_000_000])
     assert queue.claim() == []
     assert len(WorkerQueue(connect()).claim()) == 1
     conn.execute("DELETE FROM pgq_head")
-    conn.execute(lie, [setting(conn), -1])
+    conn.execute(forge, [setting(conn), -1])
     queue.enqueue("k", dedup=False)
     assert len(queue.claim()) == 1
     queue.enqueue("k", dedup=False)
@@ -464,7 +464,7 @@ def test_without_statistics_every_scan_counts_as_long(conn: Connection, queue: W
     assert known(conn) == [0, 1, 2, 3, 4, 5]
 
 
-def told(due: str, rescan_delay: str, at: str) -> bytes:
+def sharing(due: str, rescan_delay: str, at: str) -> bytes:
     """Return a statement that shares heads at this time in all lanes of "default" and of the search for leases."""
     return (
         f"INSERT INTO pgq_head SELECT q, {due}, '{rescan_delay}', h "
@@ -474,7 +474,7 @@ def told(due: str, rescan_delay: str, at: str) -> bytes:
     ).encode()
 
 
-OLD = told("now() - interval '1 hour'", "1 second", "now()")
+OLD = sharing("now() - interval '1 hour'", "1 second", "now()")
 
 
 def test_a_shared_head_keeps_the_lanes_that_the_scan_has_not_reached(
@@ -511,12 +511,12 @@ def test_sharing_a_head_waits_for_no_lock(conn: Connection, connect: Connect, qu
 def test_the_first_claim_of_a_session_leaves_a_scan_to_others(conn: Connection, queue: WorkerQueue) -> None:
     """A session may live for one claim, so it makes a scan that is a little overdue only with its second one."""
     conn.execute("SELECT pgq_enqueue('left', ripe_at => pgq_now() - interval '1 day')")
-    conn.execute(told("now() - interval '3 minutes'", "1 minute", "now()"))
+    conn.execute(sharing("now() - interval '3 minutes'", "1 minute", "now()"))
     assert queue.claim() == []
     assert [job.kind for job in queue.claim()] == ["left"]
 
 
-def test_what_was_told_long_ago_is_not_believed(conn: Connection, queue: WorkerQueue) -> None:
+def test_heads_that_were_shared_long_ago_are_not_used(conn: Connection, queue: WorkerQueue) -> None:
     """A new session leaves the scan to others for ten times the delay, and then makes it itself."""
     conn.execute("SELECT pgq_enqueue('left', ripe_at => pgq_now() - interval '1 day')")
     conn.execute(OLD)
@@ -526,7 +526,7 @@ def test_what_was_told_long_ago_is_not_believed(conn: Connection, queue: WorkerQ
 def test_a_shared_head_from_the_future_is_ignored(conn: Connection, connect: Connect, queue: WorkerQueue) -> None:
     """It was shared before the server's clock was set back."""
     hour = "now() + interval '1 hour'"
-    conn.execute(told(hour, "5 minutes", hour))
+    conn.execute(sharing(hour, "5 minutes", hour))
     queue.enqueue("k")
     assert [job.attempt for job in queue.claim()] == [1]
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 second'")
@@ -544,7 +544,7 @@ def test_a_shared_head_from_the_future_is_replaced(conn: Connection, queue: Work
 def test_session_settings_do_not_break_the_heads(
     conn: Connection, queue: WorkerQueue, past: None, setting: str
 ) -> None:
-    """Some change how the server reads arrays and strings."""
+    """They change how the server reads arrays and strings."""
     conn.execute(f"SET {setting} = off".encode())
     queue.enqueue_many({"kind": "k", "args": n} for n in range(300))
     assert [len(queue.claim(max_jobs=100)) for _ in range(4)] == [100, 100, 100, 0]
@@ -601,7 +601,7 @@ def test_one_session_makes_the_long_scan_for_expired_leases(
 def test_a_long_scan_for_leases_that_fills_its_batch_is_repeated_at_once(
     conn: Connection, connect: Connect, queue: WorkerQueue, snapshot: None
 ) -> None:
-    """Otherwise the jobs of a dead host with many workers would come back by fifties, with long pauses."""
+    """Otherwise the jobs of a dead host with many workers would come back fifty at a time, with long pauses."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(620))
     jobs = queue.claim(max_jobs=620)
     conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 hour'")

@@ -66,7 +66,7 @@ def test_a_job_that_was_completed_meanwhile_cannot_be_held(
 
 
 def test_a_token_is_not_reused_after_a_crash(conn: Connection, connect: Connect, queue: WorkerQueue) -> None:
-    """A crash may reset the sequence to a value before claims that were not yet on disk."""
+    """After a crash the sequence may repeat the values of claims that were not yet on disk."""
     queue.enqueue("k", backoff="0 seconds")
     tokens = set()
     for _ in range(3):
@@ -78,7 +78,7 @@ def test_a_token_is_not_reused_after_a_crash(conn: Connection, connect: Connect,
 
 
 def test_extending_a_lease_does_not_wait_for_a_hold(conn: Connection, connect: Connect, queue: WorkerQueue) -> None:
-    """A heartbeat during a transactional handler returns at once; the lease stays as it is."""
+    """While a transactional handler holds its job, pgq_extend returns at once, and the lease stays as it is."""
     queue.enqueue("k")
     (job,) = queue.claim()
     holder, heart = WorkerQueue(connect()), WorkerQueue(connect())
@@ -89,8 +89,8 @@ def test_extending_a_lease_does_not_wait_for_a_hold(conn: Connection, connect: C
     assert heart.extend(job, timedelta(hours=1)) > job.lease_until + timedelta(minutes=50)
 
 
-def test_a_job_whose_lease_ends_twice_is_slowed_down(conn: Connection, queue: WorkerQueue) -> None:
-    """It is ripe at once after the first lease, and after the backoff later on; after the last retry it is dead."""
+def test_a_job_whose_lease_ends_after_its_last_retry_is_dead(conn: Connection, queue: WorkerQueue) -> None:
+    """After its first lease it is ripe at once, whatever its backoff is."""
     enqueued = queue.enqueue("k", max_retries=1, backoff="1 hour")
     (job,) = queue.claim()
     expire(conn)

@@ -24,7 +24,7 @@ def test_a_duplicate_in_bulk_keeps_its_twin_from_starting(connect: Connect, queu
 
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
 def test_a_duplicate_in_bulk_waits_for_the_claim_of_its_twin(connect: Connect, queue: Queue, ending: str) -> None:
-    """After a commit of the claim the job is new, after a rollback it is a duplicate. No event is lost."""
+    """After a commit of the claim the job is new, after a rollback it is a duplicate."""
     first = queue.enqueue("job")
     worker, producer = connect(autocommit=False), connect()
     WorkerQueue(worker).claim()

@@ -201,7 +201,7 @@ def test_a_client_works_with_odd_settings_of_its_role(conn: Connection, odd: str
 
 
 def test_heads_copied_from_another_session_hide_no_job(conn: Connection, connect: Connect) -> None:
-    """What one session knows is true for the other."""
+    """A head that is true for one session is true for another."""
     other, names = connect(), [one(conn, "SELECT _pgq_head_setting(%s)", queue) for queue in ("default", "")]
     Queue(conn).enqueue("k")
     WorkerQueue(conn).claim()
@@ -213,17 +213,17 @@ def test_heads_copied_from_another_session_hide_no_job(conn: Connection, connect
 
 def test_a_session_that_puts_off_maintenance_does_not_affect_others(conn: Connection, connect: Connect) -> None:
     """It can put off its own search for expired leases, for ten minutes at most."""
-    liar, queue = connect(), WorkerQueue(connect())
+    forger, queue = connect(), WorkerQueue(connect())
     queue.enqueue("k", backoff="0")
     queue.claim()
     expire(conn)
-    lie = "SELECT set_config(_pgq_head_setting(''), _pgq_microseconds(now() + %s * interval '1 s') || ' {}', false)"
-    liar.execute(lie, [500])
-    assert WorkerQueue(liar).claim() == []
+    forge = "SELECT set_config(_pgq_head_setting(''), _pgq_microseconds(now() + %s * interval '1 s') || ' {}', false)"
+    forger.execute(forge, [500])
+    assert WorkerQueue(forger).claim() == []
     assert len(queue.claim()) == 1
     expire(conn)
-    liar.execute(lie, [700])
-    assert len(WorkerQueue(liar).claim()) == 1
+    forger.execute(forge, [700])
+    assert len(WorkerQueue(forger).claim()) == 1
 
 
 @pytest.mark.parametrize("value", ["", "garbage", "0" * 1_000_000, "-1", "NaN", "\u20ac'\\"])

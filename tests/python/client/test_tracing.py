@@ -146,7 +146,7 @@ def test_an_invalid_context_does_not_stop_the_job(
 
 
 def test_pgq_works_without_opentelemetry() -> None:
-    """It does not import the package where that is not installed."""
+    """It imports OpenTelemetry only where that is installed."""
     code = (
         "import sys; sys.modules['opentelemetry'] = None\n"
         "import pgq, pgq.tracing; assert not pgq.tracing.AVAILABLE and not pgq.tracing.is_on()"

@@ -136,7 +136,7 @@ def test_a_claim_cut_before_its_commit_takes_no_job(queue: Queue, worker: Worker
 
 
 def test_a_worker_that_cannot_connect_at_the_start_raises(dsn: str, handlers: Handlers) -> None:
-    """The reason is rather a wrong DSN than a restart of the server."""
+    """A wrong DSN is a more likely reason than a restart of the server."""
     worker = Worker(dsn.replace("pgq_test", "pgq_nowhere"), handlers)
     with pytest.raises(psycopg.OperationalError, match="pgq_nowhere"):
         worker.run()
@@ -192,7 +192,7 @@ def test_a_job_whose_connection_is_lost_before_its_handler_is_released(
 
 
 def test_a_job_behind_a_lost_connection_is_released(queue: Queue, worker: Worker, handlers: Handlers) -> None:
-    """Earlier outcomes cannot be settled before its turn; it does not wait for its lease, and loses no attempt."""
+    """The outcomes before it cannot be settled at its turn. It does not wait for its lease, and loses no attempt."""
     attempts: list[int] = []
     handlers.handler("plain")(lambda job: cut(queue.conn))
     handlers.handler("transactional", transaction=True)(lambda job, conn: attempts.append(job.attempt))
@@ -208,7 +208,7 @@ def test_a_slow_handler_outlasts_an_outage(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Meanwhile its worker rarely tries to settle the earlier outcomes, and then waits for the handler."""
+    """While it runs, its worker tries only rarely to settle the earlier outcomes."""
     worker = make_worker(timing=Timing(settle_again=60.0))
     loop = worker.loops[0]
     tried: list[int] = []

@@ -72,6 +72,7 @@ def test_a_ctrl_c_reaches_each_child_once(
     process = start("--processes", "2", start_new_session=True)
     eventually((tmp_path / "begun-0-1").exists)
     os.killpg(process.pid, signal.SIGINT)
+    # Long enough for the supervisor to send a second one, which would end the job.
     time.sleep(0.3)
     (tmp_path / "go-0").touch()
     assert process.wait(30) == 0

@@ -42,7 +42,7 @@ def enqueue(queue: Queue, count: int, kind: str = "k") -> list[int]:
 def test_a_batch_handler_gets_at_most_batch_jobs_at_a_time(
     queue: Queue, worker: Worker, loop: Loop, handlers: Handlers
 ) -> None:
-    """They come in order, whatever is between them; a handler that returns None has done all of them."""
+    """They come in order, whatever jobs are between them; a handler that returns None has done all of them."""
     seen: list[list[int]] = []
     alone: list[int] = []
     handlers.handler("k", batch=4)(lambda jobs: seen.append([job.args for job in jobs]))
@@ -174,8 +174,8 @@ def test_a_job_that_ends_the_transaction_of_its_batch_fails_alone(
     queue: Queue, loop: Loop, handlers: Handlers, ending: str
 ) -> None:
     """
-    After a COMMIT the jobs before it are done; otherwise they run again, as those after it do, with no attempt lost.
-    Effects are there once.
+    After a COMMIT the jobs before it are done; otherwise they run again, like the jobs after it, and no attempt counts
+    twice. Each effect is there once.
     """
     conn = queue.conn
     conn.execute("CREATE TABLE effect (job bigint)")

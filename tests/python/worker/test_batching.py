@@ -84,7 +84,7 @@ def test_a_slow_handler_releases_the_unstarted_rest_of_its_batch(
 
 
 def test_outcomes_are_recorded_while_the_next_handler_runs(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """Within a tenth of a second: the jobs do not run again if the next one takes the worker down."""
+    """That takes a tenth of a second, so the jobs do not run again if the next one ends the worker."""
     begun, go = threading.Event(), threading.Event()
 
     @handlers.handler("k")

@@ -19,7 +19,7 @@ IN_A_DAY = datetime.now(UTC) + DAY
 
 
 def raises(error: Callable[[], BaseException]) -> Callable[..., NoReturn]:
-    """Return a handler that writes something if it can, and raises this."""
+    """Return a handler that writes an effect if it has a connection, and raises this."""
 
     def work(job: Job, *conn: Connection) -> NoReturn:
         write(job, *conn)
@@ -127,11 +127,11 @@ NONSENSE: dict[str, Callable[[], Any]] = {
     "a time without an end": lambda: Snooze(until=datetime.max.replace(tzinfo=UTC)),
     "neither time nor delay": Snooze,
     "time and delay": lambda: Snooze(until=IN_A_DAY, delay=DAY),
-    "a retry in a number": lambda: Retry(5),  # type: ignore[arg-type]
-    "a retry in the past": lambda: Retry(-DAY),
+    "a retry delay that is a number": lambda: Retry(5),  # type: ignore[arg-type]
+    "a retry delay into the past": lambda: Retry(-DAY),
     "a reason that is a number": lambda: Cancel(404),  # type: ignore[arg-type]
-    "a class without what makes one": Unlike,
-    "a class that does not let itself be looked at": Shy,
+    "a class without the attributes of its base": Unlike,
+    "a class whose __class__ raises": Shy,
 }
 
 

@@ -144,7 +144,7 @@ CLOSES: dict[str, Misuse] = {
     "query in a thread": lets_a_thread_query,
 }
 # This leaves its job done, and costs the connection.
-SPOILS: dict[str, Misuse] = {"attribute that is in the way": sets("execute", None)}
+SPOILS: dict[str, Misuse] = {"attribute that hides a method": sets("execute", None)}
 MISUSES = HARMLESS | FAILS | CLOSES | SPOILS
 
 

@@ -22,7 +22,7 @@ IDLE_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND clas
 
 
 def listen(conn: Connection, channel: str) -> None:
-    """Listen without sleeping."""
+    """Listen to a channel, without counting as asleep."""
     conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
 
 
@@ -108,7 +108,7 @@ NOT_RIPE: list[Callable[[WorkerQueue], object]] = [
 def test_a_ripe_job_wakes_a_sleeping_session(
     queue: WorkerQueue, listener: Connection, sleeper: Queue, ripe: Callable[[WorkerQueue], object]
 ) -> None:
-    """The job becomes ripe in any way; there is one notification for a transaction, after its commit."""
+    """This holds for each way to become ripe. A transaction sends one notification, after its commit."""
     with queue.conn.transaction():
         ripe(queue)
         assert heard(listener) == []
@@ -140,7 +140,7 @@ def test_a_transaction_that_rolls_back_wakes_no_session(queue: Queue, listener: 
 
 
 def test_idle_is_a_state_not_a_counter(queue: Queue, listener: Connection, sleeper: WorkerQueue) -> None:
-    """A session that has said twice that it sleeps is awake when it says so once; a second time raises no warning."""
+    """After two calls with idle=True one with idle=False is enough, and another one raises no warning."""
     notices: list[str | None] = []
     sleeper.conn.add_notice_handler(lambda notice: notices.append(notice.message_primary))
     sleeper.idle()
@@ -205,7 +205,7 @@ def test_advisory_locks_of_an_application_do_not_look_like_a_sleeper(
 
 
 def test_an_application_that_holds_the_lock_blocks_no_session(queue: WorkerQueue, connect: Connect) -> None:
-    """Its effect is needless notifications, and workers that only poll."""
+    """It causes only needless notifications, and workers that poll."""
     application = connect()
     application.execute("SELECT pg_advisory_lock('pgq_waiting'::regclass::oid::integer, hashtext('default'))")
     queue.conn.execute("SET lock_timeout = '2s'")

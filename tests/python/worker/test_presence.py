@@ -292,7 +292,7 @@ def test_a_worker_frozen_for_longer_than_its_lease_changes_nothing(
     start: Start,
     tmp_path: Path,
 ) -> None:
-    """By then another worker has its job: its transaction rolls back, and it goes on."""
+    """By then another worker has its job: the first one's transaction rolls back, and both go on."""
     conn.execute("CREATE TABLE effect (worker integer)")
     (tmp_path / "held.py").write_text(
         "import os, pathlib, time\nimport pgq\n"

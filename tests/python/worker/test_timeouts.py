@@ -146,7 +146,7 @@ def test_a_handler_in_another_thread_is_interrupted_when_python_runs(
 
 
 def test_a_handler_that_returns_in_time_is_not_interrupted(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """Neither is the worker or a later job without a timeout when that time would have been over."""
+    """Neither is the worker, nor a later job without a timeout, when that time is over."""
     seen: list[str] = []
 
     @handlers.handler("quick", timeout=0.15)

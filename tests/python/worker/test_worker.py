@@ -200,7 +200,7 @@ def test_each_outcome_is_one_log_line_without_the_payload(
 
 
 def test_run_serves_its_queues_until_stopped(queue: Queue, make_worker: MakeWorker, handlers: Handlers) -> None:
-    """The worker serves no other queue; it wakes at once, and the claimed but unstarted job is released uncounted."""
+    """It serves no other queue. A job that it has claimed but not begun is released, and the attempt does not count."""
     worker = make_worker(queues=["mine"])
     handlers.handler("k")(lambda job: worker.stop())
     elsewhere = queue.enqueue("k", queue="other")
