@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
-from support.database import Connect, Connection, one
+from support.database import Connect, Connection, expire, one
 
 from pgq import Job, JobNotFound, LeaseLost, Queue, WorkerQueue
 
@@ -60,7 +60,7 @@ def test_an_enqueue_is_refused_before_it_meets_a_twin(limited: Queue, connect: C
 def test_a_call_does_not_wait_for_a_job_in_another_queue(
     limited: WorkerQueue, conn: Connection, connect: Connect
 ) -> None:
-    """Although the job is locked, even its id and token do not tell it from a job that does not exist."""
+    """The job is locked, but each call fails as for a job that does not exist, even with its id and token."""
     job = held(conn, connect)
     with pytest.raises(JobNotFound):
         limited.cancel(job.id)
@@ -84,6 +84,6 @@ def test_a_claim_rescues_the_jobs_of_all_queues(limited: WorkerQueue, conn: Conn
     """A job in another queue whose worker hangs waits again, but the claim does not return it."""
     Queue(conn).enqueue("k", queue="theirs")
     (job,) = WorkerQueue(conn).claim(["theirs"])
-    conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 second'")
+    expire(conn)
     assert limited.claim(["mine"]) == []
     assert one(conn, "SELECT state FROM pgq_jobs WHERE id = %s", job.id) == "waiting"

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
-from support.database import Connection, expire, jobs, one
+from support.database import Connection, jobs, one
 from support.processes import TASKS, Done, installed, invoke
 
 from pgq import Queue, WorkerQueue
@@ -72,7 +72,7 @@ def test_help_names_every_command() -> None:
 
 
 def test_each_command_works_as_a_process(dsn: str, bare: Connection, tmp_path: Path) -> None:
-    """The other tests run most commands in the process of the tests."""
+    """The other tests run most commands without a process of their own."""
     (tmp_path / "tasks.py").write_text(TASKS)
     bare.execute("CREATE ROLE clerk")
     steps = [
@@ -313,7 +313,6 @@ def test_purge_goes_on_until_no_old_job_is_left(run: Run, queue: WorkerQueue, co
     queue.claim(max_jobs=500)
     conn.execute("SELECT pgq_cancel(id) FROM pgq_running")
     assert run("purge", "--older-than", "0s").stdout == "10500 purged\n"
-    expire(conn)
     with pytest.raises(psycopg.Error):
         queue.purge("no interval")
 
