@@ -14,7 +14,6 @@ from support.database import jobs as all_jobs
 
 import pgq
 from pgq import Queue, WorkerQueue
-from pgq.schema.install import install
 from pgq.views import Views
 
 
@@ -243,24 +242,6 @@ def test_a_database_without_pgq_raises_not_installed(conn: Connection) -> None:
     for call in (WorkerQueue(conn).claim, Queue(conn).version, Views(conn).stats):
         with pytest.raises(pgq.NotInstalled, match="does not exist"):
             call()
-
-
-def test_two_installations_in_one_database_are_separate(conn: Connection, queue: Queue) -> None:
-    """They are in schemas of any name, and used side by side in one session."""
-    install(conn, schema="my Jobs")
-    conn.execute("RESET search_path")
-    other = WorkerQueue(conn, schema="my Jobs")
-    queue.enqueue("here")
-    other.enqueue_many([{"kind": "there"}])
-    assert [row["kind"] for row in Views(conn).jobs()] == ["here"]
-    assert [row["kind"] for row in Views(conn, schema="my Jobs").stats()] == ["there"]
-    (job,) = other.claim()
-    assert job.kind == "there"
-    with conn.transaction():
-        other.hold(job)
-        other.complete(job, "done")
-    assert Views(conn, schema="my Jobs").job(job.id)["state"] == "done"
-    assert (other.version(), [row["state"] for row in Views(conn).jobs()]) == (queue.version(), ["waiting"])
 
 
 def test_the_views_filter_and_count(queue: WorkerQueue) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from support.database import Connection, jobs, record, seen
+from support.database import Connection, jobs
 from support.threads import Thread, eventually
 from support.workers import MakeWorker, drain
 
@@ -260,19 +260,3 @@ def test_the_ticker_thread_survives_any_error(
             loop.turn()
     drain(loop)
     assert jobs(queue.conn) == []
-
-
-def test_a_worker_claims_in_read_committed_whatever_the_default(
-    conn: Connection, queue: Queue, loop: Loop, handlers: Handlers
-) -> None:
-    """This includes a single statement, to which psycopg adds no BEGIN."""
-    record(conn, "pgq_running", "INSERT OR DELETE", "current_setting('transaction_isolation')")
-    conn.execute(f"ALTER DATABASE {conn.info.dbname} SET default_transaction_isolation = serializable".encode())
-    handlers.handler("plain")(lambda job: None)
-    handlers.handler("kept")(lambda job: "result")
-    handlers.handler("transactional", transaction=True)(lambda job, conn: None)
-    for kind in ("plain", "kept", "transactional"):
-        queue.enqueue(kind)
-        loop.turn()
-    drain(loop)
-    assert set(seen(conn)) == {("read committed",)}

@@ -1,4 +1,4 @@
-"""Operating a worker: its log, its health file, the service manager, and runs that end by themselves."""
+"""What operators see of a worker: its log, its health file, and messages to the service manager."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ import re
 import socket
 import threading
 import time
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from support.database import Connection, jobs, one
+from support.database import Connection, one
 from support.processes import Start
 from support.threads import Thread, eventually
 
-from pgq import Drain, Handlers, Job, Queue, Worker, WorkerQueue
-from pgq.worker.settings import Timing
-from pgq.worker.settle import Settler
+from pgq import Drain, Handlers, Job, Queue, Worker
 
 TASKS = """
 import pgq
@@ -60,80 +57,6 @@ def test_the_json_log_has_one_object_per_line(conn: Connection, queue: Queue, st
         assert 0 <= line["duration"] < 10
         assert 3600 <= line["wait"] < 3700
     assert "s3cret" not in log
-
-
-def test_a_draining_worker_ends_when_no_job_is_ripe(queue: Queue, dsn: str, handlers: Handlers) -> None:
-    """A job for later stays; jobs that its handlers enqueue are done."""
-    done: list[int] = []
-
-    @handlers.handler("k")
-    def work(job: Job) -> None:
-        done.append(job.args)
-        if job.args:
-            queue.enqueue("k", job.args - 1)
-
-    later = queue.enqueue("k", 7, delay="1 hour")
-    queue.enqueue("k", 2)
-    worker = Worker(dsn, handlers, drain=Drain(until_empty=False), concurrency=2)
-    Thread(worker.run).result(30)
-    assert sorted(done) == [0, 1, 2]
-    assert jobs(queue.conn) == [(later.id, "waiting", 0)]
-    assert worker.drained
-
-
-def test_until_empty_waits_for_later_jobs_and_jobs_of_other_workers(
-    queue: WorkerQueue, dsn: str, handlers: Handlers
-) -> None:
-    """It starts a later job when it is ripe, however long the poll interval is."""
-    done: list[str] = []
-    handlers.handler("k")(lambda job: done.append(job.args))
-    queue.enqueue("k", "elsewhere")
-    (elsewhere,) = queue.claim()
-    queue.enqueue("k", "later", delay="300 milliseconds")
-    worker = Worker(dsn, handlers, drain=Drain(until_empty=True), poll=0.2)
-    thread = Thread(worker.run)
-    eventually(lambda: jobs(queue.conn) == [(elsewhere.id, "running", 1)])
-    # Several polls.
-    end = time.monotonic() + 0.7
-    eventually(lambda: time.monotonic() > end or not thread.is_alive())
-    assert thread.is_alive()
-    assert done == ["later"]
-    queue.complete(elsewhere)
-    thread.result(30)
-    assert jobs(queue.conn) == []
-
-
-@pytest.mark.parametrize("concurrency", [1, 3])
-def test_a_worker_ends_after_max_jobs(queue: Queue, dsn: str, handlers: Handlers, concurrency: int) -> None:
-    """It runs exactly that many, and releases what it has claimed beyond."""
-    done: list[int] = []
-    lock = threading.Lock()
-
-    @handlers.handler("k")
-    def work(job: Job) -> None:
-        with lock:
-            done.append(job.args)
-
-    handlers.handler("list", batch=4)(lambda jobs: done.extend(job.args for job in jobs))
-    queue.enqueue_many({"kind": kind, "args": n} for n in range(20) for kind in ("k", "list"))
-    Thread(Worker(dsn, handlers, max_jobs=7, concurrency=concurrency).run).result(30)
-    assert len(done) == 7
-    assert [(state, attempt) for _, state, attempt in jobs(queue.conn)] == [("waiting", 0)] * 33
-
-
-def test_a_released_job_does_not_count_against_max_jobs(queue: Queue, dsn: str, handlers: Handlers) -> None:
-    """The worker releases jobs behind a slow one, and claims as many again."""
-    done: list[int] = []
-
-    @handlers.handler("k")
-    def work(job: Job) -> None:
-        if job.args == 0:
-            eventually(lambda: [state for _, state, _ in jobs(queue.conn)] == ["running", *["waiting"] * 5])
-        done.append(job.args)
-
-    queue.enqueue_many({"kind": "k", "args": n} for n in range(6))
-    Thread(Worker(dsn, handlers, max_jobs=4, timing=Timing(keep_unstarted=0.01)).run).result(30)
-    assert done == [0, 1, 2, 3]
 
 
 def test_the_health_file_is_touched_while_the_worker_is_well(
@@ -194,28 +117,6 @@ def test_a_missing_notify_socket_does_not_stop_the_worker(
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nothing"))
     Thread(Worker(dsn, handlers, drain=Drain(until_empty=False)).run).result(30)
-
-
-def test_a_worker_that_fails_leaves_its_jobs_to_others_at_once(
-    conn: Connection, queue: WorkerQueue, dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch, grown_up: None
-) -> None:
-    """It does not unregister, so its jobs are rescued like those of a killed worker, before the lease ends."""
-
-    def fail(*_: object) -> None:
-        raise ZeroDivisionError
-
-    @handlers.handler("k")
-    def work(job: Job) -> str:
-        monkeypatch.setattr(Settler, "settle", fail)
-        monkeypatch.setattr(Settler, "settle_and_claim", fail)
-        return "kept"
-
-    enqueued = queue.enqueue("k")
-    with pytest.raises(ZeroDivisionError):
-        Thread(Worker(dsn, handlers, lease=timedelta(minutes=5)).run).result(30)
-    assert jobs(conn) == [(enqueued.id, "running", 1)]
-    queue.claim(["other"])
-    eventually(lambda: [job.attempt for job in queue.claim()] == [2], seconds=10)
 
 
 def test_the_text_log_says_what_happened_to_a_job(queue: Queue, start: Start, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Signals to worker processes: how they stop, and what remains of a killed one."""
+"""Signals to worker processes: how they stop, and what becomes of the jobs of a killed or frozen one."""
 
 from __future__ import annotations
 
@@ -106,3 +106,68 @@ def test_a_job_that_kills_every_worker_is_dead_after_its_retries(
     assert (job["state"], job["attempt"]) == ("dead", 3)
     assert [error["worker"].split(":")[0] for error in job["errors"]] == ["victim 3", "victim 2", "victim 1"]
     assert {error["error"] for error in job["errors"]} == {"the lease ran out"}
+
+
+@pytest.mark.happens("a worker is killed")
+def test_the_jobs_of_a_killed_worker_run_again_within_seconds(
+    conn: Connection,
+    queue: Queue,
+    start: Start,
+    tmp_path: Path,
+    grown_up: None,
+) -> None:
+    """The lease is five minutes, but the worker's session is gone."""
+    queue.enqueue("slow", 0)
+    victim = start("--name", "victim")
+    eventually((tmp_path / "begun-0-1").exists)
+    start("--name", "heir")
+    eventually(lambda: [one for one in Views(conn).workers() if one["present"] and one["name"].startswith("heir:")])
+    # The loop must take one turn before it looks for workers that are gone.
+    queue.enqueue("slow", 1)
+    (tmp_path / "go-1").touch()
+    eventually((tmp_path / "begun-1-1").exists)
+    victim.kill()
+    begun = time.monotonic()
+    eventually((tmp_path / "begun-0-2").exists)
+    # The promise is two seconds; a loaded machine gets more.
+    assert time.monotonic() - begun < 6
+    (tmp_path / "go-0").touch()
+    eventually(lambda: jobs(conn) == [])
+
+
+@pytest.mark.happens("a worker is frozen for longer than its lease")
+def test_a_worker_frozen_for_longer_than_its_lease_changes_nothing(
+    conn: Connection,
+    dsn: str,
+    queue: Queue,
+    start: Start,
+    tmp_path: Path,
+) -> None:
+    """By then another worker has its job: the first one's transaction rolls back, and both go on."""
+    conn.execute("CREATE TABLE effect (worker integer)")
+    (tmp_path / "held.py").write_text(
+        "import os, pathlib, time\nimport pgq\n"
+        "@pgq.handler('held')\n"
+        "def held(job):\n"
+        "    pathlib.Path(f'held-{job.attempt}-{os.getpid()}').touch()\n"
+        "    while not pathlib.Path('go').exists(): time.sleep(0.005)\n"
+        "    import psycopg\n"
+        f"    with psycopg.connect({dsn!r}) as conn:\n"
+        "        conn.execute('INSERT INTO effect VALUES (%s)', [os.getpid()])\n"
+        "        job.complete(conn)\n"
+    )
+    queue.enqueue("held")
+    first = start("held", "--lease", "1s", "--transaction-pooler")
+    eventually(lambda: list(tmp_path.glob("held-1-*")))
+    first.send_signal(signal.SIGSTOP)
+    second = start("held", "--lease", "1m", "--transaction-pooler")
+    eventually(lambda: list(tmp_path.glob("held-2-*")))
+    first.send_signal(signal.SIGCONT)
+    (tmp_path / "go").touch()
+    eventually(lambda: jobs(conn) == [])
+    for process in (first, second):
+        process.terminate()
+    logs = [process.communicate(timeout=30)[1] for process in (first, second)]
+    assert "lost after LeaseLost" in logs[0]
+    assert conn.execute("SELECT worker FROM effect").fetchall() == [(second.pid,)]
+    assert (first.returncode, second.returncode) == (0, 0)

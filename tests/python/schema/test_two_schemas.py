@@ -1,4 +1,4 @@
-"""Two installations in one database, an extension and a plain one, are separate."""
+"""Two installations in one database are separate, whether extensions or plain ones."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from support.installed import PLAIN, in_schema, run
 from support.threads import eventually
 
 from pgq import Queue, WorkerQueue
+from pgq.schema.install import install
+from pgq.views import Views
 
 NAMES = ("one", 'the "other", %I')
 
@@ -129,3 +131,21 @@ def test_dropping_one_installation_leaves_the_other(owner: Connection, queues: t
     owner.execute("DROP EXTENSION pgq")
     (job,) = b.claim()
     b.complete(job)
+
+
+def test_two_plain_installations_work_side_by_side(conn: Connection, queue: Queue) -> None:
+    """Their schemas may have any name, and one session may use both."""
+    install(conn, schema="my Jobs")
+    conn.execute("RESET search_path")
+    other = WorkerQueue(conn, schema="my Jobs")
+    queue.enqueue("here")
+    other.enqueue_many([{"kind": "there"}])
+    assert [row["kind"] for row in Views(conn).jobs()] == ["here"]
+    assert [row["kind"] for row in Views(conn, schema="my Jobs").stats()] == ["there"]
+    (job,) = other.claim()
+    assert job.kind == "there"
+    with conn.transaction():
+        other.hold(job)
+        other.complete(job, "done")
+    assert Views(conn, schema="my Jobs").job(job.id)["state"] == "done"
+    assert (other.version(), [row["state"] for row in Views(conn).jobs()]) == (queue.version(), ["waiting"])

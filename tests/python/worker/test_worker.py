@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from support.database import Connect, Connection, expire, jobs, one
+from support.database import Connect, Connection, expire, jobs, one, record, seen
 from support.threads import Thread, eventually
 from support.workers import MakeWorker, drain
 
@@ -229,3 +229,19 @@ def test_a_kind_has_one_handler() -> None:
     with pytest.raises(ValueError, match="k"):
         registry.handler("k")(lambda job: None)
     assert registry.kinds == ["k"]
+
+
+def test_a_worker_claims_in_read_committed_whatever_the_default(
+    conn: Connection, queue: Queue, loop: Loop, handlers: Handlers
+) -> None:
+    """This includes a single statement, to which psycopg adds no BEGIN."""
+    record(conn, "pgq_running", "INSERT OR DELETE", "current_setting('transaction_isolation')")
+    conn.execute(f"ALTER DATABASE {conn.info.dbname} SET default_transaction_isolation = serializable".encode())
+    handlers.handler("plain")(lambda job: None)
+    handlers.handler("kept")(lambda job: "result")
+    handlers.handler("transactional", transaction=True)(lambda job, conn: None)
+    for kind in ("plain", "kept", "transactional"):
+        queue.enqueue(kind)
+        loop.turn()
+    drain(loop)
+    assert set(seen(conn)) == {("read committed",)}
