@@ -15,7 +15,7 @@ from support.modes import MODES, register
 from support.workers import drain
 
 import pgq
-from pgq import Handlers, Job, Queue, Worker
+from pgq import Handlers, Job, Queue
 from pgq.views import Views
 from pgq.worker.loop import Loop
 
@@ -252,7 +252,7 @@ def test_options_of_a_handler_are_defaults_for_enqueue(conn: Connection, handler
 
 
 def test_a_handler_can_extend_and_complete_its_job_itself(
-    dsn: str, queue: Queue, worker: Worker, loop: Loop, handlers: Handlers
+    dsn: str, queue: Queue, loop: Loop, handlers: Handlers
 ) -> None:
     """
     A job that the handler completes in a transaction of its own is done at the commit, with its result. After a

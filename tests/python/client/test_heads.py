@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
-from support.database import Connect, Connection, one, ration, read, record, seen
+from support.database import Connect, Connection, expire, one, ration, read, record, seen
 from support.threads import eventually
 
 from pgq import Queue, WorkerQueue
@@ -350,9 +350,7 @@ def test_a_reset_discards_the_heads(
     assert [job.kind for job in queue.claim()] == ["left"]
 
 
-def test_another_installation_has_its_own_heads(
-    conn: Connection, connect: Connect, queue: WorkerQueue, past: None
-) -> None:
+def test_another_installation_has_its_own_heads(conn: Connection, queue: WorkerQueue, past: None) -> None:
     """Heads of two installations differ, in one session and for a queue of the same name."""
     queue.claim()
     move_on(queue, MANY)
@@ -496,7 +494,7 @@ def test_a_short_scan_is_not_shared(conn: Connection, queue: WorkerQueue, past: 
     assert one(conn, "SELECT count(*) FROM pgq_head WHERE queue = 'default'") == shared
 
 
-def test_sharing_a_head_waits_for_no_lock(conn: Connection, connect: Connect, queue: Queue, past: None) -> None:
+def test_sharing_a_head_waits_for_no_lock(conn: Connection, connect: Connect, past: None) -> None:
     """Two sessions know newer heads than the shared ones, and the first one's transaction stays open."""
     conn.execute(OLD)
     first, second = WorkerQueue(connect()), WorkerQueue(connect())
@@ -529,7 +527,7 @@ def test_a_shared_head_from_the_future_is_ignored(conn: Connection, connect: Con
     conn.execute(sharing(hour, "5 minutes", hour))
     queue.enqueue("k")
     assert [job.attempt for job in queue.claim()] == [1]
-    conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 second'")
+    expire(conn)
     assert [job.attempt for job in WorkerQueue(connect()).claim()] == [2]
 
 
@@ -552,7 +550,7 @@ def test_session_settings_do_not_break_the_heads(
     assert queue.claim() == []
 
 
-def test_heads_are_shared_at_most_once_a_second(conn: Connection, queue: Queue, past: None) -> None:
+def test_heads_are_shared_at_most_once_a_second(conn: Connection, past: None) -> None:
     """The number of scans does not matter."""
     ration(conn, "20 milliseconds")
     record(conn, "pgq_head", "INSERT", "clock_timestamp()")
@@ -576,7 +574,7 @@ def test_expired_leases_are_looked_for_once_a_second(conn: Connection, queue: Wo
     ration(conn, "1 second")
     queue.enqueue("k")
     queue.claim()
-    conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 second'")
+    expire(conn)
     assert queue.claim() == []
     assert [job.attempt for job in eventually(queue.claim, "the expired job is claimed", 3)] == [2]
 

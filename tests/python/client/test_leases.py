@@ -54,9 +54,7 @@ def test_a_held_job_is_not_rescued_after_its_lease(conn: Connection, connect: Co
     assert jobs(conn) == []
 
 
-def test_a_job_that_was_completed_meanwhile_cannot_be_held(
-    conn: Connection, connect: Connect, queue: WorkerQueue
-) -> None:
+def test_a_job_that_was_completed_meanwhile_cannot_be_held(connect: Connect, queue: WorkerQueue) -> None:
     """The call raises LeaseLost."""
     queue.enqueue("k")
     (job,) = queue.claim()
@@ -65,7 +63,7 @@ def test_a_job_that_was_completed_meanwhile_cannot_be_held(
         WorkerQueue(connect()).hold(job)
 
 
-def test_a_token_is_not_reused_after_a_crash(conn: Connection, connect: Connect, queue: WorkerQueue) -> None:
+def test_a_token_is_not_reused_after_a_crash(conn: Connection, queue: WorkerQueue) -> None:
     """After a crash the sequence may repeat the values of claims that were not yet on disk."""
     queue.enqueue("k", backoff="0 seconds")
     tokens = set()
@@ -77,16 +75,16 @@ def test_a_token_is_not_reused_after_a_crash(conn: Connection, connect: Connect,
     assert len(tokens) == 3
 
 
-def test_extending_a_lease_does_not_wait_for_a_hold(conn: Connection, connect: Connect, queue: WorkerQueue) -> None:
+def test_extending_a_lease_does_not_wait_for_a_hold(connect: Connect, queue: WorkerQueue) -> None:
     """While a transactional handler holds its job, pgq_extend returns at once, and the lease stays as it is."""
     queue.enqueue("k")
     (job,) = queue.claim()
-    holder, heart = WorkerQueue(connect()), WorkerQueue(connect())
-    heart.conn.execute("SET lock_timeout = '2s'")
+    holder, other = WorkerQueue(connect()), WorkerQueue(connect())
+    other.conn.execute("SET lock_timeout = '2s'")
     with holder.conn.transaction():
         holder.hold(job)
-        assert heart.extend(job, timedelta(hours=1)) == job.lease_until
-    assert heart.extend(job, timedelta(hours=1)) > job.lease_until + timedelta(minutes=50)
+        assert other.extend(job, timedelta(hours=1)) == job.lease_until
+    assert other.extend(job, timedelta(hours=1)) > job.lease_until + timedelta(minutes=50)
 
 
 def test_a_job_whose_lease_ends_after_its_last_retry_is_dead(conn: Connection, queue: WorkerQueue) -> None:

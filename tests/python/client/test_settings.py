@@ -9,16 +9,15 @@ from typing import Any
 
 import psycopg
 import pytest
-from click.testing import CliRunner
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from support.calls import CALLS, LIFE, life
 from support.database import Connect, Connection, expire, jobs, one
+from support.processes import invoke
 from support.threads import eventually
 from support.workers import drain
 
 from pgq import Handlers, Queue, Worker, WorkerQueue
-from pgq.cli import main
 from pgq.views import Views
 
 # Values for settings that are neither switches nor numbers.
@@ -196,8 +195,8 @@ def test_a_client_works_with_odd_settings_of_its_role(conn: Connection, odd: str
         queue.enqueue("l")
         assert Views(session).stats()[1]["oldest_ripe_age"].total_seconds() >= 0
     for words in (["enqueue", "k", "{}"], ["stats"], ["list"], ["show", str(second.id)]):
-        result = CliRunner().invoke(main, ["--dsn", odd, *words])
-        assert result.exit_code == 0, result.output
+        done = invoke("--dsn", odd, *words)
+        assert done.returncode == 0, done.stderr
 
 
 def test_heads_copied_from_another_session_hide_no_job(conn: Connection, connect: Connect) -> None:

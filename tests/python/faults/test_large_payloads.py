@@ -8,12 +8,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from click.testing import CliRunner
 from support.database import Connection, jobs, one
+from support.processes import invoke
 from support.workers import drain
 
 from pgq import Handlers, Job, PayloadError, Queue, Worker, WorkerQueue
-from pgq.cli import main
 
 # JSON text, and the SQLSTATE with which PostgreSQL refuses it; None: it is accepted.
 PAYLOADS = {
@@ -197,10 +196,10 @@ def test_the_command_line_shows_jobs_with_extreme_payloads(queue: WorkerQueue, d
         (job,) = queue.claim()
         queue.conn.execute("SELECT pgq_complete(%s, %s, %s::jsonb)", [job.id, job.token, payload])
         for words in (["show"], ["show", "--json"]):
-            result = CliRunner().invoke(main, ["--dsn", dsn, *words, str(job.id)])
-            assert result.exit_code == 0, result.output[-500:]
+            done = invoke("--dsn", dsn, *words, str(job.id))
+            assert done.returncode == 0, done.stderr[-500:]
     for words in (["list"], ["list", "--json"], ["stats"]):
-        assert CliRunner().invoke(main, ["--dsn", dsn, *words]).exit_code == 0
+        assert invoke("--dsn", dsn, *words).returncode == 0
 
 
 def test_args_decode_as_by_json_or_raise_payload_error(conn: Connection) -> None:

@@ -41,6 +41,16 @@ def cut(conn: Connection, pids: list[int]) -> None:
     conn.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s) AS pid", [pids])
 
 
+def cut_first(conn: Connection, event: str) -> None:
+    """End the session that first makes this change to a row, before it commits."""
+    conn.execute("CREATE SEQUENCE cuts")
+    conn.execute(
+        "CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
+        "IF nextval('public.cuts') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; RETURN NULL; END$$"
+    )
+    conn.execute(f"CREATE TRIGGER cut AFTER {event} FOR EACH ROW EXECUTE FUNCTION cut()".encode())
+
+
 class Run:
     """A worker that runs in a thread until all jobs are done."""
 
@@ -127,13 +137,7 @@ def test_a_transactional_job_survives_the_end_of_its_session_at_each_step(
 
     hold, complete = WorkerQueue.hold, WorkerQueue._complete_in
     if step == "in the completion":
-        conn.execute(
-            "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
-            "IF nextval('public.deaths') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; "
-            "RETURN NULL; END$$"
-        )
-        conn.execute("CREATE SEQUENCE deaths")
-        conn.execute("CREATE TRIGGER die AFTER DELETE ON pgq_running FOR EACH ROW EXECUTE FUNCTION die()")
+        cut_first(conn, "DELETE ON pgq_running")
 
     def held(self: WorkerQueue, job: Job) -> str:
         if step == "before hold":
@@ -166,13 +170,7 @@ def test_a_settlement_that_ends_before_its_commit_is_repeated(
     """The failures of a batch are recorded once, and the jobs of the claim in the same transaction are done."""
     handlers.handler("bad")(lambda job: 1 / 0)
     handlers.handler("good")(lambda job: None)
-    conn.execute("CREATE SEQUENCE deaths")
-    conn.execute(
-        "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
-        "IF nextval('public.deaths') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; "
-        "RETURN NULL; END$$"
-    )
-    conn.execute("CREATE TRIGGER die AFTER INSERT ON pgq_ended FOR EACH ROW EXECUTE FUNCTION die()")
+    cut_first(conn, "INSERT ON pgq_ended")
     bad = queue.enqueue("bad", max_retries=0)
     for n in range(5):
         queue.enqueue("good", n)

@@ -336,7 +336,7 @@ def test_grant_and_revoke_change_the_privileges_of_a_role(run: Run, conn: Connec
 
 @pytest.mark.parametrize("password", [True, False])
 def test_a_password_on_the_command_line_causes_a_warning(
-    dsn: str, queue: Queue, monkeypatch: pytest.MonkeyPatch, password: bool
+    dsn: str, monkeypatch: pytest.MonkeyPatch, password: bool
 ) -> None:
     """The warning does not repeat it; a password from the environment causes none."""
     secret = make_conninfo(dsn, password="s3cret")

@@ -63,7 +63,6 @@ def test_children_do_the_work_and_end_with_their_supervisor(
 def test_a_ctrl_c_reaches_each_child_once(
     conn: Connection,
     queue: Queue,
-    dsn: str,
     start: Start,
     tmp_path: Path,
 ) -> None:
@@ -91,9 +90,10 @@ def test_a_second_signal_ends_all_children(
     enqueued = queue.enqueue("slow", 0)
     process = start("--processes", "2")
     eventually((tmp_path / "begun-0-1").exists)
+    both(conn)
     process.send_signal(number)
-    # Two signals sent in a row may arrive as one.
-    time.sleep(0.5)
+    # Two signals sent in a row may arrive as one. Once the idle child is gone, the first one has arrived.
+    eventually(lambda: len(pids(conn)) == 1)
     process.send_signal(number)
     assert process.wait(30) == 128 + number
     assert jobs(conn) == [(enqueued.id, "waiting", 0)]

@@ -103,7 +103,7 @@ def test_heads_are_separate(owner: Connection, queues: tuple[WorkerQueue, Worker
     assert [one(owner, "SELECT current_setting(%s, true) <> ''", name) for name in names] == [True, True]
 
 
-def test_grants_are_separate(as_: As, owner: Connection, queues: tuple[WorkerQueue, WorkerQueue]) -> None:
+def test_grants_are_separate(as_: As, owner: Connection) -> None:
     """A role that may enqueue in one may do nothing in the other."""
     with in_schema(owner, NAMES[0]):
         owner.execute("SELECT pgq_grant('web', 'producer')")

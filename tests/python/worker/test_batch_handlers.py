@@ -12,7 +12,7 @@ from support.database import Connection, jobs, one
 from support.modes import write
 from support.workers import drain
 
-from pgq import Handlers, Job, PayloadError, Queue, Worker
+from pgq import Handlers, Job, PayloadError, Queue
 from pgq.views import Views
 from pgq.worker.loop import Loop
 
@@ -39,9 +39,7 @@ def enqueue(queue: Queue, count: int, kind: str = "k") -> list[int]:
     ]
 
 
-def test_a_batch_handler_gets_at_most_batch_jobs_at_a_time(
-    queue: Queue, worker: Worker, loop: Loop, handlers: Handlers
-) -> None:
+def test_a_batch_handler_gets_at_most_batch_jobs_at_a_time(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """They come in order, whatever jobs are between them; a handler that returns None has done all of them."""
     seen: list[list[int]] = []
     alone: list[int] = []

@@ -56,22 +56,23 @@ def retry_one(queue: Queue) -> None:
     queue.retry(int(one(queue.conn, "SELECT id FROM pgq_ended")))
 
 
-def release_one(queue: WorkerQueue) -> None:
-    """Claim a job and release it."""
+def claim_one(queue: WorkerQueue) -> Job:
+    """Claim a job that was not ripe when it was enqueued, so that the enqueue sends no notification."""
     queue.conn.execute("SELECT set_config('pgq.now', '2100-01-01Z', false)")
     queue.enqueue("k", delay="1 second")
     queue.conn.execute("SELECT set_config('pgq.now', '2100-01-02Z', false)")
     (job,) = queue.claim()
-    queue.release(job)
+    return job
+
+
+def release_one(queue: WorkerQueue) -> None:
+    """Claim a job and release it."""
+    queue.release(claim_one(queue))
 
 
 def fail_one(queue: WorkerQueue) -> None:
     """Fail a job, to be retried at once."""
-    queue.conn.execute("SELECT set_config('pgq.now', '2100-01-01Z', false)")
-    queue.enqueue("k", delay="1 second")
-    queue.conn.execute("SELECT set_config('pgq.now', '2100-01-02Z', false)")
-    (job,) = queue.claim()
-    queue.fail(job, retry_in=timedelta(0))
+    queue.fail(claim_one(queue), retry_in=timedelta(0))
 
 
 def sooner(queue: Queue) -> None:
