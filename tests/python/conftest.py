@@ -19,7 +19,8 @@ from psycopg.conninfo import make_conninfo
 from pytest_postgresql.executors import NoopExecutor
 from pytest_postgresql.factories import postgresql_noproc
 from support.clones import Clones
-from support.database import As, Connect, Connection, one
+from support.database import As, Connect, Connection, one, ration, read
+from support.heads import PAST
 from support.paths import ROOT
 from support.processes import start
 from support.proxy import Proxy
@@ -205,6 +206,25 @@ def snapshot(connect: Connect) -> Iterator[None]:
     holder.execute("SELECT 1")
     yield
     holder.rollback()
+
+
+@pytest.fixture
+def rationed(conn: Connection) -> None:
+    """No second long scan is made during a test, unless the test says so."""
+    ration(conn, "5 minutes")
+
+
+@pytest.fixture
+def past(conn: Connection, connect: Connect, snapshot: None) -> None:
+    """Leave many completed jobs behind, and a snapshot that keeps the index entries of all of them."""
+    queue = WorkerQueue(connect())
+    queue.enqueue_many({"kind": "past", "args": n} for n in range(PAST))
+    while jobs := queue.claim(max_jobs=1000):
+        queue.complete_many(jobs)
+    conn.execute("DELETE FROM pgq_head")
+    read("pgq_waiting_claim", queue.conn)
+    # The end of a lane counts as a tenth of a second ago: the past must be over by then.
+    conn.execute("SELECT pg_sleep(0.15)")
 
 
 @pytest.fixture
