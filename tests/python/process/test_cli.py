@@ -50,22 +50,9 @@ def test_help_names_every_command() -> None:
     done = installed("--help")
     assert done.returncode == 0
     for command in (
-        "install",
-        "upgrade",
-        "uninstall",
-        "version",
-        "enqueue",
-        "worker",
-        "list",
-        "show",
-        "stats",
-        "ps",
-        "retry",
-        "cancel",
-        "purge",
-        "grant",
-        "revoke",
-    ):
+        "install", "upgrade", "uninstall", "version", "enqueue", "worker", "list", "show", "stats",
+        "ps", "retry", "cancel", "purge", "grant", "revoke",
+    ):  # fmt: skip
         assert f"\n  {command} " in done.stdout
         assert invoke(command, "--help").returncode == 0
 
