@@ -122,7 +122,9 @@ class Workers:
                     self.crashes.append(f"{slot.options} does not stop")
                     continue
                 slot.process = None
-                if code:
+                # Until the worker's first turn, which makes the file, Python may not have taken over the signal.
+                is_starting = slot.health is not None and not slot.health.exists()
+                if code and not (code == -signal.SIGTERM and is_starting):
                     self.crashes.append(f"{slot.options} stopped with exit code {code}")
         self.crashes += [line for line in self.log.read_text(errors="replace").splitlines() if "Traceback" in line]
 
