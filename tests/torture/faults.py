@@ -19,6 +19,8 @@ SESSIONS = (
     "AND (application_name LIKE 'pgq %' OR application_name LIKE 'own %') ORDER BY pid"
 )
 TICK = 0.02
+# A loaded machine gets so many times the planned seconds until enough has happened.
+OVERTIME = 8
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,28 @@ class Injector:
         self._plan = plan
         self._thaws: list[tuple[float, Process]] = []
 
-    def run(self, seconds: float, restarts: int, restart: Callable[[], None], is_enough: Callable[[], bool]) -> None:
-        """Inject faults for some seconds, or until ``is_enough``; spread restarts of the server over that time."""
+    def run(
+        self,
+        seconds: float,
+        restarts: int,
+        restart: Callable[[], None],
+        *,
+        ends_early: Callable[[], bool],
+        is_enough: Callable[[], bool],
+    ) -> None:
+        """
+        Inject faults for some seconds, and spread restarts of the server over that time.
+
+        The run ends before when ``ends_early``, and goes on for up to OVERTIME times as long until it ``is_enough``.
+        """
         began = time.monotonic()
         due = [began + seconds * (n + self._rng.uniform(0.7, 1)) / (restarts + 1) for n in range(restarts)]
         next_at = began
         try:
-            while (now := time.monotonic()) < began + seconds and not is_enough():
+            while not ends_early():
+                now = time.monotonic()
+                if now > began + OVERTIME * seconds or (now > began + seconds and is_enough()):
+                    break
                 self._workers.replace_ended()
                 self._thaw(now)
                 if due and now >= due[0]:

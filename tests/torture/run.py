@@ -31,6 +31,8 @@ class Plan:
     """What a run does. ``seed`` decides every choice; timing is left to the machine."""
 
     seconds: float = 60.0
+    # The run goes on until producers have so many jobs acknowledged, and each kind of fault has occurred.
+    jobs: int = 0
     seed: int = 1
     restarts: int = 2
     producers: int = 6
@@ -90,11 +92,24 @@ def torture(plan: Plan, log: Path) -> Run:
 def disturb(plan: Plan, dsn: str, injector: Injector, server: Server) -> list[Producer]:
     """Run producers and inject faults at the same time; return the producers, which have stopped."""
     producers = [Producer(dsn, Random(f"{plan.seed} producer {n}"), f"p{n}", plan.work) for n in range(plan.producers)]
-    is_enough = Watch(dsn, injector, plan.symptom) if plan.symptom is not None else lambda: False
+    shows_symptom = Watch(dsn, injector, plan.symptom) if plan.symptom is not None else lambda: False
+
+    def is_enough() -> bool:
+        return plan.jobs == 0 or (
+            sum(len(producer.acknowledged) for producer in producers) >= plan.jobs
+            and all(injector.counts[kind] > 0 for kind in plan.faults.weights)
+        )
+
     try:
         for producer in producers:
             producer.start()
-        injector.run(plan.seconds, plan.restarts, lambda: server.restart("immediate"), is_enough)
+        injector.run(
+            plan.seconds,
+            plan.restarts,
+            lambda: server.restart("immediate"),
+            ends_early=shows_symptom,
+            is_enough=is_enough,
+        )
     finally:
         for producer in producers:
             producer.stop()

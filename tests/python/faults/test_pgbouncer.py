@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -54,7 +53,7 @@ def test_a_worker_without_presence_and_notifications_works_behind_a_pooler(
     def run(job: Job) -> None:
         plain.append((job.args, job.attempt))
         if job.args == 0:
-            time.sleep(3)
+            eventually(lambda: one(conn, "SELECT lease_until FROM pgq_running WHERE id = %s", job.id) > job.lease_until)
 
     @handlers.handler("inside", transaction=True)
     def write(job: Job, inside: Connection) -> None:
@@ -65,10 +64,10 @@ def test_a_worker_without_presence_and_notifications_works_behind_a_pooler(
     handlers.handler("listed", batch=10)(lambda jobs: {job.id: "kept" for job in jobs})
     jobs_ = [{"kind": kind, "args": n, "backoff": "0 s"} for n in range(30) for kind in ("plain", "inside", "listed")]
     queue.enqueue_many(jobs_)
-    worker = Worker(pooled, handlers, concurrency=3, poll=0.02, lease=timedelta(seconds=2), transaction_pooler=True)
+    worker = Worker(pooled, handlers, concurrency=3, poll=0.02, lease=timedelta(seconds=9), transaction_pooler=True)
     thread = Thread(worker.run)
     pending = "SELECT count(*) FROM pgq_jobs WHERE state IN ('waiting', 'running')"
-    eventually(lambda: one(conn, pending) == 0, seconds=30)
+    eventually(lambda: one(conn, pending) == 0, seconds=60)
     worker.stop()
     thread.result(30)
     assert sorted(plain) == [(n, 1) for n in range(30)]

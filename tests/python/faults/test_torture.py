@@ -21,7 +21,7 @@ from torture.verdict import Verdict
 def test_nothing_is_lost_doubled_or_left_in_a_short_run(tmp_path: Path) -> None:
     """The run has four seconds and one crash of the server."""
     log = tmp_path / "log"
-    verdict = torture(Plan(seconds=4, seed=9, restarts=1, faults=FaultPlan(every=0.2)), log).verdict
+    verdict = torture(Plan(seconds=4, jobs=50, seed=9, restarts=1, faults=FaultPlan(every=0.2)), log).verdict
     assert verdict.is_clean, f"{verdict}\n{log.read_text()[-5000:]}"
     assert verdict.line == f"{verdict.jobs:,} jobs, {verdict.kills} kills, 1 restarts: 0 lost, 0 doubled, 0 left"
     assert verdict.jobs > 20
@@ -32,7 +32,7 @@ def test_nothing_is_lost_doubled_or_left_in_a_short_run(tmp_path: Path) -> None:
 def test_nothing_is_lost_doubled_or_left(tmp_path: Path) -> None:
     """The run has 15 seconds of kills, freezes, stops, cut connections and two crashes of the server."""
     log = tmp_path / "log"
-    run = torture(Plan(seconds=15, seed=9), log)
+    run = torture(Plan(seconds=15, jobs=200, seed=9), log)
     verdict = run.verdict
     assert verdict.is_clean, f"{verdict}\n{log.read_text()[-5000:]}"
     assert verdict.line == f"{verdict.jobs:,} jobs, {verdict.kills} kills, 2 restarts: 0 lost, 0 doubled, 0 left"
