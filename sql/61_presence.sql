@@ -89,6 +89,8 @@ AS $pgq_unregister$
 DECLARE
     v_number integer;
 BEGIN
+    PERFORM _pgq_refuse_in_maintenance();
+
     DELETE FROM pgq_worker_session AS w
     WHERE w.name = pgq_unregister.worker
       AND EXISTS (SELECT FROM _pgq_presence AS p WHERE p.number = w.number AND p.pid = pg_backend_pid())
