@@ -103,8 +103,9 @@ COMMENT ON FUNCTION pgq_enqueue(
 ) IS
     'Enqueue a job in the transaction of the caller. Returns its id and created = true. If a job with the same queue, '
     'kind and dedup_key (or args, without a key) is already waiting, locks that job until the end of the transaction, '
-    'and returns its id and created = false. on_duplicate then decides: keep leaves the waiting job as it is, replace '
-    'gives it the new args, ripe_at and priority, soonest gives it the earlier ripe_at, error raises PGQ04. With dedup '
+    'and returns its id and created = false. on_duplicate then decides: keep leaves the waiting job as it is, so '
+    'that one in backoff after a failure runs when that is over; replace gives it the new args, ripe_at and priority, '
+    'soonest gives it the earlier ripe_at, error raises PGQ04. None of them changes its attempts and errors. With dedup '
     'false the job is always created, and no later job is a duplicate of it. ripe_at or delay, not both, says when the '
     'job is ripe; priority 0 is claimed first, 9 last. context is a JSON object that the worker gets beside args, such '
     'as a trace to continue; it has no part in what makes duplicates. NULL for both ripe_at and delay means now. NULL '

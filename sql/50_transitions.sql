@@ -91,28 +91,90 @@ COMMENT ON FUNCTION _pgq_end(pgq_running, text, timestamptz, jsonb, jsonb) IS
     'Put a job that was just removed from pgq_running into pgq_ended. Returns nothing.';
 
 
--- May wait for the open transaction of a producer that has inserted a twin.
-CREATE FUNCTION _pgq_requeue(job pgq_running, ripe_at timestamptz, attempt integer, errors jsonb) RETURNS boolean
+CREATE FUNCTION _pgq_merge_errors(errors jsonb, others jsonb) RETURNS jsonb
+    LANGUAGE sql
+    STABLE
+    RETURN (
+        SELECT coalesce(jsonb_agg(newest.error ORDER BY newest.at DESC, newest.n), '[]')
+        FROM (
+            SELECT e.error, (e.error ->> 'at')::timestamptz AS at, e.n
+            FROM jsonb_array_elements(errors || others) WITH ORDINALITY AS e (error, n)
+            ORDER BY at DESC, e.n
+            LIMIT 10
+        ) AS newest
+    );
+
+COMMENT ON FUNCTION _pgq_merge_errors(jsonb, jsonb) IS
+    'Return the newest ten errors of two jobs, newest first.';
+
+
+-- The twin is a later event, so its settings and its priority decide. What the other job has learned stays: without
+-- its attempts, a job that fails each time while a twin is enqueued would never be dead.
+--
+-- A job that has nothing to tell leaves the twin unlocked. The update changes no key column, so it does not wait for
+-- producers that have only locked the twin (FOR KEY SHARE), and their locks outlive it.
+CREATE FUNCTION _pgq_merge(signature uuid, ripe_at timestamptz, attempt integer, errors jsonb) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_merge$
+DECLARE
+    v_delayed boolean := ripe_at > pgq_now();
+BEGIN
+    IF attempt = 0 AND errors = '[]' AND NOT v_delayed THEN
+        RETURN true;
+    END IF;
+
+    UPDATE pgq_waiting AS w
+    SET attempt = greatest(w.attempt, _pgq_merge.attempt),
+        errors = _pgq_merge_errors(_pgq_merge.errors, w.errors),
+        ripe_at = CASE WHEN v_delayed THEN greatest(w.ripe_at, _pgq_merge.ripe_at) ELSE w.ripe_at END
+    WHERE w.signature = _pgq_merge.signature;
+    RETURN FOUND;
+END
+$_pgq_merge$;
+
+COMMENT ON FUNCTION _pgq_merge(uuid, timestamptz, integer, jsonb) IS
+    'Merge a job into its waiting twin: the twin keeps the larger number of attempts, the newest ten errors of both, '
+    'and the later ripe_at, where a time that is past delays nothing. Returns true, or false if no twin is waiting '
+    'any more.';
+
+
+-- May wait for the open transaction of a producer that has inserted or updated a twin.
+CREATE FUNCTION _pgq_requeue(
+    job pgq_running,
+    ripe_at timestamptz,
+    attempt integer,
+    errors jsonb
+) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_requeue$
 BEGIN
-    INSERT INTO pgq_waiting (
-        id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-        enqueued_at, errors, context
-    )
-    VALUES (
-        job.id, job.queue, job.kind, job.args, job.priority, ripe_at, attempt, job.max_retries, job.backoff,
-        job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, errors, job.context
-    )
-    ON CONFLICT (signature) DO NOTHING;
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
-    IF ripe_at <= pgq_now() THEN
-        PERFORM _pgq_wake(job.queue);
-    END IF;
-    RETURN true;
+    -- One pass, unless a worker claims the twin between the two statements: then the job waits after all.
+    LOOP
+        INSERT INTO pgq_waiting (
+            id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
+            enqueued_at, errors, context
+        )
+        VALUES (
+            job.id, job.queue, job.kind, job.args, job.priority, ripe_at, attempt, job.max_retries, job.backoff,
+            job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, errors, job.context
+        )
+        ON CONFLICT (signature) DO NOTHING;
+        IF FOUND THEN
+            IF ripe_at <= pgq_now() THEN
+                PERFORM _pgq_wake(job.queue);
+            END IF;
+            RETURN true;
+        END IF;
+
+        IF _pgq_merge(_pgq_signature(job.queue, job.kind, job.args, job.dedup_key), ripe_at, attempt, errors) THEN
+            RETURN false;
+        END IF;
+    END LOOP;
 END
 $_pgq_requeue$;
 

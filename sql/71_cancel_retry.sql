@@ -90,6 +90,7 @@ CREATE FUNCTION pgq_retry(id bigint) RETURNS text
     SET search_path FROM CURRENT
 AS $pgq_retry$
 DECLARE
+    v_now timestamptz := pgq_now();
     v_allowed text[] := _pgq_allowed_queues('admin');
     v_job pgq_ended;
 BEGIN
@@ -106,24 +107,33 @@ BEGIN
                          'with on_duplicate => ''soonest''.';
     END IF;
 
-    INSERT INTO pgq_waiting (
-        id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-        enqueued_at, errors, context
-    )
-    VALUES (
-        v_job.id, v_job.queue, v_job.kind, v_job.args, v_job.priority, pgq_now(), 0, v_job.max_retries, v_job.backoff,
-        v_job.backoff_cap, v_job.dedup, v_job.dedup_key, v_job.enqueued_at, v_job.errors, v_job.context
-    )
-    ON CONFLICT (signature) DO NOTHING;
-    IF NOT FOUND THEN
-        RETURN 'merged';
-    END IF;
-    PERFORM _pgq_wake(v_job.queue);
-    RETURN 'retry';
+    -- One pass, unless a worker claims the twin between the two statements, as in _pgq_requeue.
+    LOOP
+        INSERT INTO pgq_waiting (
+            id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
+            enqueued_at, errors, context
+        )
+        VALUES (
+            v_job.id, v_job.queue, v_job.kind, v_job.args, v_job.priority, v_now, 0, v_job.max_retries, v_job.backoff,
+            v_job.backoff_cap, v_job.dedup, v_job.dedup_key, v_job.enqueued_at, v_job.errors, v_job.context
+        )
+        ON CONFLICT (signature) DO NOTHING;
+        IF FOUND THEN
+            PERFORM _pgq_wake(v_job.queue);
+            RETURN 'retry';
+        END IF;
+
+        IF _pgq_merge(
+            _pgq_signature(v_job.queue, v_job.kind, v_job.args, v_job.dedup_key), v_now, 0, v_job.errors
+        ) THEN
+            RETURN 'merged';
+        END IF;
+    END LOOP;
 END
 $pgq_retry$;
 
 COMMENT ON FUNCTION pgq_retry(bigint) IS
     'Put a dead or cancelled job back to waiting: ripe now, its attempts counted from the start, its errors kept. '
-    'Returns retry, or merged if a twin is waiting. Raises PGQ01 if there is no such job, if it is in a queue that '
+    'Returns retry, or merged if a twin is waiting: the twin takes over the errors, and keeps its time and its '
+    'attempts. Raises PGQ01 if there is no such job, if it is in a queue that '
     'the calling role may not use, or for NULL; PGQ03 for a job in another state.';

@@ -18,7 +18,8 @@ from support.model import Job, Model, Order, Refused
 SEE = (
     "SELECT j.id, j.kind, j.args, j.queue, j.priority, j.ripe_at, j.max_retries, j.backoff, j.dedup, j.dedup_key, "
     "j.enqueued_at, j.state, j.attempt, "
-    "ARRAY(SELECT e ->> 'error' FROM jsonb_array_elements(j.errors) AS e) AS errors, r.token, "
+    "ARRAY(SELECT e ->> 'error' FROM jsonb_array_elements(j.errors) AS e) AS errors, "
+    "ARRAY(SELECT (e ->> 'at')::timestamptz FROM jsonb_array_elements(j.errors) AS e) AS failed_at, r.token, "
     "j.lease_until, j.result, j.ended_at FROM pgq_jobs AS j LEFT JOIN pgq_running AS r USING (id)"
 )
 

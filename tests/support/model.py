@@ -33,6 +33,7 @@ class Job:
     state: str = "waiting"
     attempt: int = 0
     errors: list[str | None] = field(default_factory=list)
+    failed_at: list[datetime] = field(default_factory=list)
     token: int | None = None
     lease_until: datetime | None = None
     result: Any = None
@@ -45,6 +46,10 @@ class Job:
             return None
         what = ("args", json.dumps(self.args, sort_keys=True)) if self.dedup_key is None else ("key", self.dedup_key)
         return (self.queue, self.kind, *what)
+
+    def failed(self, error: str | None, at: datetime) -> Job:
+        """Return the job with one more error."""
+        return replace(self, errors=[error, *self.errors][:10], failed_at=[at, *self.failed_at][:10])
 
     @property
     def place(self) -> tuple[int, datetime, int]:
@@ -146,7 +151,7 @@ class Model:
         if result is None:
             del self.jobs[job.id]
         else:
-            self._end(job, "done", job.errors, result=result)
+            self._end(job, "done", result=result)
 
     def fail(self, job: Job, error: str | None, retry_in: timedelta | None, retry: bool) -> Result:
         """Return the outcome, and the time of the next attempt."""
@@ -156,7 +161,7 @@ class Model:
 
     def cancel_claimed(self, job: Job, reason: str | None) -> None:
         """Keep the job as cancelled, with the reason."""
-        self._end(job, "cancelled", [reason, *job.errors][:10])
+        self._end(job.failed(reason, self.now), "cancelled")
 
     def extend(self, job: Job, lease: timedelta) -> datetime:
         """Return the new end of the lease."""
@@ -175,7 +180,7 @@ class Model:
         job = self._known(job_id)
         if job.state not in {"waiting", "running"}:
             raise Refused("PGQ03")
-        self._end(job, "cancelled", job.errors)
+        self._end(job, "cancelled")
 
     def retry(self, job_id: int) -> str:
         """Make the job ripe, with all its retries."""
@@ -210,18 +215,29 @@ class Model:
         return self.jobs[job_id]
 
     def _retry_or_end(self, job: Job, error: str | None, ripe_at: datetime | None) -> str:
-        errors = [error, *job.errors][:10]
+        job = job.failed(error, self.now)
         if ripe_at is None or job.attempt > job.max_retries:
-            self._end(job, "dead", errors)
+            self._end(job, "dead")
             return "dead"
-        return "retry" if self._wait(job, ripe_at=ripe_at, errors=errors) else "merged"
+        return "retry" if self._wait(job, ripe_at=ripe_at) else "merged"
 
     def _wait(self, job: Job, **changes: Any) -> bool:
-        if self.twin(job) is not None:
-            del self.jobs[job.id]
-            return False
-        self._set(job, state="waiting", token=None, lease_until=None, ended_at=None, **changes)
-        return True
+        job = replace(job, state="waiting", token=None, lease_until=None, ended_at=None, **changes)
+        twin = self.twin(job)
+        if twin is None:
+            self.jobs[job.id] = job
+            return True
+        del self.jobs[job.id]
+        both = zip([*job.failed_at, *twin.failed_at], [*job.errors, *twin.errors], strict=True)
+        newest = sorted(both, key=lambda pair: pair[0], reverse=True)[:10]
+        self._set(
+            twin,
+            attempt=max(twin.attempt, job.attempt),
+            ripe_at=max(twin.ripe_at, job.ripe_at) if job.ripe_at > self.now else twin.ripe_at,
+            errors=[error for _, error in newest],
+            failed_at=[at for at, _ in newest],
+        )
+        return False
 
-    def _end(self, job: Job, state: str, errors: list[str | None], result: Any = None) -> None:
-        self._set(job, state=state, errors=errors, result=result, token=None, lease_until=None, ended_at=self.now)
+    def _end(self, job: Job, state: str, result: Any = None) -> None:
+        self.jobs[job.id] = replace(job, state=state, result=result, token=None, lease_until=None, ended_at=self.now)
