@@ -147,7 +147,8 @@ CREATE FUNCTION _pgq_requeue(
     job pgq_running,
     ripe_at timestamptz,
     attempt integer,
-    errors jsonb
+    errors jsonb,
+    merge boolean DEFAULT true
 ) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -171,16 +172,18 @@ BEGIN
             RETURN true;
         END IF;
 
-        IF _pgq_merge(_pgq_signature(job.queue, job.kind, job.args, job.dedup_key), ripe_at, attempt, errors) THEN
+        IF NOT merge
+           OR _pgq_merge(_pgq_signature(job.queue, job.kind, job.args, job.dedup_key), ripe_at, attempt, errors) THEN
             RETURN false;
         END IF;
     END LOOP;
 END
 $_pgq_requeue$;
 
-COMMENT ON FUNCTION _pgq_requeue(pgq_running, timestamptz, integer, jsonb) IS
+COMMENT ON FUNCTION _pgq_requeue(pgq_running, timestamptz, integer, jsonb, boolean) IS
     'Put a job that was just removed from pgq_running back into pgq_waiting, and wake a worker if it is ripe. Returns '
-    'true, or false if a twin was waiting and the two have merged.';
+    'true, or false if a twin was waiting: the two have merged, or with merge false the job is nowhere, and the caller '
+    'must call again.';
 
 
 CREATE FUNCTION _pgq_prepend_error(job pgq_running, at timestamptz, error text) RETURNS jsonb

@@ -107,8 +107,9 @@ COMMENT ON FUNCTION pgq_unregister(text) IS
     'has not registered the worker, or for NULL.';
 
 
--- Jobs are locked in the order of ids, as in pgq_complete_many. The lock_timeout of the session limits the wait for a
--- twin that is not committed yet, as in the other calls.
+-- It waits for no running job. Jobs go back as pgq_enqueue_many enqueues: first those without a twin, in the order in
+-- which it inserts, then the others into their twins, in the order of signatures; so the two do not deadlock. The
+-- lock_timeout of the session limits each wait for a twin that is not committed yet, as in the other calls.
 CREATE FUNCTION pgq_reconcile(worker text, ids bigint[], tokens bigint[]) RETURNS bigint
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -117,6 +118,7 @@ AS $pgq_reconcile$
 DECLARE
     v_allowed text[] := _pgq_allowed_queues('worker');
     v_job pgq_running;
+    v_merging pgq_running[] := '{}';
     v_count bigint := 0;
 BEGIN
     PERFORM _pgq_check_pairs(ids, tokens);
@@ -136,12 +138,19 @@ BEGIN
           AND NOT EXISTS (
               SELECT FROM unnest(ids, tokens) AS known (id, token) WHERE known.id = r.id AND known.token = r.token)
           AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
-        ORDER BY r.id
+        ORDER BY hashtextextended(coalesce(r.dedup_key, r.args::text), 0), r.kind, r.queue, r.id
         FOR UPDATE SKIP LOCKED
     LOOP
         DELETE FROM pgq_running AS r WHERE r.id = v_job.id;
-        PERFORM _pgq_requeue(v_job, v_job.ripe_at, v_job.attempt - 1, v_job.errors);
+        IF NOT _pgq_requeue(v_job, v_job.ripe_at, v_job.attempt - 1, v_job.errors, merge => false) THEN
+            v_merging := v_merging || v_job;
+        END IF;
         v_count := v_count + 1;
+    END LOOP;
+    FOR v_job IN
+        SELECT m.* FROM unnest(v_merging) AS m ORDER BY _pgq_signature(m.queue, m.kind, m.args, m.dedup_key), m.id
+    LOOP
+        PERFORM _pgq_requeue(v_job, v_job.ripe_at, v_job.attempt - 1, v_job.errors);
     END LOOP;
     RETURN v_count;
 END

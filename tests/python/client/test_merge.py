@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
 
 import pytest
 from support.database import Connect, Connection, jobs, waits_for_lock
@@ -96,3 +97,75 @@ def test_a_job_with_nothing_to_tell_does_not_lock_its_twin(connect: Connect, que
     with queue.conn.transaction():
         assert queue.release(job) == "merged"
         assert [claimed.id for claimed in WorkerQueue(other).claim()] == [twin.id]
+
+
+Keys = Callable[[str, str], list[str]]
+
+
+@pytest.fixture
+def keys(conn: Connection) -> Keys:
+    """Return a function that finds a dedup key for each of the letters a, b, c."""
+
+    def find(by_signature: str, by_hash: str) -> list[str]:
+        """Return keys whose signatures and whose hashes, the order of inserts, have the order of these letters."""
+        rows = conn.execute(
+            "SELECT n::text, _pgq_signature('default', 'k', '{}', n::text)::text, hashtextextended(n::text, 0) "
+            "FROM generate_series(1, 40) AS n"
+        ).fetchall()
+        for chosen in permutations(rows, 3):
+            key, signature, place = (dict(zip("abc", column, strict=True)) for column in zip(*chosen, strict=True))
+            orders = ["".join(sorted("abc", key=column.__getitem__)) for column in (signature, place)]
+            if orders == [by_signature, by_hash]:
+                return list(key.values())
+        raise AssertionError
+
+    return find
+
+
+@pytest.mark.parametrize(
+    ("by_signature", "by_hash", "twins", "duplicates"),
+    [
+        # In an order of ids the worker inserts b, then waits for a; the producer has inserted a, then waits for b.
+        ("abc", "acb", "", "acb"),
+        # A worker that merges into a at once then waits for b; the producer has inserted b, then waits for a.
+        ("cab", "abc", "ac", "bca"),
+        # In the order of inserts the worker merges into b, then waits for a; the producer has replaced a, then waits.
+        ("acb", "bca", "acb", "acb"),
+    ],
+    ids=["inserts", "an insert and an update", "updates"],
+)
+def test_reconcile_and_a_bulk_enqueue_do_not_deadlock(
+    conn: Connection, connect: Connect, pool: ThreadPoolExecutor, keys: Keys,
+    by_signature: str, by_hash: str, twins: str, duplicates: str,
+) -> None:  # fmt: skip
+    """A worker gives back a and b; a producer enqueues both and is stopped midway, at c."""
+    key = dict(zip("abc", keys(by_signature, by_hash), strict=True))
+
+    def enqueue(queue: WorkerQueue, letters: str) -> int:
+        duplicates = [{"kind": "k", "dedup_key": key[letter], "on_duplicate": "replace"} for letter in letters]
+        return len(queue.enqueue_many(duplicates))
+
+    blocker, producer, worker = connect(), WorkerQueue(connect()), WorkerQueue(connect())
+    for session in (producer, worker):
+        session.conn.execute("SET deadlock_timeout = '100ms'")
+    worker.register("w")
+    enqueue(worker, "b")
+    enqueue(worker, "a")
+    for job in worker.claim(max_jobs=2):  # with an error, which each hands over to its twin
+        worker.fail(job, "first", retry_in="0")
+    assert len(worker.claim(max_jobs=2, worker="w")) == 2
+    for letter in twins:
+        enqueue(producer, letter)
+
+    with blocker.transaction():
+        if "c" in twins:
+            blocker.execute("SELECT FROM pgq_waiting WHERE dedup_key = %s FOR UPDATE", [key["c"]])
+        else:
+            enqueue(WorkerQueue(blocker), "c")
+        enqueued = pool.submit(enqueue, producer, duplicates)
+        eventually(lambda: waits_for_lock(conn, producer.conn))
+        reconciled = pool.submit(worker.reconcile, "w", [])
+        eventually(lambda: waits_for_lock(conn, worker.conn))
+    assert (enqueued.result(30), reconciled.result(30)) == (3, 2)
+    waiting = conn.execute("SELECT dedup_key, attempt FROM pgq_waiting").fetchall()
+    assert sorted(waiting) == sorted([(key["a"], 1), (key["b"], 1), (key["c"], 0)])
