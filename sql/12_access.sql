@@ -11,8 +11,8 @@
 -- Roles are stored by oid: a renamed role keeps its queues, and a role that is dropped and created again does not get
 -- them back.
 CREATE TABLE pgq_permission (
-    privilege text    NOT NULL,
-    role      regrole NOT NULL,
+    privilege text COLLATE "C" NOT NULL,
+    role      regrole          NOT NULL,
     queues    text[],
 
     CONSTRAINT pgq_permission_pkey PRIMARY KEY (privilege, role),

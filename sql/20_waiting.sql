@@ -42,7 +42,12 @@ WITH (
 
 -- One lane of the claim (a queue at one priority) is one range of this index, in the order in which its jobs are
 -- claimed.
-CREATE INDEX pgq_waiting_claim ON pgq_waiting (queue, priority, ripe_at, id);
+--
+-- Every index on text is in the order of bytes, COLLATE "C": the order of the database's collation changes with the
+-- version of ICU or of the C library, and an index in the order of before then hides whole queues. The collation is
+-- that of the index and not of the column, which the views show: PostgreSQL refuses to compare rows of two collations.
+-- So a condition on queue has COLLATE "C", too, or cannot use the index.
+CREATE INDEX pgq_waiting_claim ON pgq_waiting (queue COLLATE "C", priority, ripe_at, id);
 
 COMMENT ON TABLE pgq_waiting IS 'Jobs that wait for a worker: ripe now, or from ripe_at on.';
 COMMENT ON COLUMN pgq_waiting.id IS 'Number of the job; it stays the same in all states.';

@@ -5,12 +5,12 @@
 -- found gone, or leaves. There is no heartbeat: a row that is updated all the time would grow a chain of dead versions.
 
 CREATE TABLE pgq_worker_session (
-    name           text        NOT NULL,
-    number         integer     NOT NULL GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME pgq_worker_session_number CYCLE),
-    queues         text[]      NOT NULL,
+    name           text COLLATE "C" NOT NULL,
+    number         integer          NOT NULL GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME pgq_worker_session_number CYCLE),
+    queues         text[]           NOT NULL,
     host           text,
     pid            integer,
-    registered_at  timestamptz NOT NULL,
+    registered_at  timestamptz      NOT NULL,
     gone_at        timestamptz,
     allowed_queues text[],
 

@@ -50,7 +50,8 @@ BEGIN
                j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, '[]', j.context
         FROM job AS j
         WHERE NOT EXISTS (SELECT FROM job AS other WHERE other.problem IS NOT NULL)
-        ORDER BY hashtextextended(coalesce(j.dedup_key, j.args::text), 0), j.kind, j.queue, j.id
+        ORDER BY hashtextextended(coalesce(j.dedup_key, j.args::text), 0), j.kind COLLATE "C",
+                 j.queue COLLATE "C", j.id
         ON CONFLICT (signature) DO NOTHING
         RETURNING 1
     )
@@ -58,7 +59,7 @@ BEGIN
            array_agg(j.problem ORDER BY j.n) FILTER (WHERE j.problem IS NOT NULL),
            array_agg(j.id ORDER BY j.n),
            (SELECT count(*) FROM inserted),
-           array_agg(DISTINCT j.queue) FILTER (WHERE (j.ripe_at > v_now OR j.delay > '0') IS NOT TRUE)
+           array_agg(DISTINCT j.queue COLLATE "C") FILTER (WHERE (j.ripe_at > v_now OR j.delay > '0') IS NOT TRUE)
     INTO v_n, v_problems, v_ids, v_inserted, v_queues
     FROM job AS j;
 

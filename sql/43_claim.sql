@@ -75,7 +75,7 @@ BEGIN
         CROSS JOIN LATERAL (
             SELECT w.ctid
             FROM pgq_waiting AS w
-            WHERE w.queue = lane.queue
+            WHERE w.queue = lane.queue COLLATE "C"
               AND w.priority = lane.priority
               AND (w.ripe_at, w.id) > (lane.ripe_at, lane.id)
               AND w.ripe_at <= v_now

@@ -19,7 +19,7 @@ BEGIN
     CROSS JOIN LATERAL (
         SELECT w.ripe_at
         FROM pgq_waiting AS w
-        WHERE w.queue = q.queue
+        WHERE w.queue = q.queue COLLATE "C"
           AND w.priority = p.priority
         ORDER BY w.ripe_at, w.id
         LIMIT 1

@@ -85,7 +85,7 @@ COMMENT ON COLUMN pgq_jobs.context IS
 -- Both sides are filtered before the join: a worker that claims under the name of a hidden worker must not learn that
 -- it exists.
 CREATE VIEW pgq_workers WITH (security_barrier) AS
-SELECT coalesce(w.name, r.worker) AS name, w.host, w.pid, w.queues, w.registered_at,
+SELECT coalesce(w.name COLLATE "default", r.worker) AS name, w.host, w.pid, w.queues, w.registered_at,
        w.number IN (SELECT number FROM _pgq_presence) AS present, coalesce(r.running, 0) AS running, r.kinds,
        r.oldest_claimed_at
 FROM (

@@ -1,6 +1,6 @@
 -- What holds for every object of pgq, read from the catalogue.
 BEGIN;
-SELECT plan(21);
+SELECT plan(22);
 
 CREATE TEMP VIEW func AS
 SELECT p.oid, p.oid::regprocedure::text AS name, p.proname, p.prosecdef, p.proconfig, p.prosqlbody, p.prorettype,
@@ -171,6 +171,15 @@ SELECT is_empty($$
     JOIN (VALUES ('pgq_waiting', 'signature', true), ('pgq_running', 'token', true), ('pgq_ended', 'outcome', false))
         AS e (relname, attname, in_arm_too) ON p.place = 'view' OR e.in_arm_too
 $$, 'each arm of pgq_jobs shows all columns of its table, but for the signature and the token');
+
+SELECT is_empty($$
+    SELECT i.indexrelid::regclass, a.attname, l.collname
+    FROM pg_index AS i
+    CROSS JOIN LATERAL unnest(i.indcollation) WITH ORDINALITY AS c (oid, n)
+    JOIN pg_attribute AS a ON a.attrelid = i.indexrelid AND a.attnum = c.n
+    JOIN pg_collation AS l ON l.oid = c.oid
+    WHERE i.indrelid IN (SELECT oid FROM rel) AND (l.collname, l.collnamespace) IS DISTINCT FROM ('C', 'pg_catalog'::regnamespace)
+$$, 'the order of no index depends on the collation of the database');
 
 CREATE ROLE tap_reader;
 SELECT pgq_grant('tap_reader', 'reader');
