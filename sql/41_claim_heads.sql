@@ -86,15 +86,21 @@ CREATE FUNCTION _pgq_save_head(head pgq_head) RETURNS void
     SET search_path FROM CURRENT
 AS $_pgq_save_head$
 BEGIN
-    PERFORM set_config(_pgq_head_setting(head.queue), _pgq_microseconds(head.due) || ' ' || head.lanes::text, false);
+    PERFORM set_config(
+        _pgq_head_setting(head.queue),
+        _pgq_microseconds(head.due) || ' ' || (extract(epoch FROM head.rescan_delay) * 1000000)::bigint || ' '
+        || head.lanes::text,
+        false);
 END
 $_pgq_save_head$;
 
 COMMENT ON FUNCTION _pgq_save_head(pgq_head) IS
-    'Keep the heads of a queue in this session.';
+    'Keep the heads of a queue in this session, with a due that is at most rescan_delay from now.';
 
 
--- A row whose due is further ahead was written before the clock of the server was set back.
+-- A row whose due is further ahead than its own rescan_delay was written before the clock of the server was set back.
+-- It gets a second more: the row may have been written since this session has read the clock. No rescan_delay is
+-- longer than 5 minutes, so the first condition on due limits the scan of the index.
 CREATE FUNCTION _pgq_shared_head(queue text, at timestamptz) RETURNS pgq_head
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -108,7 +114,8 @@ BEGIN
     SELECT h.* INTO v_head
     FROM pgq_head AS h
     WHERE h.queue = _pgq_shared_head.queue
-      AND h.due < at + interval '10 minutes'
+      AND h.due < at + interval '6 minutes'
+      AND h.due < at + h.rescan_delay + interval '1 second'
     ORDER BY h.due DESC
     LIMIT 1;
     RETURN v_head;
@@ -126,19 +133,23 @@ AS $_pgq_load_head$
 DECLARE
     v_setting text := current_setting(_pgq_head_setting(queue), true);
     v_wait bigint;
+    v_delay bigint;
     v_head pgq_head := ROW(queue, at, '0', '{}');
     v_shared pgq_head;
 BEGIN
     IF v_setting <> '' THEN
         BEGIN
-            v_head.lanes := split_part(v_setting, ' ', 2)::_pgq_lane_head[];
+            v_head.lanes := split_part(v_setting, ' ', 3)::_pgq_lane_head[];
+            v_delay := least(split_part(v_setting, ' ', 2)::bigint, 600000000);
             v_wait := split_part(v_setting, ' ', 1)::bigint - _pgq_microseconds(at);
         EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
             -- Damaged or forged. Raising would keep every client of a pooled session from its jobs.
             v_head.lanes := '{}';
         END;
-        IF v_wait BETWEEN 1 AND 600000000 THEN
+        -- A due that is further ahead than its rescan_delay was kept before the clock was set back.
+        IF v_wait BETWEEN 1 AND v_delay THEN
             v_head.due := at + v_wait * interval '1 microsecond';
+            v_head.rescan_delay := v_delay * interval '1 microsecond';
             RETURN v_head;
         END IF;
     END IF;
@@ -150,6 +161,7 @@ BEGIN
         END IF;
         -- Another session has scanned. A random delay, so that one of the sessions makes the next scan, not all.
         v_head.due := v_shared.due + random() * v_shared.rescan_delay;
+        v_head.rescan_delay := v_head.due - at;
         PERFORM _pgq_save_head(v_head);
         -- A new session may live for one claim only: it leaves the scan to others for longer.
         IF v_wait IS NULL AND v_shared.due + 9 * v_shared.rescan_delay > at THEN

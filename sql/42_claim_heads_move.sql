@@ -61,7 +61,7 @@ BEGIN
        OR current_setting('transaction_isolation') <> 'read committed' THEN
         RETURN;
     END IF;
-    v_old := _pgq_shared_head(head.queue, head.due);
+    v_old := _pgq_shared_head(head.queue, head.due - head.rescan_delay);
     IF head.due - head.rescan_delay < v_old.due - v_old.rescan_delay + interval '1 second' THEN
         RETURN;
     END IF;
@@ -126,12 +126,13 @@ BEGIN
             );
             IF v_from_start THEN
                 v_head.due := v_done_at + v_rescan_delay;
+                v_head.rescan_delay := v_rescan_delay;
                 PERFORM _pgq_share_head(ROW(v_head.queue, v_head.due, v_rescan_delay, v_reached));
             END IF;
             PERFORM _pgq_save_head(v_head);
         ELSIF v_head.due <= begun_at THEN
             -- The walk is short: do not look at the shared heads again for ten seconds.
-            PERFORM _pgq_save_head(ROW(v_head.queue, begun_at + interval '10 seconds', v_rescan_delay, '{}'));
+            PERFORM _pgq_save_head(ROW(v_head.queue, begun_at + interval '10 seconds', interval '10 seconds', '{}'));
         END IF;
     END LOOP;
 END

@@ -65,7 +65,8 @@ DECLARE
     c_class CONSTANT integer := 'pgq_worker_session'::regclass::oid::integer;
     v_worker pgq_worker_session;
 BEGIN
-    IF clock_timestamp() < pg_postmaster_start_time() + interval '5 seconds' THEN
+    -- A start that lies ahead was before the clock was set back.
+    IF clock_timestamp() BETWEEN pg_postmaster_start_time() AND pg_postmaster_start_time() + interval '5 seconds' THEN
         RETURN;
     END IF;
 
@@ -78,10 +79,10 @@ BEGIN
               END
         FOR UPDATE SKIP LOCKED
     LOOP
-        -- A lease that ends at claimed_at tells _pgq_expire_leases that the worker is gone. Skip locked jobs: a live
-        -- transaction still has them.
+        -- A lease that ends by claimed_at tells _pgq_expire_leases that the worker is gone. claimed_at lies ahead after
+        -- the clock was set back. Skip locked jobs: a live transaction still has them.
         UPDATE pgq_running AS r
-        SET lease_until = r.claimed_at
+        SET lease_until = least(r.claimed_at, at - interval '1 microsecond')
         WHERE r.ctid = ANY (ARRAY(
             SELECT o.ctid
             FROM pgq_running AS o
@@ -90,7 +91,7 @@ BEGIN
               AND o.lease_until > o.claimed_at
             FOR UPDATE SKIP LOCKED));
 
-        IF v_worker.gone_at IS NULL THEN
+        IF v_worker.gone_at IS NULL OR v_worker.gone_at > at THEN
             UPDATE pgq_worker_session AS w SET gone_at = at WHERE w.number = v_worker.number;
         ELSIF v_worker.gone_at < at - interval '10 seconds'
               AND NOT EXISTS (SELECT FROM pgq_running AS r WHERE r.worker = v_worker.name) THEN

@@ -1,6 +1,6 @@
 -- Leases: they end, are extended, and are given back.
 BEGIN;
-SELECT plan(32);
+SELECT plan(33);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('crash', max_retries => 3, backoff => '10 min', backoff_cap => '15 min');
@@ -87,6 +87,15 @@ SELECT is(pgq_release(:c_id, :c_token), 'released', 'a job can be released');
 SELECT results_eq(format('SELECT attempt, ripe_at, priority FROM pgq_jobs WHERE id = %s', :c_id),
                   $$ VALUES (0, timestamptz '2030-01-01 14:00Z', 2) $$, 'a released job has its old ripe_at and priority, without the attempt');
 SELECT is(attempt, 1, 'a released job is ripe at once') FROM pgq_claim('{long}');
+
+-- The session has looked for expired leases by a clock that is then set back.
+SELECT pgq_enqueue('back', queue => 'back', ripe_at => '2029-12-31 12:00Z');
+SET LOCAL pgq.now = '2030-01-02 12:10Z';
+SELECT count(*) FROM pgq_claim('{elsewhere}');
+SET LOCAL pgq.now = '2030-01-02 12:01Z';
+SELECT count(*) FROM pgq_claim('{back}', lease => '1 minute');
+SET LOCAL pgq.now = '2030-01-02 12:03Z';
+SELECT is((SELECT c.attempt FROM pgq_claim('{back}') AS c), 2, 'leases are settled after the clock was set back by some minutes');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -17,7 +17,7 @@ NINES = "9" * 18
 def lanes(*numbers: object, priorities: str = "0,1,2,3,4,5,6,7,8,9") -> str:
     """Return an SQL expression for the text of lanes with these four numbers each."""
     place = ",".join(str(number) for number in numbers)
-    return "'" + " {" + ",".join(f'"({priority},{place})"' for priority in priorities.split(",")) + "}'"
+    return "'" + " 300000000 {" + ",".join(f'"({priority},{place})"' for priority in priorities.split(",")) + "}'"
 
 
 FAR = lanes(*[NINES] * 4)
@@ -33,10 +33,13 @@ GARBAGE = [
     f"'-{NINES}'",
     f"rtrim(repeat('{NINES} ', 41))",
     f"{SOON} || ' '",
-    f"{SOON} || ' {{'",
-    f"{SOON} || ' {{{{{{{{{{{{{{1}}}}}}}}}}}}}}'",
-    f"{SOON} || ' {{NULL}}'",
-    f"{SOON} || ' {{\"(0,1,2)\"}}'",
+    f"{SOON} || ' 300000000'",
+    f"{SOON} || ' 300000000 '",
+    f"{SOON} || ' 300000000 {{'",
+    f"{SOON} || ' 300000000 {{{{{{{{{{{{{{1}}}}}}}}}}}}}}'",
+    f"{SOON} || ' 300000000 {{NULL}}'",
+    f"{SOON} || ' 300000000 {{\"(0,1,2)\"}}'",
+    f"{SOON} || ' x {{\"(0,1,2,3,4)\"}}'",
     f"{SOON} || {lanes('', '', '', '')}",
     f"{SOON} || {lanes('', 1, '', 1)}",
     f"{SOON} || {lanes('x', 1, 1, 1)}",
@@ -49,7 +52,10 @@ GARBAGE = [
     f"{SOON} || {lanes(1, 1, 1, 1, priorities='4,4,4,4')}",
     f"{2**63 - 1} || {FAR}",
     f"{-(2**63)} || {FAR}",
-    f"{NOW} + 601000000 || {FAR}",
+    f"{NOW} + 301000000 || {FAR}",
+    f"{NOW} + 601000000 || replace({FAR}, '300000000', '{NINES}')",
+    f"{SOON} || replace({FAR}, '300000000', '-300000000')",
+    f"{SOON} || replace({FAR}, '300000000 ', '')",
     f"'x' || {FAR}",
     "repeat('1 ', 500000) || '1'",
     "repeat('9', 1000000)",
@@ -65,7 +71,7 @@ def test_garbage_in_the_setting_counts_as_no_head(conn: Connection, queue: Worke
     assert len(queue.claim()) == 1
 
 
-@pytest.mark.parametrize("value", [f"{SOON} || ' {{'", f"'x' || {FAR}"])
+@pytest.mark.parametrize("value", [f"{SOON} || ' 1 {{'", f"'x' || {FAR}"])
 def test_a_session_with_a_damaged_setting_starts_as_a_new_one(
     conn: Connection, connect: Connect, queue: WorkerQueue, past: None, value: str
 ) -> None:

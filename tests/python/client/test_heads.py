@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from support.database import Connect, Connection, ration, read
-from support.heads import PAST, pass_due
+from support.heads import PAST, pass_due, set_clock_back
 from support.threads import eventually
 
 from pgq import Queue, WorkerQueue
@@ -53,6 +53,17 @@ def test_a_head_keeps_up_with_the_claims_of_others(
     before = read("pgq_waiting_claim", conn, other.conn)
     assert queue.claim() == []
     assert read("pgq_waiting_claim", conn, other.conn) - before < 200
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+def test_jobs_are_found_after_the_clock_was_set_back(
+    conn: Connection, connect: Connect, queue: WorkerQueue, past: None, is_new: bool
+) -> None:
+    """A session that has kept its heads finds a new job at once, and so does a session that begins with shared ones."""
+    queue.claim()
+    set_clock_back(conn, 240)
+    queue.enqueue("k")
+    assert [job.kind for job in (WorkerQueue(connect()) if is_new else queue).claim()] == ["k"]
 
 
 Way = Callable[[Connection, Connect, WorkerQueue, int], None]

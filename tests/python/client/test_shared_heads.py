@@ -115,11 +115,30 @@ def test_a_shared_head_from_the_future_is_ignored(conn: Connection, connect: Con
     assert [job.attempt for job in WorkerQueue(connect()).claim()] == [2]
 
 
+@pytest.mark.parametrize("ahead", ["2 minutes", "8 minutes"])
+def test_a_shared_head_that_is_due_after_its_own_delay_is_ignored(
+    conn: Connection, connect: Connect, queue: WorkerQueue, ahead: str
+) -> None:
+    """However little the clock was set back; nor does it keep a new head from being shared."""
+    conn.execute(sharing(f"now() + interval '{ahead}'", "1 second", f"now() + interval '{ahead}'"))
+    queue.enqueue("k")
+    assert [job.attempt for job in queue.claim()] == [1]
+    expire(conn)
+    assert [job.attempt for job in WorkerQueue(connect()).claim()] == [2]
+
+
 def test_a_shared_head_from_the_future_is_replaced(conn: Connection, queue: WorkerQueue, past: None) -> None:
     """It does not hide newer heads for an hour."""
     conn.execute("INSERT INTO pgq_head VALUES ('default', now() + interval '1 hour', '5 minutes', '{}')")
     queue.claim()
     assert one(conn, "SELECT due < now() + interval '10 minutes' FROM pgq_head WHERE queue = 'default'")
+
+
+def test_after_the_clock_was_set_back_heads_are_shared_again(conn: Connection, queue: WorkerQueue, past: None) -> None:
+    """An older head does not count as shared within the last second for as long as the step was."""
+    conn.execute("INSERT INTO pgq_head VALUES ('default', now() + interval '7 minutes', '5 minutes', '{}')")
+    queue.claim()
+    assert one(conn, "SELECT due < now() + interval '6 minutes' FROM pgq_head WHERE queue = 'default'")
 
 
 def test_heads_are_shared_at_most_once_a_second(conn: Connection, past: None) -> None:
@@ -138,7 +157,7 @@ def test_a_claim_in_a_stricter_isolation_shares_no_head(queue: WorkerQueue, past
     queue.conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     with queue.conn.transaction():
         assert queue.claim() == []
-    assert one(queue.conn, "SELECT count(*) FROM pgq_head") == 0
+    assert one(queue.conn, "SELECT count(*) FROM pgq_head WHERE isfinite(due)") == 0
 
 
 def test_expired_leases_are_looked_for_once_a_second(conn: Connection, queue: WorkerQueue) -> None:

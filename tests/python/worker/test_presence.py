@@ -238,6 +238,24 @@ def test_concurrent_sweeps_do_not_wait_for_each_other(
     assert {(state, attempt) for _, state, attempt in jobs(conn)} == {("waiting", 1)}
 
 
+def test_jobs_of_a_worker_that_is_gone_are_rescued_after_the_clock_was_set_back(
+    conn: Connection, connect: Connect, queue: WorkerQueue, grown_up: None
+) -> None:
+    """Their claims, and the end of the worker as another session has seen it, lie ahead."""
+    enqueued = queue.enqueue("k")
+    gone = connect()
+    WorkerQueue(gone).register("gone")
+    queue.claim(worker="gone")
+    gone.close()
+    eventually(lambda: one(conn, "SELECT count(*) FROM _pgq_presence") == 0)
+    conn.execute("UPDATE pgq_running SET claimed_at = now() + '5 minutes', lease_until = now() + '10 minutes'")
+    conn.execute("UPDATE pgq_worker_session SET gone_at = now() + '5 minutes'")
+    assert queue.claim(max_jobs=0) == []
+    assert jobs(conn) == [(enqueued.id, "waiting", 1)]
+    assert one(conn, "SELECT errors->0->>'error' FROM pgq_jobs") == "the worker is gone"
+    assert one(conn, "SELECT gone_at < now() FROM pgq_worker_session")
+
+
 def test_a_job_that_a_dying_worker_still_holds_is_not_rescued(
     conn: Connection, connect: Connect, queue: WorkerQueue, grown_up: None
 ) -> None:
