@@ -37,19 +37,21 @@ WITH (
 
 CREATE INDEX pgq_running_lease ON pgq_running (lease_until);
 
--- A token consists of the time of the claim in microseconds and ten bits of this sequence. Nothing else identifies a
--- claim: pgq_retry counts attempts from the start again, and two workers may share a name. Nor is the sequence alone
--- unique: a crash can lose claims that committed without waiting for the disk, and sets the sequence back with them.
-CREATE SEQUENCE pgq_token AS bigint;
+-- A token is a value of this sequence, which claims keep near the clock, in microseconds since 1970. Nothing else
+-- identifies a claim: pgq_retry counts attempts from the start again, and two workers may share a name. The clock
+-- alone would not do, because it can be set back, nor the sequence alone: a crash can lose claims that committed
+-- without waiting for the disk, and sets the sequence back with them. MAXVALUE is 2^53 - 1, the greatest integer up to
+-- which every JSON parser reads all of them exactly.
+CREATE SEQUENCE pgq_token AS bigint MAXVALUE 9007199254740991;
 
 COMMENT ON TABLE pgq_running IS 'Jobs that a worker has claimed. The columns of pgq_waiting, and those of the claim.';
-COMMENT ON COLUMN pgq_running.token IS 'Number that names this claim; every call about the job must present it.';
+COMMENT ON COLUMN pgq_running.token IS
+    'Number that names the claim; every call about the job must present it. Jobs that were claimed together share it.';
 COMMENT ON COLUMN pgq_running.lease_until IS
     'When the worker loses the job, unless it has ended the attempt or extended the lease.';
 COMMENT ON COLUMN pgq_running.worker IS 'Name under which the worker has claimed the job; NULL: it gave none.';
 COMMENT ON COLUMN pgq_running.claimed_at IS 'When the job was claimed.';
-COMMENT ON SEQUENCE pgq_token IS
-    'Source of the low ten bits of tokens, which tell claims of the same microsecond apart.';
+COMMENT ON SEQUENCE pgq_token IS 'Source of tokens; it follows the clock, in microseconds since 1970.';
 
 -- For the reason given in pgq_waiting.
 ALTER TABLE pgq_running ALTER COLUMN args SET STORAGE EXTERNAL;

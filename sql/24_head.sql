@@ -25,7 +25,7 @@ COMMENT ON COLUMN _pgq_lane_head.next_id IS 'The id of the job at that place, or
 
 
 CREATE UNLOGGED TABLE pgq_head (
-    queue        text             NOT NULL,
+    queue        text COLLATE "C" NOT NULL,
     due          timestamptz      NOT NULL,
     rescan_delay interval         NOT NULL,
     lanes        _pgq_lane_head[] NOT NULL
@@ -34,7 +34,8 @@ CREATE UNLOGGED TABLE pgq_head (
 CREATE INDEX pgq_head_due ON pgq_head (queue, due);
 
 COMMENT ON TABLE pgq_head IS 'Where the live jobs of a queue begin, as the last long scan of its lanes found it.';
-COMMENT ON COLUMN pgq_head.queue IS 'The queue; empty for the search for expired leases, which has no lanes.';
+COMMENT ON COLUMN pgq_head.queue IS
+    'The queue; empty for the search for expired leases, and U+001F for the tokens, which both have no lanes.';
 COMMENT ON COLUMN pgq_head.due IS 'From when on a claim may scan the lanes from their start again.';
 COMMENT ON COLUMN pgq_head.rescan_delay IS
     'The least time between two such scans, in proportion to the cost of the last.';

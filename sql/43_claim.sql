@@ -1,5 +1,73 @@
 -- Claim ripe jobs: out of pgq_waiting, into pgq_running, under a fresh token and a lease.
 
+-- A token is the next value of a sequence, which is moved where it is more than a second behind the clock. The section
+-- "Tokens and leases" of docs/design.md says why no two claims of a job get the same token.
+--
+-- The lock keeps two sessions from moving the sequence at once, one of them back. Any role can take it and keep it, so
+-- no session waits for it. A move is a second or more: while the session is between its two statements, others would
+-- have to draw a million values to meet it. A long move is on disk when the claim has committed, so that a crash sets
+-- the sequence back by less than a minute. The limit is in the year 2255; the sequence ends soon after.
+CREATE FUNCTION _pgq_move_token(to_us bigint) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_move_token$
+DECLARE
+    c_class CONSTANT integer := 'pgq_token'::regclass::oid::integer;
+    v_token bigint;
+BEGIN
+    IF NOT pg_try_advisory_lock(c_class, 0) THEN
+        RETURN nextval('pgq_token');
+    END IF;
+    v_token := nextval('pgq_token');
+    IF v_token < to_us - 1000000 AND to_us < 9007000000000000 THEN
+        IF v_token < to_us - 30000000 AND current_setting('synchronous_commit') = 'off' THEN
+            PERFORM set_config('synchronous_commit', 'local', true);
+        END IF;
+        v_token := setval('pgq_token', to_us);
+    END IF;
+    PERFORM pg_advisory_unlock(c_class, 0);
+    RETURN v_token;
+END
+$_pgq_move_token$;
+
+COMMENT ON FUNCTION _pgq_move_token(bigint) IS
+    'Move the sequence of tokens to a time in microseconds since 1970, if it is more than a second behind and no other '
+    'session moves it. Returns the next token.';
+
+
+-- After a crash the sequence may repeat the values of claims that were not yet on disk. A commit waits for the WAL
+-- writer for three times its delay at most, which is 30 seconds if that is set to the longest. The row of the queue
+-- U+001F says that these values have been skipped: pgq_head is unlogged, so a crash empties it. All sessions are new
+-- then, and the first claim of each session looks for the row.
+CREATE FUNCTION _pgq_skip_lost_tokens(at timestamptz) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_skip_lost_tokens$
+DECLARE
+    v_target bigint;
+BEGIN
+    IF EXISTS (SELECT FROM pgq_head AS h WHERE h.queue = E'\x1f') THEN
+        RETURN;
+    END IF;
+    FOR v_try IN 1..20 LOOP
+        v_target := greatest(nextval('pgq_token'), _pgq_microseconds(at)) + 60000000;
+        IF _pgq_move_token(v_target) >= v_target THEN
+            INSERT INTO pgq_head VALUES (E'\x1f', 'infinity', '0', '{}');
+            RETURN;
+        END IF;
+        PERFORM pg_sleep(0.001);
+    END LOOP;
+END
+$_pgq_skip_lost_tokens$;
+
+COMMENT ON FUNCTION _pgq_skip_lost_tokens(timestamptz) IS
+    'If the server has crashed since this function was last called, move the sequence of tokens on by a minute, past '
+    'the tokens of claims that the crash has undone. Returns nothing.';
+
+
 CREATE FUNCTION pgq_claim(
     queues text[] DEFAULT '{default}',
     max_jobs integer DEFAULT 1,
@@ -33,7 +101,7 @@ AS $pgq_claim$
 DECLARE
     v_now timestamptz := pgq_now();
     v_lease_until timestamptz := _pgq_lease_end(v_now, lease);
-    v_token bigint := _pgq_microseconds(v_now) * 1024;
+    v_token bigint;
     v_queue text;
     v_names text[] := '{}';
     v_heads pgq_head[];
@@ -92,6 +160,12 @@ BEGIN
         RETURN;
     END IF;
 
+    -- Drawn while the rows are locked: a later claim of one of these jobs draws later.
+    v_token := nextval('pgq_token');
+    IF v_token < _pgq_microseconds(v_now) - 1000000 THEN
+        v_token := _pgq_move_token(_pgq_microseconds(v_now));
+    END IF;
+
     -- A statement of its own, for a snapshot of its own: a row that was updated just before it was locked has a new
     -- ctid, which the snapshot of the statement above does not see.
     RETURN QUERY
@@ -105,8 +179,7 @@ BEGIN
         enqueued_at, errors, context, token, lease_until, worker, claimed_at
     )
     SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, t.max_retries, t.backoff, t.backoff_cap,
-           t.dedup, t.dedup_key, t.enqueued_at, t.errors, t.context, v_token + nextval('pgq_token') % 1024,
-           v_lease_until, pgq_claim.worker, v_now
+           t.dedup, t.dedup_key, t.enqueued_at, t.errors, t.context, v_token, v_lease_until, pgq_claim.worker, v_now
     FROM taken AS t
     ORDER BY t.priority, t.ripe_at, t.id
     RETURNING r.id, r.token, r.queue, r.kind, r.args, r.attempt, r.max_retries, r.priority::integer, r.ripe_at,

@@ -120,6 +120,9 @@ DECLARE
     v_read bigint;
     v_count integer;
 BEGIN
+    IF v_is_new THEN
+        PERFORM _pgq_skip_lost_tokens(at);
+    END IF;
     IF v_head.due > at THEN
         RETURN;
     END IF;
@@ -146,4 +149,4 @@ $_pgq_maintain$;
 
 COMMENT ON FUNCTION _pgq_maintain(timestamptz) IS
     'If the search for expired leases is due in this session, call _pgq_sweep_workers, except in the session''s first '
-    'search, and _pgq_expire_leases. Returns nothing.';
+    'search, and _pgq_expire_leases. The first call of a session calls _pgq_skip_lost_tokens, too. Returns nothing.';

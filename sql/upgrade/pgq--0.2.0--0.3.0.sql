@@ -87,6 +87,8 @@ DROP INDEX pgq_waiting_claim;
 -- squawk-ignore require-concurrent-index-creation
 CREATE INDEX pgq_waiting_claim ON pgq_waiting (queue COLLATE "C", priority, ripe_at, id);
 
+-- Jobs that are running keep their greater tokens, from before, until their claims end.
+ALTER SEQUENCE pgq_token MAXVALUE 9007199254740991;
 
 -- Hints: sessions find the heads again.
 -- squawk-ignore ban-drop-table

@@ -1,6 +1,6 @@
 -- Fencing: a worker that does not hold a job cannot change it.
 BEGIN;
-SELECT plan(46);
+SELECT plan(53);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('fenced', '{"x": 1}');
@@ -53,6 +53,53 @@ SELECT is(
     ARRAY(SELECT pgq_complete_many(ARRAY[(:'ids'::bigint[])[1], (:'ids'::bigint[])[1]], ARRAY[(:'tokens'::bigint[])[1], (:'tokens'::bigint[])[1]])),
     ARRAY[(:'ids'::bigint[])[1]], 'a job that is named twice is ended once, and its id returned once');
 SELECT is_empty($$ SELECT pgq_complete_many('{}', '{}') $$, 'pgq_complete_many of empty arrays returns no id');
+
+-- Tokens are numbers of microseconds, but no two are equal: whatever the clock does, and after a crash.
+SELECT ok(:token < 2::numeric ^ 53, 'a JSON parser reads a token exactly');
+SELECT count(*) FROM pgq_enqueue_many('[{"kind": "x"}, {"kind": "y"}]');
+SELECT is(ARRAY[count(*), count(DISTINCT token)], '{2,1}', 'jobs that are claimed together share a token') FROM pgq_claim(max_jobs => 2);
+DELETE FROM pgq_running;
+CREATE FUNCTION pg_temp.tokens(at timestamptz, n integer) RETURNS SETOF bigint LANGUAGE plpgsql AS $$
+DECLARE
+    v_job record;
+BEGIN
+    PERFORM set_config('pgq.now', at::text, true);
+    FOR i IN 1..n LOOP
+        SELECT c.id, c.token INTO v_job FROM pgq_claim('{tokens}') AS c;
+        PERFORM pgq_release(v_job.id, v_job.token);
+        RETURN NEXT v_job.token;
+    END LOOP;
+END
+$$;
+SELECT pgq_enqueue('k', queue => 'tokens');
+CREATE TEMP TABLE drawn (n integer GENERATED ALWAYS AS IDENTITY, token bigint);
+INSERT INTO drawn (token) SELECT pg_temp.tokens('2031-01-01 12:00Z', 2);
+SELECT cmp_ok(max(token), '>=', _pgq_microseconds('2031-01-01 12:00Z'), 'a token is not behind the clock') FROM drawn;
+INSERT INTO drawn (token) SELECT pg_temp.tokens('2031-01-01 12:00Z', 2000);
+INSERT INTO drawn (token) SELECT pg_temp.tokens('2031-01-01 11:59:59.999999Z', 3);
+INSERT INTO drawn (token) SELECT pg_temp.tokens('2031-01-01 11:55Z', 3);
+INSERT INTO drawn (token) SELECT pg_temp.tokens('2031-01-01 12:10Z', 3);
+SELECT is_empty(
+    'SELECT FROM (SELECT token, lag(token) OVER (ORDER BY n) AS before FROM drawn) AS d WHERE token <= before',
+    'each claim has a greater token than the one before, at the same time and after the clock was set back');
+-- A crash sets the sequence back and empties unlogged tables, and all sessions are new. It undoes claims of a minute at most.
+SELECT _pgq_microseconds('2031-01-01 12:10Z') AS crash \gset
+SELECT setval('pgq_token', :crash);
+DELETE FROM pgq_head;
+SELECT set_config(_pgq_head_setting(''), '', true);
+SELECT is_empty(
+    format($$ SELECT FROM pg_temp.tokens('2031-01-01 12:10Z', 10) AS token WHERE token < %s + 50000000 $$, :crash),
+    'a crash does not repeat tokens, even where the clock has stood still');
+SELECT setval('pgq_token', :crash);
+DELETE FROM pgq_head;
+SELECT set_config(_pgq_head_setting(''), '', true);
+SELECT is_empty(
+    format($$ SELECT FROM pg_temp.tokens('2031-01-01 11:30Z', 10) AS token WHERE token < %s + 50000000 $$, :crash),
+    'nor does a crash after which the clock is behind');
+SELECT setval('pgq_token', 9007000000000000);
+SELECT ok(pg_temp.tokens('2290-01-01 12:00Z', 1) < 2::numeric ^ 53, 'a clock that is far ahead does not use up the tokens');
+-- No rollback undoes this.
+SELECT setval('pgq_token', 1);
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -129,7 +129,7 @@ def test_pgq_reads_these_settings_and_no_others(conn: Connection) -> None:
         "WHERE p.pronamespace = current_schema()::regnamespace AND p.proname ~ '^_?pgq_'"
     ).fetchall()
     assert {row[0].removesuffix("::text") for row in rows} == {
-        "'pgq.jitter'", "'pgq.now'", "'role'", "'track_counts'", "'transaction_isolation'",
+        "'pgq.jitter'", "'pgq.now'", "'role'", "'synchronous_commit'", "'track_counts'", "'transaction_isolation'",
         "_pgq_head_setting(queue)", "_pgq_head_setting('')",
     }  # fmt: skip
 
@@ -216,12 +216,13 @@ def test_a_session_that_puts_off_maintenance_does_not_affect_others(conn: Connec
     queue.enqueue("k", backoff="0")
     queue.claim()
     expire(conn)
-    forge = "SELECT set_config(_pgq_head_setting(''), _pgq_microseconds(now() + %s * interval '1 s') || ' {}', false)"
-    forger.execute(forge, [500])
+    due = "_pgq_microseconds(now() + %s * interval '1 s')"
+    forge = f"SELECT set_config(_pgq_head_setting(''), {due} || ' 86400000000 {{}}', false)"
+    forger.execute(forge.encode(), [500])
     assert WorkerQueue(forger).claim() == []
     assert len(queue.claim()) == 1
     expire(conn)
-    forger.execute(forge, [700])
+    forger.execute(forge.encode(), [700])
     assert len(WorkerQueue(forger).claim()) == 1
 
 
