@@ -13,7 +13,7 @@ import pytest
 from support.database import Connect, Connection, jobs, one
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Job, Queue, Worker, WorkerQueue, WrongState
+from pgq import Drain, Handlers, Job, Queue, Worker, WorkerQueue, WrongState
 from pgq.worker.presence import Presence
 from pgq.worker.settle import Settler
 
@@ -66,6 +66,22 @@ def test_the_lease_of_a_running_handler_is_extended(
     present.stop()
     thread.result(30)
     assert attempts == [1]
+
+
+def test_the_leases_of_all_jobs_of_a_batch_are_extended(
+    conn: Connection, queue: Queue, dsn: str, handlers: Handlers
+) -> None:
+    """Jobs that are claimed together share a token, and each has a lease."""
+    behind = "SELECT count(*) FROM pgq_running WHERE lease_until <= claimed_at + interval '3 s'"
+
+    @handlers.handler("k", batch=10)
+    def wait(jobs: list[Job]) -> None:
+        eventually(lambda: one(conn, behind) == 0, "all leases are extended")
+
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(4))
+    worker = Worker(dsn, handlers, poll=0.1, lease=timedelta(seconds=3), drain=Drain(until_empty=True))
+    Thread(worker.run).result(60)
+    assert jobs(conn) == []
 
 
 def test_no_lease_is_extended_past_a_timeout(

@@ -59,7 +59,8 @@ class Presence:
         self._uncertain = False
         self._registered = False
         self._warned = False
-        self._extended: dict[int, float] = {}
+        # By job, because the jobs of one claim share a token.
+        self._extended: dict[tuple[int, int], float] = {}
         self._wakeup = Wakeup()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="pgq-presence", daemon=True)
@@ -95,7 +96,7 @@ class Presence:
         """Extend the lease of a job, and return its end. Raises LeaseLost."""
         with self.session.lock:
             until = self._queue().extend(job, lease)
-        self._extended[job.token] = self._clock()
+        self._extended[job.id, job.token] = self._clock()
         return until
 
     def tick(self) -> None:
@@ -105,11 +106,12 @@ class Presence:
         if self._uncertain and self._registered:
             self._reconcile()
         running = list(self._running())
-        self._extended = {job.token: self._extended[job.token] for job, _, _ in running if job.token in self._extended}
+        keys = {(job.id, job.token) for job, _, _ in running}
+        self._extended = {key: at for key, at in self._extended.items() if key in keys}
         for job, claimed_at, lease in running:
-            last = self._extended.get(job.token, claimed_at)
+            last = self._extended.get((job.id, job.token), claimed_at)
             # A lease that is longer than that of the claim begins with the handler.
-            begins = lease > self.settings.lease and job.token not in self._extended
+            begins = lease > self.settings.lease and (job.id, job.token) not in self._extended
             if begins or self._clock() >= last + lease.total_seconds() / PART:
                 self._extend(job, lease)
 
@@ -128,7 +130,7 @@ class Presence:
             self.extend(job, lease)
         except LeaseLost:
             # Log it once: the handler goes on, and its result is refused.
-            self._extended[job.token] = float("inf")
+            self._extended[job.id, job.token] = float("inf")
             log_job(job, "lost", "lost while its handler runs")
 
     def _reconcile(self) -> None:
