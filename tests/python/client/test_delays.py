@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
-from support.database import Connect, Connection, one
+from psycopg.conninfo import make_conninfo
+from psycopg.pq import TransactionStatus
+from pytest_postgresql.executors import NoopExecutor
+from support.database import Connect, Connection, jobs, one
+from support.workers import MakeWorker
 
-from pgq import WorkerQueue
+from pgq import Drain, Handlers, WorkerQueue
 from pgq.testing import Clock, time_travel
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -96,16 +101,125 @@ def test_a_snoozed_job_is_ripe_on_time_and_its_attempt_does_not_count(queue: Wor
     assert [again.attempt for again in queue.claim()] == [1]
 
 
+IN_REAL_TIME = "SELECT abs(extract(epoch FROM pgq_now() - clock_timestamp())) < 60"
+
+
 def test_time_travel_ends_with_its_block(conn: Connection, connect: Connect) -> None:
-    """Afterwards this process and each session that travelled are back in real time; other sessions never left it."""
+    """All sessions of the database travel, also those that nobody has named; afterwards all are back in real time."""
     other, bystander = connect(), connect()
     with time_travel(conn, other, to="2001-01-01"):
-        for traveller in (conn, other):
+        for traveller in (conn, other, bystander, connect()):
             assert one(traveller, "SELECT pgq_now()") == datetime(2001, 1, 1, tzinfo=UTC)
-        assert one(bystander, "SELECT abs(extract(epoch FROM pgq_now() - clock_timestamp())) < 60")
     assert datetime.now(UTC).year > 2001
-    for back in (conn, other):
-        assert one(back, "SELECT abs(extract(epoch FROM pgq_now() - clock_timestamp())) < 60")
+    for back in (conn, other, bystander):
+        assert one(back, IN_REAL_TIME)
+
+
+@pytest.mark.parametrize("year", [1, 1969, 9999])
+def test_any_year_of_python_can_be_travelled_to(conn: Connection, year: int) -> None:
+    """To the microsecond."""
+    with time_travel(conn, to=datetime(year, 12, 31, 23, 59, 59, 999999)):
+        assert one(conn, "SELECT pgq_now()::text") == f"{year:04}-12-31 23:59:59.999999+00"
+
+
+def test_other_databases_stay_in_real_time(dsn: str, conn: Connection, clock: Clock, template: NoopExecutor) -> None:
+    """So tests that run at the same time, each in a database of its own, do not see each other's clocks."""
+    conn.execute(f'CREATE DATABASE pgq_elsewhere TEMPLATE "{template.template_dbname}"'.encode())
+    try:
+        with psycopg.connect(make_conninfo(dsn, dbname="pgq_elsewhere"), autocommit=True) as elsewhere:
+            assert one(elsewhere, IN_REAL_TIME)
+            with time_travel(elsewhere, to="2001-01-01"):
+                assert one(elsewhere, "SELECT pgq_now()").year == 2001
+                assert one(conn, "SELECT pgq_now()") == NOON
+    finally:
+        conn.execute("DROP DATABASE pgq_elsewhere WITH (FORCE)")
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_no_rollback_undoes_a_move(conn: Connection, connect: Connect, isolation: str) -> None:
+    """Neither of a transaction nor to a savepoint; and a move reaches every transaction at once."""
+    inside = connect()
+    with time_travel(inside, to=NOON) as clock:
+        inside.execute(f"BEGIN ISOLATION LEVEL {isolation}".encode())
+        assert one(inside, "SELECT pgq_now()") == NOON
+        inside.execute("SAVEPOINT before")
+        clock.tick(hours(1))
+        inside.execute("ROLLBACK TO before")
+        assert one(inside, "SELECT pgq_now()") == NOON + hours(1)
+        clock.tick(hours(1))
+        inside.execute("ROLLBACK")
+        assert one(inside, "SELECT pgq_now()") == one(conn, "SELECT pgq_now()") == datetime.now(UTC) == NOON + hours(2)
+
+
+def test_time_travel_goes_on_and_ends_in_a_failed_transaction(conn: Connection, connect: Connect) -> None:
+    """The clock moves through a session of its own."""
+    failed = connect(autocommit=False)
+    with time_travel(failed, to=NOON) as clock:
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            failed.execute("SELECT 1 / 0")
+        clock.tick(hours(1))
+        assert one(conn, "SELECT pgq_now()") == NOON + hours(1)
+    assert failed.info.transaction_status == TransactionStatus.INERROR
+    failed.rollback()
+    assert one(failed, IN_REAL_TIME)
+
+
+def test_a_worker_travels_too(queue: WorkerQueue, clock: Clock, handlers: Handlers, make_worker: MakeWorker) -> None:
+    """Its sessions are its own. It runs the job that is ripe in travelled time, and no other."""
+    ran: list[datetime] = []
+    handlers.handler("k")(lambda job: ran.append(datetime.now(UTC)))
+    queue.enqueue("k", delay=hours(4))
+    make_worker(drain=Drain(until_empty=False)).run()
+    assert ran == []
+    clock.tick(hours(4))
+    make_worker(drain=Drain(until_empty=False)).run()
+    assert ran == [NOON + hours(4)]
+    assert jobs(queue.conn) == []
+
+
+def test_a_database_has_one_clock(conn: Connection, clock: Clock) -> None:
+    """A second one is refused, because it would bring all sessions of the first to another time."""
+    with pytest.raises(RuntimeError, match="travels in time already"), time_travel(conn, to="2001-01-01"):
+        pytest.fail("must not be entered")
+    assert one(conn, "SELECT pgq_now()") == datetime.now(UTC) == NOON
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_clock_whose_session_was_ended_says_so(conn: Connection, moves: bool) -> None:
+    """At the next move, or else at the end of the block: the database is back in real time."""
+    reached = []
+
+    def travel() -> None:
+        with time_travel(conn, to=NOON) as clock:
+            conn.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'pgq.testing'"
+            )
+            reached.append("ended")
+            if moves:
+                clock.tick(hours(1))
+                reached.append("moved")
+
+    with pytest.raises(RuntimeError, match="back in real time"):
+        travel()
+    assert reached == ["ended"]
+    assert datetime.now(UTC).year < 2030
+    assert one(conn, IN_REAL_TIME)
+
+
+def test_time_travel_needs_no_privilege_of_the_roles(conn: Connection, clock: Clock) -> None:
+    """A role that may only enqueue travels as well."""
+    conn.execute("DROP ROLE IF EXISTS clerk")
+    conn.execute("CREATE ROLE clerk")
+    try:
+        conn.execute("SELECT pgq_grant('clerk', 'producer')")
+        conn.execute("SET ROLE clerk")
+        conn.execute("SELECT pgq_enqueue('k')")
+        conn.execute("RESET ROLE")
+        assert one(conn, "SELECT enqueued_at FROM pgq_jobs") == NOON
+    finally:
+        conn.execute("RESET ROLE")
+        conn.execute("DROP OWNED BY clerk")
+        conn.execute("DROP ROLE clerk")
 
 
 def test_a_database_without_the_test_kit_does_not_travel(conn: Connection) -> None:
