@@ -4,7 +4,8 @@ CREATE FUNCTION pgq_purge(
     older_than interval DEFAULT '30 days',
     outcome text DEFAULT NULL,
     queue text DEFAULT NULL,
-    max_jobs integer DEFAULT 10000
+    max_jobs integer DEFAULT 10000,
+    kind text DEFAULT NULL
 ) RETURNS bigint
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -37,6 +38,7 @@ BEGIN
         WHERE e.ended_at <= v_now - older_than
           AND (pgq_purge.outcome IS NULL OR e.outcome = pgq_purge.outcome)
           AND (pgq_purge.queue IS NULL OR e.queue = pgq_purge.queue)
+          AND (pgq_purge.kind IS NULL OR e.kind = pgq_purge.kind)
           AND (v_allowed IS NULL OR e.queue = ANY (v_allowed))
         ORDER BY e.ended_at
         LIMIT max_jobs
@@ -49,7 +51,8 @@ BEGIN
 END
 $pgq_purge$;
 
-COMMENT ON FUNCTION pgq_purge(interval, text, text, integer) IS
+COMMENT ON FUNCTION pgq_purge(interval, text, text, integer, text) IS
     'Delete jobs that ended longer ago than older_than, the oldest first, at most max_jobs in one call. Returns how '
-    'many. NULL for outcome means any, NULL for queue every queue that the calling role may use; NULL for older_than '
-    'or max_jobs raises 22004. Raises 22023 for a bad value, 42501 for a queue that the calling role may not use.';
+    'many. NULL for outcome or kind means any, NULL for queue every queue that the calling role may use; NULL for '
+    'older_than or max_jobs raises 22004. Raises 22023 for a bad value, 42501 for a queue that the calling role may '
+    'not use.';

@@ -1,6 +1,6 @@
 -- The operator's calls: cancel, retry and purge.
 BEGIN;
-SELECT plan(30);
+SELECT plan(32);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 -- A job in each state, with the name of the state as its kind.
@@ -44,6 +44,7 @@ SET LOCAL pgq.now = '2030-02-06 23:59:59Z';
 SELECT is(pgq_purge(queue => 'month'), 0::bigint, 'pgq_purge keeps a job for thirty days by default');
 SET LOCAL pgq.now = '2030-02-07 00:00Z';
 SELECT is(pgq_purge(queue => 'month'), 1::bigint, 'pgq_purge deletes a job after thirty days');
+SELECT pgq_cancel((SELECT e.id FROM pgq_enqueue('other') AS e));
 CREATE FUNCTION pg_temp.kept() RETURNS text LANGUAGE sql AS $$ SELECT string_agg(args::text, '' ORDER BY args) FROM pgq_ended WHERE kind = 'old' $$;
 CREATE FUNCTION pg_temp.purge(call text, OUT n bigint, OUT kept text) LANGUAGE plpgsql AS $$
 BEGIN
@@ -58,6 +59,8 @@ FROM (VALUES
     ('SELECT pgq_purge(''4 days'', max_jobs => 1)', 1, '1245'),
     ('SELECT pgq_purge(''4 days'', ''dead'')', 1, '124'),
     ('SELECT pgq_purge(''0'', max_jobs => 0)', 0, '124'),
+    ('SELECT pgq_purge(''0'', kind => ''other'')', 1, '124'),
+    ('SELECT pgq_purge(''0'', kind => ''no such kind'')', 0, '124'),
     ('SELECT pgq_purge(''0'')', 3, NULL)
 ) AS t (call, n, kept) CROSS JOIN LATERAL pg_temp.purge(call) AS p;
 

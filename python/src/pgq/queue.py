@@ -112,12 +112,13 @@ class Queue:
         outcome: str | None = None,
         queue: str | None = None,
         max_jobs: int = 10_000,
+        kind: str | None = None,
     ) -> int:
         """Delete ended jobs, at most ``max_jobs`` of them; return how many."""
         return int(
             self._row(
-                f"SELECT {self._prefix}pgq_purge(%s::interval, %s::text, %s::text, %s::integer)",
-                [interval(older_than), outcome, queue, max_jobs],
+                f"SELECT {self._prefix}pgq_purge(%s::interval, %s::text, %s::text, %s::integer, %s::text)",
+                [interval(older_than), outcome, queue, max_jobs, kind],
             )[0]
         )
 
