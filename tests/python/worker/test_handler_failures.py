@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import psycopg
@@ -210,6 +212,74 @@ def test_a_child_that_a_handler_forks_does_not_become_a_worker(
     (child,) = children
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
     assert jobs(queue.conn) == []
+
+
+def refused(conn: Connection) -> None:
+    """Make a call to pgq that fails."""
+    Queue(conn).retry(404)
+
+
+def grouped(conn: Connection) -> None:
+    """Raise a group with an error that has a cause."""
+    try:
+        try:
+            raise KeyError("inner")
+        except KeyError as cause:
+            raise ValueError("outer") from cause
+    except ValueError as error:
+        raise ExceptionGroup("several", [error]) from None
+
+
+@pytest.mark.parametrize("form", ["plain", "transaction", "batch", "around"])
+@pytest.mark.parametrize(
+    ("work", "block", "shown"),
+    [(lambda _: 1 / 0, -1, ["handle", "<lambda>"]), (refused, -1, ["handle", "refused", "retry"]),
+     (grouped, 1, ["handle", "grouped"])],
+    ids=["error", "refusal", "group"],
+)  # fmt: skip
+def test_a_stored_traceback_begins_with_the_handler(
+    queue: Queue,
+    loop: Loop,
+    handlers: Handlers,
+    form: str,
+    work: Callable[[Connection], object],
+    block: int,
+    shown: list[str],
+) -> None:
+    """The frames of the worker are left out, of causes and groups, too; a call of the handler to pgq stays."""
+
+    def handle(*_: object) -> None:
+        work(queue.conn)
+
+    if form == "around":
+
+        @handlers.around
+        def pass_on(_: object, proceed: Callable[[], object]) -> object:
+            return proceed()
+
+    handlers.handler("k", transaction=form == "transaction", batch=10 if form == "batch" else None)(handle)
+    enqueued = queue.enqueue("k", max_retries=0)
+    drain(loop)
+    text = error_of(queue.conn, enqueued.id)
+    frames = re.findall(r'File ".*", line \d+, in (\S+)', text.split("raceback (most recent call last):")[block])
+    if form == "around":
+        assert frames.pop(0) == "pass_on"
+    assert frames[: len(shown)] == shown
+    for file in re.findall(r'File "(.*)", line', text):
+        assert f"pgq{os.sep}worker" not in file
+        assert not file.endswith(("handlers.py", "tracing.py"))
+
+
+def test_an_error_of_the_worker_itself_has_no_traceback(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """No frame in it is of use."""
+
+    @handlers.handler("k", batch=10)
+    def handle(jobs: list[Job]) -> dict[int, object]:
+        return {}
+
+    enqueued = queue.enqueue("k", max_retries=0)
+    drain(loop)
+    assert error_of(queue.conn, enqueued.id).strip() == "pgq.Error: its batch handler has left it out"
 
 
 def test_an_exception_that_cannot_be_formatted_is_named(queue: Queue, loop: Loop, handlers: Handlers) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import traceback
+from pathlib import Path
+from typing import Final
 
 import psycopg
 
@@ -11,6 +14,10 @@ from pgq.job import Job
 from pgq.worker.outcomes import Settlement
 
 logger = logging.getLogger("pgq")
+
+# Files of pgq, and those of them that call handlers: their frames are of no use in the traceback of a handler.
+PACKAGE: Final = f"{Path(__file__).parents[1]}{os.sep}"
+MACHINERY: Final = tuple(PACKAGE + part for part in (f"worker{os.sep}", "handlers.py", "tracing.py"))
 
 # What pgq_fail keeps. The message comes first; the traceback is cut.
 MAX_ERROR = 4000
@@ -33,6 +40,7 @@ def describe(error: BaseException) -> str:
     """Return an exception as text that PostgreSQL can store: type, message, SQLSTATE if any, then the traceback."""
     try:
         trace = traceback.TracebackException.from_exception(error)
+        _remove_own_frames(trace, set())
         last = list(trace.format_exception_only())
         sqlstate = f" (SQLSTATE {error.sqlstate})" if isinstance(error, psycopg.Error) and error.sqlstate else ""
         message = f"{''.join(last).strip()[:MAX_MESSAGE]}{sqlstate}\n\n"
@@ -43,6 +51,20 @@ def describe(error: BaseException) -> str:
         # The exception raises another one when it is formatted.
         text = type(error).__name__
     return clean(text)
+
+
+def _remove_own_frames(trace: traceback.TracebackException, seen: set[int]) -> None:
+    """Remove the frames that lead to a handler or interrupt one; calls that the handler makes to pgq stay."""
+    if id(trace) in seen:
+        return
+    seen.add(id(trace))
+    frames = list(trace.stack)
+    while frames and frames[0].filename.startswith(PACKAGE):
+        del frames[0]
+    trace.stack[:] = [frame for frame in frames if not frame.filename.startswith(MACHINERY)]
+    for other in (trace.__cause__, trace.__context__, *(trace.exceptions or ())):
+        if other is not None:
+            _remove_own_frames(other, seen)
 
 
 def clean(text: str) -> str:
