@@ -25,8 +25,10 @@ a psycopg.DataError with a hint.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Final
 
 import psycopg
 
@@ -118,14 +120,45 @@ BY_SQLSTATE: dict[str, type[Error]] = {
 NOT_INSTALLED_HINT = "Run pgq install, set the search path, or let the owner call pgq_grant for this role."
 
 
+# Which privilege lets a role call a function or read a view. All other calls are those of workers.
+PRIVILEGES: Final = {
+    **dict.fromkeys(("pgq_enqueue", "pgq_enqueue_many"), "producer"),
+    **dict.fromkeys(("pgq_cancel", "pgq_retry", "pgq_purge"), "admin"),
+    **dict.fromkeys(("pgq_jobs", "pgq_stats", "pgq_workers", "pgq_now"), "reader"),
+    **dict.fromkeys(("pgq_grant", "pgq_revoke"), "owner"),
+    "pgq_version": "any",
+}
+# Not a quoted name, which is that of the schema.
+CALLED: Final = re.compile(r"\bpgq_\w+\b(?!\")")
+
+
+def permission_hint(privilege: str, role: str) -> str:
+    """Return what a role can do that lacks a privilege: one of those of pgq_grant, ``any`` of them, or ``owner``."""
+    if privilege == "owner":
+        return "Connect as the owner of pgq."
+    name = role.replace("'", "''")
+    if privilege == "any":
+        return f"Ask the owner of pgq to call pgq_grant for '{name}'."
+    return f"Ask the owner of pgq to run SELECT pgq_grant('{name}', '{privilege}')."
+
+
 @contextmanager
-def translated() -> Iterator[None]:
-    """Turn the psycopg errors that a caller of pgq reacts to into the classes above, by SQLSTATE."""
+def translated(conn: psycopg.Connection[Any], query: str, privilege: str | None = None) -> Iterator[None]:
+    """
+    Turn the psycopg errors that a caller of pgq reacts to into the classes above, by SQLSTATE.
+
+    PostgreSQL has no hint for a missing privilege: a note of the error names it. It is ``privilege``, or else that of
+    the first function or view in the query.
+    """
     try:
         yield
     except psycopg.Error as error:
         known = BY_SQLSTATE.get(error.sqlstate or "")
         if known is None:
+            if isinstance(error, psycopg.errors.InsufficientPrivilege) and not error.diag.message_hint:
+                called = CALLED.search(query)
+                privilege = privilege or PRIVILEGES.get(called.group() if called else "", "worker")
+                error.add_note(f"hint: {permission_hint(privilege, conn.info.user)}")
             raise
         message = error.diag.message_primary or str(error)
         hint = NOT_INSTALLED_HINT if known is NotInstalled else error.diag.message_hint

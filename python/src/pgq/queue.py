@@ -152,7 +152,7 @@ class Queue:
         return plain
 
     def _rows(self, query: str, params: Sequence[Any] | Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        with translated(), self._cursor(tuple_row) as cursor:
+        with translated(self.conn, query), self._cursor(tuple_row) as cursor:
             cursor.execute(query, params)
             return cursor.fetchall()
 

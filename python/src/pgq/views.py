@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import psycopg
 from psycopg.rows import dict_row
 
-from pgq.convert import qualifier
+from pgq.convert import Interval, interval, qualifier
 from pgq.errors import JobNotFound, translated
 
 # The columns of pgq_jobs that a reader sees; an admin also sees the others.
 LISTED = "id, state, queue, kind, priority, attempt, max_retries, ripe_at, enqueued_at, worker, lease_until, ended_at"
+MATCHING: Final = (
+    "(%(states)s::text[] IS NULL OR state = ANY (%(states)s::text[])) "
+    "AND (%(queue)s::text IS NULL OR queue = %(queue)s) "
+    "AND (%(kind)s::text IS NULL OR kind = %(kind)s)"
+)
+# The first line of the newest error; a client may have begun it with an empty one.
+FIRST_LINE: Final = r"left(split_part(translate(ltrim(errors->0->>'error', E' \t\r\n'), E'\r', E'\n'), E'\n', 1), 200)"
 
 
 class Views:
@@ -27,17 +35,56 @@ class Views:
         self._prefix = qualifier(conn, schema)
 
     def jobs(
-        self, state: str | None = None, queue: str | None = None, kind: str | None = None, limit: int = 50
+        self,
+        state: str | Sequence[str] | None = None,
+        queue: str | None = None,
+        kind: str | None = None,
+        limit: int = 50,
+        *,
+        older_than: Interval | None = None,
     ) -> list[dict[str, Any]]:
-        """Return the jobs that match, the newest first, without their arguments and errors; None matches all."""
+        """
+        Return the jobs that match, the newest first; None matches all.
+
+        With ``older_than`` only jobs that ended, or else were enqueued, longer ago.
+        ``error`` is the first line of the newest error, None for a role that may not read errors. Arguments, results
+        and whole errors are left out.
+        """
+        errors = "errors" if self._may_read_errors() else "NULL::jsonb AS errors"
+        # The limit comes first: errors can be long.
         return self._rows(
-            f"SELECT {LISTED} FROM {self._prefix}pgq_jobs "
-            "WHERE (%(state)s::text IS NULL OR state = %(state)s) "
-            "AND (%(queue)s::text IS NULL OR queue = %(queue)s) "
-            "AND (%(kind)s::text IS NULL OR kind = %(kind)s) "
-            "ORDER BY id DESC LIMIT %(limit)s::bigint",
-            {"state": state, "queue": queue, "kind": kind, "limit": limit},
+            f"SELECT {LISTED}, {FIRST_LINE} AS error FROM (SELECT {LISTED}, {errors} {self._matching(older_than)} "
+            "ORDER BY id DESC LIMIT %(limit)s::bigint) AS j ORDER BY id DESC",
+            self._filter(state, queue, kind, older_than) | {"limit": limit},
         )
+
+    def ids(
+        self,
+        state: str | Sequence[str] | None = None,
+        queue: str | None = None,
+        kind: str | None = None,
+        *,
+        older_than: Interval | None = None,
+    ) -> list[int]:
+        """Return the ids of all jobs that match, as in ``jobs``, the oldest first."""
+        rows = self._rows(
+            f"SELECT id {self._matching(older_than)} ORDER BY id", self._filter(state, queue, kind, older_than)
+        )
+        return [row["id"] for row in rows]
+
+    def count(
+        self,
+        state: str | Sequence[str] | None = None,
+        queue: str | None = None,
+        kind: str | None = None,
+        *,
+        older_than: Interval | None = None,
+    ) -> int:
+        """Return the number of the jobs that match, as in ``jobs``."""
+        rows = self._rows(
+            f"SELECT count(*) AS n {self._matching(older_than)}", self._filter(state, queue, kind, older_than)
+        )
+        return int(rows[0]["n"])
 
     def job(self, job_id: int) -> dict[str, Any]:
         """
@@ -49,6 +96,7 @@ class Views:
             f"SELECT {LISTED}, backoff::text, backoff_cap::text, dedup, dedup_key, claimed_at, args::text, "
             f"result::text, errors::text FROM {self._prefix}pgq_jobs WHERE id = %(id)s::bigint",
             {"id": job_id},
+            "admin",
         )
         if not rows:
             raise JobNotFound(
@@ -65,8 +113,28 @@ class Views:
         """Return the workers that have registered or hold jobs."""
         return self._rows(f"SELECT * FROM {self._prefix}pgq_workers ORDER BY name", {})
 
-    def _rows(self, query: str, params: dict[str, Any]) -> list[dict[str, Any]]:
+    def _matching(self, older_than: Interval | None) -> str:
+        """Return the end of a query for the jobs that match."""
+        # A sub-select, because pgq_now() is volatile: it is called once.
+        age = f"(SELECT {self._prefix}pgq_now()) - %(older_than)s::interval"
+        older = "" if older_than is None else f" AND coalesce(ended_at, enqueued_at) <= {age}"
+        return f"FROM {self._prefix}pgq_jobs WHERE {MATCHING}{older}"
+
+    def _filter(
+        self, state: str | Sequence[str] | None, queue: str | None, kind: str | None, older_than: Interval | None
+    ) -> dict[str, Any]:
+        """Return the parameters of such a query."""
+        states = [state] if isinstance(state, str) else state and list(state)
+        return {"states": states, "queue": queue, "kind": kind, "older_than": interval(older_than)}
+
+    def _may_read_errors(self) -> bool:
+        """Return whether the role has the column, which a reader has not."""
+        view = f"{self._prefix}pgq_jobs".replace("%%", "%")
+        rows = self._rows("SELECT has_column_privilege(%(view)s, 'errors', 'SELECT') AS may", {"view": view})
+        return bool(rows[0]["may"])
+
+    def _rows(self, query: str, params: dict[str, Any], privilege: str = "reader") -> list[dict[str, Any]]:
         # Binary, because the text form of times and intervals depends on DateStyle and IntervalStyle.
-        with translated(), self.conn.cursor(binary=True, row_factory=dict_row) as cursor:
+        with translated(self.conn, query, privilege), self.conn.cursor(binary=True, row_factory=dict_row) as cursor:
             cursor.execute(query, params)
             return cursor.fetchall()

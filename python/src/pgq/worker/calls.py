@@ -191,6 +191,6 @@ class WorkerQueue(Queue):
         return str(self._row(f"SELECT {self._prefix}pgq_release(%s::bigint, %s::bigint)", [job.id, job.token])[0])
 
     def _jobs(self, query: str, params: Sequence[Any]) -> list[Job]:
-        with translated(), self._cursor(args_row(Job)) as cursor:
+        with translated(self.conn, query), self._cursor(args_row(Job)) as cursor:
             cursor.execute(query, params)
             return cursor.fetchall()
