@@ -219,11 +219,51 @@ def test_wrong_usage_is_exit_code_2(run: Run, arguments: list[str]) -> None:
     assert "Usage:" in run(*arguments, code=2).stderr
 
 
-def test_install_refuses_to_install_twice(run: Run, bare: Connection) -> None:
+def test_a_second_install_of_the_same_version_changes_nothing(run: Run, bare: Connection) -> None:
+    """It says so, and is no error: a deployment may run it each time."""
     assert "installed" in run("install").stdout
     run("enqueue", "k")
-    assert "is already installed in the schema" in run("install", code=1).stderr
+    done = run("install")
+    assert done.stdout == (
+        f'pgq {version("pgq-jobs")} is already installed in the schema "public", from the plain script: nothing to do\n'
+    )
+    assert done.stderr == ""
     assert one(bare, "SELECT count(*) FROM pgq_waiting") == 1
+
+
+@pytest.mark.parametrize("other", ["0.2.9", "99.0.0"])
+def test_an_install_over_another_version_is_refused(run: Run, conn: Connection, other: str) -> None:
+    """An upgrade does more than an installation, and SQL that is newer stays."""
+    conn.execute(f"CREATE OR REPLACE FUNCTION pgq_version() RETURNS text LANGUAGE sql RETURN '{other}'".encode())
+    assert f"pgq: pgq {other} is already installed" in run("install", code=1).stderr
+
+
+def test_something_that_only_claims_to_be_pgq_is_not_taken_for_it(run: Run, bare: Connection) -> None:
+    """Nor is it called, with the rights of the role that installs."""
+    bare.execute(f"CREATE FUNCTION pgq_version() RETURNS text LANGUAGE sql RETURN '{version('pgq-jobs')}'".encode())
+    assert "is already installed" in run("install", code=1).stderr
+
+
+@pytest.mark.parametrize("name", ["jobs", 'my "Jobs"'])
+def test_options_of_the_database_may_follow_the_command(dsn: str, bare: Connection, name: str) -> None:
+    """Those after the command win over those before it."""
+    for arguments in (
+        ["--dsn", dsn, "install", "--schema", name],
+        ["enqueue", "k", "--schema", name, "--dsn", dsn],
+        ["--schema", "nowhere", "--dsn", "host=/nowhere", "cancel", "--schema", name, "1", "--dsn", dsn],
+        ["--schema", name, "purge", "--dsn", dsn],
+    ):
+        done = invoke(*arguments)
+        assert done.returncode == 0, done
+    listed = json.loads(invoke("list", "--json", "--dsn", dsn, "--schema", name).stdout)
+    assert [row["state"] for row in listed] == ["cancelled"]
+    assert "there is no pgq" in invoke("uninstall", "--dsn", dsn, "--schema", "elsewhere").stderr
+    for command in main.commands.values():
+        assert {"dsn", "schema"} <= {option.name for option in command.params}, command.name
+
+
+def test_the_version_of_the_program_needs_no_database() -> None:
+    assert invoke("--version").stdout == f"pgq {version('pgq-jobs')}\n"
 
 
 def test_install_into_a_schema_of_any_name(run: Run, bare: Connection) -> None:
@@ -232,7 +272,7 @@ def test_install_into_a_schema_of_any_name(run: Run, bare: Connection) -> None:
     run("--schema", name, "install")
     run("--schema", name, "enqueue", "k")
     assert [row["kind"] for row in json.loads(run("--schema", name, "stats", "--json").stdout)] == ["k"]
-    assert "installed" in run("--schema", name, "install", code=1).stderr
+    assert "nothing to do" in run("--schema", name, "install").stdout
     assert one(bare, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == 0
 
 

@@ -46,9 +46,10 @@ def test_a_password_on_the_command_line_causes_a_warning(
 ) -> None:
     """The warning does not repeat it; a password from the environment causes none."""
     secret = make_conninfo(dsn, password="s3cret")
-    done = invoke("--dsn", secret if password else dsn, "stats")
-    assert done.returncode == 0
-    assert ("PGPASSFILE" in done.stderr) == password
-    assert "s3cret" not in done.stderr + done.stdout
+    for command in (["--dsn", secret if password else dsn, "stats"], ["stats", "--dsn", secret if password else dsn]):
+        done = invoke(*command)
+        assert done.returncode == 0
+        assert ("PGPASSFILE" in done.stderr) == password
+        assert "s3cret" not in done.stderr + done.stdout
     monkeypatch.setenv("PGQ_DSN", secret)
     assert invoke("stats").stderr == ""

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
+from functools import wraps
+from time import monotonic
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from pgq.cli import schema
 from pgq.cli.support import (
+    Column,
+    CommandError,
     Target,
     from_json,
-    has_password,
     interval,
     moment,
     pass_target,
     print_json,
     print_table,
     shown,
+    warn_of_password,
 )
 from pgq.cli.worker import worker
 from pgq.convert import Interval
+from pgq.errors import JobNotFound, WrongState
 from pgq.queue import NO_ARGS, OnDuplicate, Queue
 from pgq.version import driver_version
+from pgq.views import Views
 
 as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 STATES = click.Choice(["waiting", "running", "dead", "cancelled", "done"])
-JOB_COLUMNS = ("id", "state", "queue", "kind", "priority", "attempt", "ripe_at", "worker")
-WORKER_COLUMNS = ("name", "host", "pid", "queues", "registered_at", "present", "running", "kinds", "oldest_claimed_at")
-STATS_COLUMNS = ("queue", "kind", "waiting", "ripe", "running", "dead", "cancelled", "done", "oldest_ripe_age")
+JOB_COLUMNS = (
+    Column("id", 0), Column("state", 1), Column("queue", 4, least=8), Column("kind", 2, least=8), Column("priority", 8),
+    Column("attempt", 6), Column("ripe_at", 5), Column("worker", 7, least=8), Column("error", 3, least=16),
+)  # fmt: skip
+WORKER_COLUMNS = (
+    Column("name", 0, least=12), Column("host", 7, least=8), Column("pid", 6), Column("queues", 3, least=8),
+    Column("registered_at", 8), Column("present", 1), Column("running", 2), Column("kinds", 4, least=8),
+    Column("oldest_claimed_at", 5),
+)  # fmt: skip
+STATS_COLUMNS = (
+    Column("queue", 0, least=8), Column("kind", 1, least=8), Column("waiting", 2), Column("ripe", 6),
+    Column("running", 5), Column("dead", 3), Column("cancelled", 8), Column("done", 7), Column("oldest_ripe_age", 4),
+)  # fmt: skip
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -41,12 +58,15 @@ STATS_COLUMNS = ("queue", "kind", "waiting", "ripe", "running", "dead", "cancell
     help="Connection string.  [default: PGQ_DSN, or libpq's environment: PGHOST, PGDATABASE, …]",
 )
 @click.option("--schema", "schema_", envvar="PGQ_SCHEMA", help="Schema of pgq.  [default: PGQ_SCHEMA, or search_path]")
+@click.version_option(package_name="pgq-jobs", prog_name="pgq", message="%(prog)s %(version)s")
 @click.pass_context
 def main(ctx: click.Context, dsn: str, schema_: str | None) -> None:
-    """A job queue that is just PostgreSQL."""
-    if ctx.get_parameter_source("dsn") is ParameterSource.COMMANDLINE and has_password(dsn):
-        click.echo("pgq: every user of this machine can read the password in --dsn", err=True)
-        click.echo("hint: Keep it in a password file (PGPASSFILE), a service file or PGQ_DSN.", err=True)
+    """
+    A job queue that is just PostgreSQL.
+
+    --dsn and --schema may also follow the command.
+    """
+    warn_of_password(ctx, dsn)
     ctx.obj = Target(dsn, schema_)
 
 
@@ -116,21 +136,65 @@ def enqueue(
         click.echo(f"{job.id}" if job.created else f"{job.id} (waiting already)")
 
 
+@dataclass(frozen=True)
+class Filter:
+    """The jobs that a command is about: those that match all that is not None."""
+
+    state: str | None
+    queue: str | None
+    kind: str | None
+    older_than: Interval | None
+
+    def __bool__(self) -> bool:
+        return self != Filter(None, None, None, None)
+
+
+def filters(states: click.Choice[str], age: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator for the options of a Filter, which the command gets as ``match``."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def filtered(
+            *arguments: Any,
+            state: str | None,
+            queue_: str | None,
+            kind: str | None,
+            older_than: Interval | None,
+            **options: Any,
+        ) -> Any:
+            return command(*arguments, match=Filter(state, queue_, kind, older_than), **options)
+
+        for option in (
+            click.option("--older-than", type=interval, metavar="DURATION", help=f"Only jobs that {age} longer ago."),
+            click.option("--kind", help="Only jobs of this kind."),
+            click.option("--queue", "queue_", help="Only jobs of this queue."),
+            click.option("--state", type=states, help="Only jobs in this state."),
+        ):
+            filtered = option(filtered)
+        return filtered
+
+    return decorate
+
+
 @main.command("list")
-@click.option("--state", type=STATES, help="Only jobs in this state.")
-@click.option("--queue", help="Only jobs of this queue.")
-@click.option("--kind", help="Only jobs of this kind.")
+@pass_target
+@filters(STATES, "ended, or else were enqueued,")
 @click.option("--limit", type=click.IntRange(1), default=50, help="Largest number of jobs.")
 @as_json
-@pass_target
-def list_(target: Target, state: str | None, queue: str | None, kind: str | None, limit: int, json_: bool) -> None:
-    """List jobs, the newest first."""
+def list_(target: Target, match: Filter, limit: int, json_: bool) -> None:
+    """
+    List jobs, the newest first, each with the first line of its newest error.
+
+    The lines fit the terminal; COLUMNS=200 or --json show more.
+    """
     with target.views() as views:
-        rows = views.jobs(state, queue, kind, limit)
+        rows = views.jobs(match.state, match.queue, match.kind, limit + 1, older_than=match.older_than)
     if json_:
-        print_json(rows)
+        print_json(rows[:limit])
     else:
-        print_table(rows, JOB_COLUMNS)
+        print_table(rows[:limit], JOB_COLUMNS)
+    if len(rows) > limit:
+        click.echo(f"pgq: there are more than these {limit} jobs; --limit shows more", err=True)
 
 
 @main.command()
@@ -148,9 +212,9 @@ def show(target: Target, job_id: int, json_: bool) -> None:
         if name != "errors":
             click.echo(f"{name.replace('_', ' '):<12} {shown(value)}")
     for error in job["errors"]:
-        click.echo(
-            f"\nattempt {error['attempt']} at {error['at']} by {error['worker'] or '-'}\n{error['error'] or '-'}"
-        )
+        click.echo(f"\nattempt {error['attempt']} at {error['at']} by {shown(error['worker'] or None)}")
+        for line in (error["error"] or "-").splitlines():
+            click.echo(shown(line))
 
 
 @main.command()
@@ -179,33 +243,110 @@ def ps(target: Target, json_: bool) -> None:
         print_table(rows, WORKER_COLUMNS)
 
 
-@main.command()
-@click.argument("job_ids", metavar="ID...", type=int, nargs=-1, required=True)
-@pass_target
-def retry(target: Target, job_ids: tuple[int, ...]) -> None:
-    """Put dead or cancelled jobs back to waiting."""
+JOB_IDS = click.argument("job_ids", metavar="[ID...]", type=int, nargs=-1)
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+
+
+def change_each(
+    target: Target,
+    job_ids: tuple[int, ...],
+    match: Filter,
+    states: tuple[str, ...],
+    dry_run: bool,
+    action: str,
+    change: Callable[[Queue, int], str],
+) -> None:
+    """
+    Change the jobs with these ids, or else those that match and are in one of the states, the oldest first.
+
+    Each is a transaction: one for all would keep workers waiting. A job that cannot be changed does not stop the
+    others. It makes the exit code 1 only if its id was given; if it matched, it has moved on meanwhile.
+    """
+    if bool(job_ids) == bool(match):
+        raise click.UsageError("give either IDs, or at least one of --state, --queue, --kind and --older-than")
+    changed, refused, hints = 0, 0, set()
     with target.queue() as queue:
-        for job_id in job_ids:
-            click.echo(f"{job_id} {queue.retry(job_id)}")
+        views = Views(queue.conn, schema=target.schema)
+        for job_id in job_ids or views.ids(match.state or states, match.queue, match.kind, older_than=match.older_than):
+            try:
+                if dry_run and job_ids:
+                    check_state(views.job(job_id), states, action)
+                click.echo(f"{job_id} would be {action}" if dry_run else f"{job_id} {change(queue, job_id)}")
+                changed += 1
+            except (JobNotFound, WrongState) as error:
+                refused += 1
+                # One hint for all jobs with the same mistake.
+                CommandError(str(error), None if error.hint in hints else error.hint).show()
+                hints.add(error.hint)
+    if not job_ids:
+        click.echo(f"pgq: {changed} jobs {'would be ' if dry_run else ''}{action}", err=True)
+    elif refused:
+        click.get_current_context().exit(1)
+
+
+def check_state(job: dict[str, Any], states: tuple[str, ...], action: str) -> None:
+    """Raise WrongState for a job whose state does not allow the action."""
+    if job["state"] not in states:
+        raise WrongState(
+            f"job {job['id']} is {job['state']} and cannot be {action}",
+            hint=f"Name jobs that are {' or '.join(states)}.",
+        )
 
 
 @main.command()
-@click.argument("job_ids", metavar="ID...", type=int, nargs=-1, required=True)
 @pass_target
-def cancel(target: Target, job_ids: tuple[int, ...]) -> None:
-    """Cancel waiting or running jobs."""
-    with target.queue() as queue:
-        for job_id in job_ids:
-            queue.cancel(job_id)
-            click.echo(f"{job_id} cancelled")
+@JOB_IDS
+@filters(click.Choice(["dead", "cancelled"]), "ended")
+@DRY_RUN
+def retry(target: Target, job_ids: tuple[int, ...], match: Filter, dry_run: bool) -> None:
+    """
+    Put dead or cancelled jobs back to waiting.
+
+    Name them by ID, or all that match the options; without --state these are dead ones.
+    """
+    states = ("dead", "cancelled") if job_ids else (match.state or "dead",)
+    change_each(target, job_ids, match, states, dry_run, "retried", lambda queue, job_id: queue.retry(job_id))
 
 
 @main.command()
+@pass_target
+@JOB_IDS
+@filters(click.Choice(["waiting", "running"]), "were enqueued")
+@DRY_RUN
+def cancel(target: Target, job_ids: tuple[int, ...], match: Filter, dry_run: bool) -> None:
+    """
+    Cancel waiting or running jobs.
+
+    Name them by ID, or all that match the options.
+    """
+
+    def cancel_one(queue: Queue, job_id: int) -> str:
+        queue.cancel(job_id)
+        return "cancelled"
+
+    change_each(target, job_ids, match, ("waiting", "running"), dry_run, "cancelled", cancel_one)
+
+
+# Seconds between two lines about the progress of a purge.
+PROGRESS_EVERY = 2.0
+
+
+@main.command()
+@pass_target
 @click.option("--older-than", type=interval, metavar="DURATION", default="30d", help="Only jobs that ended longer ago.")
-@click.option("--outcome", type=click.Choice(["dead", "cancelled", "done"]), help="Only jobs that ended in this state.")
+@click.option(
+    "--state",
+    "--outcome",
+    "outcome",
+    type=click.Choice(["dead", "cancelled", "done"]),
+    help="Only jobs that ended in this state.",
+)
 @click.option("--queue", "queue_", help="Only jobs of this queue.")
-@pass_target
-def purge(target: Target, older_than: Interval, outcome: str | None, queue_: str | None) -> None:
+@click.option("--kind", help="Only jobs of this kind.")
+@DRY_RUN
+def purge(
+    target: Target, older_than: Interval, outcome: str | None, queue_: str | None, kind: str | None, dry_run: bool
+) -> None:
     """
     Delete jobs that have ended.
 
@@ -213,7 +354,16 @@ def purge(target: Target, older_than: Interval, outcome: str | None, queue_: str
     """
     purged = 0
     with target.queue() as queue:
+        if dry_run:
+            states = outcome or ("dead", "cancelled", "done")
+            count = Views(queue.conn, schema=target.schema).count(states, queue_, kind, older_than=older_than)
+            click.echo(f"{count} would be purged")
+            return
+        told_at = monotonic()
         # Each call is a transaction and deletes at most 10,000 jobs.
-        while some := queue.purge(older_than, outcome, queue_):
+        while some := queue.purge(older_than, outcome, queue_, kind=kind):
             purged += some
+            if monotonic() - told_at > PROGRESS_EVERY:
+                told_at = monotonic()
+                click.echo(f"{purged} purged so far", err=True)
     click.echo(f"{purged} purged")

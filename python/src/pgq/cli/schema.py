@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from pgq.cli.support import Target, pass_target
+from pgq.errors import AlreadyInstalled
 from pgq.schema import install as installation
 from pgq.schema.upgrade import upgrade_steps
 from pgq.version import driver_version
@@ -14,12 +15,21 @@ from pgq.version import driver_version
 @click.option("--print", "print_", is_flag=True, help="Print the SQL instead of running it.")
 @pass_target
 def install(target: Target, print_: bool) -> None:
-    """Install the tables and functions of pgq."""
+    """
+    Install the tables and functions of pgq.
+
+    Nothing is done where this version is installed already.
+    """
     if print_:
         click.echo(installation.script(), nl=False)
         return
     with target.connection() as conn:
-        click.echo(f"pgq {installation.install(conn, schema=target.schema)} installed")
+        try:
+            click.echo(f"pgq {installation.install(conn, schema=target.schema)} installed")
+        except AlreadyInstalled as error:
+            if installation.installed_version(conn, target.schema) != driver_version():
+                raise
+            click.echo(f"{error}: nothing to do")
 
 
 @click.command()

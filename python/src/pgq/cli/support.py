@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import shutil
+import threading
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import IO, Any, Final
 
 import click
 import psycopg
+from click.core import ParameterSource
 from psycopg.conninfo import conninfo_to_dict
 
 from pgq.convert import Interval
-from pgq.errors import Error
+from pgq.errors import Error, permission_hint
 from pgq.queue import Queue
 from pgq.version import check_version
 from pgq.views import Views
@@ -43,24 +47,47 @@ class ConnectionFailed(CommandError):
     exit_code = 3
 
 
+# PostgreSQL has no hint for a missing privilege, and the first call that it refuses may be one that all commands make.
+PRIVILEGES: Final = {
+    "enqueue": "producer",
+    "worker": "worker",
+    **dict.fromkeys(("list", "stats", "ps"), "reader"),
+    **dict.fromkeys(("show", "retry", "cancel", "purge"), "admin"),
+    **dict.fromkeys(("upgrade", "uninstall", "grant", "revoke"), "owner"),
+}
+INSTALL_HINT: Final = "Connect as the owner of the database or schema, or let it grant CREATE to this role."
+
+
+def hint_of(error: psycopg.Error, role: str | None) -> str | None:
+    """Return the server's hint, or else which privilege the command needs if the role lacks one."""
+    if error.diag.message_hint or not isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return error.diag.message_hint
+    context = click.get_current_context(silent=True)
+    command = context.info_name if context else None
+    if command == "install":
+        return INSTALL_HINT
+    if role is not None and command in PRIVILEGES:
+        return permission_hint(PRIVILEGES[command], role)
+    notes = getattr(error, "__notes__", [])
+    return notes[0].removeprefix("hint: ") if notes else None
+
+
 @contextmanager
-def command_errors() -> Iterator[None]:
+def command_errors(conn: psycopg.Connection[Any] | None = None) -> Iterator[None]:
     """Turn errors of pgq, psycopg and bad values into a CommandError; any other shows its traceback."""
     try:
         yield
     except Error as error:
         raise CommandError(str(error), error.hint) from error
-    except psycopg.ProgrammingError as error:
-        # libpq quotes a DSN that it cannot read, password and all.
-        message = error.diag.message_primary if error.sqlstate else "the DSN is not one that libpq can read"
-        raise CommandError(message or "the database refused", error.diag.message_hint) from error
-    except psycopg.OperationalError as error:
-        if error.sqlstate:
-            raise CommandError(error.diag.message_primary or "the database refused", error.diag.message_hint) from error
-        first_line = (str(error).strip() or "no reason given").splitlines()[0]
-        raise ConnectionFailed(f"cannot reach the database: {first_line}") from error
     except psycopg.Error as error:
-        raise CommandError(error.diag.message_primary or type(error).__name__, error.diag.message_hint) from error
+        hint = hint_of(error, conn.info.user if conn is not None and not conn.closed else None)
+        if isinstance(error, psycopg.OperationalError) and not error.sqlstate:
+            first_line = (str(error).strip() or "no reason given").splitlines()[0]
+            raise ConnectionFailed(f"cannot reach the database: {first_line}") from error
+        if isinstance(error, psycopg.ProgrammingError) and not error.sqlstate:
+            # libpq quotes a DSN that it cannot read, password and all.
+            raise CommandError("the DSN is not one that libpq can read") from error
+        raise CommandError(error.diag.message_primary or "the database refused", hint) from error
     except (TypeError, ValueError) as error:
         raise CommandError(str(error)) from error
 
@@ -75,13 +102,21 @@ class Target:
     @contextmanager
     def connection(self) -> Iterator[psycopg.Connection[Any]]:
         """Open a connection in autocommit mode; its errors become a CommandError."""
-        with command_errors(), psycopg.connect(self.dsn, autocommit=True, application_name="pgq") as conn:
+        with (
+            command_errors(),
+            psycopg.connect(self.dsn, autocommit=True, application_name="pgq") as conn,
+            command_errors(conn),
+        ):
             yield conn
 
     @contextmanager
     def queue(self) -> Iterator[Queue]:
-        """Open the queue. Raises Outdated, as a CommandError, when the SQL is older than this program."""
-        with self.connection() as conn:
+        """
+        Open the queue, and say when a call waits for another transaction.
+
+        Raises Outdated, as a CommandError, when the SQL is older than this program.
+        """
+        with self.connection() as conn, waits_are_told(self.dsn, conn):
             queue = Queue(conn, schema=self.schema)
             check_version(queue)
             yield queue
@@ -93,7 +128,75 @@ class Target:
             yield Views(queue.conn, schema=self.schema)
 
 
-pass_target = click.make_pass_decorator(Target)
+# A command that waits in two looks at the same transactions, half a second apart, says so.
+LOOK_EVERY: Final = 0.5
+BLOCKERS: Final = """
+    SELECT b.pid, a.application_name
+    FROM unnest(pg_blocking_pids(%s)) AS b (pid)
+    LEFT JOIN pg_stat_activity AS a USING (pid)
+    ORDER BY b.pid
+"""
+
+
+@contextmanager
+def waits_are_told(dsn: str, conn: psycopg.Connection[Any]) -> Iterator[None]:
+    """Say on standard error when a statement of this connection waits for other transactions, once for each of them."""
+    pid, done = conn.info.backend_pid, threading.Event()
+
+    def watch() -> None:
+        before: list[tuple[Any, ...]] = []
+        told: list[tuple[Any, ...]] = []
+        # The watch itself needs a connection: without one, nothing is told.
+        with suppress(psycopg.Error):
+            if done.wait(LOOK_EVERY):
+                return
+            with psycopg.connect(dsn, autocommit=True, application_name="pgq") as own:
+                while True:
+                    blockers = own.execute(BLOCKERS, [pid]).fetchall()
+                    if blockers and blockers == before and blockers != told and not done.is_set():
+                        told = blockers
+                        names = [f"{other} ({shown(name)})" if name else f"{other}" for other, name in blockers]
+                        click.echo(f"pgq: waiting for the transaction of process {', '.join(names)}", err=True)
+                        click.echo("hint: It has enqueued or locked the same job; this goes on when it ends.", err=True)
+                    before = blockers
+                    if done.wait(LOOK_EVERY):
+                        return
+
+    thread = threading.Thread(target=watch, name="pgq-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(LOOK_EVERY)
+
+
+def warn_of_password(ctx: click.Context, dsn: str) -> None:
+    """Warn of a password in --dsn; from the environment it is fine."""
+    if ctx.get_parameter_source("dsn") is ParameterSource.COMMANDLINE and has_password(dsn):
+        click.echo("pgq: every user of this machine can read the password in --dsn", err=True)
+        click.echo("hint: Keep it in a password file (PGPASSFILE), a service file or PGQ_DSN.", err=True)
+
+
+def dsn_given(ctx: click.Context, param: click.Parameter, dsn: str | None) -> None:
+    """Let a DSN after the command replace one before it."""
+    if dsn is not None and isinstance(ctx.obj, Target):
+        warn_of_password(ctx, dsn)
+        ctx.obj = replace(ctx.obj, dsn=dsn)
+
+
+def schema_given(ctx: click.Context, param: click.Parameter, schema: str | None) -> None:
+    """Let a schema after the command replace one before it."""
+    if schema is not None and isinstance(ctx.obj, Target):
+        ctx.obj = replace(ctx.obj, schema=schema)
+
+
+def pass_target(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Pass the Target as first argument, and take --dsn and --schema after the command as well as before it."""
+    help_ = "As before the command."
+    dsn = click.option("--dsn", expose_value=False, callback=dsn_given, help=help_)
+    schema = click.option("--schema", expose_value=False, callback=schema_given, help=help_)
+    return dsn(schema(click.make_pass_decorator(Target)(command)))
 
 
 def has_password(dsn: str) -> bool:
@@ -164,7 +267,7 @@ def moment(value: str | datetime) -> datetime:
 
 
 def shown(value: Any) -> str:
-    """Return a value of the database as text for people."""
+    """Return a value of the database as text for people: one line, without control characters."""
     if value is None:
         return "-"
     if isinstance(value, datetime):
@@ -174,16 +277,71 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return str(value)
+        value = ", ".join(map(str, value))
+    return "".join(character if character.isprintable() else " " for character in str(value))
 
 
-def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
-    """Print rows under a heading, each column as wide as its widest value."""
-    lines = [[column.replace("_", " ") for column in columns]] + [[shown(row[c]) for c in columns] for row in rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+def width_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    return sum(
+        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "FW" else 1
+        for character in text
+    )
+
+
+def fit(text: str, width: int) -> str:
+    """Return a text in exactly this width: filled with spaces, or cut, with a sign at its end."""
+    if width_of(text) > width:
+        while width_of(text) > width - 1:
+            text = text[:-1]
+        text += "…"
+    return text + " " * (width - width_of(text))
+
+
+EXTRA: Final = 6
+
+
+@dataclass(frozen=True)
+class Column:
+    """
+    A column of a table.
+
+    ``rank`` is its importance: the table leaves out the column with the largest one first. ``least`` is the width to
+    which its text may be cut; None: it is never cut. Columns from EXTRA on are left out when others would be cut to
+    less than twice that.
+    """
+
+    name: str
+    rank: int
+    least: int | None = None
+
+
+def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> None:
+    """
+    Print rows under a heading, each column as wide as its widest value, in lines that fit the terminal.
+
+    Where they do not, unimportant columns are left out, and texts are cut. A terminal that is none is as wide as the
+    environment variable COLUMNS says, or else 80.
+    """
+    space = shutil.get_terminal_size().columns
+    cells = {c: [c.name.replace("_", " "), *(shown(row[c.name]) for row in rows)] for c in columns}
+    widths = {c: max(map(width_of, cells[c])) for c in columns}
+
+    def least(column: Column, times: int = 1) -> int:
+        return widths[column] if column.least is None else min(widths[column], times * column.least)
+
+    def excess(used: Iterable[int]) -> int:
+        return sum(width + 2 for width in used) - 2 - space
+
+    by_rank = sorted(columns, key=lambda c: c.rank, reverse=True)
+    for column in by_rank[:-1]:
+        if excess(least(c, times=2 if column.rank >= EXTRA else 1) for c in widths) > 0:
+            del widths[column]
+    for column in by_rank:
+        if column in widths:
+            widths[column] = max(least(column), widths[column] - max(0, excess(widths.values())))
+    for line in range(len(rows) + 1):
+        click.echo("  ".join(fit(cells[c][line], widths[c]) for c in widths).rstrip())
 
 
 def print_json(value: Any) -> None:

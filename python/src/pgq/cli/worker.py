@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from pgq import handlers
-from pgq.cli.support import CommandError, Target, command_errors, duration
+from pgq.cli.support import CommandError, Target, command_errors, duration, pass_target
 from pgq.process import logs
 from pgq.process.signals import exit_within
 from pgq.process.supervisor import DRAINED, LIFELINE, Supervisor
@@ -71,7 +71,7 @@ from pgq.worker.worker import RELEASE_WITHIN, Worker
     help="Minimum level to log.",
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="For people, or for machines.")
-@click.make_pass_decorator(Target)
+@pass_target
 def worker(
     target: Target,
     modules: tuple[str, ...],

@@ -39,6 +39,19 @@ def script() -> str:
     return files("pgq.schema").joinpath("pgq.sql").read_text(encoding="utf-8")
 
 
+def installed_version(conn: psycopg.Connection[Any], schema: str | None) -> str | None:
+    """Return the version of the pgq in ``schema``, or in the first schema of the search path; None: it has none."""
+    # Read, not called: another role that may create functions there could have planted it.
+    row = conn.execute(
+        "SELECT substring(pg_get_function_sqlbody(p.oid) FROM %s) FROM pg_proc AS p "
+        "JOIN pg_class AS c ON c.relnamespace = p.pronamespace AND c.relname = 'pgq_waiting' "
+        "WHERE p.proname = 'pgq_version' AND p.pronargs = 0 "
+        "AND p.pronamespace = to_regnamespace(quote_ident(coalesce(%s::text, current_schema())))",
+        ["'(.*)'", schema],
+    ).fetchone()
+    return row[0] if row else None
+
+
 def install(conn: psycopg.Connection[Any], *, schema: str | None = None) -> str:
     """
     Install pgq into ``schema``, or into the first schema of the search path, and return the version.
