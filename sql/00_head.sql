@@ -4,7 +4,7 @@
 --
 --   pgq_waiting   ripe now, or from ripe_at on
 --   pgq_running   claimed by a worker, under a token, until a lease ends
---   pgq_ended     dead, cancelled, or done with a result
+--   pgq_ended     dead, cancelled, or done with a result or a note
 --
 -- It keeps its id on the way:
 --

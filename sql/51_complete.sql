@@ -29,13 +29,19 @@ COMMENT ON FUNCTION pgq_hold(bigint, bigint) IS
     'meanwhile. Returns nothing. Raises PGQ02 if the job is not held under this token, or for a NULL id or token.';
 
 
-CREATE FUNCTION pgq_complete(id bigint, token bigint, result jsonb DEFAULT NULL) RETURNS void
+CREATE FUNCTION pgq_complete(
+    id bigint,
+    token bigint,
+    result jsonb DEFAULT NULL,
+    note text DEFAULT NULL
+) RETURNS void
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path FROM CURRENT
 AS $pgq_complete$
 DECLARE
     v_job pgq_running;
+    v_now timestamptz;
 BEGIN
     IF octet_length(result::text) > 1048576 THEN
         RAISE EXCEPTION 'result takes % bytes as text, more than 1048576', octet_length(result::text)
@@ -44,18 +50,22 @@ BEGIN
     END IF;
 
     v_job := _pgq_take(id, token);
-    IF result IS NOT NULL THEN
-        PERFORM _pgq_end(v_job, 'done', pgq_now(), v_job.errors, result);
+    IF result IS NOT NULL OR note IS NOT NULL THEN
+        v_now := pgq_now();
+        PERFORM _pgq_end(
+            v_job, 'done', v_now,
+            CASE WHEN note IS NULL THEN v_job.errors ELSE _pgq_prepend_error(v_job, v_now, note) END, result);
     END IF;
 END
 $pgq_complete$;
 
-COMMENT ON FUNCTION pgq_complete(bigint, bigint, jsonb) IS
-    'End a running job that is done. Returns nothing. Without a result the job is deleted; with one it is kept in '
-    'pgq_ended as done. Call it in the transaction that writes the effects of the job, and they happen exactly once: '
-    'if the lease is lost, it raises PGQ02 and the writes roll back. NULL for result means none; the JSON null is a '
-    'result. Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 54000 for a result of '
-    'more than 1 MiB as text.';
+COMMENT ON FUNCTION pgq_complete(bigint, bigint, jsonb, text) IS
+    'End a running job that is done. Returns nothing. Without a result and a note the job is deleted; with either it '
+    'is kept in pgq_ended as done. Call it in the transaction that writes the effects of the job, and they happen '
+    'exactly once: if the lease is lost, it raises PGQ02 and the writes roll back. NULL for result means none; the '
+    'JSON null is a result. The note is kept as the newest of the errors, cut to 4000 characters, for what went wrong '
+    'although the work is done, such as a result that cannot be stored. Raises PGQ02 if the job is not held under this '
+    'token, or for a NULL id or token; 54000 for a result of more than 1 MiB as text.';
 
 
 CREATE FUNCTION pgq_complete_many(ids bigint[], tokens bigint[]) RETURNS SETOF bigint

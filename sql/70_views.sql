@@ -70,7 +70,8 @@ COMMENT ON COLUMN pgq_jobs.dedup IS 'Whether the job is deduplicated, so that no
 COMMENT ON COLUMN pgq_jobs.dedup_key IS
     'Key that decides, instead of args, which jobs are twins; NULL: args decide, or it is hidden like args.';
 COMMENT ON COLUMN pgq_jobs.enqueued_at IS 'When the job was enqueued.';
-COMMENT ON COLUMN pgq_jobs.errors IS 'The newest ten failures, newest first; hidden like args.';
+COMMENT ON COLUMN pgq_jobs.errors IS
+    'The newest ten failures and notes of pgq_complete, newest first; hidden like args.';
 COMMENT ON COLUMN pgq_jobs.worker IS
     'Worker that holds the job or made its last attempt; NULL: none, or it gave no name.';
 COMMENT ON COLUMN pgq_jobs.claimed_at IS 'When the job was claimed; NULL unless running.';
@@ -147,5 +148,5 @@ COMMENT ON COLUMN pgq_stats.ripe IS 'Number of waiting jobs that a worker could 
 COMMENT ON COLUMN pgq_stats.running IS 'Number of jobs that a worker has claimed.';
 COMMENT ON COLUMN pgq_stats.dead IS 'Number of jobs that failed for good.';
 COMMENT ON COLUMN pgq_stats.cancelled IS 'Number of jobs that were given up on purpose.';
-COMMENT ON COLUMN pgq_stats.done IS 'Number of jobs that were completed with a result.';
+COMMENT ON COLUMN pgq_stats.done IS 'Number of jobs that were completed with a result or a note.';
 COMMENT ON COLUMN pgq_stats.oldest_ripe_age IS 'How long the first ripe job has been ripe; NULL: none is.';

@@ -1,6 +1,6 @@
 -- Fencing: a worker that does not hold a job cannot change it.
 BEGIN;
-SELECT plan(53);
+SELECT plan(61);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('fenced', '{"x": 1}');
@@ -14,7 +14,7 @@ CREATE TEMP TABLE before AS SELECT * FROM pgq_running;
 SELECT throws_ok(
     format('SELECT %s(%s, %s%s)', verb, coalesce(id::text, 'NULL'), coalesce(token::text, 'NULL'), more), 'PGQ02', NULL,
     format('%s with %s is refused', verb, what))
-FROM (VALUES ('pgq_hold', ''), ('pgq_complete', ''), ('pgq_complete', ', ''1'''), ('pgq_fail', ''), ('pgq_cancel_claimed', ''), ('pgq_extend', ''),
+FROM (VALUES ('pgq_hold', ''), ('pgq_complete', ''), ('pgq_complete', ', ''1'''), ('pgq_complete', ', note => ''n'''), ('pgq_fail', ''), ('pgq_cancel_claimed', ''), ('pgq_extend', ''),
              ('pgq_snooze', ', pgq_now()'), ('pgq_release', '')) AS verb (verb, more)
 CROSS JOIN (VALUES (:id::bigint, :lost::bigint, 'the token of an earlier claim'), (:id, 0, 'a token that does not exist'),
                    (:id + 1, :token, 'the id of another job'), (:id, NULL, 'NULL')) AS given (id, token, what);
@@ -41,6 +41,21 @@ SELECT pgq_purge('0');
 SELECT pgq_enqueue('kept');
 SELECT pgq_complete(c.id, c.token, 'null') FROM pgq_claim() AS c;
 SELECT is(result, 'null', 'the JSON null is a result, too') FROM pgq_jobs WHERE state = 'done';
+SELECT pgq_purge('0');
+
+SELECT pgq_enqueue('noted', backoff => '0');
+SELECT pgq_fail(c.id, c.token, 'failed before') FROM pgq_claim() AS c;
+SELECT pgq_complete(c.id, c.token, note => repeat('x', 4001)) FROM pgq_claim(worker => 'w') AS c;
+SELECT results_eq($$ SELECT state, result, worker, attempt, jsonb_array_length(errors), ended_at FROM pgq_jobs $$,
+                  $$ VALUES ('done', NULL::jsonb, 'w', 2, 2, pgq_now()) $$, 'pgq_complete with a note keeps the job as done, without a result');
+SELECT is(errors -> 0, jsonb_build_object('attempt', 2, 'at', pgq_now(), 'worker', 'w', 'error', repeat('x', 4000)),
+          'the note is the newest of the errors, with its attempt, time and worker, and cut to 4000 characters') FROM pgq_jobs;
+SELECT is(errors -> 1 ->> 'error', 'failed before', 'the errors of earlier attempts stay') FROM pgq_jobs;
+SELECT pgq_purge('0');
+SELECT pgq_enqueue('noted');
+SELECT pgq_complete(c.id, c.token, '7', 'a remark') FROM pgq_claim() AS c;
+SELECT results_eq($$ SELECT result, errors -> 0 ->> 'error' FROM pgq_jobs $$, $$ VALUES ('7'::jsonb, 'a remark') $$,
+                  'a note does not replace the result');
 SELECT pgq_purge('0');
 
 SELECT pgq_enqueue('many', to_jsonb(n)) FROM generate_series(1, 4) AS n;

@@ -19,6 +19,7 @@ INSERT INTO matrix VALUES
     ('pgq_idle', '{worker}', 'SELECT count(*) FROM pgq_idle(ARRAY[{q}], false)', '1', '42501'),
     ('pgq_hold', '{worker}', 'SELECT pgq_hold({running}, {token})', '', 'PGQ02'),
     ('pgq_complete', '{worker}', 'SELECT pgq_complete({running}, {token}, ''1'')', '', 'PGQ02'),
+    ('pgq_complete', '{worker}', 'SELECT pgq_complete({running}, {token}, note => ''n'')', '', 'PGQ02'),
     ('pgq_complete_many', '{worker}', 'SELECT count(*) FROM pgq_complete_many(ARRAY[{running}], ARRAY[{token}])', '1', '0'),
     ('pgq_fail', '{worker}', 'SELECT outcome FROM pgq_fail({running}, {token})', 'retry', 'PGQ02'),
     ('pgq_cancel_claimed', '{worker}', 'SELECT pgq_cancel_claimed({running}, {token})', '', 'PGQ02'),

@@ -38,7 +38,7 @@ LIFE = """
     pgq_retry(':id')
     pgq_claim(worker => 'w')
     pgq_reconcile('w', '{:id}', '{:token}')
-    pgq_complete(':id', ':token', '{"done": [1.0, null]}')
+    pgq_complete(':id', ':token', '{"done": [1.0, null]}', 'a note')
     pgq_complete_many('{:id}', '{:token}')
     pgq_cancel(':first')
     pgq_jobs
