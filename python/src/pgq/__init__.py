@@ -25,7 +25,7 @@ from pgq.errors import (
     TransactionEnded,
     WrongState,
 )
-from pgq.handlers import Handlers, around, handler
+from pgq.handlers import Handlers, around, handler, json_default
 from pgq.job import Enqueued, Failure, Job, Remaining
 from pgq.queue import Queue
 from pgq.schema.install import install, uninstall
@@ -67,6 +67,7 @@ __all__ = [
     "around",
     "handler",
     "install",
+    "json_default",
     "uninstall",
     "upgrade",
 ]

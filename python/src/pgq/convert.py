@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from psycopg import sql
@@ -13,23 +17,65 @@ from psycopg import sql
 from pgq.job import Job
 
 Interval = timedelta | str
+# As ``default`` of json.dumps: it returns what is encoded instead of a value that is not in JSON, or raises TypeError.
+Default = Callable[[Any], Any]
 # The SQL takes up to 1 MiB in PostgreSQL's text form. In Python's, an escape of six characters stands for two bytes or
 # more of that, so a result that is refused here is too long in either form.
 LONGEST_RESULT = 4 * 1024 * 1024
 
 
-def dumps(value: Any) -> str:
-    """Return a value as JSON. Raises TypeError or ValueError for what is not in JSON, NaN included."""
-    return json.dumps(value, allow_nan=False, separators=(",", ":"))
-
-
-def as_result(value: Any) -> str:
+def dumps(value: Any, hook: Default | None = None) -> str:
     """
-    Return the result of a job as JSON.
+    Return a value as JSON.
+
+    ``hook`` converts what is not in JSON, and ``to_json`` what the hook raises TypeError for. Raises TypeError or
+    ValueError for the rest, NaN included.
+    """
+    return json.dumps(value, allow_nan=False, separators=(",", ":"), default=_default(hook))
+
+
+def to_json(value: Any) -> Any:
+    """
+    Return what is encoded instead of a value that is not in JSON. Raises TypeError.
+
+    The same value always gives the same text, because arguments decide what a duplicate is. A set has no such text: its
+    order differs between two processes. Bytes have several.
+    """
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    # As text, because a number would come back as a float, which has fewer digits.
+    if isinstance(value, Decimal | UUID):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _default(hook: Default | None) -> Default:
+    if hook is None:
+        return to_json
+
+    def default(value: Any) -> Any:
+        try:
+            return hook(value)
+        except TypeError as error:
+            try:
+                return to_json(value)
+            except TypeError:
+                raise error from None
+
+    return default
+
+
+def as_result(value: Any, hook: Default | None = None) -> str:
+    """
+    Return the result of a job as JSON, as ``dumps`` does.
 
     Raises ValueError for a result that the database would refuse for its size: sending a gigabyte costs the connection.
     """
-    text = dumps(value)
+    text = dumps(value, hook)
     if len(text) > LONGEST_RESULT:
         raise ValueError(f"the result takes {len(text)} characters as JSON")
     return text
@@ -70,14 +116,22 @@ def given(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_job(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments with times and intervals as text; ``args`` and ``context`` stay as they are."""
+    """
+    Return the arguments with times and intervals as text, and the values of enums; ``args`` and ``context`` stay as
+    they are.
+    """
     plain: dict[str, Any] = {}
     for name, value in job.items():
         if name == "ripe_at" and isinstance(value, datetime):
             check_aware(name, value)
             plain[name] = value.isoformat()
-        elif isinstance(value, timedelta) and name not in {"args", "context"}:
+        elif name in {"args", "context"}:
+            plain[name] = value
+        elif isinstance(value, timedelta):
             plain[name] = interval(value)
+        elif isinstance(value, Enum):
+            # psycopg would take the name, and JSON takes the value.
+            plain[name] = value.value
         else:
             plain[name] = value
     return plain

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
+from pgq.convert import Default
 from pgq.errors import ArgumentsMismatch
 from pgq.job import Job
 
@@ -81,6 +82,7 @@ class Handlers:
     def __init__(self) -> None:
         self._by_kind: dict[str, Handler] = {}
         self._around: Around | None = None
+        self._json_default: Default | None = None
 
     def handler(
         self,
@@ -103,7 +105,8 @@ class Handlers:
         ``f(job, conn)`` inside a transaction that also completes the job: its writes through that connection take
         effect exactly once. A function with a keyword-only parameter ``job`` takes the arguments of the job, an object,
         by keyword: ``def send(to, subject, *, job)``, in a transaction ``def send(to, subject, *, job, conn)``. A
-        return value other than None is kept as the result of the job, as JSON.
+        return value other than None is kept as the result of the job, as JSON; one that cannot be stored is left out,
+        and a note says why.
 
         With ``batch=n`` a plain handler is called as ``f(jobs)`` with a list of up to n jobs. It returns None when all
         are done, or a mapping from ids to results (None: no result) and exceptions; a job that the mapping leaves out
@@ -162,6 +165,25 @@ class Handlers:
             raise ValueError("there is a hook already; let one hook call the other")
         self._around = hook
         return hook
+
+    def json_default(self, hook: Default) -> Default:
+        """
+        Register the one hook for values that are not in JSON, in arguments and in results; as ``default`` of
+        json.dumps.
+
+        It is called as ``hook(value)``, and returns what is encoded instead. It is asked before the conversions that
+        are built in (datetime, date, time, Decimal, UUID, Enum, dataclasses), and raises TypeError for what it leaves
+        to them. Raises ValueError if there is a hook.
+        """
+        if self._json_default is not None:
+            raise ValueError("there is a hook already; let one hook call the other")
+        self._json_default = hook
+        return hook
+
+    @property
+    def json_hook(self) -> Default | None:
+        """The hook for values that are not in JSON, or None."""
+        return self._json_default
 
     def get(self, kind: str) -> Handler | None:
         """Return the handler of a kind, or None."""
@@ -248,3 +270,4 @@ def _by_keyword(signature: inspect.Signature, transaction: bool) -> Parameters:
 default = Handlers()
 handler = default.handler
 around = default.around
+json_default = default.json_default

@@ -44,7 +44,7 @@ class Queue:
     connection is in; none commits.
 
     Without ``schema`` the search path finds the functions. ``handlers`` supplies the defaults of jobs whose handler is
-    registered there. Raises the errors of pgq.
+    registered there, and its hook for what is not in JSON. Raises the errors of pgq.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Queue:
         plain = self._plain({name: values[name] for name in TYPES})
         for name in ("args", "context"):
             if name in plain:
-                plain[name] = dumps(plain[name])
+                plain[name] = self._dumps(plain[name])
         named = ", ".join(f"{name} => %({name})s::{TYPES[name]}" for name in plain)
         return Enqueued(*self._row(f"SELECT id, created FROM {self._prefix}pgq_enqueue({named})", plain))
 
@@ -94,7 +94,7 @@ class Queue:
         """
         rows = self._rows(
             f"SELECT id, created FROM {self._prefix}pgq_enqueue_many(%s::jsonb) ORDER BY n",
-            [dumps([self._plain(job) for job in jobs])],
+            [self._dumps([self._plain(job) for job in jobs])],
         )
         return [Enqueued(*row) for row in rows]
 
@@ -150,6 +150,9 @@ class Queue:
         if tracing.is_on() and "context" not in plain and (context := tracing.current()):
             plain["context"] = context
         return plain
+
+    def _dumps(self, value: Any) -> str:
+        return dumps(value, self.handlers.json_hook)
 
     def _rows(self, query: str, params: Sequence[Any] | Mapping[str, Any]) -> list[tuple[Any, ...]]:
         with translated(self.conn, query), self._cursor(tuple_row) as cursor:

@@ -66,7 +66,7 @@ def test_a_delay_counts_from_now(queue: WorkerQueue) -> None:
     assert queue.claim() == []
 
 
-@pytest.mark.parametrize("args", [math.nan, {"a": math.inf}, {1, 2}, datetime(2030, 1, 1, tzinfo=UTC)], ids=repr)
+@pytest.mark.parametrize("args", [math.nan, {"a": math.inf}, {1, 2}, b"x", {(1, 2): 3}], ids=repr)
 def test_arguments_that_are_no_json_are_refused_by_the_client(queue: Queue, args: Any) -> None:
     """A ValueError or TypeError is raised, and nothing that only resembles JSON is sent."""
     with pytest.raises((ValueError, TypeError)):
@@ -200,6 +200,17 @@ def test_results_are_kept_and_purged(queue: WorkerQueue) -> None:
     assert queue.purge(timedelta(0), outcome="done") == 1
     with pytest.raises(pgq.JobNotFound):
         Views(queue.conn).job(enqueued.id)
+
+
+def test_a_note_is_kept_with_a_job_that_is_done(queue: WorkerQueue) -> None:
+    """With a result or without one."""
+    for result in (None, 7):
+        queue.enqueue("k")
+        (job,) = queue.claim()
+        queue.complete(job, result, note="a remark")
+        shown = Views(queue.conn).job(job.id)
+        assert (shown["state"], shown["result"]) == ("done", None if result is None else "7")
+        assert [error["error"] for error in shown["errors"]] == ["a remark"]
 
 
 def test_a_result_of_false_or_zero_is_a_result(queue: WorkerQueue) -> None:

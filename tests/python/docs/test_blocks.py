@@ -101,6 +101,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> pgq.Handlers:
     """The registry of @pgq.handler, empty for the time of a test."""
     monkeypatch.setattr(pgq.handlers.default, "_by_kind", {})
     monkeypatch.setattr(pgq.handlers.default, "_around", None)
+    monkeypatch.setattr(pgq.handlers.default, "_json_default", None)
     return pgq.handlers.default
 
 

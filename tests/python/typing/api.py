@@ -41,6 +41,11 @@ def quietly(job: pgq.Job | list[pgq.Job], proceed: Callable[[], Any]) -> Any:
     return proceed()
 
 
+@pgq.json_default
+def to_json(value: object) -> list[str]:
+    return [str(value)]
+
+
 # The decorator keeps the type of the function.
 paid: dict[str, int] = pay(7, job=mail, conn=index)  # type: ignore[arg-type]
 mail("not a job")  # type: ignore[arg-type]

@@ -94,14 +94,6 @@ def test_retry_on_and_cancel_on_decide_by_the_class_of_an_exception(
             assert "said" in job["errors"][0]["error"]
 
 
-def test_a_result_that_cannot_be_stored_is_retried_despite_retry_on(
-    queue: WorkerQueue, loop: Loop, handlers: Handlers
-) -> None:
-    """The handler has not raised it, so retry_on does not apply."""
-    cases = {"result": lambda job, *_: object()}
-    assert states(try_all(queue, loop, handlers, cases, retry_on=OSError)) == all_of(cases, ("waiting", 1))
-
-
 class Unlike(Retry):
     """A control exception whose attributes are missing."""
 

@@ -123,22 +123,36 @@ class WorkerQueue(Queue):
             )[0]
         )
 
-    def complete(self, job: Job, result: Any = None) -> None:
-        """Complete the job; a result other than None is kept. Raises LeaseLost."""
-        self._complete_json(job, None if result is None else as_result(result))
+    def complete(self, job: Job, result: Any = None, *, note: str | None = None) -> None:
+        """
+        Complete the job. A result other than None is kept; the note, as the newest of the job's errors.
 
-    def _complete_json(self, job: Job, result: str | None) -> None:
+        Raises LeaseLost, and TypeError, ValueError or psycopg's error for a result that cannot be stored.
+        """
+        self._complete_json(job, None if result is None else as_result(result, self.handlers.json_hook), note)
+
+    def _complete_json(self, job: Job, result: str | None, note: str | None = None) -> None:
         """Complete the job; the result is JSON text. Raises LeaseLost."""
-        self._row(f"SELECT {self._prefix}pgq_complete(%s::bigint, %s::bigint, %s::jsonb)", [job.id, job.token, result])
+        call, values = self._completion(job, result, note)
+        self._row(f"SELECT {call}", values)
 
-    def _complete_in(self, transaction: str, job: Job, result: Any = None) -> bool:
+    def _complete_in(self, transaction: str, job: Job, result: str | None, note: str | None = None) -> bool:
         """Complete the job, but only in the transaction with this id; return whether that is the current one."""
+        call, values = self._completion(job, result, note)
         ended = self._row(
-            "SELECT CASE WHEN pg_current_xact_id()::text = %s "
-            f"THEN {self._prefix}pgq_complete(%s::bigint, %s::bigint, %s::jsonb) END",
-            [transaction, job.id, job.token, None if result is None else as_result(result)],
+            f"SELECT CASE WHEN pg_current_xact_id()::text = %s THEN {call} END",
+            [transaction, *values],
         )
         return ended[0] is not None
+
+    def _completion(self, job: Job, result: str | None, note: str | None) -> tuple[str, list[Any]]:
+        """Return a call of pgq_complete, and its values."""
+        values: list[Any] = [job.id, job.token, result]
+        more = ""
+        if note is not None:
+            values.append(note)
+            more = ", %s::text"
+        return f"{self._prefix}pgq_complete(%s::bigint, %s::bigint, %s::jsonb{more})", values
 
     def complete_many(self, jobs: Sequence[Job]) -> set[int]:
         """Complete the jobs whose lease is not lost, and return their ids."""

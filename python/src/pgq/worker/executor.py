@@ -17,11 +17,12 @@ from pgq.errors import Error, LeaseLost, PayloadError, TransactionEnded
 from pgq.handlers import Handler, Handlers
 from pgq.job import Job
 from pgq.worker.calls import WorkerQueue
+from pgq.worker.joblog import describe
 from pgq.worker.judge import judge
-from pgq.worker.outcomes import Completed, Outcome, Released, Settlement
+from pgq.worker.outcomes import Completed, CompletedWithNote, Outcome, Released, Settlement
 from pgq.worker.session import Session
 from pgq.worker.settings import Settings
-from pgq.worker.settle import record
+from pgq.worker.settle import complete_in, record, without_result
 from pgq.worker.timeout import Timeout
 
 Result = Outcome | Settlement
@@ -105,7 +106,7 @@ class Executor:
         execution = self.execution
         if execution is not None and execution.handler is not None and execution.handler.transaction:
             raise RuntimeError("a handler with transaction=True leaves it to the worker to complete its job")
-        WorkerQueue(conn, schema=self.settings.schema).complete(job, result)
+        WorkerQueue(conn, schema=self.settings.schema, handlers=self.handlers).complete(job, result)
 
     def _plain(self, handler: Handler, job: Job) -> Result:
         try:
@@ -157,7 +158,7 @@ class Executor:
         try:
             queue = self.session.queue()
             with queue.conn.transaction():
-                self._hold_and_call(handler, job, queue)
+                _, settlement = self._hold_and_call(handler, job, queue)
                 committed = True
             # psycopg.Rollback ends the block without an error.
             if not committed:
@@ -166,7 +167,7 @@ class Executor:
             return self._rolled_back(handler, [job], [], error)[0]
         finally:
             self._reset_session()
-        return Settlement(job, "done", seconds=self._seconds())
+        return settlement
 
     def _in_one_transaction(self, handler: Handler, jobs: list[Job]) -> list[Result]:
         """Run each job under a savepoint. One commit completes the jobs, and records the others' outcomes."""
@@ -182,8 +183,8 @@ class Executor:
                 while left:
                     current = left.pop(0)
                     try:
-                        transaction = self._under_savepoint(handler, current, queue, transaction)
-                        settled.append(Settlement(current, "done", seconds=self._seconds()))
+                        transaction, settlement = self._under_savepoint(handler, current, queue, transaction)
+                        settled.append(settlement)
                     except BaseException as error:
                         if isinstance(error, TransactionEnded) or not _is_in_transaction(queue):
                             raise
@@ -207,20 +208,22 @@ class Executor:
             self._reset_session()
         return [*settled, *recorded]
 
-    def _under_savepoint(self, handler: Handler, job: Job, queue: WorkerQueue, transaction: str | None) -> str:
+    def _under_savepoint(
+        self, handler: Handler, job: Job, queue: WorkerQueue, transaction: str | None
+    ) -> tuple[str, Settlement]:
         released = False
         self._calling = False
         with queue.conn.transaction():
-            current = self._hold_and_call(handler, job, queue)
+            current, settlement = self._hold_and_call(handler, job, queue)
             released = True
         if not released:
             raise Error(f"the handler of {job.kind} rolled its savepoint back")
         if transaction is not None and current != transaction:
             raise TransactionEnded(f"a handler of {job.kind} ended the transaction of its batch")
-        return current
+        return current, settlement
 
-    def _hold_and_call(self, handler: Handler, job: Job, queue: WorkerQueue) -> str:
-        """Hold a job, call its handler, complete the job; return the id of the transaction."""
+    def _hold_and_call(self, handler: Handler, job: Job, queue: WorkerQueue) -> tuple[str, Settlement]:
+        """Hold a job, call its handler, complete the job; return the id of the transaction, and the settlement."""
         transaction = queue.hold(job)
         job.args  # noqa: B018 - as above
         try:
@@ -229,9 +232,10 @@ class Executor:
             was_busy = self.session.close_if_busy()
         if was_busy:
             raise TransactionEnded(f"the handler of {job.kind} left its connection in the middle of something")
-        if not queue._complete_in(transaction, job, result):
+        settlement = complete_in(queue, transaction, self._encoded(job, result))
+        if settlement is None:
             raise TransactionEnded(f"the handler of {job.kind} ended its transaction")
-        return transaction
+        return transaction, settlement
 
     def _rolled_back(
         self, handler: Handler, failed: list[Job], others: list[Job], error: BaseException
@@ -278,7 +282,16 @@ class Executor:
         """Return the result of a job whose handler has returned, perhaps after it completed the job itself."""
         if job._completed:
             return Settlement(job, "done", seconds=self._seconds())
-        return Completed(job, None if result is None else as_result(result), self._seconds())
+        return self._encoded(job, result)
+
+    def _encoded(self, job: Job, result: Any) -> Completed | CompletedWithNote:
+        """Return the outcome of a job whose handler has returned, whatever the conversion of its result raises."""
+        if result is None:
+            return Completed(job, None, self._seconds())
+        try:
+            return Completed(job, as_result(result, self.handlers.json_hook), self._seconds())
+        except BaseException as error:
+            return without_result(job, describe(error), type(error).__name__, self._seconds())
 
     def _judge(
         self, handler: Handler | None, job: Job, error: BaseException, *, raised_by_handler: bool = False

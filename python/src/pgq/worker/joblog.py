@@ -84,6 +84,10 @@ def is_logged(action: str) -> bool:
 
 def log_settlement(settlement: Settlement) -> None:
     """Log what became of a job."""
+    if settlement.state == "done" and settlement.cause:
+        remark = f", but its result was not stored ({settlement.cause})"
+        log_job(settlement.job, "done", "done", settlement.seconds, level=logging.WARNING, remark=remark)
+        return
     if not is_logged(settlement.state):
         return
     at = f" at {settlement.ripe_at:%Y-%m-%d %H:%M:%S%z}" if settlement.ripe_at else ""
@@ -91,21 +95,30 @@ def log_settlement(settlement: Settlement) -> None:
     log_job(settlement.job, settlement.state, f"{settlement.state}{at}{after}", settlement.seconds)
 
 
-def log_job(job: Job, action: str, text: str, seconds: float | None = None) -> None:
+def log_job(
+    job: Job,
+    action: str,
+    text: str,
+    seconds: float | None = None,
+    *,
+    level: int | None = None,
+    remark: str = "",
+) -> None:
     """
-    Log a line about a job.
+    Log a line about a job, at the level of the action or another one; the remark follows the duration.
 
     The extras of the record are the job's id, kind, queue and attempt, the action, and in seconds how long the job
     waited once it was ripe (``wait``) and how long its handler took (``duration``).
     """
     waited = job.waited
     logger.log(
-        LEVELS[action],
-        "job %d %s attempt %d: %s",
+        LEVELS[action] if level is None else level,
+        "job %d %s attempt %d: %s%s",
         job.id,
         job.kind,
         job.attempt,
         text if seconds is None else f"{text} in {seconds:.3f} s",
+        remark,
         extra={
             "action": action,
             "job_id": job.id,

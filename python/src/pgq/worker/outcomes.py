@@ -18,6 +18,20 @@ class Completed:
 
 
 @dataclass(frozen=True)
+class CompletedWithNote:
+    """
+    The handler returned what cannot be stored: the job is done without a result, and the ``note`` says why.
+
+    ``cause`` is the name of the exception. Another attempt would repeat the effects of this one.
+    """
+
+    job: Job
+    note: str
+    cause: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class Failed:
     """
     The handler raised; ``error`` is the text to be kept, ``cause`` the name of the exception.
@@ -61,7 +75,7 @@ class Released:
     seconds: float | None = None
 
 
-Outcome = Completed | Failed | Snoozed | Cancelled | Released
+Outcome = Completed | CompletedWithNote | Failed | Snoozed | Cancelled | Released
 
 
 def is_plain(outcome: Outcome) -> bool:
@@ -74,6 +88,9 @@ class Settlement:
     """
     How the database recorded an outcome: done, retry, dead, merged, snoozed, cancelled or released; lost (the lease
     was lost), or left (to its lease, because a producer's open transaction stood in the way).
+
+    ``cause`` is the name of the exception behind it; of a job that is done, that which kept its result from being
+    stored.
     """
 
     job: Job

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from pgq.errors import LeaseLost
 from pgq.job import Job
 from pgq.worker.calls import WorkerQueue
-from pgq.worker.joblog import is_logged, log_settlement
-from pgq.worker.outcomes import Cancelled, Completed, Failed, Outcome, Settlement, Snoozed, is_plain
+from pgq.worker.joblog import MAX_MESSAGE, clean, first_line, is_logged, log_settlement
+from pgq.worker.outcomes import (
+    Cancelled,
+    Completed,
+    CompletedWithNote,
+    Failed,
+    Outcome,
+    Settlement,
+    Snoozed,
+    is_plain,
+)
 from pgq.worker.session import Session
 from pgq.worker.settings import Settings
 
 # The database refuses the value of an outcome, and would refuse it again.
 REFUSED: Final = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
+# The text of an outcome that is kept with the job.
+TEXTS: Final = {Failed: "error", Cancelled: "reason", CompletedWithNote: "note"}
+# Results up to here are stored by every database: their text there is no longer than 1 MiB (1e+308, in six characters,
+# becomes 309), and they are not nested too deep for the smallest max_stack_depth. Only an escape for NUL or half a
+# surrogate pair is refused in UTF-8, and in another encoding any character beyond ASCII.
+SHORT: Final = 16 * 1024
+FLAT: Final = 64
+REFUSED_ESCAPE: Final = re.compile(r"\\u(?:0000|d[89a-f])")
 
 
 class Settler:
@@ -104,6 +123,47 @@ def record(queue: WorkerQueue, outcomes: Sequence[Outcome], lock_timeout: str) -
     return settlements + [_record_one(queue, outcome) for outcome in others]
 
 
+def complete_in(queue: WorkerQueue, transaction: str, outcome: Completed | CompletedWithNote) -> Settlement | None:
+    """
+    Complete a job in the transaction with this id, and return the settlement; None if that is not the current one.
+
+    A result that the database refuses does not undo the transaction. What it may refuse has a savepoint for that, which
+    costs two round trips.
+    """
+    if queue.conn.info.transaction_status == TransactionStatus.IDLE:
+        return None
+    if _is_surely_stored(queue, outcome):
+        return _complete_in(queue, transaction, outcome)
+    try:
+        with queue.conn.transaction():
+            return _complete_in(queue, transaction, outcome)
+    except (*REFUSED, UnicodeError) as error:
+        storable = _storable(outcome, error)
+        if not isinstance(storable, CompletedWithNote):
+            raise
+        return complete_in(queue, transaction, storable)
+
+
+def _complete_in(queue: WorkerQueue, transaction: str, outcome: Completed | CompletedWithNote) -> Settlement | None:
+    if isinstance(outcome, Completed):
+        done, cause = queue._complete_in(transaction, outcome.job, outcome.result), None
+    else:
+        done, cause = queue._complete_in(transaction, outcome.job, None, outcome.note), outcome.cause
+    return Settlement(outcome.job, "done", cause=cause, seconds=outcome.seconds) if done else None
+
+
+def _is_surely_stored(queue: WorkerQueue, outcome: Completed | CompletedWithNote) -> bool:
+    if isinstance(outcome, CompletedWithNote):
+        return outcome.note.isascii()
+    text = outcome.result
+    if text is None:
+        return True
+    if len(text) > SHORT or text.count("[") + text.count("{") > FLAT:
+        return False
+    is_utf8 = queue.conn.info.parameter_status("server_encoding") == "UTF8"
+    return "\\u" not in text or (is_utf8 and REFUSED_ESCAPE.search(text) is None)
+
+
 def _completion(outcome: Outcome, done: bool) -> Settlement:
     return Settlement(outcome.job, "done" if done else "lost", seconds=outcome.seconds)
 
@@ -128,6 +188,9 @@ def _call_verb(queue: WorkerQueue, outcome: Outcome) -> Settlement:
     if isinstance(outcome, Completed):
         queue._complete_json(job, outcome.result)
         return Settlement(job, "done", seconds=seconds)
+    if isinstance(outcome, CompletedWithNote):
+        queue._complete_json(job, None, outcome.note)
+        return Settlement(job, "done", cause=outcome.cause, seconds=seconds)
     if isinstance(outcome, Failed):
         failure = queue.fail(job, outcome.error, outcome.retry_in, retry=outcome.retry)
         return Settlement(job, failure.outcome, failure.ripe_at, outcome.cause, seconds)
@@ -147,18 +210,24 @@ def _storable(outcome: Outcome, error: Exception) -> Outcome | None:
     """Return what to record instead of an outcome that the database refused; None when there is nothing else."""
     cause = type(error).__name__
     if isinstance(outcome, Completed):
-        return Failed(outcome.job, "the database refused the result", cause, outcome.seconds)
+        return without_result(outcome.job, _described(error), cause, outcome.seconds)
     if isinstance(outcome, Snoozed):
         return Failed(outcome.job, "the database refused the time to snooze until", cause, outcome.seconds)
     if isinstance(outcome, Failed) and outcome.retry_in is not None:
         return replace(outcome, error=f"{outcome.error}\n\nthe database refused {outcome.retry_in}", retry_in=None)
     # A database in another encoding than UTF-8 cannot hold every text.
-    if isinstance(outcome, Failed) and not outcome.error.isascii():
-        return replace(outcome, error=_escaped(outcome.error))
-    if isinstance(outcome, Cancelled) and not outcome.reason.isascii():
-        return replace(outcome, reason=_escaped(outcome.reason))
-    return None
+    field = TEXTS.get(type(outcome))
+    if field is None or (text := getattr(outcome, field)).isascii():
+        return None
+    return replace(outcome, **{field: text.encode("ascii", "backslashreplace").decode("ascii")})
 
 
-def _escaped(text: str) -> str:
-    return text.encode("ascii", "backslashreplace").decode("ascii")
+def without_result(job: Job, reason: str, cause: str, seconds: float | None) -> CompletedWithNote:
+    """Return the outcome of a job that is done, and whose result cannot be stored."""
+    return CompletedWithNote(job, f"the result was not stored: {reason}", cause, seconds)
+
+
+def _described(error: Exception) -> str:
+    """Return the message of a refusal. The statement and the value are left out."""
+    sqlstate = f" (SQLSTATE {error.sqlstate})" if isinstance(error, psycopg.Error) and error.sqlstate else ""
+    return f"the database refused it: {clean(first_line(error))[:MAX_MESSAGE]}{sqlstate}"
