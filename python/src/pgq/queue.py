@@ -11,6 +11,7 @@ from psycopg.pq import Format
 from psycopg.rows import RowFactory, tuple_row
 
 from pgq import handlers, tracing
+from pgq.connection import check_connection
 from pgq.convert import Interval, dumps, given, interval, plain_job, qualifier
 from pgq.errors import translated
 from pgq.handlers import Handlers
@@ -44,12 +45,14 @@ class Queue:
     connection is in; none commits.
 
     Without ``schema`` the search path finds the functions. ``handlers`` supplies the defaults of jobs whose handler is
-    registered there, and its hook for what is not in JSON. Raises the errors of pgq.
+    registered there, and its hook for what is not in JSON. Raises the errors of pgq, and TypeError for a connection
+    that is no psycopg.Connection.
     """
 
     def __init__(
         self, conn: psycopg.Connection[Any], *, schema: str | None = None, handlers: Handlers = handlers.default
     ) -> None:
+        check_connection(conn)
         self.conn = conn
         self.handlers = handlers
         self._prefix = qualifier(conn, schema)

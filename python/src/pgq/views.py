@@ -9,6 +9,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import dict_row
 
+from pgq.connection import check_connection
 from pgq.convert import Interval, interval, qualifier
 from pgq.errors import JobNotFound, translated
 
@@ -31,6 +32,7 @@ class Views:
     """
 
     def __init__(self, conn: psycopg.Connection[Any], *, schema: str | None = None) -> None:
+        check_connection(conn)
         self.conn = conn
         self._prefix = qualifier(conn, schema)
 

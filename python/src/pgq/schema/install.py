@@ -12,6 +12,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
+from pgq.connection import check_connection
 from pgq.errors import AlreadyInstalled, JobsRemain, LockTimeout, NotInstalled
 from pgq.queue import Queue
 from pgq.version import driver_version, parse_version
@@ -59,6 +60,7 @@ def install(conn: psycopg.Connection[Any], *, schema: str | None = None) -> str:
     A schema that does not exist is created. The script is one transaction, all or nothing, so the connection must be in
     autocommit mode. Raises AlreadyInstalled.
     """
+    check_connection(conn)
     if schema is not None:
         name = sql.Identifier(schema)
         # IF NOT EXISTS alone would require the right to create schemas even where the schema exists.
@@ -146,6 +148,7 @@ def locate(conn: psycopg.Connection[Any], schema: str | None) -> tuple[str, bool
 
     Raises NotInstalled.
     """
+    check_connection(conn)
     name = "pgq_waiting" if schema is None else f"{sql.Identifier(schema).as_string(conn)}.pgq_waiting"
     row = conn.execute(
         "SELECT n.nspname, EXISTS (SELECT FROM pg_depend AS d "

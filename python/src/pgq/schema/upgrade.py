@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from pgq.connection import check_connection
 from pgq.errors import NoUpgradePath
 from pgq.queue import Queue
 from pgq.schema.install import locate, retry_until_locked, run, search_path
@@ -45,6 +46,7 @@ def upgrade_steps(
     conn: psycopg.Connection[Any], *, schema: str | None = None, notice: Callable[[str], None] | None = None
 ) -> Iterator[str]:
     """Do the same, and yield each version as it is reached."""
+    check_connection(conn)
     with _notices(conn, notice):
         yield from _upgrade(conn, schema)
 
