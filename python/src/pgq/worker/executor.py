@@ -17,6 +17,7 @@ from pgq.errors import Error, LeaseLost, PayloadError, TransactionEnded
 from pgq.handlers import Handler, Handlers
 from pgq.job import Job
 from pgq.worker.calls import WorkerQueue
+from pgq.worker.django_connections import close_old_connections
 from pgq.worker.joblog import describe
 from pgq.worker.judge import judge
 from pgq.worker.outcomes import Completed, CompletedWithNote, Outcome, Released, Settlement
@@ -266,11 +267,17 @@ class Executor:
         try:
             if handler.timeout is not None:
                 self.timeout.arm(handler.timeout)
-            if tracing.is_on():
-                with tracing.span(handler.kind, job if isinstance(job, list) else [job]):
+            # Within the timeout, because it may ask a server that is unreachable.
+            close_old_connections()
+            try:
+                if tracing.is_on():
+                    with tracing.span(handler.kind, job if isinstance(job, list) else [job]):
+                        result = self.handlers.execute(handler, job, *connection)
+                else:
                     result = self.handlers.execute(handler, job, *connection)
-            else:
-                result = self.handlers.execute(handler, job, *connection)
+            finally:
+                if os.getpid() == pid:
+                    close_old_connections()
         finally:
             self.timeout.disarm()
             if os.getpid() != pid:

@@ -1,0 +1,23 @@
+"""Django's connections in handlers: treated as in Django's requests. Needs no Django."""
+
+from __future__ import annotations
+
+import sys
+
+from pgq.worker.joblog import first_line, logger
+
+
+def close_old_connections() -> None:
+    """
+    Let Django close the connections of this thread that are lost or older than CONN_MAX_AGE, where Django is set up.
+
+    Django does so before and after each request. A connection that is in an atomic block stays open.
+    """
+    db = sys.modules.get("django.db")
+    if db is None:
+        return
+    try:
+        if sys.modules["django.conf"].settings.configured:
+            db.close_old_connections()
+    except Exception as error:
+        logger.warning("cannot close old connections of Django: %s", first_line(error))
