@@ -239,3 +239,29 @@ def test_a_batch_handler_may_leave_out_a_job_that_it_has_completed_itself(
         drain(loop)
     assert jobs(queue.conn) == []
     assert [record.__dict__["action"] for record in caplog.records if "action" in record.__dict__] == ["done", "done"]
+
+
+@pytest.mark.parametrize(("size", "overflows"), [(64, False), (65, True)])
+def test_a_transactional_batch_of_64_jobs_stays_in_shared_memory(
+    conn: Connection, queue: Queue, loop: Loop, handlers: Handlers, size: int, overflows: bool
+) -> None:
+    """Each job is a subtransaction; of a transaction with more, other sessions look up the ids on disk."""
+    if conn.info.server_version < 160000:
+        pytest.skip("this PostgreSQL does not show subtransactions")
+    counts: list[tuple[Any, ...]] = []
+
+    @handlers.handler("k", batch=size, transaction=True)
+    def work(job: Job, inside: Connection) -> None:
+        counts.extend(
+            conn.execute(
+                "SELECT s.subxact_count, s.subxact_overflowed FROM pg_stat_get_backend_idset() AS b (id) "
+                "CROSS JOIN LATERAL pg_stat_get_backend_subxact(b.id) AS s WHERE pg_stat_get_backend_pid(b.id) = %s",
+                [inside.info.backend_pid],
+            )
+        )
+
+    enqueue(queue, size)
+    drain(loop)
+    # The last job counts itself, too: pgq_hold has locked its row.
+    assert counts[-1] == (64, overflows)
+    assert jobs(conn) == []

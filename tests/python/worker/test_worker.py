@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import timedelta
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -245,3 +246,29 @@ def test_a_worker_claims_in_read_committed_whatever_the_default(
         loop.turn()
     drain(loop)
     assert set(seen(conn)) == {("read committed",)}
+
+
+@pytest.mark.parametrize(("concurrency", "transactional", "connections"), [(1, False, 2), (3, False, 4), (3, True, 7)])
+def test_a_process_has_one_or_two_connections_for_each_thread_and_one_more(
+    conn: Connection,
+    queue: Queue,
+    dsn: str,
+    handlers: Handlers,
+    concurrency: int,
+    transactional: bool,
+    connections: int,
+) -> None:
+    """The second one is opened for the first transactional handler of a thread."""
+    together = Barrier(concurrency)
+    counts: list[int] = []
+
+    @handlers.handler("k", transaction=transactional)
+    def work(*_: Any) -> None:
+        together.wait(30)
+        counts.append(one(conn, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgq %'"))
+        together.wait(30)
+
+    for n in range(concurrency):
+        queue.enqueue("k", n)
+    Thread(Worker(dsn, handlers, concurrency=concurrency, batch=1, max_jobs=concurrency).run).result(60)
+    assert counts == [connections] * concurrency
