@@ -158,9 +158,10 @@ class Machine(RuleBasedStateMachine):
 
         def expect(model: Model, rows: Rows) -> list[Any]:
             taken = model.claim(names, max_jobs, lease, locked)
+            tokens = {row[1] for row in rows or []}
+            assert len(tokens) == bool(rows)
+            assert not tokens & old
             for job, row in zip(taken, rows or [], strict=False):
-                assert row[1] not in old
-                old.add(row[1])
                 model.jobs[job.id] = Job(**(vars(job) | {"token": row[1]}))
                 # Tokens of claims that roll back, too: no job is held under them.
                 self.claims.append((job.id, row[1]))

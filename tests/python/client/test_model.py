@@ -85,7 +85,7 @@ class Lives(Machine):
     @some("waiting", "running")
     @rule(where=wheres, names=names, max_jobs=st.sampled_from([2, 1, 5, 0]), lease=leases, after=spans)
     def claim(self, where: Where, names: list[str], max_jobs: int, lease: timedelta, after: timedelta) -> None:
-        """The ripe jobs come in order, each under a token never seen before."""
+        """The ripe jobs come in order, under one token that was never seen before."""
         self.travel(after)
         self.take(where, names, max_jobs, self.lease(lease))
 

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -214,8 +215,12 @@ def run_until_served(command: list[str], directory: Path, environment: dict[str,
                 printed.append(line)
                 if " serves " in line:
                     break
-            process.send_signal(signal.SIGINT)
-            printed.append(process.communicate(timeout=30)[0])
+            # watchfiles misses a signal that comes before it watches, which it does after it has started the worker.
+            for _ in range(20):
+                process.send_signal(signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):
+                    printed.append(process.communicate(timeout=3)[0])
+                    break
         finally:
             process.kill()
     assert process.returncode == 0, "".join(printed)
