@@ -185,7 +185,7 @@ def test_cancel_retry_and_purge_move_jobs(run: Run, queue: Queue) -> None:
     assert run("retry", str(a)).stdout == f"{a} retry\n"
     assert jobs(queue.conn) == [(a, "waiting", 0), (b, "cancelled", 0)]
     assert run("purge").stdout == "0 purged\n"
-    assert run("purge", "--older-than", "0s", "--outcome", "cancelled").stdout == "1 purged\n"
+    assert run("purge", "--older-than", "0s", "--state", "cancelled").stdout == "1 purged\n"
 
 
 def test_version_shows_both_sides(run: Run) -> None:

@@ -119,7 +119,7 @@ def test_a_job_that_moves_on_meanwhile_is_no_error_of_a_filter(
     ("arguments", "wanted"),
     [("--older-than 0s", ["cancelled a", "dead a", "dead b", "dead other"]), ("--older-than 1d", ["dead b"]),
      ("--older-than 0s --kind a --state dead", ["dead a", "dead other"]), ("", []),
-     ("--older-than 0s --queue other", ["dead other"]), ("--older-than 0s --outcome cancelled", ["cancelled a"])],
+     ("--older-than 0s --queue other", ["dead other"]), ("--older-than 0s --state cancelled", ["cancelled a"])],
 )  # fmt: skip
 def test_purge_deletes_what_matches(
     dsn: str, conn: Connection, stock: dict[str, int], arguments: str, wanted: list[str]

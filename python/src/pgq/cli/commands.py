@@ -336,7 +336,6 @@ PROGRESS_EVERY = 2.0
 @click.option("--older-than", type=interval, metavar="DURATION", default="30d", help="Only jobs that ended longer ago.")
 @click.option(
     "--state",
-    "--outcome",
     "outcome",
     type=click.Choice(["dead", "cancelled", "done"]),
     help="Only jobs that ended in this state.",
