@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -215,12 +214,9 @@ def run_until_served(command: list[str], directory: Path, environment: dict[str,
                 printed.append(line)
                 if " serves " in line:
                     break
-            # watchfiles misses a signal that comes before it watches, which it does after it has started the worker.
-            for _ in range(20):
-                process.send_signal(signal.SIGINT)
-                with suppress(subprocess.TimeoutExpired):
-                    printed.append(process.communicate(timeout=3)[0])
-                    break
+            # Not SIGINT, which a shell has ignored for what runs in its background.
+            process.send_signal(signal.SIGTERM)
+            printed.append(process.communicate(timeout=30)[0])
         finally:
             process.kill()
     assert process.returncode == 0, "".join(printed)

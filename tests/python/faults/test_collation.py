@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,12 +41,11 @@ def locales(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory of locales that the server reads."""
     if shutil.which("localedef") is None:
         pytest.skip("localedef is not installed")
-    directory = Path("/dev/shm" if Path("/dev/shm").is_dir() else "/tmp") / "pgq-locales"
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(mode=0o755)
-    monkeypatch.setenv("LOCPATH", str(directory))
-    yield directory
-    shutil.rmtree(directory)
+    parent = "/dev/shm" if Path("/dev/shm").is_dir() else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="pgq-locales-", dir=parent) as directory:
+        Path(directory).chmod(0o755)
+        monkeypatch.setenv("LOCPATH", directory)
+        yield Path(directory)
 
 
 def test_all_queues_and_names_are_found_after_the_order_of_text_has_changed(place: Place, locales: Path) -> None:

@@ -28,7 +28,13 @@ from pgq.worker.session import Session
 from pgq.worker.settings import Settings
 
 # The database refuses the value of an outcome, and would refuse it again.
-REFUSED: Final = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
+REFUSED: Final = (
+    psycopg.DataError,
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.StatementTooComplex,
+    # PostgreSQL 14 raises it for an escape that a database in SQL_ASCII cannot hold.
+    psycopg.errors.FeatureNotSupported,
+)
 # The text of an outcome that is kept with the job.
 TEXTS: Final = {Failed: "error", Cancelled: "reason", CompletedWithNote: "note"}
 # Results up to here are stored by every database: their text there is no longer than 1 MiB (1e+308, in six characters,
