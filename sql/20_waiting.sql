@@ -57,8 +57,8 @@ COMMENT ON COLUMN pgq_waiting.args IS 'Arguments for the handler: any JSON of at
 COMMENT ON COLUMN pgq_waiting.priority IS '0 is claimed first, 9 last.';
 COMMENT ON COLUMN pgq_waiting.ripe_at IS 'No worker can claim the job before this time.';
 COMMENT ON COLUMN pgq_waiting.attempt IS
-    'Attempts so far: a claim adds one, a snooze or release takes it off, pgq_retry starts at 0, a merge keeps the larger '
-    'number.';
+    'Attempts so far: a claim adds one, a snooze or release takes it off, pgq_retry starts at 0, a merge keeps '
+    'the larger number.';
 COMMENT ON COLUMN pgq_waiting.max_retries IS 'Number of attempts allowed after the first one.';
 COMMENT ON COLUMN pgq_waiting.backoff IS 'Delay before the first retry; it doubles with each further one.';
 COMMENT ON COLUMN pgq_waiting.backoff_cap IS 'Longest delay between two attempts, before jitter.';

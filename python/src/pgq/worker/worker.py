@@ -216,11 +216,9 @@ class Worker:
             execution = loop.executor.execution
             ended = [*loop.settler.pending]
             running = execution.jobs if execution is not None else ()
-            settled = {(outcome.job.id, outcome.job.token) for outcome in ended}
+            settled = {outcome.job for outcome in ended}
             outcomes += ended
-            outcomes += [
-                Released(job) for job in dict.fromkeys((*running, *unstarted)) if (job.id, job.token) not in settled
-            ]
+            outcomes += [Released(job) for job in dict.fromkeys((*running, *unstarted)) if job not in settled]
         give_up_at = monotonic() + RELEASE_WITHIN
         with connect(self.conninfo, self.settings.name) as conn:
             queue = WorkerQueue(conn, schema=self.schema)
