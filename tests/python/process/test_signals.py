@@ -71,6 +71,79 @@ def test_a_second_signal_ends_the_worker_during_a_job(
     assert jobs(conn) == [(enqueued.id, "waiting", 0)]
 
 
+MEDDLERS = {
+    "asyncio": "loop = asyncio.new_event_loop(); loop.add_signal_handler(signal.SIGTERM, print); "
+    "loop.remove_signal_handler(signal.SIGTERM); loop.close()",
+    "asyncio for another signal": "loop = asyncio.new_event_loop(); loop.add_signal_handler(signal.SIGUSR1, print); "
+    "loop.close()",
+    "asyncio, not closed": "kept.append(asyncio.new_event_loop()); kept[0].add_signal_handler(signal.SIGTERM, print)",
+    "ignored": "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
+    "the default": "signal.signal(signal.SIGTERM, signal.SIG_DFL)",
+    "an own handler": "signal.signal(signal.SIGTERM, print)",
+    "blocked": "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())",
+    "an alarm": "signal.alarm(1)",
+    "an alarm with a handler": "signal.signal(signal.SIGALRM, lambda *_: os._exit(9)); signal.alarm(1)",
+    "an alarm with the default": "signal.signal(signal.SIGALRM, signal.SIG_DFL); signal.setitimer(0, 0.3)",
+}
+MEDDLING = """
+import asyncio, os, pathlib, signal, time
+import pgq
+
+kept = []
+
+@pgq.handler("meddle")
+def meddle(job):
+    {code}
+
+@pgq.handler("long")
+def long(job):
+    pathlib.Path("begun").touch()
+    # Long enough for each alarm.
+    end = time.monotonic() + 1.3
+    while time.monotonic() < end or not pathlib.Path("go").exists(): time.sleep(0.005)
+
+@pgq.handler("after")
+def after(job):
+    pathlib.Path("after").touch()
+"""
+
+
+@pytest.mark.happens("changes the signal handlers")
+@pytest.mark.parametrize("what", MEDDLERS)
+def test_a_stop_counts_whatever_a_handler_has_done_to_signals(
+    conn: Connection, queue: Queue, start: Start, tmp_path: Path, what: str
+) -> None:
+    """The next job finishes, the one after it is released, and a second signal is told from the first."""
+    (tmp_path / "meddling.py").write_text(MEDDLING.format(code=MEDDLERS[what]))
+    for kind in ("meddle", "long", "after"):
+        last = queue.enqueue(kind)
+    process = start("meddling", "--batch", "10")
+    eventually((tmp_path / "begun").exists)
+    time.sleep(0.1)
+    process.terminate()
+    (tmp_path / "go").touch()
+    _, log = process.communicate(timeout=30)
+    assert process.returncode == 0, log
+    assert jobs(conn) == [(last.id, "waiting", 0)]
+    assert not (tmp_path / "after").exists()
+
+
+@pytest.mark.happens("changes the signal handlers")
+def test_the_grace_of_a_stop_is_kept_whatever_a_handler_has_done_to_signals(
+    conn: Connection, queue: Queue, start: Start, tmp_path: Path
+) -> None:
+    """The thread that limits it hears of the signal although an event loop had its descriptor."""
+    (tmp_path / "meddling.py").write_text(MEDDLING.format(code=MEDDLERS["asyncio for another signal"]))
+    queue.enqueue("meddle")
+    enqueued = queue.enqueue("long")
+    process = start("meddling", "--batch", "10", "--grace", "500ms")
+    eventually((tmp_path / "begun").exists)
+    process.terminate()
+    _, log = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM, log
+    assert jobs(conn) == [(enqueued.id, "waiting", 0)]
+
+
 @pytest.mark.happens("a worker is killed")
 def test_the_job_of_a_killed_worker_runs_again_after_its_lease(
     conn: Connection, queue: WorkerQueue, start: Start, tmp_path: Path

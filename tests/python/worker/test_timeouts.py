@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -13,6 +14,7 @@ from support.threads import Thread, eventually
 from support.workers import drain
 
 from pgq import Handlers, Job, Queue, Worker
+from pgq.process.signals import StopSignals
 from pgq.views import Views
 from pgq.worker.loop import Loop
 
@@ -102,6 +104,7 @@ def test_a_handler_is_interrupted_in_the_main_thread(queue: Queue, loop: Loop, h
     assert one(conn, "SELECT count(*) FROM effect") == 0
     assert len(done) == 1
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.SIGALRM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 @pytest.mark.happens("takes longer than its `timeout`")
@@ -163,3 +166,61 @@ def test_a_handler_that_returns_in_time_is_not_interrupted(queue: Queue, loop: L
     drain(loop)
     assert seen == ["quick", "slow"]
     assert jobs(queue.conn) == []
+
+
+def replace_handler(job: Job) -> None:
+    """Take SIGALRM, as a library with timeouts of its own does, and compute."""
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    compute(job)
+
+
+def stop_timer(job: Job) -> None:
+    """Stop the timer, and wait in C."""
+    signal.alarm(0)
+    time.sleep(LONG)
+
+
+def postpone_timer(job: Job) -> None:
+    """Set the timer to a time that never comes, and wait in C."""
+    signal.setitimer(signal.ITIMER_REAL, LONG)
+    time.sleep(LONG)
+
+
+def hasten_timer(job: Job) -> None:
+    """Set the timer to an earlier time, and wait in C."""
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    time.sleep(LONG)
+
+
+def block_signals(job: Job) -> None:
+    """Block all signals in this thread, as a caller of a C library does, and compute."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    compute(job)
+
+
+@pytest.mark.happens("takes longer than its `timeout`")
+@pytest.mark.parametrize("function", [replace_handler, stop_timer, postpone_timer, hasten_timer, block_signals])
+def test_a_handler_that_takes_the_alarm_keeps_its_timeout(
+    queue: Queue, loop: Loop, handlers: Handlers, function: Callable[[Job], None]
+) -> None:
+    """It is interrupted in time, not before; so is the next one, which leaves the alarm alone."""
+    seconds: dict[str, float] = {}
+
+    def timed(job: Job) -> None:
+        begun = time.monotonic()
+        try:
+            (function if job.kind == "taker" else sleep)(job)
+        finally:
+            seconds[job.kind] = time.monotonic() - begun
+
+    handlers.handler("taker", timeout=0.4)(timed)
+    handlers.handler("next", timeout=0.4)(timed)
+    ids = [queue.enqueue(kind).id for kind in ("taker", "next")]
+    with StopSignals(loop.state.stop, lambda _: None, 1.0):
+        drain(loop)
+    assert [timed_out(queue.conn, job_id) for job_id in ids] == [True, True]
+    # The time counts from just before the call. Where the timer does not help, the interruption comes two tenths of a
+    # second later than due; the rest is slack.
+    assert all(0.39 <= value < 8 for value in seconds.values()), seconds
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.SIGALRM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -6,13 +6,25 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 STOP = (signal.SIGTERM, signal.SIGINT)
+# A handler that is quicker than this many seconds cannot have run an event loop, which takes the wake-up descriptor.
+# To look at the descriptor costs system calls; to read a signal's handler costs none.
+QUICK = 0.0002
+# signal.getsignal tries to make an enum of what this function returns, in vain for a handler; that takes 200 times as
+# long.
+get_signal: Callable[[int], Any] = getattr(sys.modules.get("_signal"), "getsignal", signal.getsignal)
+
+
+def is_main_thread() -> bool:
+    """Return whether this is the thread that receives signals, and the only one that may set their handlers."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def exit_within(seconds: float, code: int) -> None:
@@ -32,8 +44,11 @@ class StopSignals:
     Both are called in the thread ``pgq-signals``: the main thread runs signal handlers only between two instructions of
     Python, and may be in a long call. ``stop`` is called in the main thread as well, before that thread begins anything
     else. Outside the main thread, which alone receives signals, the context does nothing. The end of the ``lifeline``,
-    if given, counts as a SIGTERM.
+    if given, counts as a SIGTERM. At the end the handler of SIGALRM is put back, too, and its timer stopped.
     """
+
+    # The one whose context was entered last and is not left.
+    active: ClassVar[StopSignals | None] = None
 
     def __init__(
         self,
@@ -49,14 +64,21 @@ class StopSignals:
         self._before: dict[int, Any] = {}
         self._wakeup_fd = -1
         self._thread: threading.Thread | None = None
+        # The thread that may call restore.
+        self.main_thread = threading.main_thread().ident
+        self._outer: StopSignals | None = None
+        # One object, so that it can be recognized.
+        self._handler = lambda *_: self._stop()
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
+        if is_main_thread():
             self._reader, self._writer = socket.socketpair()
             self._writer.setblocking(False)
             self._wakeup_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
             # Python writes the number of each signal to the socket from C, at once; the thread reads it there.
-            self._before = {number: signal.signal(number, lambda *_: self._stop()) for number in STOP}
+            self._before = {number: signal.signal(number, self._handler) for number in STOP}
+            self._before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
+            self._outer, StopSignals.active = StopSignals.active, self
             self._thread = threading.Thread(target=self._watch, name="pgq-signals", daemon=True)
             self._thread.start()
         return self
@@ -66,12 +88,30 @@ class StopSignals:
     ) -> None:
         if self._thread is None:
             return
+        StopSignals.active = self._outer
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler or signal.SIG_DFL)
         signal.set_wakeup_fd(self._wakeup_fd)
         self._writer.close()
         self._thread.join()
         self._reader.close()
+
+    def restore(self, seconds: float = float("inf")) -> None:
+        """
+        Put back what a job's handler, which has taken so long, has replaced. Call it in the main thread.
+
+        An event loop of asyncio takes the wake-up descriptor along with the handler of any signal, and puts neither
+        back. After a quick handler only the signal handlers are looked at.
+        """
+        is_intact = True
+        for number in STOP:
+            if get_signal(number) is not self._handler:
+                is_intact = False
+                signal.signal(number, self._handler)
+        if seconds > QUICK or not is_intact:
+            signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOP, signal.SIGALRM))
 
     def _watch(self) -> None:
         first: int | None = None

@@ -16,6 +16,7 @@ from pgq.convert import as_result
 from pgq.errors import Error, LeaseLost, PayloadError, TransactionEnded
 from pgq.handlers import Handler, Handlers
 from pgq.job import Job
+from pgq.process.signals import StopSignals
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.django_connections import close_old_connections
 from pgq.worker.joblog import describe
@@ -282,8 +283,16 @@ class Executor:
             self.timeout.disarm()
             if os.getpid() != pid:
                 os._exit(1)
+            self._restore_signals()
         self._calling = False
         return result
+
+    def _restore_signals(self) -> None:
+        """Put back the signal handlers that the job's handler has replaced: only the main thread can do that."""
+        signals = StopSignals.active
+        if signals is not None and signals.main_thread == threading.get_ident():
+            signals.restore(self._clock() - self._called_at)
+            self.timeout.restore()
 
     def _returned(self, job: Job, result: Any) -> Result:
         """Return the result of a job whose handler has returned, perhaps after it completed the job itself."""

@@ -12,6 +12,7 @@ import psycopg
 
 from pgq.handlers import Handlers
 from pgq.job import Job
+from pgq.process.signals import StopSignals, is_main_thread
 from pgq.worker.batching import BatchSize
 from pgq.worker.executor import Executor, NotBegun
 from pgq.worker.joblog import first_line, logger
@@ -88,6 +89,7 @@ class Loop:
         Raises every error that a new connection would not mend.
         """
         pause = self.timing.first_pause
+        self.executor.timeout.install()
         try:
             while not self.state.stopping:
                 try:
@@ -108,6 +110,8 @@ class Loop:
     def turn(self) -> int:
         """Settle the last batch, claim the next one, and run it; return how many jobs were claimed."""
         self.state.health.touch()
+        if (signals := StopSignals.active) is not None and is_main_thread():
+            signals.restore()
         with self.session.lock:
             jobs = self.settle_and_claim()
         if not jobs:
