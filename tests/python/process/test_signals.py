@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.database import Connection, expire, jobs, one
+from support.database import Connect, Connection, expire, jobs, one
 from support.processes import Start
 from support.threads import eventually
 
@@ -69,6 +69,48 @@ def test_a_second_signal_ends_the_worker_during_a_job(
         time.sleep(0.01)
     assert process.returncode == 128 + number
     assert jobs(conn) == [(enqueued.id, "waiting", 0)]
+
+
+WAITS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgq %%' AND wait_event_type = 'Lock'"
+
+
+@pytest.mark.happens("it is told to stop")
+@pytest.mark.parametrize(
+    ("when", "options"),
+    [
+        ("in a claim", ()),
+        ("in a claim", ("--concurrency", "2")),
+        ("in a claim", ("--transaction-pooler",)),
+        ("at its start", ()),
+        ("at its end", ()),
+    ],
+)
+def test_a_stop_does_not_wait_for_a_lock(
+    conn: Connection, connect: Connect, start: Start, when: str, options: tuple[str, ...]
+) -> None:
+    """DDL may hold it for long; the statement that waits for it is cancelled."""
+    other = connect()
+    lock = b"BEGIN; LOCK TABLE pgq_waiting, pgq_running, pgq_worker_session IN ACCESS EXCLUSIVE MODE"
+    if when == "at its start":
+        other.execute(lock)
+    process = start("--poll", "60s" if when == "at its end" else "100ms", *options)
+    if when == "at its end":
+        eventually(lambda: one(conn, IDLE))
+    elif when == "in a claim":
+        eventually(lambda: one(conn, IDLE))
+        other.execute(lock)
+    if when == "at its end":
+        other.execute(b"BEGIN; LOCK TABLE pgq_worker_session IN ACCESS EXCLUSIVE MODE")
+    else:
+        eventually(lambda: one(conn, WAITS))
+    begun = time.monotonic()
+    process.terminate()
+    _, log = process.communicate(timeout=20)
+    assert process.returncode == 0, log
+    # The bar is a second or two; the lock is held until the end of the test.
+    assert time.monotonic() - begun < 8
+    assert "Traceback" not in log
+    assert "stopped" in log
 
 
 MEDDLERS = {

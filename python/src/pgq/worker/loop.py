@@ -17,7 +17,7 @@ from pgq.worker.batching import BatchSize
 from pgq.worker.executor import Executor, NotBegun
 from pgq.worker.joblog import first_line, logger
 from pgq.worker.outcomes import Released
-from pgq.worker.session import Session
+from pgq.worker.session import Interrupted, Session
 from pgq.worker.settings import RunState, Settings
 from pgq.worker.settle import Settler
 from pgq.worker.ticker import Ticker
@@ -96,6 +96,8 @@ class Loop:
                     if self.turn() == 0 and self.rest():
                         break
                     pause = self.timing.first_pause
+                except Interrupted:
+                    break
                 except UNAVAILABLE as error:
                     self._connection_lost()
                     jittered = pause * uniform(0.75, 1.25)
@@ -112,7 +114,7 @@ class Loop:
         self.state.health.touch()
         if (signals := StopSignals.active) is not None and is_main_thread():
             signals.restore()
-        with self.session.lock:
+        with self.session.lock, self.session.interruptible():
             jobs = self.settle_and_claim()
         if not jobs:
             self._previous_was_empty = True
@@ -231,7 +233,7 @@ class Loop:
         The first call after work only registers the session as idle: the next claim finds jobs that came just before.
         """
         self.ticker.pause()
-        with self.session.lock:
+        with self.session.lock, self.session.interruptible():
             queue = self.session.queue()
             seconds = self.settings.poll
             if self.settings.drain is not None:
@@ -265,7 +267,11 @@ class Loop:
         self.release_unstarted()
         if self.settler.pending:
             try:
-                self.settle()
+                try:
+                    self.settle()
+                except psycopg.errors.QueryCanceled:
+                    # The cancellation was meant for the claim before, and came late.
+                    self.settle()
             except UNAVAILABLE as error:
                 logger.warning("%d jobs are left to their leases: %s", len(self.settler.pending), first_line(error))
 

@@ -16,13 +16,15 @@ from pgq.job import Job
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.executor import Execution
 from pgq.worker.joblog import first_line, log_job, logger
-from pgq.worker.session import Session
+from pgq.worker.session import Interrupted, Session
 from pgq.worker.settings import Settings
 from pgq.worker.wakeup import Wakeup
 
 # A lease is extended when a third of it is over, which leaves time for two more tries.
 PART = 3
 LONGEST_TICK = 1.0
+# Seconds between two attempts to cancel what runs in an interruptible context.
+INTERRUPT_AGAIN = 0.1
 
 
 class Presence:
@@ -63,20 +65,26 @@ class Presence:
         self._extended: dict[tuple[int, int], float] = {}
         self._wakeup = Wakeup()
         self._closed = False
+        self.is_started = False
         self._thread = threading.Thread(target=self._run, name="pgq-presence", daemon=True)
 
     def start(self) -> None:
-        """Register, and start the thread. Raises the error of the first connection."""
+        """Register, and start the thread. Raises the error of the first connection, and Interrupted."""
         if self.registers:
-            self._register()
+            with self.session.interruptible():
+                self._register()
         self._thread.start()
+        self.is_started = True
 
     def unregister(self) -> None:
         """End the registration. Call it when the worker holds no jobs: they would wait for the end of their leases."""
         self._end()
         if self._registered and not self.session.closed:
             try:
-                self.session.queue().unregister(self.settings.name)
+                # A lock that another session holds for long must not delay the end.
+                with self.session.queue().conn.transaction():
+                    self._limit_lock_wait()
+                    self.session.queue().unregister(self.settings.name)
             except psycopg.Error as error:
                 logger.warning("the worker is not unregistered: %s", first_line(error))
 
@@ -144,9 +152,7 @@ class Presence:
                 with self.session.lock:
                     queue = self._queue()
                     with queue.conn.transaction():
-                        queue.conn.execute(
-                            "SELECT set_config('lock_timeout', %s, true)", [self.settings.timing.lock_timeout]
-                        )
+                        self._limit_lock_wait()
                         count = queue.reconcile(self.settings.name, known)
             except BaseException as error:
                 self._uncertain = True
@@ -155,6 +161,12 @@ class Presence:
                 raise
         if count:
             logger.warning("%d claimed jobs did not arrive here, and go back", count)
+
+    def _limit_lock_wait(self) -> None:
+        """Let the rest of the transaction wait for no lock for long."""
+        self.session.queue().conn.execute(
+            "SELECT set_config('lock_timeout', %s, true)", [self.settings.timing.lock_timeout]
+        )
 
     def _queue(self) -> WorkerQueue:
         """Return the queue; a new connection is registered first. The caller holds ``session.lock``."""
@@ -176,15 +188,19 @@ class Presence:
     def _end(self) -> None:
         self._closed = True
         self._wakeup.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        while self._thread.is_alive():
+            self.session.interrupt()
+            self._thread.join(INTERRUPT_AGAIN)
 
     def _run(self) -> None:
         seconds = min(LONGEST_TICK, self.settings.lease.total_seconds() / PART / 4)
         while not self._closed:
             try:
-                self.tick()
+                with self.session.interruptible():
+                    self.tick()
                 self._warned = False
+            except Interrupted:
+                return
             except Exception as error:
                 if not self._warned:
                     logger.warning("the worker's presence is interrupted: %s", first_line(error))

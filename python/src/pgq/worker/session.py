@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
@@ -61,6 +63,10 @@ def connect(conninfo: str, name: str) -> psycopg.Connection[Any]:
     )
 
 
+class Interrupted(Exception):
+    """The session was told not to wait for the server any longer."""
+
+
 class Session:
     """
     A connection that is replaced when it is lost. Where threads share it, each holds ``lock`` while it uses it.
@@ -88,6 +94,10 @@ class Session:
         self.idle = False
         self._queue: WorkerQueue | None = None
         self._can_check = True
+        # Both change under this lock, so that no statement is cancelled that comes after the interruptible ones.
+        self._interrupting = threading.Lock()
+        self._interruptible = False
+        self._interrupted = False
 
     @property
     def closed(self) -> bool:
@@ -159,6 +169,37 @@ class Session:
         except Exception:
             # The handler may have changed the object in any way, too.
             self.close()
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let another thread ``interrupt`` the statements in this context. Raises Interrupted, also when entered."""
+        with self._interrupting:
+            if self._interrupted:
+                raise Interrupted
+            self._interruptible = True
+        try:
+            yield
+        except psycopg.errors.QueryCanceled as error:
+            if self._interrupted:
+                raise Interrupted from error
+            raise
+        finally:
+            with self._interrupting:
+                self._interruptible = False
+
+    def interrupt(self) -> bool:
+        """
+        Cancel the statement that runs in an interruptible context, and let no further context be entered.
+
+        Return whether a context is still entered. Then call this again, because its next statement may wait, too.
+        """
+        with self._interrupting:
+            self._interrupted = True
+            queue = self._queue
+            if self._interruptible and queue is not None and not queue.conn.closed:
+                with contextlib.suppress(psycopg.Error, OSError):
+                    queue.conn.cancel_safe(timeout=1.0)
+            return self._interruptible
 
     def enter_idle(self, queues: Sequence[str]) -> None:
         """Register as idle, and listen for notifications. One more claim then finds the jobs that came just before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import logging
 import os
@@ -27,8 +28,8 @@ from pgq.worker.executor import Execution
 from pgq.worker.joblog import first_line, log_settlement, logger
 from pgq.worker.loop import Loop
 from pgq.worker.outcomes import Outcome, Released
-from pgq.worker.presence import Presence
-from pgq.worker.session import connect
+from pgq.worker.presence import INTERRUPT_AGAIN, Presence
+from pgq.worker.session import Interrupted, connect
 from pgq.worker.settings import RunState, Settings, Timing
 from pgq.worker.settle import record
 
@@ -87,6 +88,8 @@ class Worker:
         )
         self.state = RunState.start(self.max_jobs, self.health_file)
         self.drained = False
+        # Whether the loops are made, and other threads may use them.
+        self._begun = False
 
     @cached_property
     def loops(self) -> list[Loop]:
@@ -117,22 +120,13 @@ class Worker:
         """
         # Made before any other thread can ask for them.
         loops = self.loops
+        self._begun = True
         with StopSignals(self.stop, self.abort, self.grace, lifeline):
             try:
-                self.presence.start()
-                loops[0].session.queue()
-                logger.info(
-                    "worker %s serves %s: %s",
-                    self.settings.name,
-                    ", ".join(self.queues),
-                    ", ".join(self.handlers.kinds),
-                )
-                notify_systemd("READY=1")
-                if lifeline is not None:
-                    # Where the supervisor is gone, the end of the lifeline stops this worker.
-                    with contextlib.suppress(OSError):
-                        lifeline.send(READY)
-                self._run_loops()
+                if self.state.stopping:
+                    self._start_interrupting()
+                if self._connect():
+                    self._work(lifeline)
                 # A worker that holds jobs stays registered: when its connection closes, other workers see that it is
                 # gone, and take its jobs at once.
                 if not any(loop.settler.pending for loop in loops):
@@ -144,7 +138,10 @@ class Worker:
 
     def stop(self) -> None:
         """Claim no more, finish the running jobs, and end. Safe in a signal handler and in any thread."""
+        was_stopping = self.state.stopping
         self.state.stop()
+        if not was_stopping and self._begun:
+            self._start_interrupting()
 
     def abort(self, number: int) -> None:
         """Release the jobs where that is possible, and end the process as after a signal with this number."""
@@ -164,6 +161,41 @@ class Worker:
         for loop in self.loops:
             loop.close()
         self.presence.close()
+
+    def _connect(self) -> bool:
+        """Register, and open the first connection; return false when a stop has interrupted that."""
+        try:
+            self.presence.start()
+            with self.loops[0].session.interruptible():
+                self.loops[0].session.queue()
+        except Interrupted:
+            return False
+        return True
+
+    def _work(self, lifeline: socket.socket | None) -> None:
+        """Say that the worker is ready, and run the loops."""
+        logger.info(
+            "worker %s serves %s: %s", self.settings.name, ", ".join(self.queues), ", ".join(self.handlers.kinds)
+        )
+        notify_systemd("READY=1")
+        if lifeline is not None:
+            # Where the supervisor is gone, the end of the lifeline stops this worker.
+            with contextlib.suppress(OSError):
+                lifeline.send(READY)
+        self._run_loops()
+
+    def _start_interrupting(self) -> None:
+        # Not a threading.Thread: a signal handler may run in a thread that holds a lock of that module.
+        _thread.start_new_thread(self._interrupt, ())
+
+    def _interrupt(self) -> None:
+        """Cancel what does not end soon: a claim, or the start, may wait for a lock that another session holds."""
+        sessions = [loop.session for loop in self.loops]
+        if not self.presence.is_started:
+            sessions.append(self.presence.session)
+        while sessions:
+            sessions = [session for session in sessions if session.interrupt()]
+            sleep(INTERRUPT_AGAIN)
 
     def _run_loops(self) -> None:
         if len(self.loops) == 1:
