@@ -4,6 +4,9 @@ pgq: a job queue that is just PostgreSQL.
 Applications use the names that this package exports, and ``pgq.testing``. All other modules are private.
 """
 
+from pgq.process import early  # noqa: F401 - before anything that takes time
+
+# isort: split
 from dataclasses import is_dataclass
 from typing import get_type_hints
 

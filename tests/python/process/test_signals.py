@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 from support.database import Connect, Connection, expire, jobs, one
-from support.processes import Start
+from support.processes import COMMAND, Start
 from support.threads import eventually
 
 from pgq import Queue, WorkerQueue
@@ -184,6 +186,28 @@ def test_the_grace_of_a_stop_is_kept_whatever_a_handler_has_done_to_signals(
     _, log = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM, log
     assert jobs(conn) == [(enqueued.id, "waiting", 0)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("module", ["tasks", "psycopg"])
+def test_a_stop_counts_while_modules_are_imported(tmp_path: Path, number: signal.Signals, module: str) -> None:
+    """This holds for pgq's own imports and for those of handlers. The exit code is that of a stop."""
+    (tmp_path / f"{module}.py").write_text(
+        "import pathlib, time\n"
+        "pathlib.Path('begun').touch()\n"
+        "try: time.sleep(60)\n"
+        "except BaseException: time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [COMMAND, "worker", "tasks"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}
+    )
+    try:
+        eventually((tmp_path / "begun").exists)
+        process.send_signal(number)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.happens("a worker is killed")

@@ -16,7 +16,7 @@ import click
 from pgq import handlers
 from pgq.cli.support import CommandError, Target, command_errors, duration, pass_target
 from pgq.process import logs
-from pgq.process.signals import exit_within
+from pgq.process.signals import StopSignals, end_at_once, exit_within
 from pgq.process.supervisor import DRAINED, LIFELINE, Supervisor
 from pgq.worker.drain import Drain
 from pgq.worker.joblog import logger
@@ -104,10 +104,11 @@ def worker(
         command = [sys.executable, "-m", "pgq", *sys.argv[1:]]
         sys.exit(Supervisor(command, processes, grace=grace.total_seconds()).run())
 
-    load(modules)
     code = 1
     try:
         with command_errors(), socket.socket(fileno=int(lifeline)) if lifeline is not None else socket.socket() as line:
+            with StopSignals(end_at_once, end_at_once, 0.0, line if lifeline is not None else None):
+                load(modules)
             one = Worker(
                 target.dsn,
                 queues=queues,

@@ -1,0 +1,31 @@
+"""
+Heed stop signals from the first line of the command ``pgq worker`` on.
+
+The package imports this module before anything else, because the first process of a container ignores signals that
+have no handler, for as long as imports take. It does nothing in any other program.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from itertools import pairwise
+
+from pgq.process.signals import STOP, end_at_once, is_main_thread
+
+
+def is_worker_command() -> bool:
+    """Return whether this process is ``pgq worker``, or the same by ``python -m pgq``."""
+    if sys.argv[:1] == ["-m"]:
+        # Python does not name the module in sys.argv before it has imported the package.
+        options = pairwise(sys.orig_argv)
+        is_pgq = any(option[:1] == "-" and option[-1:] == "m" and name == "pgq" for option, name in options)
+    else:
+        is_pgq = any(os.path.basename(name) == "pgq" for name in sys.argv[:1])
+    return is_pgq and "worker" in sys.argv
+
+
+if is_worker_command() and is_main_thread():
+    for number in STOP:
+        signal.signal(number, end_at_once)
