@@ -38,7 +38,8 @@ COMMENT ON FUNCTION _pgq_move_token(bigint) IS
 -- After a crash the sequence may repeat the values of claims that were not yet on disk. A commit waits for the WAL
 -- writer for three times its delay at most, which is 30 seconds if that is set to the longest. The row of the queue
 -- U+001F says that these values have been skipped: pgq_head is unlogged, so a crash empties it. All sessions are new
--- then, and the first claim of each session looks for the row.
+-- then, and the first claim of each session looks for the row. Its due tells _pgq_workers_reconnect how long no worker
+-- counts as gone.
 CREATE FUNCTION _pgq_skip_lost_tokens(at timestamptz) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -55,7 +56,7 @@ BEGIN
     FOR v_try IN 1..20 LOOP
         v_target := greatest(nextval('pgq_token'), _pgq_microseconds(at)) + 60000000;
         IF _pgq_move_token(v_target) >= v_target THEN
-            INSERT INTO pgq_head VALUES (E'\x1f', 'infinity', '0', '{}');
+            INSERT INTO pgq_head VALUES (E'\x1f', clock_timestamp() + interval '5 seconds', '0', '{}');
             RETURN;
         END IF;
         PERFORM pg_sleep(0.001);

@@ -73,8 +73,8 @@ $pgq_register$;
 COMMENT ON FUNCTION pgq_register(text, text[], text, integer) IS
     'Register a worker, which is then present for as long as this session lives. Run nothing in the session that takes '
     'long: while a statement runs, the server does not notice that the client is gone. Returns nothing. If the session '
-    'ends without pgq_unregister, the next claims of other workers, usually within two seconds, end the leases on jobs '
-    'that were claimed under the name (the argument worker of pgq_claim). The name must belong to one process: '
+    'ends without pgq_unregister, the next claims of other sessions, usually within two seconds, end the leases on '
+    'jobs that were claimed under the name (the argument worker of pgq_claim). The name must belong to one process: '
     'registering it again in a new session brings the worker back with its jobs. host and pid are shown in '
     'pgq_workers; NULL means unknown. NULL for worker, queues or one of them raises 22004. Raises PGQ03 while another '
     'session has the name, or if a role with other queues has registered it; 22023 for a bad value, 42501 for a queue '

@@ -51,13 +51,42 @@ COMMENT ON FUNCTION _pgq_expire_leases(timestamptz) IS
     'Put back, or end as dead, up to 50 jobs whose lease ended before a time. Returns how many.';
 
 
+-- Right after a start of the server, or a promotion, no worker is present, so workers have five seconds to reconnect.
+-- A promotion starts no server, but leaves pgq_head empty, as a crash does, and the first claim writes the row of the
+-- queue U+001F. A time that lies further ahead was kept before the clock was set back.
+CREATE FUNCTION _pgq_workers_reconnect() RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_workers_reconnect$
+DECLARE
+    c_time CONSTANT interval := '5 seconds';
+    v_now timestamptz := clock_timestamp();
+BEGIN
+    RETURN v_now BETWEEN pg_postmaster_start_time() AND pg_postmaster_start_time() + c_time
+        OR EXISTS (
+            SELECT FROM pgq_head AS h
+            WHERE h.queue = E'\x1f' AND h.due BETWEEN v_now AND v_now + c_time
+        );
+END
+$_pgq_workers_reconnect$;
+
+COMMENT ON FUNCTION _pgq_workers_reconnect() IS
+    'Return whether the server has started, or was promoted, within the last five seconds: workers that live may not '
+    'have reconnected yet.';
+
+
 -- Claims call it, so it waits for no lock. Trying the lock of a worker is cheap, and succeeds if the worker is gone. It
 -- also succeeds in the session of the worker itself, so the list of all locks is read then, and only then.
 --
+-- All connections may have been cut, and a new session may be the first that is back: where it is the first to find a
+-- worker gone, it only records that, and the worker has a second to reconnect.
+--
 -- A worker is kept for ten seconds after it was found gone: a claim may commit after the worker has died, and a
--- statement of the worker may go on and keep jobs locked. Right after a start of the server no worker is present, so
--- workers have five seconds to reconnect.
-CREATE FUNCTION _pgq_sweep_workers(at timestamptz) RETURNS void
+-- statement of the worker may go on and keep jobs locked.
+CREATE FUNCTION _pgq_sweep_workers(at timestamptz, is_new boolean) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_sweep_workers$
@@ -65,8 +94,7 @@ DECLARE
     c_class CONSTANT integer := 'pgq_worker_session'::regclass::oid::integer;
     v_worker pgq_worker_session;
 BEGIN
-    -- A start that lies ahead was before the clock was set back.
-    IF clock_timestamp() BETWEEN pg_postmaster_start_time() AND pg_postmaster_start_time() + interval '5 seconds' THEN
+    IF _pgq_workers_reconnect() THEN
         RETURN;
     END IF;
 
@@ -79,6 +107,12 @@ BEGIN
               END
         FOR UPDATE SKIP LOCKED
     LOOP
+        IF v_worker.gone_at IS NULL OR v_worker.gone_at > at THEN
+            UPDATE pgq_worker_session AS w SET gone_at = at WHERE w.number = v_worker.number;
+            v_worker.gone_at := at;
+        END IF;
+        CONTINUE WHEN is_new AND v_worker.gone_at > at - interval '1 second';
+
         -- A lease that ends by claimed_at tells _pgq_expire_leases that the worker is gone. claimed_at lies ahead after
         -- the clock was set back. Skip locked jobs: a live transaction still has them.
         UPDATE pgq_running AS r
@@ -91,62 +125,14 @@ BEGIN
               AND o.lease_until > o.claimed_at
             FOR UPDATE SKIP LOCKED));
 
-        IF v_worker.gone_at IS NULL OR v_worker.gone_at > at THEN
-            UPDATE pgq_worker_session AS w SET gone_at = at WHERE w.number = v_worker.number;
-        ELSIF v_worker.gone_at < at - interval '10 seconds'
-              AND NOT EXISTS (SELECT FROM pgq_running AS r WHERE r.worker = v_worker.name) THEN
+        IF v_worker.gone_at < at - interval '10 seconds'
+           AND NOT EXISTS (SELECT FROM pgq_running AS r WHERE r.worker = v_worker.name) THEN
             DELETE FROM pgq_worker_session AS w WHERE w.number = v_worker.number;
         END IF;
     END LOOP;
 END
 $_pgq_sweep_workers$;
 
-COMMENT ON FUNCTION _pgq_sweep_workers(timestamptz) IS
-    'End the leases of registered workers whose sessions are gone, and delete those workers some time later. Returns '
-    'nothing.';
-
-
--- The entries of jobs that are gone pile up in the index of the leases as in that of the claim, so the search is
--- rationed in the same way, by _pgq_rescan_delay. A search counts for at least 50 ms, so each session makes one a
--- second at most. When the walk is long, all sessions together make one in that time.
-CREATE FUNCTION _pgq_maintain(at timestamptz) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path FROM CURRENT
-AS $_pgq_maintain$
-DECLARE
-    v_is_new boolean := coalesce(current_setting(_pgq_head_setting(''), true), '') = '';
-    v_head pgq_head := _pgq_load_head('', at);
-    v_begun_at timestamptz;
-    v_read bigint;
-    v_count integer;
-BEGIN
-    IF v_is_new THEN
-        PERFORM _pgq_skip_lost_tokens(at);
-    END IF;
-    IF v_head.due > at THEN
-        RETURN;
-    END IF;
-
-    v_begun_at := clock_timestamp();
-    v_read := _pgq_entries_read('pgq_running_lease');
-    -- Right after a failover no worker has reconnected and all look gone, so the first search of a session leaves them
-    -- out.
-    IF NOT v_is_new THEN
-        PERFORM _pgq_sweep_workers(at);
-    END IF;
-    v_count := _pgq_expire_leases(at);
-    v_head.rescan_delay := _pgq_rescan_delay(greatest(clock_timestamp() - v_begun_at, interval '50 milliseconds'));
-    v_head.due := at + v_head.rescan_delay;
-    -- If this search has found as many jobs as it may take, the next claim of the session searches again.
-    IF v_count < 50 THEN
-        IF _pgq_is_long_scan(_pgq_entries_read('pgq_running_lease') - v_read - v_count, 1) THEN
-            PERFORM _pgq_share_head(v_head);
-        END IF;
-        PERFORM _pgq_save_head(v_head);
-    END IF;
-END
-$_pgq_maintain$;
-
-COMMENT ON FUNCTION _pgq_maintain(timestamptz) IS
-    'If the search for expired leases is due in this session, call _pgq_sweep_workers, except in the session''s first '
-    'search, and _pgq_expire_leases. The first call of a session calls _pgq_skip_lost_tokens, too. Returns nothing.';
+COMMENT ON FUNCTION _pgq_sweep_workers(timestamptz, boolean) IS
+    'End the leases of registered workers whose sessions are gone, and delete those workers some time later. A new '
+    'session does so where another look has found the worker gone at least a second before. Returns nothing.';

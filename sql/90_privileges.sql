@@ -29,7 +29,7 @@ REVOKE ALL ON FUNCTION
     pgq_extend, pgq_snooze, pgq_release,
     _pgq_channel, _pgq_wake, pgq_idle,
     pgq_register, pgq_unregister, pgq_reconcile,
-    _pgq_expire_leases, _pgq_sweep_workers, _pgq_maintain,
+    _pgq_expire_leases, _pgq_workers_reconnect, _pgq_sweep_workers, _pgq_maintain,
     pgq_remaining,
     _pgq_job_state, pgq_cancel, pgq_retry,
     pgq_purge,

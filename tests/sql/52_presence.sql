@@ -1,6 +1,6 @@
 -- Presence: registered workers, and the jobs of workers whose sessions have ended.
 BEGIN;
-SELECT plan(38);
+SELECT plan(45);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 -- In the first five seconds after the start of the server no worker counts as gone: wait until they are over.
 CREATE FUNCTION pg_temp.claim() RETURNS bigint LANGUAGE plpgsql AS $$
@@ -54,6 +54,41 @@ SELECT is(count(*), 1::bigint, 'a worker that is gone is kept for ten seconds') 
 SET LOCAL pgq.now = '2030-01-01 12:01:11Z';
 SELECT pg_temp.claim();
 SELECT is_empty('SELECT FROM pgq_worker_session', 'a worker that is gone is deleted after ten seconds');
+
+-- All sessions are new, as after a cut of all connections.
+CREATE FUNCTION pg_temp.claim_anew(at timestamptz) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('pgq.now', at::text, true), set_config(_pgq_head_setting(''), '', true);
+    RETURN (SELECT count(*) FROM pgq_claim('{nothing}'));
+END
+$$;
+CREATE TEMP VIEW held AS SELECT count(*) AS jobs FROM pgq_running WHERE worker = 'cut';
+SELECT pgq_register('cut');
+SELECT pgq_enqueue('c', queue => 'cut');
+SELECT count(*) FROM pgq_claim('{cut}', worker => 'cut');
+SELECT pg_advisory_unlock('pgq_worker_session'::regclass::oid::integer, number) FROM pgq_worker_session;
+SELECT pg_temp.claim_anew('2030-01-01 12:02Z');
+SELECT results_eq('SELECT gone_at, jobs FROM pgq_worker_session, held', $$ VALUES (timestamptz '2030-01-01 12:02Z', 1::bigint) $$,
+                  'a new session that is the first to find a worker gone only records that');
+SELECT pg_temp.claim_anew('2030-01-01 12:02:00.999Z');
+SELECT is(jobs, 1::bigint, 'other new sessions leave the worker a second to come back') FROM held;
+SELECT pgq_register('cut');
+SELECT pg_temp.claim_anew('2030-01-01 12:02:02Z');
+SELECT is(jobs, 1::bigint, 'a worker that came back within that second keeps its jobs') FROM held;
+SELECT pg_advisory_unlock('pgq_worker_session'::regclass::oid::integer, number) FROM pgq_worker_session;
+SELECT pg_temp.claim_anew('2030-01-01 12:02:03Z');
+SELECT is(jobs, 1::bigint, 'a worker that is gone again has another second') FROM held;
+-- A promotion leaves no row in pgq_head.
+DELETE FROM pgq_head;
+SELECT pg_temp.claim_anew('2030-01-01 12:02:05Z');
+SELECT count(*) FROM pgq_claim('{nothing}');
+SELECT is(jobs, 1::bigint, 'for five seconds after a promotion, or a crash, no session takes a worker for gone') FROM held;
+UPDATE pgq_head SET due = clock_timestamp() + interval '6 seconds';
+SELECT pg_temp.claim_anew('2030-01-01 12:02:05Z');
+SELECT is(jobs, 0::bigint, 'where another look was a second ago, a new session sweeps; a promotion that lies ahead does not count') FROM held;
+SELECT pg_temp.claim_anew('2030-01-01 12:02:30Z');
+SELECT is_empty('SELECT FROM pgq_worker_session', 'new sessions delete a worker that is gone, too');
+SELECT set_config('pgq.now', '2030-01-01 12:02:30Z', true);
 
 SELECT pgq_register('back');
 SELECT pgq_enqueue('b', queue => 'back');

@@ -125,7 +125,7 @@ RESET ROLE;
 -- As if that session had ended. In the first five seconds after the start of the server no worker counts as gone.
 SELECT pg_advisory_unlock('pgq_worker_session'::regclass::oid::integer, number) FROM pgq_worker_session WHERE name = 'w-lone';
 SELECT pg_sleep(greatest(0, extract(epoch FROM pg_postmaster_start_time() + interval '5.1 seconds' - clock_timestamp())));
-SELECT _pgq_sweep_workers(pgq_now());
+SELECT _pgq_sweep_workers(pgq_now(), false);
 SELECT results_eq('SELECT queue, lease_until > claimed_at FROM pgq_running ORDER BY queue', $$ VALUES ('mine', false), ('theirs', true) $$,
                   'a worker that is gone loses the leases under its name in the queues of its role only');
 SELECT results_eq('SELECT * FROM pgq_jobs WHERE queue = ''theirs'' AND state <> ''running'' ORDER BY id',

@@ -80,12 +80,12 @@ def test_workers_are_separate(as_: As, owner: Connection) -> None:
     eventually(lambda: present(NAMES[0]) == [False], "the server notices that the session is gone")
     assert present(NAMES[1]) == [True]
     with in_schema(owner, NAMES[1]):
-        owner.execute("SELECT _pgq_sweep_workers(pgq_now())")
+        owner.execute("SELECT _pgq_sweep_workers(pgq_now(), false)")
         assert one(owner, "SELECT bool_and(lease_until > claimed_at) FROM pgq_running")
     with in_schema(owner, NAMES[0]):
         # Right after the start of the server no worker counts as gone.
         def swept() -> bool:
-            owner.execute("SELECT _pgq_sweep_workers(pgq_now())")
+            owner.execute("SELECT _pgq_sweep_workers(pgq_now(), false)")
             return bool(one(owner, "SELECT bool_and(lease_until = claimed_at) FROM pgq_running"))
 
         eventually(swept, "the lease ends", 15.0)

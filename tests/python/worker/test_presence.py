@@ -254,6 +254,23 @@ def test_concurrent_sweeps_do_not_wait_for_each_other(
     assert {(state, attempt) for _, state, attempt in jobs(conn)} == {("waiting", 1)}
 
 
+def test_clients_that_claim_once_rescue_the_jobs_of_a_worker_that_is_gone(
+    conn: Connection, connect: Connect, queue: WorkerQueue, grown_up: None
+) -> None:
+    """Each connects, claims and disconnects, and no other session claims."""
+    queue.enqueue("k")
+    gone = connect()
+    WorkerQueue(gone).register("gone")
+    WorkerQueue(gone).claim(worker="gone")
+    gone.close()
+
+    def claim_once() -> list[Job]:
+        with closing(connect()) as once:
+            return WorkerQueue(once).claim()
+
+    assert [job.attempt for job in eventually(claim_once, "a new session claims the job", 5)] == [2]
+
+
 def test_jobs_of_a_worker_that_is_gone_are_rescued_after_the_clock_was_set_back(
     conn: Connection, connect: Connect, queue: WorkerQueue, grown_up: None
 ) -> None:
