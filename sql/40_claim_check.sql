@@ -24,7 +24,12 @@ COMMENT ON FUNCTION _pgq_lease_end(timestamptz, interval) IS
     'negative or longer than a year.';
 
 
-CREATE FUNCTION _pgq_check_claim(queues text[], max_jobs integer, worker text) RETURNS void
+CREATE FUNCTION _pgq_check_claim(
+    queues text[],
+    max_jobs integer,
+    worker text,
+    max_bytes integer DEFAULT 16777216
+) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_check_claim$
@@ -46,6 +51,16 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Give a number from 0 to 10000.';
     END IF;
+    IF max_bytes IS NULL THEN
+        RAISE EXCEPTION 'max_bytes is null'
+            USING ERRCODE = 'null_value_not_allowed',
+                  HINT = 'Leave the argument out for the default, 16 MiB.';
+    END IF;
+    IF max_bytes < 1 THEN
+        RAISE EXCEPTION 'max_bytes % is out of range', max_bytes
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give a number of bytes from 1 on; the first job is claimed however large it is.';
+    END IF;
     IF octet_length(worker) > 200 THEN
         RAISE EXCEPTION 'worker takes % bytes, more than 200', octet_length(worker)
             USING ERRCODE = 'invalid_parameter_value',
@@ -57,6 +72,6 @@ BEGIN
 END
 $_pgq_check_claim$;
 
-COMMENT ON FUNCTION _pgq_check_claim(text[], integer, text) IS
-    'Check arguments of pgq_claim. Returns nothing. Raises 22004 for NULL queues, a NULL among them, or NULL '
-    'max_jobs; 22023 for a value out of range; 42501 for a queue that the calling role may not use.';
+COMMENT ON FUNCTION _pgq_check_claim(text[], integer, text, integer) IS
+    'Check arguments of pgq_claim. Returns nothing. Raises 22004 for NULL queues, a NULL among them, or NULL max_jobs '
+    'or max_bytes; 22023 for a value out of range; 42501 for a queue that the calling role may not use.';

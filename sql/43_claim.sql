@@ -73,7 +73,8 @@ CREATE FUNCTION pgq_claim(
     queues text[] DEFAULT '{default}',
     max_jobs integer DEFAULT 1,
     lease interval DEFAULT '5 minutes',
-    worker text DEFAULT NULL
+    worker text DEFAULT NULL,
+    max_bytes integer DEFAULT 16777216
 ) RETURNS TABLE (
     id bigint,
     token bigint,
@@ -109,8 +110,10 @@ DECLARE
     v_begun_at timestamptz;
     v_read bigint;
     v_rows tid[];
+    v_found integer;
+    v_bytes bigint;
 BEGIN
-    PERFORM _pgq_check_claim(queues, max_jobs, worker);
+    PERFORM _pgq_check_claim(queues, max_jobs, worker, max_bytes);
 
     PERFORM _pgq_maintain(v_now);
     IF max_jobs = 0 THEN
@@ -128,9 +131,11 @@ BEGIN
     END LOOP;
     v_read := _pgq_entries_read('pgq_waiting_claim');
 
-    -- Lane by lane, lazily: nothing is locked but what is returned.
-    v_rows := ARRAY(
-        SELECT ripe.ctid
+    -- Lane by lane, lazily: nothing is locked but what is found. The sum is that of the args as they are stored, without
+    -- reading what lies out of line.
+    SELECT coalesce(array_agg(locked.ctid), '{}'), count(*), sum(locked.bytes) INTO v_rows, v_found, v_bytes
+    FROM (
+        SELECT ripe.ctid, ripe.bytes
         FROM (
             SELECT h.queue, l.priority, _pgq_lane_start(l.here_ripe_us) AS ripe_at, coalesce(l.here_id, 0) AS id
             FROM unnest(v_heads) WITH ORDINALITY AS h (queue, due, rescan_delay, lanes, n)
@@ -142,7 +147,7 @@ BEGIN
             ORDER BY l.priority, h.n
         ) AS lane
         CROSS JOIN LATERAL (
-            SELECT w.ctid
+            SELECT w.ctid, pg_column_size(w.args) AS bytes
             FROM pgq_waiting AS w
             WHERE w.queue = lane.queue COLLATE "C"
               AND w.priority = lane.priority
@@ -153,10 +158,25 @@ BEGIN
             FOR UPDATE SKIP LOCKED
         ) AS ripe
         LIMIT max_jobs
-    );
+    ) AS locked;
+    -- Jobs beyond max_bytes stay where they are, locked until the end of this transaction. A statement of its own, for
+    -- the same reason as the last one.
+    IF v_bytes > max_bytes THEN
+        v_rows := ARRAY(
+            SELECT sized.ctid
+            FROM (
+                SELECT w.ctid, r.n, sum(pg_column_size(w.args)) OVER (ORDER BY r.n) - pg_column_size(w.args) AS before
+                FROM unnest(v_rows) WITH ORDINALITY AS r (ctid, n)
+                JOIN pgq_waiting AS w ON w.ctid = r.ctid
+            ) AS sized
+            WHERE sized.before < max_bytes
+            ORDER BY sized.n
+        );
+    END IF;
+    -- After a cut the lanes are not walked to their ends, and what is left is no dead entry.
     PERFORM _pgq_move_heads(
-        v_heads, v_rows, cardinality(v_rows) = max_jobs,
-        _pgq_entries_read('pgq_waiting_claim') - v_read - cardinality(v_rows), v_now, v_begun_at);
+        v_heads, v_rows, v_found = max_jobs OR cardinality(v_rows) < v_found,
+        _pgq_entries_read('pgq_waiting_claim') - v_read - v_found, v_now, v_begun_at);
     IF v_rows = '{}' THEN
         RETURN;
     END IF;
@@ -188,10 +208,12 @@ BEGIN
 END
 $pgq_claim$;
 
-COMMENT ON FUNCTION pgq_claim(text[], integer, interval, text) IS
+COMMENT ON FUNCTION pgq_claim(text[], integer, interval, text, integer) IS
     'Take up to max_jobs ripe jobs of these queues: by priority, 0 first, then by queue in the order given, then by '
-    'ripe_at. Each row has the token that every further call about the job must present; the attempt is counted. If '
-    'the lease ends before the job is completed, failed, released, snoozed or extended, a later claim rescues the job. '
+    'ripe_at. Once the args of the jobs taken reach max_bytes, as they are stored, it takes no further job; some that it '
+    'leaves may stay locked until the end of the transaction. Each row has the token that every further call about the '
+    'job must present; the attempt is counted. If the lease ends before the job is completed, failed, released, '
+    'snoozed or extended, a later claim rescues the job. '
     'About once a second in each session, a claim first rescues up to 50 jobs, of any queue, whose lease has ended or '
     'whose worker is gone. Returns no row if no job is ripe. A ripe job is not returned while another transaction has '
     'it locked, and may be missed for some minutes while it lies among the index entries of many claimed jobs. worker '

@@ -1,6 +1,6 @@
 -- Bad arguments raise an error with SQLSTATE and message, and change nothing.
 BEGIN;
-SELECT plan(100);
+SELECT plan(103);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('held');
@@ -53,6 +53,9 @@ FROM (VALUES
     ('SELECT pgq_claim(''{}'')', '22023', 'queues is empty'),
     ('SELECT pgq_claim(max_jobs => -1)', '22023', 'max_jobs -1 is out of range'),
     ('SELECT pgq_claim(max_jobs => 10001)', '22023', 'max_jobs 10001 is out of range'),
+    ('SELECT pgq_claim(max_bytes => NULL)', '22004', 'max_bytes is null'),
+    ('SELECT pgq_claim(max_bytes => 0)', '22023', 'max_bytes 0 is out of range'),
+    ('SELECT pgq_claim(max_bytes => -1)', '22023', 'max_bytes -1 is out of range'),
     ('SELECT pgq_claim(lease => NULL)', '22004', 'lease is null'),
     ('SELECT pgq_claim(lease => ''0'')', '22023', 'lease 00:00:00 is out of range'),
     ('SELECT pgq_claim(lease => ''-1 s'')', '22023', 'lease -00:00:01 is out of range'),
@@ -104,7 +107,7 @@ FROM (VALUES
     ('SELECT pgq_enqueue(''d'', priority => 9, max_retries => 2147483647, backoff => ''100 years'', backoff_cap => ''100 years'')'),
     ('SELECT pgq_enqueue(''e'', priority => 0, max_retries => 0, delay => ''0'', backoff => ''0'', backoff_cap => ''0'')'),
     ('SELECT pgq_enqueue(''f'', dedup_key => repeat(''x'', 1000))'),
-    ('SELECT pgq_claim(''{none}'', 10000, ''1 year'', repeat(''w'', 200))'), ('SELECT pgq_purge(''100 years'', max_jobs => 0)'),
+    ('SELECT pgq_claim(''{none}'', 10000, ''1 year'', repeat(''w'', 200), 2147483647)'), ('SELECT pgq_purge(''100 years'', max_jobs => 0)'),
     (format('SELECT pgq_extend(%s, %s, ''1 year'')', :id, :token)),
     (format('SELECT pgq_complete(%s, %s, to_jsonb(repeat(''x'', 1048574)))', :id, :token))
 ) AS good (call);

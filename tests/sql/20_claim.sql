@@ -1,6 +1,6 @@
 -- Claiming: only ripe jobs, in order, each once.
 BEGIN;
-SELECT plan(40);
+SELECT plan(45);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT is_empty('SELECT * FROM pgq_claim()', 'a claim without jobs returns no row');
@@ -98,6 +98,26 @@ SELECT is(lease_until, pgq_now() + '5 minutes', 'a lease is five minutes by defa
 SELECT pgq_enqueue('moved', dedup_key => 'm');
 SELECT pgq_enqueue('moved', '1', dedup_key => 'm', on_duplicate => 'replace');
 SELECT results_eq('SELECT args FROM pgq_claim()', $$ VALUES ('1'::jsonb) $$, 'a claim returns a replaced job with its new args');
+
+-- No further job once the args of those taken reach max_bytes: 3000 bytes lie out of line, and count as such.
+SELECT pgq_enqueue('big', to_jsonb(repeat(n::text, CASE n WHEN 3 THEN 9000 ELSE 3000 END)), queue => 'big')
+FROM generate_series(1, 6) AS n;
+SELECT pgq_enqueue('small', queue => 'big', priority => 9);
+SELECT results_eq(
+    $$ SELECT left(c.args ->> 0, 1) FROM pgq_claim('{big}', 10, max_bytes => 6000) AS c $$, $$ VALUES ('1'), ('2') $$,
+    'a claim takes no further job once the args of those taken reach max_bytes');
+SELECT results_eq(
+    $$ SELECT left(c.args ->> 0, 1) FROM pgq_claim('{big}', 10, max_bytes => 1) AS c $$, $$ VALUES ('3') $$,
+    'a claim takes one job, however large');
+SELECT results_eq(
+    $$ SELECT left(c.args ->> 0, 1) FROM pgq_claim('{big}', 2, max_bytes => 100000) AS c $$, $$ VALUES ('4'), ('5') $$,
+    'max_jobs counts as well as max_bytes');
+SELECT results_eq(
+    $$ SELECT c.kind FROM pgq_claim('{big}', 10, max_bytes => 4000) AS c $$, $$ VALUES ('big'), ('small') $$,
+    'the next claims take the jobs that were left, in order');
+SELECT pgq_enqueue('big', to_jsonb(repeat('x', 3000)), queue => 'big', dedup => false) FROM generate_series(1, 7);
+SELECT is(count(*), 6::bigint, 'the default of max_bytes cuts no claim of ordinary jobs')
+FROM (SELECT FROM pgq_claim('{big}', 6)) AS c;
 
 SELECT col_not_null('pgq_running', 'token', 'every running job has a token');
 SELECT is(

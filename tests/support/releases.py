@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
+from pgq import Job, WorkerQueue
+from pgq.convert import Interval
 from support.database import Connection
 from support.paths import ROOT
 
@@ -23,3 +27,22 @@ def jobs_of_any(conn: Connection) -> list[tuple[Any, ...]]:
         "SELECT id, 'waiting', attempt FROM pgq_waiting UNION ALL SELECT id, 'running', attempt FROM pgq_running "
         "UNION ALL SELECT id, outcome, attempt FROM pgq_ended ORDER BY id"
     ).fetchall()
+
+
+class QueueOfAny(WorkerQueue):
+    """The queue of any release: its claim has the arguments and columns that all of them have."""
+
+    def claim(
+        self,
+        queues: Sequence[str] = ("default",),
+        max_jobs: int = 1,
+        lease: Interval = timedelta(minutes=5),
+        worker: str | None = None,
+        max_bytes: int = 0,
+    ) -> list[Job]:
+        """Claim jobs; ``max_bytes`` is ignored."""
+        return self._jobs(
+            "SELECT id, token, queue, kind, args::text, attempt, max_retries, priority, ripe_at, enqueued_at, "
+            "lease_until, context::text FROM pgq_claim(%s::text[], %s::integer, %s::interval, %s::text)",
+            [list(queues), max_jobs, lease, worker],
+        )

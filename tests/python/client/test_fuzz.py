@@ -10,11 +10,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import given
+from hypothesis import given, seed
 from hypothesis import strategies as st
 from psycopg import sql
 from support.database import Connection, one
-from support.hunt import bounds, clean, hunt
+from support.hunt import SEED, bounds, clean, hunt
 from support.values import OF_TYPE, json_values
 
 from pgq import Job, PayloadError, WorkerQueue
@@ -219,8 +219,13 @@ def test_any_call_works_or_is_refused_for_a_reason(conn: Connection) -> None:
     def attack(batch: list[Call]) -> None:
         target.attack(batch)
 
-    hunt(lambda seed: seed(attack)())
-    # A run in which every call of a function is refused finds nothing.
+    hunt(lambda seeded: seeded(attack)())
+    # A run in which every call of a function is refused finds nothing. Which calls are drawn depends on the number of
+    # functions and arguments, so one round may have no good call of a function.
+    for n in range(1, 6):
+        if all(target.results[function.name, "fine"] for function in known):
+            break
+        seed(SEED + n)(attack)()
     for function in known:
         assert target.results[function.name, "fine"], f"no call of {function.name} was fine: {target.results}"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from support.database import Connect, Connection, ration, read
-from support.heads import PAST, pass_due, set_clock_back
+from support.heads import PAST, known, pass_due, set_clock_back
 from support.threads import eventually
 
 from pgq import Queue, WorkerQueue
@@ -255,6 +255,28 @@ def test_jobs_in_a_queue_that_was_not_reached_are_found(queue: WorkerQueue, past
     for _ in range(3):
         assert len(queue.claim(both, max_jobs=200)) == 200
     assert [job.kind for job in queue.claim(both)] == ["behind"]
+
+
+def test_jobs_that_a_claim_leaves_for_their_size_are_found_in_order(queue: WorkerQueue, past: None) -> None:
+    """A claim that max_bytes cuts tells nothing about the lanes after its last job, and no head passes what it left."""
+    both = ["default", "other"]
+    queue.enqueue("behind", queue="other", priority=5)
+    queue.enqueue("low", priority=9)
+    queue.conn.execute("SELECT pg_sleep(0.15)")
+    queue.enqueue_many({"kind": "k", "args": [n, "x" * 3000]} for n in range(60))
+    claims = []
+    while jobs := queue.claim(both, 100, max_bytes=12_000):
+        claims.append(jobs)
+    assert [len(jobs) for jobs in claims] == [4] * 15 + [2]
+    kept = [job.args[0] if job.kind == "k" else job.kind for jobs in claims for job in jobs]
+    assert kept == [*range(60), "behind", "low"]
+
+
+def test_jobs_that_a_claim_leaves_for_their_size_are_no_dead_entries(conn: Connection, queue: WorkerQueue) -> None:
+    """Their walk is not a long one: the session keeps no heads, and scans from the start."""
+    queue.enqueue_many({"kind": "k", "args": [n, "x" * 3000]} for n in range(1000))
+    assert len(queue.claim(max_jobs=1000, max_bytes=10_000)) == 4
+    assert known(conn) == []
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["unknown head", "known head"])

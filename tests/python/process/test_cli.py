@@ -140,6 +140,23 @@ def test_a_worker_takes_both_forms_of_a_duration(run: Run, queue: Queue, tmp_pat
     assert run("worker", "tasks", *options, cwd=tmp_path).stdout == "0:10:00\n"
 
 
+@pytest.mark.parametrize("size", ["3MB", "3mb", "3000000", "3000 kB", "2929KiB"])
+def test_a_worker_takes_sizes_with_units(run: Run, conn: Connection, tmp_path: Path, size: str) -> None:
+    """Of jobs of a megabyte each, a claim of three megabytes takes three."""
+    (tmp_path / "tasks.py").write_text(
+        "import pgq\n@pgq.handler('k', batch=9)\ndef k(jobs): print(len(jobs), flush=True)\n"
+    )
+    conn.execute("SELECT pgq_enqueue('k', to_jsonb(repeat(n::text, 1000000))) FROM generate_series(1, 3) AS n")
+    conn.execute("SELECT pgq_enqueue('k')")
+    assert run("worker", "tasks", "--batch-bytes", size, "--drain", cwd=tmp_path).stdout == "3\n1\n"
+
+
+@pytest.mark.parametrize("size", ["0", "3 apples", "-1", "2GiB", "1.5MB", ""])
+def test_a_size_that_makes_no_sense_is_refused(run: Run, size: str) -> None:
+    """It is wrong usage."""
+    assert "--batch-bytes" in run("worker", "tasks", "--batch-bytes", size, code=2).stderr
+
+
 def test_ps_shows_the_workers(run: Run, queue: WorkerQueue) -> None:
     """They hold jobs, or have registered."""
     queue.enqueue("k")

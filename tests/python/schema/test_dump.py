@@ -10,7 +10,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from support.database import As, Connection, expire, jobs, one, record, seen
 from support.installed import NOISE, PLAIN, RELEASED, VERSION, call, program, run
-from support.releases import CHANGELOG, is_clean_break, jobs_of_any
+from support.releases import CHANGELOG, QueueOfAny, is_clean_break, jobs_of_any
 from support.servers import Place
 
 from pgq import WorkerQueue
@@ -31,7 +31,7 @@ def filled(as_: As, extension: Path, request: pytest.FixtureRequest) -> Connecti
         owner.execute(f"CREATE EXTENSION pgq VERSION '{version}'".encode())
     owner.execute("SELECT pgq_grant('web', 'producer')")
     owner.execute("GRANT SELECT (id, outcome) ON pgq_ended TO web")
-    queue = WorkerQueue(owner)
+    queue = QueueOfAny(owner)
     queue.enqueue_many([{"kind": kind, "max_retries": 0, "args": {"n": 1.0}} for kind in ("done", "dead", "cancelled")])
     for job in queue.claim(max_jobs=3, worker="w"):
         if job.kind == "done":

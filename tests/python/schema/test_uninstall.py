@@ -10,6 +10,7 @@ from psycopg.conninfo import make_conninfo
 from support.database import As, Connection, jobs, one, waits_for_lock
 from support.installed import PLAIN, RELEASED, call, in_schema, released, run
 from support.processes import COMMAND
+from support.releases import QueueOfAny
 from support.threads import Thread, eventually
 
 from pgq import JobsRemain, LockTimeout, NotInstalled, Queue, WorkerQueue, uninstall
@@ -46,7 +47,7 @@ def test_uninstall_leaves_nothing_behind(as_: As, extension: Path, dsn: str, for
     put(owner, form)
     for role in ("producer", "worker", "admin", "reader"):
         owner.execute("SELECT pgq_grant('web', %s)", [role])
-    queue = WorkerQueue(owner)
+    queue = QueueOfAny(owner)
     queue.enqueue("k")
     queue.complete(queue.claim()[0], "kept")
     assert call(COMMAND, "--dsn", make_conninfo(dsn, user="owner"), "uninstall").endswith(" removed\n")

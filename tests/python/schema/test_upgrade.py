@@ -30,6 +30,7 @@ from support.installed import (
 )
 from support.paths import ROOT
 from support.processes import COMMAND
+from support.releases import QueueOfAny
 from support.servers import Place
 from support.threads import Thread, eventually
 
@@ -121,7 +122,7 @@ def test_jobs_settings_and_grants_survive(
     """The jobs are in every state; the next id and token are new, and the owner's settings and grants stay."""
     owner, web = as_("owner"), as_("web")
     put(owner, form, release)
-    queue = WorkerQueue(owner)
+    queue = QueueOfAny(owner)
     owner.execute("GRANT USAGE ON SCHEMA public TO web")
     owner.execute("SELECT pgq_grant('web', 'producer')")
     owner.execute("GRANT SELECT (id, outcome) ON pgq_ended TO web")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import datetime
+from typing import Any
 
 import pytest
 from support.database import Connect, Connection, jobs, one, record, seen
@@ -12,14 +14,15 @@ from support.workers import MakeWorker, drain
 
 from pgq import Handlers, Job, Queue, WorkerQueue
 from pgq.worker.batching import BatchSize
+from pgq.worker.calls import MAX_BYTES
 from pgq.worker.loop import Loop
 from pgq.worker.settings import Timing
 
 
 def test_the_first_batch_is_small() -> None:
     """No job has been timed yet."""
-    assert BatchSize(100).size() == 10
-    assert BatchSize(3).size() == 3
+    assert BatchSize(100, MAX_BYTES).size() == 10
+    assert BatchSize(3, MAX_BYTES).size() == 3
 
 
 @pytest.mark.parametrize(
@@ -27,14 +30,14 @@ def test_the_first_batch_is_small() -> None:
 )
 def test_a_batch_lasts_a_tenth_of_a_second(seconds: float, size: int) -> None:
     """The size stays within the limit, and is never less than one job."""
-    pace = BatchSize(100)
+    pace = BatchSize(100, MAX_BYTES)
     pace.note(1, seconds)
     assert pace.size() == size
 
 
 def test_the_batch_size_adapts_to_the_jobs() -> None:
     """One batch that is unlike the others does not affect it for long."""
-    pace = BatchSize(100)
+    pace = BatchSize(100, MAX_BYTES)
     pace.note(10, 10.0)
     assert pace.size() == 1
     for _ in range(10):
@@ -42,6 +45,56 @@ def test_the_batch_size_adapts_to_the_jobs() -> None:
     assert pace.size() > 40
     pace.note(1, 5.0)
     assert pace.size() == 1
+
+
+def test_a_batch_of_large_jobs_is_what_fits() -> None:
+    """The claim stops at that size anyway; a worker that asks for no more locks no more."""
+    pace = BatchSize(100, 1000)
+    pace.note(10, 0.0001)
+    pace.note_claimed([job(300) for _ in range(4)], 100)
+    assert (pace.size(), pace.size(wanted=500)) == (4, 4)
+    pace.note_claimed([job(5000)], 4)
+    assert pace.size() == 1
+    for _ in range(10):
+        pace.note_claimed([job(5)], 1)
+    assert pace.size() == 100
+
+
+def test_a_batch_of_small_jobs_is_not_added_up() -> None:
+    """A claim that returns what it was asked for has met no limit, and one of few jobs no large ones."""
+    pace = BatchSize(100, 1000)
+    pace.note_claimed([job(5)] * 100, 100)
+    pace.note_claimed([job(5)] * 3, 100)
+    pace.note_claimed([], 100)
+    assert pace.bytes is None
+
+
+def job(size: int) -> Job:
+    """Return a job with arguments of this size."""
+    at = datetime.now().astimezone()
+    return Job(1, 1, "default", "k", "x" * size, 1, 0, 5, at, at, at)
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_a_worker_holds_no_more_jobs_than_fit(
+    queue: Queue, make_worker: MakeWorker, handlers: Handlers, transaction: bool
+) -> None:
+    """However many it may take, it claims what reaches batch_bytes, in order."""
+    loop = make_worker(batch=100, batch_bytes=8 * 1024 * 1024).loops[0]
+    held: list[int] = []
+    done: list[int] = []
+
+    @handlers.handler("k", transaction=transaction, batch=50)
+    def work(given: Any, *_: Any) -> None:
+        for one_ in given if isinstance(given, list) else [given]:
+            done.append(int(one_.args[0]))
+            held.append(int(one(queue.conn, "SELECT count(*) FROM pgq_running")))
+
+    megabyte = "to_jsonb(ARRAY[n::text, repeat('x', 1000000)])"
+    one(queue.conn, f"SELECT count(pgq_enqueue('k', {megabyte})) FROM generate_series(1, 24) AS n")
+    drain(loop)
+    assert done == list(range(1, 25))
+    assert max(held) == 9
 
 
 def test_a_worker_with_slow_jobs_leaves_the_rest_to_others(queue: Queue, loop: Loop, handlers: Handlers) -> None:

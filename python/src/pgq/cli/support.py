@@ -246,6 +246,27 @@ def interval(value: str | timedelta) -> Interval:
     return value
 
 
+# Bytes by unit.
+SIZE_UNITS: Final = {
+    "": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3
+}  # fmt: skip
+SIZE: Final = re.compile(r"\s*(\d{1,12})\s*([a-z]*)\s*", re.IGNORECASE)
+
+
+def size(value: str | int) -> int:
+    """Return a number of bytes, given as such or with a unit, such as 500kB or 16MiB."""
+    if isinstance(value, int):
+        return value
+    match = SIZE.fullmatch(value)
+    if match is None or match[2].lower() not in SIZE_UNITS:
+        raise click.BadParameter(f"{value!r} is not a size such as 16MiB, 500kB or a number of bytes")
+    count = int(match[1]) * SIZE_UNITS[match[2].lower()]
+    # The range of an integer of PostgreSQL.
+    if not 1 <= count < 2**31:
+        raise click.BadParameter(f"{value!r} is not from 1 byte to less than 2 GiB")
+    return count
+
+
 def from_json(value: Any) -> Any:
     """Return the value of JSON text; a default, which is no text, stays as it is."""
     if not isinstance(value, str):

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from pgq import handlers
-from pgq.cli.support import CommandError, Target, command_errors, duration, pass_target
+from pgq.cli.support import CommandError, Target, command_errors, duration, pass_target, size
 from pgq.process import logs
 from pgq.process.signals import StopSignals, end_at_once, exit_within
 from pgq.process.supervisor import DRAINED, LIFELINE, Supervisor
@@ -32,6 +32,13 @@ from pgq.worker.worker import RELEASE_WITHIN, Worker
 @click.option("--processes", type=click.IntRange(1, 100), default=1, help="Processes, for handlers that compute.")
 @click.option(
     "--batch", type=click.IntRange(1, 10_000), default=100, help="Jobs claimed at a time; fewer when they take long."
+)
+@click.option(
+    "--batch-bytes",
+    type=size,
+    metavar="SIZE",
+    default="16MiB",
+    help="Arguments claimed at a time, such as 4MiB, 500kB or a number of bytes; the first job may be larger.",
 )
 @click.option(
     "--lease",
@@ -79,6 +86,7 @@ def worker(
     concurrency: int,
     processes: int,
     batch: int,
+    batch_bytes: int,
     lease: timedelta,
     poll: timedelta,
     grace: timedelta,
@@ -114,6 +122,7 @@ def worker(
                 queues=queues,
                 concurrency=concurrency,
                 batch=batch,
+                batch_bytes=batch_bytes,
                 lease=lease,
                 poll=poll.total_seconds(),
                 grace=grace.total_seconds(),

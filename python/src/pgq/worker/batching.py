@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from math import ceil
+
+from pgq.job import Job
 
 # Seconds of work: enough that a claim costs little beside it, and little enough that other workers get jobs, too.
 BATCH_LASTS = 0.1
@@ -13,23 +17,40 @@ class BatchSize:
     """
     The size of the next batch: as many jobs as take about a tenth of a second, at most ``limit``.
 
-    The time that a job takes is a running mean, in which each batch counts as much as all batches before it.
+    The time that a job takes is a running mean, in which each batch counts as much as all batches before it. Where the
+    arguments are large, the size is what fits into ``max_bytes``, also by a running mean: the claim stops there anyway,
+    but it has then locked the jobs that do not fit.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, max_bytes: int) -> None:
         self.limit = limit
+        self.max_bytes = max_bytes
         self.seconds: float | None = None
+        # None while the claims return as many jobs as were asked for: then nothing is added up.
+        self.bytes: float | None = None
 
-    def size(self) -> int:
-        """Return how many jobs to claim."""
+    def size(self, wanted: int = 1) -> int:
+        """Return how many jobs to claim; a batch handler has work for as many as are ``wanted``."""
         if self.seconds is None:
-            return min(FIRST, self.limit)
-        return max(1, min(self.limit, int(BATCH_LASTS / max(self.seconds, 1e-9))))
+            size = min(FIRST, self.limit)
+        else:
+            size = max(1, min(self.limit, int(BATCH_LASTS / max(self.seconds, 1e-9))))
+        size = max(size, wanted)
+        return size if self.bytes is None else max(1, min(size, ceil(self.max_bytes / self.bytes)))
 
     def note(self, jobs: int, seconds: float) -> None:
         """Note how long a number of jobs took together."""
         mean = seconds / jobs
         self.seconds = mean if self.seconds is None else (self.seconds + mean) / 2
+
+    def note_claimed(self, jobs: Sequence[Job], asked: int) -> None:
+        """Note the jobs that a claim returned, when it was asked for so many."""
+        if not jobs or (len(jobs) == asked and self.bytes is None):
+            return
+        mean = sum(len(job.payload) for job in jobs) / len(jobs)
+        self.bytes = mean if self.bytes is None else (self.bytes + mean) / 2
+        if self.bytes * max(asked, self.limit) < self.max_bytes:
+            self.bytes = None
 
 
 class JobBudget:

@@ -20,6 +20,8 @@ from pgq.queue import Queue
 
 # JSON comes as text: a value that Python cannot decode must not cost the whole batch.
 AS_TEXT: Final = {"payload": "args::text", "context": "context::text"}
+# The default of pgq_claim.
+MAX_BYTES: Final = 16 * 1024 * 1024
 COLUMNS: Final = ", ".join(AS_TEXT.get(field.name, field.name) for field in fields(Job) if field.init)
 
 
@@ -34,7 +36,7 @@ class WorkerQueue(Queue):
         self, conn: psycopg.Connection[Any], *, schema: str | None = None, handlers: Handlers = handlers.default
     ) -> None:
         super().__init__(conn, schema=schema, handlers=handlers)
-        self._claim = f"{self._prefix}pgq_claim(%s::text[], %s::integer, %s::interval, %s::text)"
+        self._claim = f"{self._prefix}pgq_claim(%s::text[], %s::integer, %s::interval, %s::text, %s::integer)"
 
     def claim(
         self,
@@ -42,11 +44,20 @@ class WorkerQueue(Queue):
         max_jobs: int = 1,
         lease: Interval = timedelta(minutes=5),
         worker: str | None = None,
+        max_bytes: int = MAX_BYTES,
     ) -> list[Job]:
-        """Claim ripe jobs, by priority, then in the order of ``queues``. The list is empty when no job is ripe."""
-        return self._jobs(f"SELECT {COLUMNS} FROM {self._claim}", [list(queues), max_jobs, interval(lease), worker])
+        """
+        Claim ripe jobs, by priority, then in the order of ``queues``. The list is empty when no job is ripe.
 
-    def _claim_only(self, queues: Sequence[str], max_jobs: int, lease: Interval, worker: str | None) -> list[Job]:
+        No further job is taken once the arguments of those taken reach ``max_bytes`` in the database.
+        """
+        return self._jobs(
+            f"SELECT {COLUMNS} FROM {self._claim}", [list(queues), max_jobs, interval(lease), worker, max_bytes]
+        )
+
+    def _claim_only(
+        self, queues: Sequence[str], max_jobs: int, lease: Interval, worker: str | None, max_bytes: int = MAX_BYTES
+    ) -> list[Job]:
         """
         Claim in a transaction that does nothing else, and whose commit does not wait for the disk.
 
@@ -57,11 +68,17 @@ class WorkerQueue(Queue):
             raise RuntimeError("a claim on its own takes a connection in autocommit mode, outside a transaction")
         return self._jobs(
             f"SELECT {COLUMNS} FROM set_config('synchronous_commit', 'off', true) CROSS JOIN LATERAL {self._claim}",
-            [list(queues), max_jobs, interval(lease), worker],
+            [list(queues), max_jobs, interval(lease), worker, max_bytes],
         )
 
     def _complete_and_claim(
-        self, jobs: Sequence[Job], queues: Sequence[str], max_jobs: int, lease: Interval, worker: str | None
+        self,
+        jobs: Sequence[Job],
+        queues: Sequence[str],
+        max_jobs: int,
+        lease: Interval,
+        worker: str | None,
+        max_bytes: int = MAX_BYTES,
     ) -> tuple[set[int], list[Job]]:
         """
         Call ``complete_many`` and ``claim`` in one statement: one round trip, one commit.
@@ -73,7 +90,7 @@ class WorkerQueue(Queue):
             "SELECT ended.lost, job.* FROM (SELECT ARRAY(SELECT unnest(%s::bigint[]) "
             f"EXCEPT SELECT {self._prefix}pgq_complete_many(%s::bigint[], %s::bigint[])) AS lost) AS ended "
             f"LEFT JOIN LATERAL (SELECT {COLUMNS} FROM {self._claim}) AS job ON true",
-            [ids, ids, tokens, list(queues), max_jobs, interval(lease), worker],
+            [ids, ids, tokens, list(queues), max_jobs, interval(lease), worker, max_bytes],
         )
         return set(rows[0][0]), [Job(*row[1:]) for row in rows if row[1] is not None]
 

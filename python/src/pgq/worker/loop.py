@@ -57,7 +57,7 @@ class Loop:
         self.state = state
         self.wakeup = Wakeup()
         state.wakeups.append(self.wakeup)
-        self.batch_size = BatchSize(settings.batch)
+        self.batch_size = BatchSize(settings.batch, settings.batch_bytes)
         self.session = self._session(notified=self.wakeup.set)
         # The session of transactional handlers.
         self.inside = self._session()
@@ -137,13 +137,14 @@ class Loop:
         """Record the outcomes of the last batch, give back the rest of it, and claim the next one."""
         self.release_unstarted()
         budget = self.state.budget
-        size = budget.reserve(max(self.batch_size.size(), self.handlers.largest_batch))
+        size = budget.reserve(self.batch_size.size(self.handlers.largest_batch))
         claimed_at = self.timing.clock()
         jobs: list[Job] = []
         try:
             jobs = self.settler.settle_and_claim(size)
         finally:
             budget.give_back(size - len(jobs))
+        self.batch_size.note_claimed(jobs, size)
         self.claimed_at = claimed_at
         self._batch = jobs
         return jobs

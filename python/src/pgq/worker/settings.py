@@ -47,6 +47,7 @@ class Settings:
     schema: str | None
     queues: tuple[str, ...]
     batch: int
+    batch_bytes: int
     lease: timedelta
     poll: float
     transaction_pooler: bool

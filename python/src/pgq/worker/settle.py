@@ -90,7 +90,7 @@ class Settler:
         settings = self.settings
         queue = self.session.queue()
         outcomes = self.pending.copy()
-        claim = (settings.queues, max_jobs, settings.lease, settings.name)
+        claim = (settings.queues, max_jobs, settings.lease, settings.name, settings.batch_bytes)
         settlements: list[Settlement] = []
         if settings.transaction_pooler or not all(is_plain(outcome) for outcome in outcomes):
             with queue.conn.transaction():

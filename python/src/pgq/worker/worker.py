@@ -22,7 +22,7 @@ from pgq.job import Job
 from pgq.process.health import notify_systemd
 from pgq.process.signals import StopSignals, exit_within
 from pgq.process.supervisor import READY
-from pgq.worker.calls import WorkerQueue
+from pgq.worker.calls import MAX_BYTES, WorkerQueue
 from pgq.worker.drain import Drain
 from pgq.worker.executor import Execution
 from pgq.worker.joblog import first_line, log_settlement, logger
@@ -43,8 +43,9 @@ class Worker:
     Run the jobs of some queues until stopped by SIGTERM, SIGINT or ``stop()``.
 
     ``concurrency`` is the number of threads, each with a loop and connections of its own; a single one is the thread
-    that calls ``run``. A loop claims at most ``batch`` jobs at a time, fewer when they take long, for ``lease``. When
-    no job is ripe, it sleeps until it is notified of one, at most ``poll`` seconds.
+    that calls ``run``. A loop claims at most ``batch`` jobs at a time, fewer when they take long or their arguments
+    reach ``batch_bytes``, for ``lease``. When no job is ripe, it sleeps until it is notified of one, at most ``poll``
+    seconds.
 
     Other workers take the jobs of a killed worker within two seconds. The leases of running handlers are extended. With
     ``transaction_pooler`` nothing is kept in a session, as a pooler in transaction mode demands: the worker polls, and
@@ -62,6 +63,7 @@ class Worker:
     queues: Sequence[str] = ("default",)
     concurrency: int = 1
     batch: int = 100
+    batch_bytes: int = MAX_BYTES
     lease: timedelta = timedelta(minutes=5)
     poll: float = 1.0
     grace: float = 30.0
@@ -80,6 +82,7 @@ class Worker:
             schema=self.schema,
             queues=tuple(self.queues),
             batch=self.batch,
+            batch_bytes=self.batch_bytes,
             lease=self.lease,
             poll=self.poll,
             transaction_pooler=self.transaction_pooler,
