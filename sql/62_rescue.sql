@@ -85,7 +85,8 @@ COMMENT ON FUNCTION _pgq_workers_reconnect() IS
 -- worker gone, it only records that, and the worker has a second to reconnect.
 --
 -- A worker is kept for ten seconds after it was found gone: a claim may commit after the worker has died, and a
--- statement of the worker may go on and keep jobs locked.
+-- statement of the worker may go on and keep jobs locked. To lock a row is to write, so a worker is locked only where
+-- something is to be done: its end recorded, leases ended, or, where it has no jobs, the worker deleted.
 CREATE FUNCTION _pgq_sweep_workers(at timestamptz, is_new boolean) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -104,6 +105,15 @@ BEGIN
         WHERE CASE WHEN pg_try_advisory_lock_shared(c_class, w.number) THEN
                   pg_advisory_unlock_shared(c_class, w.number)
                   AND NOT EXISTS (SELECT FROM _pgq_presence AS p WHERE p.number = w.number)
+                  AND CASE WHEN w.gone_at <= at THEN
+                          coalesce(
+                              (SELECT bool_or(r.lease_until > r.claimed_at
+                                              AND (w.allowed_queues IS NULL OR r.queue = ANY (w.allowed_queues)))
+                               FROM pgq_running AS r
+                               WHERE r.worker = w.name),
+                              w.gone_at < at - interval '10 seconds')
+                      ELSE true
+                      END
               END
         FOR UPDATE SKIP LOCKED
     LOOP
