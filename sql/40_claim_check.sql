@@ -35,6 +35,7 @@ CREATE FUNCTION _pgq_check_claim(
 AS $_pgq_check_claim$
 DECLARE
     v_allowed text[] := _pgq_allowed_queues('worker');
+    v_denied text;
 BEGIN
     IF queues IS NULL OR max_jobs IS NULL OR EXISTS (SELECT FROM unnest(queues) AS q WHERE q IS NULL) THEN
         RAISE EXCEPTION '% is null', CASE WHEN max_jobs IS NULL THEN 'max_jobs' ELSE 'queues, or one of them,' END
@@ -66,8 +67,12 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Give the worker a shorter name.';
     END IF;
-    IF NOT queues <@ v_allowed THEN
-        PERFORM _pgq_raise_denied((SELECT q FROM unnest(queues) AS q WHERE q <> ALL (v_allowed) LIMIT 1), 'worker');
+    -- The operator <@ compares each queue with each allowed one; EXCEPT makes a hash table of them.
+    IF v_allowed IS NOT NULL AND (cardinality(queues) > 16 OR NOT queues <@ v_allowed) THEN
+        SELECT q INTO v_denied FROM unnest(queues) AS q EXCEPT SELECT unnest(v_allowed) LIMIT 1;
+        IF FOUND THEN
+            PERFORM _pgq_raise_denied(v_denied, 'worker');
+        END IF;
     END IF;
 END
 $_pgq_check_claim$;
@@ -75,3 +80,17 @@ $_pgq_check_claim$;
 COMMENT ON FUNCTION _pgq_check_claim(text[], integer, text, integer) IS
     'Check arguments of pgq_claim. Returns nothing. Raises 22004 for NULL queues, a NULL among them, or NULL max_jobs '
     'or max_bytes; 22023 for a value out of range; 42501 for a queue that the calling role may not use.';
+
+
+CREATE FUNCTION _pgq_distinct(queues text[]) RETURNS text[]
+    LANGUAGE sql
+    STABLE
+    RETURN ARRAY(
+        SELECT q.name COLLATE "C"
+        FROM unnest(queues) WITH ORDINALITY AS q (name, n)
+        GROUP BY q.name COLLATE "C"
+        ORDER BY min(q.n)
+    );
+
+COMMENT ON FUNCTION _pgq_distinct(text[]) IS
+    'Return each of these queues once, in the order of their first places.';

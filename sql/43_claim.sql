@@ -105,7 +105,6 @@ DECLARE
     v_lease_until timestamptz := _pgq_lease_end(v_now, lease);
     v_token bigint;
     v_queue text;
-    v_names text[] := '{}';
     v_heads pgq_head[];
     v_begun_at timestamptz;
     v_read bigint;
@@ -123,11 +122,11 @@ BEGIN
     -- A queue that is named twice would give the same rows twice: SKIP LOCKED does not skip this transaction's own
     -- locks.
     v_begun_at := clock_timestamp();
+    IF cardinality(queues) > 1 THEN
+        queues := _pgq_distinct(queues);
+    END IF;
     FOREACH v_queue IN ARRAY queues LOOP
-        IF v_queue <> ALL (v_names) THEN
-            v_names := v_names || v_queue;
-            v_heads := v_heads || _pgq_load_head(v_queue, v_begun_at);
-        END IF;
+        v_heads := v_heads || _pgq_load_head(v_queue, v_begun_at);
     END LOOP;
     v_read := _pgq_entries_read('pgq_waiting_claim');
 

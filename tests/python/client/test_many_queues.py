@@ -1,0 +1,79 @@
+"""A worker with thousands of queues: what a call costs grows with the number of queues, and not with its square."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+
+import psycopg
+import pytest
+from support.database import Connection
+
+from pgq import WorkerQueue
+
+FEW, MANY = 1000, 10_000
+# As after a claim that has read ten million entries in vain, and has filled its batch of 20 jobs.
+LONG_WALK = """
+    SELECT _pgq_move_heads(
+        ARRAY(SELECT ROW(queue, now(), '0', '{}')::pgq_head FROM unnest(%s::text[]) AS queue),
+        ARRAY(SELECT ctid FROM pgq_waiting LIMIT 20), true, 10000000, now(), now())
+"""
+CALLS: dict[str, Callable[[WorkerQueue, list[str]], object]] = {
+    "claim": lambda queue, queues: queue.claim(queues),
+    "move heads": lambda queue, queues: queue.conn.execute(LONG_WALK, [queues]),
+}
+
+
+def names(count: int) -> list[str]:
+    """Return names of queues."""
+    return [f"queue {n}" for n in range(count)]
+
+
+def shortest(call: Callable[[WorkerQueue, list[str]], object], queue: WorkerQueue, queues: list[str]) -> float:
+    """Return the least of the times that some calls take."""
+    times = []
+    for _ in range(4):
+        begun_at = perf_counter()
+        call(queue, queues)
+        times.append(perf_counter() - begun_at)
+    return min(times)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
+def test_ten_times_as_many_queues_take_some_ten_times_as_long(
+    queue: WorkerQueue, call: Callable[[WorkerQueue, list[str]], object]
+) -> None:
+    queue.enqueue_many({"kind": "k", "queue": name} for name in names(20))
+    few = shortest(call, queue, names(FEW))
+    many = shortest(call, queue, names(MANY))
+    assert many < 25 * few
+
+
+def test_ten_times_as_many_queues_of_a_list_take_some_ten_times_as_long(conn: Connection, queue: WorkerQueue) -> None:
+    """Here the role may use these queues only."""
+    conn.execute("DROP ROLE IF EXISTS many; CREATE ROLE many")
+    times = []
+    for count in (FEW, MANY):
+        conn.execute("SELECT pgq_grant('many', 'worker', %s::text[])", [names(count)])
+        conn.execute("SET ROLE many")
+        times.append(shortest(CALLS["claim"], queue, names(count)))
+        conn.execute("RESET ROLE")
+    few, many = times
+    assert many < 25 * few
+
+
+def test_of_many_queues_one_that_is_not_allowed_is_refused(conn: Connection, queue: WorkerQueue) -> None:
+    conn.execute("DROP ROLE IF EXISTS many; CREATE ROLE many")
+    conn.execute("SELECT pgq_grant('many', 'worker', %s::text[])", [names(100)])
+    conn.execute("SET ROLE many")
+    assert queue.claim(names(100)) == []
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match='"queue 100"'):
+        queue.claim(names(101))
+
+
+def test_many_queues_are_claimed_in_the_order_given_and_each_once(queue: WorkerQueue) -> None:
+    """A queue that is named twice counts where it is named first."""
+    queue.enqueue_many({"kind": "k", "queue": name} for name in names(200))
+    order = [*reversed(names(200)), *names(200)]
+    assert [job.queue for _ in range(3) for job in queue.claim(order, 1)] == order[:3]
+    assert len(queue.claim(order, 1000)) == 197
