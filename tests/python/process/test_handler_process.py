@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 from support.database import Connection, jobs
-from support.processes import Start
+from support.processes import COMMAND, Start
 from support.threads import eventually
 
 from pgq import Queue
@@ -83,6 +85,77 @@ def thread(job):
 def following(job, conn):
     pass
 """
+CHANGES = {
+    "directory": "os.chdir('elsewhere'); os.rmdir(os.getcwd())",
+    "environment": "os.environ.update(PGHOST='/nothing', PGDATABASE='nothing', PGSERVICE='nothing', PGUSER='nobody', "
+    "PGSSLMODE='verify-full', PGOPTIONS='-c search_path=nothing', PGPASSFILE='nothing', HOME='/nothing', "
+    "PGMINPROTOCOLVERSION='nonsense', PGTARGETSESSIONATTRS='standby')",
+    "dictConfig": "logging.config.dictConfig({'version': 1})",
+    "dictConfig without handlers": ""
+    "logging.config.dictConfig({'version': 1, 'root': {'level': 'ERROR', 'handlers': []}})",
+    "basicConfig": "logging.basicConfig(force=True, handlers=[logging.NullHandler()])",
+    "stderr": "sys.stderr.close()",
+    "no stderr": "sys.stderr = None",
+    "descriptor of stderr": "os.close(2)",
+    "stdout": "sys.stdout.close()",
+    "recursion limit": "sys.setrecursionlimit(100)",
+    "other settings": "socket.setdefaulttimeout(1e-9); os.umask(0o777); gc.disable(); "
+    "locale.setlocale(locale.LC_ALL, ''); warnings.simplefilter('error'); sys.stdin = threading.excepthook = None",
+}
+
+
+@pytest.mark.happens("changes its process")
+@pytest.mark.parametrize(
+    ("what", "service"),
+    [*((what, False) for what in CHANGES), ("directory", True), ("environment", True)],
+)
+def test_a_handler_that_changes_its_process_neither_diverts_nor_silences_the_worker(
+    conn: Connection,
+    dsn: str,
+    queue: Queue,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    service: bool,
+) -> None:
+    """Its next connection goes to the same database, and its lines to the same log."""
+    (tmp_path / "elsewhere").mkdir()
+    given = conninfo_to_dict(dsn)
+    if service:
+        (tmp_path / "services").write_text("[here]\n" + "".join(f"{key}={value}\n" for key, value in given.items()))
+        monkeypatch.setenv("PGSERVICEFILE", "services")
+        monkeypatch.setenv("PGSERVICE", "here")
+    else:
+        for option, variable in {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE"}.items():
+            monkeypatch.setenv(variable, str(given[option]))
+    (tmp_path / "tasks.py").write_text(
+        "import gc, locale, logging, logging.config, os, socket, sys, threading, warnings\nimport pgq\n"
+        f"@pgq.handler('change')\ndef change(job):\n    {CHANGES[what]}\n"
+        "@pgq.handler('next', transaction=True)\ndef following(job, conn):\n    pass\n"
+    )
+    queue.enqueue("change")
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [COMMAND, "worker", "tasks", "--poll", "100ms", "--health-file", "health"], cwd=tmp_path, stderr=log
+        )
+    try:
+        eventually(lambda: jobs(conn) == [], "the first job is done")
+        conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'pgq %'")
+        following = queue.enqueue("next")
+        eventually(lambda: jobs(conn) == [], "the second job is done")
+        (tmp_path / "health").unlink()
+        eventually((tmp_path / "health").exists)
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        text = (tmp_path / "log").read_text()
+        print(text)
+    assert f"job {following.id} next attempt 1: done" in text
+    assert "stopped" in text.splitlines()[-1]
+
+
 # Kinds that end their process, and how the supervisor's log describes that.
 DEADLY = {
     "exit": "ended with exit code 7",
@@ -157,3 +230,20 @@ def test_a_forked_child_and_a_thread_left_behind_do_not_act_as_workers(
     assert process.returncode == 0
     assert time.monotonic() - begun < 10
     assert "1 threads of handlers still run: left-behind" in log
+
+
+def test_a_module_that_configures_logging_gets_the_lines_instead_of_standard_error(
+    conn: Connection, queue: Queue, start: Start, tmp_path: Path
+) -> None:
+    """Its handler of the root logger gets each line once, although existing loggers are disabled by default."""
+    (tmp_path / "configured.py").write_text(
+        "import logging.config\nimport tasks\nlogging.config.dictConfig({'version': 1, 'handlers': {'file': {'class': "
+        "'logging.FileHandler', 'filename': 'log'}}, 'root': {'level': 'ERROR', 'handlers': ['file']}})\n"
+    )
+    (tmp_path / "go-1").touch()
+    enqueued = queue.enqueue("slow", 1)
+    process = start("configured", "--drain")
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert errors == ""
+    assert (tmp_path / "log").read_text().count(f"job {enqueued.id} slow attempt 1: done") == 1

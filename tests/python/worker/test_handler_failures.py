@@ -49,6 +49,52 @@ def test_an_unknown_kind_or_unreadable_payload_fails_only_its_job(queue: Queue, 
     assert "PayloadError" in error_of(queue.conn, deep)
 
 
+def forget_attributes(job: Job) -> None:
+    """Leave the job without any."""
+    del job.kind, job.queue, job.ripe_at
+
+
+DAMAGES: dict[str, Callable[[Job], Any]] = {
+    "clear": lambda job: job.__dict__.clear(),
+    "another id": lambda job: setattr(job, "id", job.id + 1),
+    "no id": lambda job: setattr(job, "id", None),
+    "no token": lambda job: delattr(job, "token"),
+    "a token that is text": lambda job: setattr(job, "token", "x"),
+    "other attributes": forget_attributes,
+    "no runtime": lambda job: setattr(job, "_runtime", None),
+}
+
+
+@pytest.mark.happens("damages its job object")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_handler_that_damages_its_job_object_does_not_change_what_becomes_of_the_job(
+    queue: Queue, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    """It is done or has failed, as the handler ends, and so are the jobs after it."""
+    caplog.set_level("INFO")
+    hurt = DAMAGES[damage]
+
+    def fail(job: Job, *_: Any) -> NoReturn:
+        hurt(job)
+        raise ValueError
+
+    handlers.handler("plain")(hurt)
+    handlers.handler("inside", transaction=True)(lambda job, conn: hurt(job))
+    handlers.handler("listed", batch=3)(lambda jobs: [hurt(job) for job in jobs] and jobs.clear())
+    handlers.handler("failed")(fail)
+    handlers.handler("failed inside", transaction=True)(fail)
+    handlers.handler("good")(lambda job: None)
+    ids = [
+        queue.enqueue(kind, number).id for number, kind in enumerate(("plain", "inside", "listed", "listed", "listed"))
+    ]
+    failed = [queue.enqueue(kind).id for kind in ("failed", "failed inside")]
+    queue.enqueue("good")
+    drain(loop)
+    assert jobs(queue.conn) == [(job_id, "waiting", 1) for job_id in failed]
+    for job_id in (*ids, *failed):
+        assert f"job {job_id} " in caplog.text
+
+
 @pytest.mark.happens("raises anything")
 @pytest.mark.parametrize("transaction", [False, True])
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ import click
 from pgq import handlers
 from pgq.cli.support import CommandError, Target, command_errors, duration, pass_target, size
 from pgq.process import logs
+from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, end_at_once, exit_within
 from pgq.process.supervisor import DRAINED, LIFELINE, Supervisor
 from pgq.worker.drain import Drain
-from pgq.worker.joblog import logger
 from pgq.worker.worker import RELEASE_WITHIN, Worker
 
 
@@ -107,6 +107,8 @@ def worker(
     given back where that is possible, and the exit code is 143 or 130.
     """
     logs.configure(log_level, log_format)
+    # The modules may change the working directory.
+    health_file = health_file.absolute() if health_file is not None else None
     lifeline = os.environ.pop(LIFELINE, None)
     if lifeline is None and processes > 1:
         command = [sys.executable, "-m", "pgq", *sys.argv[1:]]

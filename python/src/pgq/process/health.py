@@ -29,7 +29,8 @@ class HealthFile:
     """A file whose mtime is, within half a second, that of the worker's last turn (None: no file)."""
 
     def __init__(self, path: Path | None) -> None:
-        self.path = path
+        # Absolute, because a handler may change the working directory.
+        self.path = path.absolute() if path is not None else None
         self._touched_at = float("-inf")
 
     def touch(self) -> None:

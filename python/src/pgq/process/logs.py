@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+import sys
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TextIO
 
 TEXT: Final = "%(asctime)s %(levelname)-7s %(message)s"
 # The attributes that every record has; all others are extras.
 COMMON: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+class Logger(logging.Logger):
+    """A logger that ``logging.config`` does not disable, as it does by default with those that it is not told of."""
+
+    @property
+    def disabled(self) -> bool:
+        """Always false: a level, or a handler of the logger, still counts."""
+        return False
+
+    @disabled.setter
+    def disabled(self, value: bool) -> None:
+        return
+
+
+logger: Final = logging.getLogger("pgq")
+logger.__class__ = Logger
 
 
 class JsonFormatter(logging.Formatter):
@@ -28,8 +48,56 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
+class LogHandler(logging.StreamHandler[TextIO]):
+    """A handler that never raises: a log that cannot be written must not end the worker."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is Python's
+        """Say what is wrong on ``sys.stderr``, as long as that is open."""
+        with contextlib.suppress(Exception):
+            super().handleError(record)
+
+
+class RootLogHandler(LogHandler):
+    """The handler of the root logger: for all lines but those of pgq."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Refuse what the logger of pgq writes itself."""
+        return record.name != logger.name
+
+
+class OwnLogHandler(LogHandler):
+    """
+    The handler of pgq's own lines.
+
+    A job's handler, or a module, may replace the handlers of the root logger: those that it gives get the lines, and
+    this one gets them where it gives none.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Refuse what a handler of the root logger takes."""
+        return not any(
+            record.levelno >= other.level and not isinstance(other, RootLogHandler | logging.NullHandler)
+            for other in logging.root.handlers
+        )
+
+
+def standard_error() -> TextIO:
+    """Return standard error, through a descriptor of its own: a job's handler may close ``sys.stderr``."""
+    try:
+        return open(os.dup(sys.stderr.fileno()), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    except (OSError, ValueError, AttributeError):
+        return sys.stderr
+
+
 def configure(level: str, form: str) -> None:
     """Log to standard error what has at least this level; the form is text or json."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(TEXT))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+    stream = standard_error()
+    own, root = OwnLogHandler(stream), RootLogHandler(stream)
+    for handler in (own, root):
+        handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(TEXT))
+    for before in logger.handlers[:]:
+        if isinstance(before, OwnLogHandler):
+            logger.removeHandler(before)
+    logger.addHandler(own)
+    logger.setLevel(level.upper())
+    logging.basicConfig(level=level.upper(), handlers=[root])

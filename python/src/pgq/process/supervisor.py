@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import select
 import signal
@@ -14,9 +13,8 @@ from dataclasses import dataclass
 from time import monotonic
 
 from pgq.process.health import notify_systemd
+from pgq.process.logs import logger
 from pgq.process.signals import STOP
-
-logger = logging.getLogger("pgq")
 
 # The environment variable with the descriptor of a child's end of its lifeline.
 LIFELINE = "PGQ_LIFELINE"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from pgq.worker.joblog import first_line, logger
+from pgq.process.logs import logger
+from pgq.worker.joblog import first_line
 
 
 def close_old_connections() -> None:

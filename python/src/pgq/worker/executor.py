@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -28,6 +29,13 @@ from pgq.worker.settle import complete_in, record, without_result
 from pgq.worker.timeout import Timeout
 
 Result = Outcome | Settlement
+
+
+def lend(job: Job) -> Job:
+    """Return a copy of a job for its handler, which may do anything to it."""
+    lent = object.__new__(Job)
+    lent.__dict__.update(job.__dict__)
+    return lent
 
 
 class NotBegun(Exception):
@@ -73,6 +81,7 @@ class Executor:
         self._begun = False
         self._calling = False
         self._threads = 0
+        self._recursion_limit = sys.getrecursionlimit()
 
     def run(self, handler: Handler | None, jobs: list[Job], claimed_at: float) -> list[Result]:
         """
@@ -261,6 +270,9 @@ class Executor:
     def _call(self, handler: Handler, job: Job | list[Job], *connection: Any) -> Any:
         """Call a handler. A child process that it forks ends here, and does not go on as a second worker."""
         pid = os.getpid()
+        jobs = job if isinstance(job, list) else [job]
+        lent = [lend(one) for one in jobs]
+        argument = lent.copy() if isinstance(job, list) else lent[0]
         self._called_at = self._clock()
         if self.execution is not None:
             self.execution = Execution(*self.execution[:2], self._called_at, self.execution.claimed_at)
@@ -272,10 +284,10 @@ class Executor:
             close_old_connections()
             try:
                 if tracing.is_on():
-                    with tracing.span(handler.kind, job if isinstance(job, list) else [job]):
-                        result = self.handlers.execute(handler, job, *connection)
+                    with tracing.span(handler.kind, jobs):
+                        result = self.handlers.execute(handler, argument, *connection)
                 else:
-                    result = self.handlers.execute(handler, job, *connection)
+                    result = self.handlers.execute(handler, argument, *connection)
             finally:
                 if os.getpid() == pid:
                     close_old_connections()
@@ -283,12 +295,17 @@ class Executor:
             self.timeout.disarm()
             if os.getpid() != pid:
                 os._exit(1)
-            self._restore_signals()
+            for one, copy in zip(jobs, lent, strict=True):
+                one._completed = copy.__dict__.get("_completed", False)
+            self._restore_process()
         self._calling = False
         return result
 
-    def _restore_signals(self) -> None:
-        """Put back the signal handlers that the job's handler has replaced: only the main thread can do that."""
+    def _restore_process(self) -> None:
+        """Put back what the job's handler has changed in the process, as far as that would stop the worker."""
+        if sys.getrecursionlimit() < self._recursion_limit:
+            sys.setrecursionlimit(self._recursion_limit)
+        # Only the main thread can set signal handlers.
         signals = StopSignals.active
         if signals is not None and signals.main_thread == threading.get_ident():
             signals.restore(self._clock() - self._called_at)

@@ -11,9 +11,8 @@ from typing import Final
 import psycopg
 
 from pgq.job import Job
+from pgq.process.logs import logger
 from pgq.worker.outcomes import Settlement
-
-logger = logging.getLogger("pgq")
 
 # Files of pgq, and those of them that call handlers: their frames are of no use in the traceback of a handler.
 PACKAGE: Final = f"{Path(__file__).parents[1]}{os.sep}"

@@ -12,10 +12,11 @@ import psycopg
 
 from pgq.handlers import Handlers
 from pgq.job import Job
+from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, is_main_thread
 from pgq.worker.batching import BatchSize
 from pgq.worker.executor import Executor, NotBegun
-from pgq.worker.joblog import first_line, logger
+from pgq.worker.joblog import first_line
 from pgq.worker.outcomes import Released
 from pgq.worker.session import Interrupted, Session
 from pgq.worker.settings import RunState, Settings
@@ -75,7 +76,7 @@ class Loop:
     def _session(self, notified: Callable[[], None] | None = None) -> Session:
         settings = self.settings
         return Session(
-            settings.conninfo,
+            settings.server,
             settings.name,
             settings.schema,
             transaction_pooler=settings.transaction_pooler,

@@ -13,9 +13,10 @@ import psycopg
 
 from pgq.errors import LeaseLost, WrongState
 from pgq.job import Job
+from pgq.process.logs import logger
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.executor import Execution
-from pgq.worker.joblog import first_line, log_job, logger
+from pgq.worker.joblog import first_line, log_job
 from pgq.worker.session import Interrupted, Session
 from pgq.worker.settings import Settings
 from pgq.worker.wakeup import Wakeup
@@ -49,7 +50,7 @@ class Presence:
         self.settings = settings
         self.registers = not settings.transaction_pooler
         self.session = Session(
-            settings.conninfo,
+            settings.server,
             f"{settings.name} presence",
             settings.schema,
             transaction_pooler=settings.transaction_pooler,

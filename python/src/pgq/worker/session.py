@@ -12,23 +12,15 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from pgq.version import check_version
 from pgq.worker.calls import WorkerQueue
+from pgq.worker.server import Server
 
-# How soon the worker notices that the server is unreachable, unless the DSN says otherwise.
-REACHABLE: Final = {
-    "connect_timeout": "10",
-    "keepalives_idle": "3",
-    "keepalives_interval": "2",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "9000",
-}
-# The same for the server, whose own defaults are in hours: until then it would keep what the worker has locked. And
-# READ COMMITTED whatever the default is: SKIP LOCKED and SERIALIZABLE do not mix.
+# How soon the server notices that the worker is unreachable: its own defaults are in hours, and it would keep what the
+# worker has locked. And READ COMMITTED whatever the default is: SKIP LOCKED and SERIALIZABLE do not mix.
 SETTINGS: Final = (
     "SET default_transaction_isolation = 'read committed'; SET tcp_keepalives_idle = 3; "
     "SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 9000"
@@ -52,17 +44,6 @@ FIND_SCHEMA: Final = (
 )
 
 
-def connect(conninfo: str, name: str) -> psycopg.Connection[Any]:
-    """Open a connection in autocommit mode that notices within some ten seconds that its server is unreachable."""
-    unset = {key: value for key, value in REACHABLE.items() if key not in conninfo_to_dict(conninfo)}
-    return psycopg.connect(
-        make_conninfo(conninfo, **unset),
-        autocommit=True,
-        application_name=f"pgq {name}"[:63],
-        client_encoding="utf8",
-    )
-
-
 class Interrupted(Exception):
     """The session was told not to wait for the server any longer."""
 
@@ -77,14 +58,14 @@ class Session:
 
     def __init__(
         self,
-        conninfo: str,
+        server: Server,
         name: str,
         schema: str | None,
         *,
         transaction_pooler: bool = False,
         notified: Callable[[], None] | None = None,
     ) -> None:
-        self.conninfo = conninfo
+        self.server = server
         self.name = name
         self.schema = schema
         self.transaction_pooler = transaction_pooler
@@ -107,7 +88,7 @@ class Session:
     def queue(self) -> WorkerQueue:
         """Return the queue through this connection; connect if it is closed."""
         if self._queue is None or self._queue.conn.closed:
-            conn = connect(self.conninfo, self.name)
+            conn = self.server.connect(self.name)
             try:
                 self._prepare(conn)
                 queue = WorkerQueue(conn, schema=self.schema or self._find_schema(conn))

@@ -11,6 +11,7 @@ from time import monotonic
 from pgq.process.health import HealthFile
 from pgq.worker.batching import JobBudget
 from pgq.worker.drain import Drain
+from pgq.worker.server import Server
 from pgq.worker.wakeup import Wakeup
 
 
@@ -42,7 +43,7 @@ class Timing:
 class Settings:
     """The settings of a worker, as its parts need them. ``name`` is unique among processes."""
 
-    conninfo: str
+    server: Server
     name: str
     schema: str | None
     queues: tuple[str, ...]

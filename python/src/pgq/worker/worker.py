@@ -20,16 +20,18 @@ from time import monotonic, sleep
 from pgq import handlers as registry
 from pgq.job import Job
 from pgq.process.health import notify_systemd
+from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, exit_within
 from pgq.process.supervisor import READY
 from pgq.worker.calls import MAX_BYTES, WorkerQueue
 from pgq.worker.drain import Drain
 from pgq.worker.executor import Execution
-from pgq.worker.joblog import first_line, log_settlement, logger
+from pgq.worker.joblog import first_line, log_settlement
 from pgq.worker.loop import Loop
 from pgq.worker.outcomes import Outcome, Released
 from pgq.worker.presence import INTERRUPT_AGAIN, Presence
-from pgq.worker.session import Interrupted, connect
+from pgq.worker.server import Server
+from pgq.worker.session import Interrupted
 from pgq.worker.settings import RunState, Settings, Timing
 from pgq.worker.settle import record
 
@@ -77,7 +79,7 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.settings = Settings(
-            conninfo=self.conninfo,
+            server=Server.resolve(self.conninfo),
             name=f"{self.name or socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}",
             schema=self.schema,
             queues=tuple(self.queues),
@@ -255,7 +257,7 @@ class Worker:
             outcomes += ended
             outcomes += [Released(job) for job in dict.fromkeys((*running, *unstarted)) if job not in settled]
         give_up_at = monotonic() + RELEASE_WITHIN
-        with connect(self.conninfo, self.settings.name) as conn:
+        with self.settings.server.connect(self.settings.name) as conn:
             queue = WorkerQueue(conn, schema=self.schema)
             while outcomes and monotonic() < give_up_at:
                 with conn.transaction():
