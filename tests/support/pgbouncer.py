@@ -1,4 +1,4 @@
-"""PgBouncer before a server, in transaction mode."""
+"""PgBouncer before a server, in transaction mode unless a test says otherwise."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ listen_port = {port}
 unix_socket_dir =
 auth_type = trust
 auth_file = {directory}/users
-pool_mode = transaction
+{settings}
 """
 
 
@@ -50,11 +50,12 @@ def _installed(directory: Path) -> tuple[str, str] | None:
 
 
 @contextmanager
-def pgbouncer(server: Server, dsn: str) -> Iterator[str]:
+def pgbouncer(server: Server, dsn: str, *, pool_mode: str = "transaction", **settings: str | int) -> Iterator[str]:
     """
     Yield a connection string for the same database through a PgBouncer, which ends with the context.
 
-    Only the superuser of the server can connect. The test is skipped where PgBouncer is not available.
+    The settings are those of its configuration file. Only the superuser of the server can connect. The test is skipped
+    where PgBouncer is not available.
     """
     account = Account()
     with tempfile.TemporaryDirectory(prefix="pgq-", dir=account.temporary_base("")) as name:
@@ -65,7 +66,9 @@ def pgbouncer(server: Server, dsn: str) -> Iterator[str]:
         with socket.socket() as free:
             free.bind((HOST, 0))
             port = free.getsockname()[1]
-        (directory / "ini").write_text(CONFIG.format(server=server, host=HOST, port=port, directory=directory))
+        lines = "\n".join(f"{name} = {value}" for name, value in {"pool_mode": pool_mode, **settings}.items())
+        config = CONFIG.format(server=server, host=HOST, port=port, directory=directory, settings=lines)
+        (directory / "ini").write_text(config)
         (directory / "users").write_text(f'"{server.user}" ""\n')
         for path in (directory, directory / "ini", directory / "users"):
             account.own(path)

@@ -26,6 +26,7 @@ from pgq.errors import (
     PayloadError,
     TimedOut,
     TransactionEnded,
+    TransactionPooler,
     WrongState,
 )
 from pgq.handlers import Handlers, around, handler, json_default
@@ -63,6 +64,7 @@ __all__ = [
     "Snooze",
     "TimedOut",
     "TransactionEnded",
+    "TransactionPooler",
     "Views",
     "Worker",
     "WorkerQueue",

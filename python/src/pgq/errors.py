@@ -12,6 +12,7 @@ Error
 ├── NoUpgradePath
 ├── LockTimeout
 ├── JobsRemain
+├── TransactionPooler
 ├── PayloadError
 ├── ArgumentsMismatch
 └── TransactionEnded
@@ -82,6 +83,10 @@ class JobsRemain(Error):
     """Jobs wait or run, so pgq is not removed."""
 
 
+class TransactionPooler(Error):
+    """The worker's connections lead through a pooler in transaction mode, and it was not told so."""
+
+
 class PayloadError(Error):
     """PostgreSQL accepts the arguments of a job as JSON, but Python cannot decode them."""
 
@@ -120,6 +125,13 @@ BY_SQLSTATE: dict[str, type[Error]] = {
 NOT_INSTALLED_HINT = "Run pgq install, set the search path, or let the owner call pgq_grant for this role."
 
 
+# A pooler in transaction mode gives the statements of one client to the session of another.
+NOT_PREPARED_HERE: Final = {"42P05", "26000"}
+POOLER_HINT: Final = (
+    "Behind a pooler in transaction mode set prepare_threshold of the connection to None, and give a worker the option "
+    "--transaction-pooler."
+)
+
 # Which privilege lets a role call a function or read a view. All other calls are those of workers.
 PRIVILEGES: Final = {
     **dict.fromkeys(("pgq_enqueue", "pgq_enqueue_many"), "producer"),
@@ -147,8 +159,8 @@ def translated(conn: psycopg.Connection[Any], query: str, privilege: str | None 
     """
     Turn the psycopg errors that a caller of pgq reacts to into the classes above, by SQLSTATE.
 
-    PostgreSQL has no hint for a missing privilege: a note of the error names it. It is ``privilege``, or else that of
-    the first function or view in the query.
+    Where PostgreSQL has no hint, a note of the error says what to do. For a missing privilege, it names ``privilege``,
+    or else that of the first function or view in the query.
     """
     try:
         yield
@@ -159,6 +171,8 @@ def translated(conn: psycopg.Connection[Any], query: str, privilege: str | None 
                 called = CALLED.search(query)
                 privilege = privilege or PRIVILEGES.get(called.group() if called else "", "worker")
                 error.add_note(f"hint: {permission_hint(privilege, conn.info.user)}")
+            elif error.sqlstate in NOT_PREPARED_HERE:
+                error.add_note(f"hint: {POOLER_HINT}")
             raise
         message = error.diag.message_primary or str(error)
         hint = NOT_INSTALLED_HINT if known is NotInstalled else error.diag.message_hint

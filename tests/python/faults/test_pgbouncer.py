@@ -39,6 +39,7 @@ def test_a_pooled_session_is_shared_between_transactions(conn: Connection, poole
             a.commit()
 
 
+@pytest.mark.happens("a pooler in transaction mode is before the server")
 def test_a_worker_without_presence_and_notifications_works_behind_a_pooler(
     conn: Connection, queue: Queue, pooled: str, handlers: Handlers
 ) -> None:

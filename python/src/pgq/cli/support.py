@@ -59,15 +59,16 @@ INSTALL_HINT: Final = "Connect as the owner of the database or schema, or let it
 
 
 def hint_of(error: psycopg.Error, role: str | None) -> str | None:
-    """Return the server's hint, or else which privilege the command needs if the role lacks one."""
-    if error.diag.message_hint or not isinstance(error, psycopg.errors.InsufficientPrivilege):
+    """Return the server's hint, or else which privilege the command needs if that is missing, or the driver's hint."""
+    if error.diag.message_hint:
         return error.diag.message_hint
-    context = click.get_current_context(silent=True)
-    command = context.info_name if context else None
-    if command == "install":
-        return INSTALL_HINT
-    if role is not None and command in PRIVILEGES:
-        return permission_hint(PRIVILEGES[command], role)
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        context = click.get_current_context(silent=True)
+        command = context.info_name if context else None
+        if command == "install":
+            return INSTALL_HINT
+        if role is not None and command in PRIVILEGES:
+            return permission_hint(PRIVILEGES[command], role)
     notes = getattr(error, "__notes__", [])
     return notes[0].removeprefix("hint: ") if notes else None
 
@@ -101,10 +102,14 @@ class Target:
 
     @contextmanager
     def connection(self) -> Iterator[psycopg.Connection[Any]]:
-        """Open a connection in autocommit mode; its errors become a CommandError."""
+        """
+        Open a connection in autocommit mode; its errors become a CommandError.
+
+        It prepares no statements, which a pooler in transaction mode would leave to other clients.
+        """
         with (
             command_errors(),
-            psycopg.connect(self.dsn, autocommit=True, application_name="pgq") as conn,
+            psycopg.connect(self.dsn, autocommit=True, application_name="pgq", prepare_threshold=None) as conn,
             command_errors(conn),
         ):
             yield conn

@@ -29,6 +29,7 @@ from pgq.worker.executor import Execution
 from pgq.worker.joblog import first_line, log_settlement
 from pgq.worker.loop import Loop
 from pgq.worker.outcomes import Outcome, Released
+from pgq.worker.pooler import refuse_transaction_pooler
 from pgq.worker.presence import INTERRUPT_AGAIN, Presence
 from pgq.worker.server import Server
 from pgq.worker.session import Interrupted
@@ -170,6 +171,8 @@ class Worker:
     def _connect(self) -> bool:
         """Register, and open the first connection; return false when a stop has interrupted that."""
         try:
+            if not self.transaction_pooler:
+                refuse_transaction_pooler(self.conninfo, self.settings.name)
             self.presence.start()
             with self.loops[0].session.interruptible():
                 self.loops[0].session.queue()
