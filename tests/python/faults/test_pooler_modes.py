@@ -20,7 +20,8 @@ from support.servers import Place
 from support.threads import Thread, eventually
 
 from pgq import Drain, Handlers, Queue, TransactionPooler, Worker
-from pgq.worker import pooler
+from pgq.worker.pooler import refuse_transaction_pooler
+from pgq.worker.server import Server
 
 # A worker that is not refused ends all the same.
 NOW = Drain(until_empty=False)
@@ -124,12 +125,14 @@ def test_a_worker_on_the_server_itself_makes_one_connection_to_know(
 ) -> None:
     connections: list[Connection] = []
 
-    def connect(conninfo: str, name: str) -> Connection:
-        connections.append(psycopg.connect(conninfo, application_name=name))
+    connect = Server.connect
+
+    def noted(server: Server, name: str) -> Connection:
+        connections.append(connect(server, name))
         return connections[-1]
 
-    monkeypatch.setattr(pooler, "connect", connect)
-    pooler.refuse_transaction_pooler(dsn, "w")
+    monkeypatch.setattr(Server, "connect", noted)
+    refuse_transaction_pooler(Server.resolve(dsn), "w")
     assert [conn.closed for conn in connections] == [True]
 
 

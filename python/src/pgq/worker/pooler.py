@@ -16,7 +16,7 @@ from typing import Any, Final
 import psycopg
 
 from pgq.errors import TransactionPooler
-from pgq.worker.session import connect
+from pgq.worker.server import Server
 
 # Processes of two servers may have the same number, but not since the same time.
 PROCESS: Final = b"SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_postmaster_start_time()"
@@ -29,7 +29,7 @@ LOOKS: Final = (0, 1, 1, 0, 2, 2, 1, 0) * 3
 ANSWERED_WITHIN: Final = 1.0
 
 
-def refuse_transaction_pooler(conninfo: str, name: str) -> None:
+def refuse_transaction_pooler(server: Server, name: str) -> None:
     """
     Raise TransactionPooler if connections lead through a pooler in transaction mode.
 
@@ -38,13 +38,13 @@ def refuse_transaction_pooler(conninfo: str, name: str) -> None:
     what goes wrong with the others proves nothing.
     """
     with ExitStack() as stack:
-        conns = [stack.enter_context(closing(connect(conninfo, name)))]
+        conns = [stack.enter_context(closing(server.connect(name)))]
         row = conns[0].execute(PROCESS).fetchone()
         if row is None or row[0] == conns[0].info.backend_pid:
             return
         with suppress(psycopg.Error):
             while len(conns) < CONNECTIONS:
-                conns.append(stack.enter_context(closing(connect(conninfo, name))))
+                conns.append(stack.enter_context(closing(server.connect(name))))
             seen: dict[bytes | None, int] = {}
             for look in LOOKS:
                 process = _process(conns[look])

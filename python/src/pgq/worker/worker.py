@@ -172,7 +172,7 @@ class Worker:
         """Register, and open the first connection; return false when a stop has interrupted that."""
         try:
             if not self.transaction_pooler:
-                refuse_transaction_pooler(self.conninfo, self.settings.name)
+                refuse_transaction_pooler(self.settings.server, self.settings.name)
             self.presence.start()
             with self.loops[0].session.interruptible():
                 self.loops[0].session.queue()
