@@ -11,11 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
-from support.database import Connection, one
+from support.database import Connect, Connection, one
 from support.processes import Start
 from support.threads import Thread, eventually
 
 from pgq import Drain, Handlers, Job, Queue, Worker
+from pgq.process.health import READY, UNWELL, WELL, Health
+from pgq.process.supervisor import Supervisor
+from pgq.worker.settings import Timing
 
 TASKS = """
 import pgq
@@ -62,7 +65,7 @@ def test_the_json_log_has_one_object_per_line(conn: Connection, queue: Queue, st
 def test_the_health_file_is_touched_while_the_worker_is_well(
     queue: Queue, dsn: str, handlers: Handlers, tmp_path: Path
 ) -> None:
-    """Each turn of the loop touches it; a handler that hangs keeps it from being touched."""
+    """Each half second, also while a handler without a timeout runs, and not once its loop does not get on."""
     path = tmp_path / "health"
     go = threading.Event()
     begun = threading.Event()
@@ -72,7 +75,13 @@ def test_the_health_file_is_touched_while_the_worker_is_well(
         begun.set()
         go.wait(30)
 
-    worker = Worker(dsn, handlers, poll=0.05, health_file=path)
+    @handlers.handler("stuck", timeout=0.2)
+    def stuck(job: Job) -> None:
+        # In a thread, only Python code is interrupted.
+        begun.set()
+        go.wait(30)
+
+    worker = Worker(dsn, handlers, poll=0.05, health_file=path, concurrency=2, timing=Timing(unwell_after=0.5))
     thread = Thread(worker.run)
     try:
         eventually(path.exists)
@@ -80,17 +89,123 @@ def test_the_health_file_is_touched_while_the_worker_is_well(
         eventually(lambda: path.stat().st_mtime > 0)
         queue.enqueue("k")
         assert begun.wait(30)
-        os.utime(path, (0, 0))
-        # Longer than the half second by which a touch may be late.
-        end = time.monotonic() + 0.8
-        eventually(lambda: time.monotonic() > end)
-        assert path.stat().st_mtime == 0
+        for _ in range(3):
+            os.utime(path, (0, 0))
+            eventually(lambda: path.stat().st_mtime > 0)
+        begun.clear()
+        queue.enqueue("stuck")
+        assert begun.wait(30)
+        assert is_stale(path)
         go.set()
         eventually(lambda: path.stat().st_mtime > 0)
     finally:
         go.set()
         worker.stop()
         thread.result(30)
+
+
+def is_stale(path: Path) -> bool:
+    """Return whether the file is not touched any longer, from some time within the next ten seconds on."""
+    for _ in range(10):
+        os.utime(path, (0, 0))
+        # Longer than the half second by which a touch may be late.
+        time.sleep(1)
+        if path.stat().st_mtime == 0:
+            return True
+    return False
+
+
+def test_the_health_file_is_stale_when_the_worker_cannot_claim(
+    connect: Connect, dsn: str, handlers: Handlers, tmp_path: Path
+) -> None:
+    """It is fresh again as soon as it can."""
+    path = tmp_path / "health"
+    worker = Worker(dsn, handlers, poll=0.05, health_file=path, timing=Timing(unwell_after=0.5))
+    thread = Thread(worker.run)
+    try:
+        eventually(path.exists)
+        other = connect()
+        other.execute("BEGIN; LOCK TABLE pgq_waiting IN ACCESS EXCLUSIVE MODE")
+        assert is_stale(path)
+        other.execute("ROLLBACK")
+        eventually(lambda: path.stat().st_mtime > 0)
+    finally:
+        worker.stop()
+        thread.result(30)
+
+
+def test_a_health_file_that_cannot_be_written_does_not_end_the_worker(
+    dsn: str, handlers: Handlers, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says so, once."""
+    worker = Worker(dsn, handlers, poll=0.05, health_file=tmp_path / "nothing" / "health")
+    thread = Thread(worker.run)
+    eventually(lambda: "cannot update the health file" in caplog.text)
+    time.sleep(1)
+    worker.stop()
+    thread.result(30)
+    assert caplog.text.count("cannot update the health file") == 1
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_health_of_all_processes_is_in_the_file_and_told_to_the_watchdog(
+    conn: Connection, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """WATCHDOG=1 comes more often than asked for; the file is where it was at the start of the command."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(15)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "tasks.py").write_text(f"{TASKS}\nimport os\nos.chdir('elsewhere')\n")
+        start("--processes", str(processes), "--health-file", "health")
+        states = [manager.recv(100) for _ in range(8)]
+        assert set(states) <= {b"READY=1", b"WATCHDOG=1"}
+        assert states.count(b"WATCHDOG=1") >= 7
+        begun = time.monotonic()
+        for _ in range(4):
+            assert manager.recv(100) in {b"READY=1", b"WATCHDOG=1"}
+        # Four times half of the time that was asked for.
+        assert 0.5 < time.monotonic() - begun < 5
+    eventually((tmp_path / "health").exists)
+
+
+def test_a_supervisor_is_as_well_as_the_least_of_its_children(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A child that says that it is unwell counts at once, one that says nothing after a minute."""
+    now = [1000.0]
+    monkeypatch.setattr("pgq.process.supervisor.monotonic", lambda: now[0])
+    path = tmp_path / "health"
+    supervisor = Supervisor(["sleep", "60"], 2, grace=1, health=Health(path))
+    lifelines = []
+    for child in supervisor.children:
+        child.lifeline, other = socket.socketpair()
+        child.lifeline.setblocking(False)
+        child.start_at = float("inf")
+        lifelines.append(other)
+
+    def is_fresh() -> bool:
+        path.unlink(missing_ok=True)
+        now[0] += 1
+        supervisor.turn()
+        return path.exists()
+
+    assert not is_fresh()
+    for lifeline in lifelines:
+        lifeline.send(READY)
+    assert is_fresh()
+    lifelines[0].send(WELL + UNWELL)
+    assert not is_fresh()
+    lifelines[0].send(UNWELL + WELL)
+    assert is_fresh()
+    now[0] += 50
+    lifelines[1].send(WELL)
+    assert is_fresh()
+    now[0] += 15
+    assert not is_fresh()
+    for line in (*lifelines, *(child.lifeline for child in supervisor.children)):
+        assert line is not None
+        line.close()
 
 
 @pytest.mark.parametrize("abstract", [False, True])

@@ -13,7 +13,8 @@ from support.database import Connect, Connection, expire, jobs, one
 from support.processes import COMMAND, Start
 from support.threads import eventually
 
-from pgq import Queue, WorkerQueue
+from pgq import Queue, Worker, WorkerQueue
+from pgq.cli.worker import worker as worker_command
 from pgq.views import Views
 
 IDLE = (
@@ -113,6 +114,12 @@ def test_a_stop_does_not_wait_for_a_lock(
     assert time.monotonic() - begun < 8
     assert "Traceback" not in log
     assert "stopped" in log
+
+
+def test_the_default_grace_is_shorter_than_kubernetes_waits() -> None:
+    """Its terminationGracePeriodSeconds is 30 by default, and a process needs some time to end."""
+    (option,) = (one for one in worker_command.params if one.name == "grace")
+    assert (option.default, Worker.grace) == ("25s", 25)
 
 
 MEDDLERS = {

@@ -18,7 +18,8 @@ from support.processes import Start
 from support.threads import eventually
 
 from pgq import Queue
-from pgq.process.supervisor import READY, Child, Supervisor
+from pgq.process.health import READY
+from pgq.process.supervisor import Child, Supervisor
 
 
 def pids(conn: Connection) -> list[int]:

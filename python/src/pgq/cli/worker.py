@@ -16,9 +16,10 @@ import click
 from pgq import handlers
 from pgq.cli.support import CommandError, Target, command_errors, duration, pass_target, size
 from pgq.process import logs
+from pgq.process.health import DRAINED, Health
 from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, end_at_once, exit_within
-from pgq.process.supervisor import DRAINED, LIFELINE, Supervisor
+from pgq.process.supervisor import LIFELINE, Supervisor
 from pgq.worker.drain import Drain
 from pgq.worker.worker import RELEASE_WITHIN, Worker
 
@@ -52,8 +53,8 @@ from pgq.worker.worker import RELEASE_WITHIN, Worker
     "--grace",
     type=duration,
     metavar="DURATION",
-    default="30s",
-    help="Time that running handlers get to finish after a stop.",
+    default="25s",
+    help="Time that running handlers get to finish after a stop; less than what kills the process (docker stop: 10 s).",
 )
 @click.option(
     "--max-jobs", type=click.IntRange(1), help="End after this many jobs; with --processes a successor starts."
@@ -69,7 +70,7 @@ from pgq.worker.worker import RELEASE_WITHIN, Worker
 @click.option(
     "--health-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Update the mtime of this file at each turn of a loop (for a liveness probe).",
+    help="Update the mtime of this file while the worker does its work (for a liveness probe).",
 )
 @click.option(
     "--log-level",
@@ -112,7 +113,7 @@ def worker(
     lifeline = os.environ.pop(LIFELINE, None)
     if lifeline is None and processes > 1:
         command = [sys.executable, "-m", "pgq", *sys.argv[1:]]
-        sys.exit(Supervisor(command, processes, grace=grace.total_seconds()).run())
+        sys.exit(Supervisor(command, processes, grace=grace.total_seconds(), health=Health(health_file)).run())
 
     code = 1
     try:

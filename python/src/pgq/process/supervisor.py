@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-from pgq.process.health import notify_systemd
+from pgq.process.health import DRAINED, READY, UNWELL, UNWELL_AFTER, WELL, Health, notify_systemd
 from pgq.process.logs import logger
 from pgq.process.signals import STOP
 
+# What a service manager tells the supervisor, and no child.
+SERVICE_MANAGER = frozenset(("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"))
 # The environment variable with the descriptor of a child's end of its lifeline.
 LIFELINE = "PGQ_LIFELINE"
-READY, DRAINED = b"R", b"D"
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 # A child that ran for this many seconds resets the restart backoff.
 LONG_LIFE = 10.0
@@ -37,6 +38,8 @@ class Child:
     start_at: float = 0.0
     pause: float = FIRST_PAUSE
     messages: bytes = b""
+    # The place counts as well for so long.
+    well_until: float = 0.0
 
     @property
     def is_ready(self) -> bool:
@@ -53,17 +56,19 @@ class Supervisor:
     """
     Run a command in several processes until stopped, or until all of them are drained.
 
-    Each child has one end of a socket pair, its lifeline: the child sends READY and DRAINED through it, and stops when
-    the other end closes because its supervisor is gone. Children have process groups of their own: a Ctrl-C reaches
-    them through their supervisor, and once.
+    Each child has one end of a socket pair, its lifeline: the child sends READY, DRAINED and its health through it, and
+    stops when the other end closes because its supervisor is gone. Children have process groups of their own: a Ctrl-C
+    reaches them through their supervisor, and once.
     """
 
-    def __init__(self, command: Sequence[str], processes: int, *, grace: float) -> None:
+    def __init__(self, command: Sequence[str], processes: int, *, grace: float, health: Health | None = None) -> None:
         self.command = list(command)
         self.grace = grace
-        self.children = [Child() for _ in range(processes)]
+        self.health = health or Health(None)
+        self.children = [Child(well_until=monotonic() + UNWELL_AFTER) for _ in range(processes)]
         self.stopped_by: list[int] = []
         self._kill_at = float("inf")
+        self._tell_at = 0.0
         self._all_were_ready = False
         self._any_was_ready = False
 
@@ -93,11 +98,19 @@ class Supervisor:
                 return code
         if monotonic() > self._kill_at:
             self.kill()
+        self.tell_health()
         if any(child.process is not None for child in self.children):
             return None
         if self.stopped_by:
             return 0 if len(self.stopped_by) == 1 else 128 + self.stopped_by[-1]
         return 0 if all(child.is_drained for child in self.children) else None
+
+    def tell_health(self) -> None:
+        """Tell now and then whether all processes are well, once all of them have begun to work."""
+        now = monotonic()
+        if self._all_were_ready and now >= self._tell_at:
+            self._tell_at = now + self.health.every
+            self.health.tell(all(now <= child.well_until for child in self.children))
 
     def check(self, child: Child) -> int | None:
         """Read a child's messages, notice its end, and start its successor; return an exit code as ``on_exit`` does."""
@@ -115,7 +128,7 @@ class Supervisor:
         """Start a process."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        env = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+        env = {name: value for name, value in os.environ.items() if name not in SERVICE_MANAGER}
         with theirs:
             child.process = subprocess.Popen(
                 self.command,
@@ -132,7 +145,10 @@ class Supervisor:
             return
         with contextlib.suppress(BlockingIOError, ConnectionError):
             message = child.lifeline.recv(64)
-            child.messages += message
+            if WELL in message or UNWELL in message:
+                is_well = message.rfind(WELL) > message.rfind(UNWELL)
+                child.well_until = monotonic() + UNWELL_AFTER if is_well else 0.0
+            child.messages += message.replace(WELL, b"").replace(UNWELL, b"")
             if not message:
                 child.lifeline.close()
                 child.lifeline = None
@@ -184,7 +200,7 @@ class Supervisor:
     def wait(self, reader: socket.socket) -> None:
         """Sleep until a signal arrives, a child sends a message, or it is time for the next turn."""
         lifelines = [child.lifeline for child in self.children if child.lifeline is not None]
-        select.select([reader, *lifelines], [], [], POLL)
+        select.select([reader, *lifelines], [], [], min(POLL, self.health.every))
         with contextlib.suppress(BlockingIOError):
             for number in reader.recv(4096):
                 if number in STOP:

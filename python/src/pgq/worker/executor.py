@@ -56,6 +56,10 @@ class Execution(NamedTuple):
     # When the jobs were claimed; their lease counts from here.
     claimed_at: float
 
+    def is_in_time(self, now: float) -> bool:
+        """Return whether the handler has no timeout, or is within it."""
+        return self.handler is None or self.handler.timeout is None or now <= self.since + self.handler.timeout
+
 
 class Executor:
     """

@@ -68,6 +68,8 @@ class Loop:
         # Claimed and not begun. The ticker's thread takes jobs from here, too.
         self.unstarted: deque[Job] = deque()
         self.claimed_at = 0.0
+        # The loop counts as well for so long.
+        self.well_until = self.timing.clock() + self.timing.unwell_after
         self._connection_lost = connection_lost
         self._batch: list[Job] = []
         self._previous_was_empty = True
@@ -112,7 +114,6 @@ class Loop:
 
     def turn(self) -> int:
         """Settle the last batch, claim the next one, and run it; return how many jobs were claimed."""
-        self.state.health.touch()
         if (signals := StopSignals.active) is not None and is_main_thread():
             signals.restore()
         with self.session.lock, self.session.interruptible():
@@ -147,6 +148,7 @@ class Loop:
             budget.give_back(size - len(jobs))
         self.batch_size.note_claimed(jobs, size)
         self.claimed_at = claimed_at
+        self.well_until = claimed_at + self.timing.unwell_after
         self._batch = jobs
         return jobs
 
@@ -203,6 +205,18 @@ class Loop:
             self.state.stop()
         return len(jobs)
 
+    def is_well(self) -> bool:
+        """
+        Return whether the loop does its work, or could not for a short time only. The health thread calls this.
+
+        It does its work while it claims, sleeps for want of ripe jobs, or runs a handler that is within its timeout.
+        """
+        now = self.timing.clock()
+        execution = self.executor.execution
+        if execution is not None and execution.is_in_time(now):
+            self.well_until = now + self.timing.unwell_after
+        return now <= self.well_until
+
     def known_jobs(self) -> list[Job]:
         """Return all jobs that this loop holds, and perhaps some that it held; the caller holds ``session.lock``."""
         return [*self._batch, *(outcome.job for outcome in self.settler.pending)]
@@ -250,6 +264,7 @@ class Loop:
                 if self.session.take_notification():
                     return False
             socket = queue.conn.fileno()
+        self.well_until = self.timing.clock() + seconds + self.timing.unwell_after
         self.wakeup.wait(seconds, socket)
         return False
 

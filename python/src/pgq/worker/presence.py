@@ -128,7 +128,7 @@ class Presence:
         """Yield the jobs that run within their timeout, when they were claimed, and how long their lease is to be."""
         for execution in self._executions():
             handler = execution.handler
-            if handler is None or (handler.timeout is not None and self._clock() > execution.since + handler.timeout):
+            if handler is None or not execution.is_in_time(self._clock()):
                 continue
             lease = max(self.settings.lease, handler.lease or self.settings.lease)
             for job in execution.jobs:

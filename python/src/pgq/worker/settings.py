@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from time import monotonic
 
-from pgq.process.health import HealthFile
+from pgq.process.health import UNWELL_AFTER
 from pgq.worker.batching import JobBudget
 from pgq.worker.drain import Drain
 from pgq.worker.server import Server
@@ -36,6 +35,8 @@ class Timing:
     # A settlement that meets a producer's open transaction leaves the job to its lease. Shorter than deadlock_timeout,
     # so that PostgreSQL never chooses the producer as the victim of a deadlock.
     lock_timeout: str = "300ms"
+    # A loop that could not do its work for this long is unwell.
+    unwell_after: float = UNWELL_AFTER
     clock: Callable[[], float] = monotonic
 
 
@@ -66,7 +67,6 @@ class RunState:
     """The state of a worker's run, which its loops share."""
 
     budget: JobBudget
-    health: HealthFile
     # Claim no more jobs.
     stopping: bool = False
     # The process is about to end: jobs are being given back.
@@ -74,9 +74,9 @@ class RunState:
     wakeups: list[Wakeup] = field(default_factory=list)
 
     @classmethod
-    def start(cls, max_jobs: int | None, health_file: Path | None) -> RunState:
+    def start(cls, max_jobs: int | None) -> RunState:
         """Return the state of a worker that has not begun."""
-        return cls(JobBudget(max_jobs), HealthFile(health_file))
+        return cls(JobBudget(max_jobs))
 
     def stop(self) -> None:
         """Let each loop end after its current handler. Safe in a signal handler and in any thread."""

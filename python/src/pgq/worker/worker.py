@@ -19,10 +19,9 @@ from time import monotonic, sleep
 
 from pgq import handlers as registry
 from pgq.job import Job
-from pgq.process.health import notify_systemd
+from pgq.process.health import READY, Health, HealthReport, notify_systemd
 from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, exit_within
-from pgq.process.supervisor import READY
 from pgq.worker.calls import MAX_BYTES, WorkerQueue
 from pgq.worker.drain import Drain
 from pgq.worker.executor import Execution
@@ -57,7 +56,8 @@ class Worker:
 
     The worker ends on its own after ``max_jobs``, or as ``drain`` says. A stop gives running handlers ``grace``
     seconds; then, or at a second signal, their jobs are released where that is possible, and the process ends with the
-    exit code 128 plus the number of the signal. ``health_file`` is touched at each turn.
+    exit code 128 plus the number of the signal. ``health_file`` is touched while each loop does its
+    work, or could not do it for less than a minute.
     """
 
     conninfo: str = ""
@@ -69,7 +69,7 @@ class Worker:
     batch_bytes: int = MAX_BYTES
     lease: timedelta = timedelta(minutes=5)
     poll: float = 1.0
-    grace: float = 30.0
+    grace: float = 25.0
     max_jobs: int | None = None
     drain: Drain | None = None
     transaction_pooler: bool = False
@@ -92,7 +92,7 @@ class Worker:
             drain=self.drain,
             timing=self.timing,
         )
-        self.state = RunState.start(self.max_jobs, self.health_file)
+        self.state = RunState.start(self.max_jobs)
         self.drained = False
         # Whether the loops are made, and other threads may use them.
         self._begun = False
@@ -127,18 +127,20 @@ class Worker:
         # Made before any other thread can ask for them.
         loops = self.loops
         self._begun = True
+        health = HealthReport(Health(self.health_file, lifeline), self._is_well)
         with StopSignals(self.stop, self.abort, self.grace, lifeline):
             try:
                 if self.state.stopping:
                     self._start_interrupting()
                 if self._connect():
-                    self._work(lifeline)
+                    self._work(lifeline, health)
                 # A worker that holds jobs stays registered: when its connection closes, other workers see that it is
                 # gone, and take its jobs at once.
                 if not any(loop.settler.pending for loop in loops):
                     self.presence.unregister()
             finally:
                 notify_systemd("STOPPING=1")
+                health.close()
                 self.close()
         logger.info("worker %s stopped", self.settings.name)
 
@@ -180,7 +182,7 @@ class Worker:
             return False
         return True
 
-    def _work(self, lifeline: socket.socket | None) -> None:
+    def _work(self, lifeline: socket.socket | None, health: HealthReport) -> None:
         """Say that the worker is ready, and run the loops."""
         logger.info(
             "worker %s serves %s: %s", self.settings.name, ", ".join(self.queues), ", ".join(self.handlers.kinds)
@@ -190,6 +192,7 @@ class Worker:
             # Where the supervisor is gone, the end of the lifeline stops this worker.
             with contextlib.suppress(OSError):
                 lifeline.send(READY)
+        health.start()
         self._run_loops()
 
     def _start_interrupting(self) -> None:
@@ -234,6 +237,11 @@ class Worker:
         """Return what the executors run."""
         executions = [loop.executor.execution for loop in self.loops]
         return [execution for execution in executions if execution is not None]
+
+    def _is_well(self) -> bool:
+        """Return whether each loop does its work, or could not for a short time only."""
+        # Each is asked: a loop takes note of the time.
+        return False not in [loop.is_well() for loop in self.loops]
 
     @contextmanager
     def _claims_paused(self) -> Iterator[list[Job] | None]:
