@@ -111,6 +111,9 @@ def worker(
     # The modules may change the working directory.
     health_file = health_file.absolute() if health_file is not None else None
     lifeline = os.environ.pop(LIFELINE, None)
+    if lifeline is not None:
+        # Not for the programs that handlers start.
+        os.set_inheritable(int(lifeline), False)
     if lifeline is None and processes > 1:
         command = [sys.executable, "-m", "pgq", *sys.argv[1:]]
         sys.exit(Supervisor(command, processes, grace=grace.total_seconds(), health=Health(health_file)).run())
@@ -142,14 +145,21 @@ def worker(
                     line.send(DRAINED)
         code = 0
     finally:
-        exit_despite_threads(code)
+        exit_in_time(code)
 
 
-def exit_despite_threads(code: int) -> None:
-    """Limit how long the process waits for threads that handlers have left behind."""
+def exit_in_time(code: int) -> None:
+    """
+    Limit how long the process waits for threads and processes that handlers have left behind.
+
+    Python ends those of pools, but a Pool of which a process was killed may make it wait for ever.
+    """
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    processes = [] if multiprocessing is None else multiprocessing.active_children()
     left = [one.name for one in threading.enumerate() if not one.daemon and one is not threading.current_thread()]
     if left:
         logger.warning("%d threads of handlers still run: %s", len(left), ", ".join(left))
+    if left or processes:
         exit_within(RELEASE_WITHIN, code)
 
 

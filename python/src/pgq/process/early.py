@@ -8,15 +8,18 @@ have no handler, for as long as imports take. It does nothing in any other progr
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from itertools import pairwise
 
+from pgq.process.forks import set_handler
 from pgq.process.signals import STOP, end_at_once, is_main_thread
 
 
 def is_worker_command() -> bool:
     """Return whether this process is ``pgq worker``, or the same by ``python -m pgq``."""
+    if any(word.startswith("from multiprocessing.") for word in sys.orig_argv):
+        # A process that was started with spawn or forkserver takes over the sys.argv of its parent.
+        return False
     if sys.argv[:1] == ["-m"]:
         # Python does not name the module in sys.argv before it has imported the package.
         options = pairwise(sys.orig_argv)
@@ -28,4 +31,4 @@ def is_worker_command() -> bool:
 
 if is_worker_command() and is_main_thread():
     for number in STOP:
-        signal.signal(number, end_at_once)
+        set_handler(number, end_at_once)

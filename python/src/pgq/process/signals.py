@@ -13,6 +13,8 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, ClassVar
 
+from pgq.process.forks import set_handler, withhold
+
 STOP = (signal.SIGTERM, signal.SIGINT)
 # A handler that is quicker than this many seconds cannot have run an event loop, which takes the wake-up descriptor.
 # To look at the descriptor costs system calls; to read a signal's handler costs none.
@@ -77,11 +79,11 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if is_main_thread():
-            self._reader, self._writer = socket.socketpair()
+            self._reader, self._writer = map(withhold, socket.socketpair())
             self._writer.setblocking(False)
             self._wakeup_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
             # Python writes the number of each signal to the socket from C, at once; the thread reads it there.
-            self._before = {number: signal.signal(number, self._handler) for number in STOP}
+            self._before = {number: set_handler(number, self._handler) for number in STOP}
             self._before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
             self._outer, StopSignals.active = StopSignals.active, self
             self._thread = threading.Thread(target=self._watch, name="pgq-signals", daemon=True)
@@ -96,7 +98,7 @@ class StopSignals:
         StopSignals.active = self._outer
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+            set_handler(number, handler or signal.SIG_DFL)
         signal.set_wakeup_fd(self._wakeup_fd)
         self._writer.close()
         self._thread.join()

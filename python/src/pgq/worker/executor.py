@@ -84,6 +84,7 @@ class Executor:
         # Whether a handler was called in this run, and whether one is being called now.
         self._begun = False
         self._calling = False
+        self._pid = 0
         self._threads = 0
         self._recursion_limit = sys.getrecursionlimit()
 
@@ -96,6 +97,7 @@ class Executor:
         """
         self._called_at = self._clock()
         self._begun = self._calling = False
+        self._pid = os.getpid()
         self._threads = threading.active_count()
         self.execution = Execution(tuple(jobs), handler, self._called_at, claimed_at)
         for job in jobs:
@@ -114,14 +116,21 @@ class Executor:
 
     def extend(self, job: Job, lease: timedelta | None) -> datetime:
         """Extend the lease of a job; ``Job.extend`` calls this."""
+        self._refuse_in_child()
         return self._extend(job, lease or self.lease)
 
     def complete(self, job: Job, conn: psycopg.Connection[Any], result: Any) -> None:
         """Complete a job through a connection of its handler; ``Job.complete`` calls this."""
+        self._refuse_in_child()
         execution = self.execution
         if execution is not None and execution.handler is not None and execution.handler.transaction:
             raise RuntimeError("a handler with transaction=True leaves it to the worker to complete its job")
         WorkerQueue(conn, schema=self.settings.schema, handlers=self.handlers).complete(job, result)
+
+    def _refuse_in_child(self) -> None:
+        """Raise RuntimeError in a process that a handler has forked, where locks of the worker may never be free."""
+        if os.getpid() != self._pid:
+            raise RuntimeError("a job can be extended or completed only in the process of its worker")
 
     def _plain(self, handler: Handler, job: Job) -> Result:
         try:
@@ -273,7 +282,6 @@ class Executor:
 
     def _call(self, handler: Handler, job: Job | list[Job], *connection: Any) -> Any:
         """Call a handler. A child process that it forks ends here, and does not go on as a second worker."""
-        pid = os.getpid()
         jobs = job if isinstance(job, list) else [job]
         lent = [lend(one) for one in jobs]
         argument = lent.copy() if isinstance(job, list) else lent[0]
@@ -293,12 +301,13 @@ class Executor:
                 else:
                     result = self.handlers.execute(handler, argument, *connection)
             finally:
-                if os.getpid() == pid:
+                if os.getpid() == self._pid:
                     close_old_connections()
         finally:
-            self.timeout.disarm()
-            if os.getpid() != pid:
+            # Before anything else: in the child a lock may be held by a thread that does not exist there.
+            if os.getpid() != self._pid:
                 os._exit(1)
+            self.timeout.disarm()
             for one, copy in zip(jobs, lent, strict=True):
                 one._completed = copy.__dict__.get("_completed", False)
             self._restore_process()

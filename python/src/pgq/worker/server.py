@@ -12,6 +12,8 @@ from typing import Any, Final
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from pgq.process.forks import withheld
+
 # How soon the worker notices that the server is unreachable, unless the DSN says otherwise.
 REACHABLE: Final = {
     "connect_timeout": "10",
@@ -83,11 +85,15 @@ class Server:
         """Open a connection in autocommit mode that notices within some ten seconds that its server is unreachable."""
         given = conninfo_to_dict(self.conninfo)
         with self.restored_environment():
-            return psycopg.connect(
-                make_conninfo(self.conninfo, **{key: value for key, value in REACHABLE.items() if not given.get(key)}),
-                autocommit=True,
-                application_name=f"pgq {name}"[:63],
-                client_encoding="utf8",
+            return withheld(
+                lambda: psycopg.connect(
+                    make_conninfo(
+                        self.conninfo, **{key: value for key, value in REACHABLE.items() if not given.get(key)}
+                    ),
+                    autocommit=True,
+                    application_name=f"pgq {name}"[:63],
+                    client_encoding="utf8",
+                )
             )
 
     @contextmanager

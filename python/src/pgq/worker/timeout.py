@@ -9,6 +9,7 @@ from time import monotonic
 from types import FrameType
 
 from pgq.errors import TimedOut
+from pgq.process.forks import set_handler
 from pgq.process.signals import get_signal, is_main_thread
 
 # Seconds until a handler that has swallowed an interruption gets another one.
@@ -40,7 +41,7 @@ class Timeout:
     def install(self) -> None:
         """Handle SIGALRM from now on, if the calling thread is the main one: its default ends the process."""
         if is_main_thread():
-            signal.signal(signal.SIGALRM, self._handler)
+            set_handler(signal.SIGALRM, self._handler)
 
     def restore(self) -> None:
         """Take SIGALRM back from a job's handler that has replaced it. Call it in the main thread."""

@@ -6,12 +6,14 @@ import contextlib
 import select
 import socket
 
+from pgq.process.forks import withhold
+
 
 class Wakeup:
     """A self-pipe: ``set`` ends the current ``wait``, or the next one if no thread waits."""
 
     def __init__(self) -> None:
-        self._reader, self._writer = socket.socketpair()
+        self._reader, self._writer = map(withhold, socket.socketpair())
         self._reader.setblocking(False)
         self._writer.setblocking(False)
 

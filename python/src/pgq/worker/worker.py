@@ -19,6 +19,7 @@ from time import monotonic, sleep
 
 from pgq import handlers as registry
 from pgq.job import Job
+from pgq.process.forks import withhold
 from pgq.process.health import READY, Health, HealthReport, notify_systemd
 from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, exit_within
@@ -124,6 +125,8 @@ class Worker:
         worker by closing its end. Raises the error of the first connections, and every error that a new connection
         would not mend.
         """
+        if lifeline is not None:
+            withhold(lifeline)
         # Made before any other thread can ask for them.
         loops = self.loops
         self._begun = True
