@@ -298,15 +298,21 @@ def child(function: Callable[[], object]) -> int:
 
 def status(pid: int, seconds: float = IN_TIME) -> int:
     """Return the exit code of a child; kill one that does not end in time, and fail."""
+    ended: list[int] = []
+
+    def has_ended() -> bool:
+        number, code = os.waitpid(pid, os.WNOHANG)
+        if number:
+            ended.append(os.waitstatus_to_exitcode(code))
+        return bool(ended)
+
     try:
-        _, code = eventually(
-            lambda: found if (found := os.waitpid(pid, os.WNOHANG)) != (0, 0) else None, seconds=seconds
-        )
+        eventually(has_ended, seconds=seconds)
     except BaseException:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
-    return os.waitstatus_to_exitcode(code)
+    return ended[0]
 
 
 @pytest.mark.happens("leaves a process behind")
@@ -495,10 +501,8 @@ def test_a_child_gets_the_signal_handlers_from_before_the_worker(
         found.append(status(child(look)))
         signal.signal(signal.SIGINT, of_worker)
 
-    before = [
-        signal.signal(number, handler)
-        for number, handler in zip(numbers, (theirs, theirs, signal.SIG_DFL), strict=True)
-    ]
+    of_program: tuple[Any, ...] = (theirs, theirs, signal.SIG_DFL)
+    before = [signal.signal(number, handler) for number, handler in zip(numbers, of_program, strict=True)]
     try:
         queue.enqueue("forks")
         worker.run()
