@@ -30,6 +30,7 @@ def test_options_come_from_the_string_then_the_service_then_the_environment(
         "given", "of_service", "require", "7", "-c work_mem=1MB", "secret",
     ]  # fmt: skip
     assert options["target_session_attrs"] == "any"
+    assert "service" not in options
     monkeypatch.setenv("PGSSLMODE", "disable")
     assert resolved("")["sslmode"] == "disable"
 
@@ -46,6 +47,21 @@ def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert os.path.isabs(str(options["passfile"]))
     monkeypatch.setenv("PGPASSFILE", "passwords")
     assert resolved("")["passfile"] == f"{tmp_path}/passwords"
+
+
+def test_what_has_no_value_gets_none_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty value is one: with an empty require_auth a password is refused."""
+    for name in ("PGREQUIREAUTH", "PGPASSWORD", "PGSERVICE"):
+        monkeypatch.delenv(name, raising=False)
+    server = Server.resolve("")
+    assert (
+        not {"require_auth", "password", "service", "sslcert", "connect_timeout"}
+        & conninfo_to_dict(server.conninfo).keys()
+    )
+    for name in ("PGREQUIREAUTH", "PGPASSWORD", "PGSERVICE"):
+        monkeypatch.setenv(name, "nonsense")
+    with server.restored_environment():
+        assert not {"PGREQUIREAUTH", "PGPASSWORD", "PGSERVICE"} & os.environ.keys()
 
 
 def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

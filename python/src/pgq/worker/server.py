@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -26,19 +26,13 @@ REACHABLE: Final = {
 INVALID: Final = "unresolved"
 # Options that are paths.
 FILES: Final = frozenset(("passfile", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslcrldir"))
-# Options that libpq does not accept empty, and so reads from the environment when they have no value.
-NOT_EMPTY: Final = frozenset(("service", "servicefile", "sslcertmode", "min_protocol_version", "max_protocol_version"))
-# What else libpq and its libraries read from the environment.
+# What libpq and its libraries read from the environment and no option says.
 ENVIRONMENT: Final = (
     "HOME",
     "KRB5CCNAME",
     "PGDATESTYLE",
     "PGGEQO",
-    "PGMAXPROTOCOLVERSION",
-    "PGMINPROTOCOLVERSION",
-    "PGSERVICE",
     "PGSERVICEFILE",
-    "PGSSLCERTMODE",
     "PGSYSCONFDIR",
     "PGTZ",
     "SSL_CERT_DIR",
@@ -66,19 +60,23 @@ class Server:
             if path := environment[name]:
                 environment[name] = os.path.abspath(path)
         try:
-            options = {name: value or "" for name, value in _options(conninfo, "sslmode").items()}
-            options["sslmode"] = _options(conninfo, "target_session_attrs")["sslmode"] or ""
+            options = _options(conninfo, "sslmode")
+            options["sslmode"] = _options(conninfo, "target_session_attrs")["sslmode"]
         except psycopg.ProgrammingError:
             # The first connection raises this error, or says that there is no such service.
             return cls(conninfo, environment)
-        # The service is resolved, and must not be looked up again.
-        options["service"] = options["servicefile"] = ""
-        options["passfile"] = options["passfile"] or os.path.expanduser("~/.pgpass")
-        for name in FILES & options.keys():
+        # An option without a value must get none later. Nor can it be given empty: to some that is a value.
+        environment |= {option.envvar: os.environ.get(option.envvar) for option in options.values() if option.is_unset}
+        given = {name: option.value for name, option in options.items() if option.value is not None}
+        # The service is resolved, and must not be looked up again, unless libpq does that in any case.
+        service = given.pop("service", None)
+        given.pop("servicefile", None)
+        environment["PGSERVICE"] = service if service == os.environ.get("PGSERVICE") else None
+        given.setdefault("passfile", os.path.expanduser("~/.pgpass"))
+        for name in FILES & given.keys():
             # Neither sslrootcert=system nor the key of an engine is a file.
-            if options[name] not in {"", "system"} and ":" not in options[name]:
-                options[name] = os.path.abspath(options[name])
-        given = {name: value for name, value in options.items() if value or name not in NOT_EMPTY}
+            if given[name] not in {"", "system"} and ":" not in given[name]:
+                given[name] = os.path.abspath(given[name])
         return cls(make_conninfo(**given), environment)
 
     def connect(self, name: str) -> psycopg.Connection[Any]:
@@ -115,9 +113,21 @@ class Server:
         yield
 
 
-def _options(conninfo: str, invalid: str) -> dict[str, str | None]:
+class _Option(NamedTuple):
+    """The value of an option, and the variable of the environment that libpq reads where it has none."""
+
+    value: str | None
+    envvar: str
+
+    @property
+    def is_unset(self) -> bool:
+        """Whether the environment could give it a value."""
+        return self.value is None and bool(self.envvar)
+
+
+def _options(conninfo: str, invalid: str) -> dict[str, _Option]:
     """
-    Return the options of a connection that have a value or a variable of the environment, as libpq resolves them.
+    Return the options of a connection, as libpq resolves them.
 
     The option ``invalid`` gets a value that libpq refuses once it has resolved the others, so that it does not connect.
     Raises ProgrammingError if libpq does not get so far.
@@ -125,13 +135,14 @@ def _options(conninfo: str, invalid: str) -> dict[str, str | None]:
     pgconn = psycopg.pq.PGconn.connect_start(make_conninfo(conninfo, **{invalid: INVALID}).encode())
     try:
         options = {
-            option.keyword.decode(): None if option.val is None else option.val.decode()
+            option.keyword.decode(): _Option(
+                None if option.val is None else option.val.decode(), (option.envvar or b"").decode()
+            )
             for option in pgconn.info
-            if option.envvar or option.val is not None
         }
     finally:
         pgconn.finish()
-    if options.get(invalid) != INVALID:
+    if options[invalid].value != INVALID:
         raise psycopg.ProgrammingError("libpq cannot resolve the connection string")
     return options
 
