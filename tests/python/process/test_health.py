@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,12 +11,15 @@ import threading
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from support.database import Connect, Connection, one
 from support.processes import Start
 from support.threads import Thread, eventually
 
 from pgq import Drain, Handlers, Job, Queue, Worker
+from pgq.cli.support import ConnectionFailed, command_errors
 from pgq.process.health import READY, UNWELL, WELL, Health
 from pgq.process.supervisor import Supervisor
 from pgq.worker.settings import Timing
@@ -206,6 +210,60 @@ def test_a_supervisor_is_as_well_as_the_least_of_its_children(monkeypatch: pytes
     for line in (*lifelines, *(child.lifeline for child in supervisor.children)):
         assert line is not None
         line.close()
+
+
+@pytest.mark.happens("the server refuses its role, its password or its database")
+@pytest.mark.parametrize(
+    ("refuse", "allow"),
+    [
+        ("ALTER ROLE refused NOLOGIN", "ALTER ROLE refused LOGIN"),
+        ("ALTER DATABASE {} RENAME TO refused", "ALTER DATABASE refused RENAME TO {}"),
+    ],
+    ids=["28000", "3D000"],
+)
+def test_a_refusal_that_lasts_ends_the_worker(
+    conn: Connection, dsn: str, handlers: Handlers, caplog: pytest.LogCaptureFixture, refuse: str, allow: str
+) -> None:
+    """One that does not last is waited for; the exit code of the command is 3."""
+    caplog.set_level("INFO")
+    name = conn.info.dbname
+    conn.execute("DROP ROLE IF EXISTS refused")
+    conn.execute("CREATE ROLE refused LOGIN SUPERUSER")
+    conn.close()
+    timing = Timing(refused_for=4, first_pause=0.1, longest_pause=0.1)
+    worker = Worker(make_conninfo(dsn, user="refused"), handlers, poll=0.05, timing=timing)
+    with psycopg.connect(make_conninfo(dsn, dbname="postgres"), autocommit=True) as admin:
+        thread = Thread(worker.run)
+
+        present = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'refused'"
+        try:
+            # Not earlier: an error of the first connections ends a worker at once.
+            eventually(lambda: "serves" in caplog.text)
+            for seconds in (0.5, 0):
+                admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'refused'")
+                eventually(lambda: _try(admin, refuse.format(name)))
+                admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'refused'")
+                if seconds:
+                    time.sleep(seconds)
+                    admin.execute(allow.format(name).encode())
+                    eventually(lambda: one(admin, present))
+            with pytest.raises(ConnectionFailed, match="cannot reach the database") as raised, command_errors():
+                thread.result(30)
+            assert raised.value.exit_code == 3
+        finally:
+            worker.stop()
+            with contextlib.suppress(psycopg.Error):
+                admin.execute(allow.format(name).encode())
+
+
+def _try(admin: Connection, statement: str) -> bool:
+    """Return whether a statement succeeds that needs a database without sessions."""
+    try:
+        admin.execute(statement.encode())
+    except psycopg.errors.ObjectInUse:
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'refused'")
+        return False
+    return True
 
 
 @pytest.mark.parametrize("abstract", [False, True])

@@ -18,7 +18,7 @@ from support.processes import Start
 from support.threads import eventually
 
 from pgq import Queue
-from pgq.process.health import READY
+from pgq.process.health import READY, REFUSED
 from pgq.process.supervisor import Child, Supervisor
 
 
@@ -211,6 +211,29 @@ def test_the_restart_backoff_grows_with_each_death(monkeypatch: pytest.MonkeyPat
         die(after=1)
     die(after=60)
     assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 0.5]
+
+
+@pytest.mark.happens("the server refuses its role, its password or its database")
+@pytest.mark.parametrize(("said", "ends_after"), [(READY + REFUSED, 1), (REFUSED, 3), (b"", None)])
+def test_a_refusal_that_lasts_ends_the_supervisor(
+    monkeypatch: pytest.MonkeyPatch, said: bytes, ends_after: int | None
+) -> None:
+    """A child that has worked has waited for a minute; the successors of another one are refused for as long."""
+    now = [0.0]
+    monkeypatch.setattr("pgq.process.supervisor.monotonic", lambda: now[0])
+    supervisor = Supervisor(["true"], 1, grace=1)
+    supervisor._any_was_ready = True
+    (place,) = supervisor.children
+    ended = None
+    for turn in range(1, 6):
+        place.process = subprocess.Popen([sys.executable, "-c", "import sys; sys.exit(3)"])
+        place.process.wait()
+        place.lifeline, place.messages = None, said
+        place.start_at = float("inf")
+        if ended is None and supervisor.turn() == 3:
+            ended = turn
+        now[0] += 31
+    assert ended == ends_after
 
 
 @pytest.mark.parametrize(("said", "code"), [(READY, None), (b"", 3)], ids=["worked", "never worked"])

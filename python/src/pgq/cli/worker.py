@@ -16,11 +16,12 @@ import click
 from pgq import handlers
 from pgq.cli.support import CommandError, Target, command_errors, duration, pass_target, size
 from pgq.process import logs
-from pgq.process.health import DRAINED, Health
+from pgq.process.health import DRAINED, REFUSED, Health
 from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, end_at_once, exit_within
 from pgq.process.supervisor import LIFELINE, Supervisor
 from pgq.worker.drain import Drain
+from pgq.worker.refusal import Refused
 from pgq.worker.worker import RELEASE_WITHIN, Worker
 
 
@@ -139,7 +140,13 @@ def worker(
                 schema=target.schema,
                 health_file=health_file,
             )
-            one.run(line if lifeline is not None else None)
+            try:
+                one.run(line if lifeline is not None else None)
+            except Refused:
+                if lifeline is not None:
+                    with contextlib.suppress(OSError):
+                        line.send(REFUSED)
+                raise
             if lifeline is not None and one.drained:
                 with contextlib.suppress(OSError):
                     line.send(DRAINED)

@@ -15,6 +15,7 @@ from pgq.process.logs import logger
 # What a child tells its supervisor through its lifeline.
 READY: Final = b"R"
 DRAINED: Final = b"D"
+REFUSED: Final = b"F"
 WELL: Final = b"W"
 UNWELL: Final = b"U"
 # Seconds. A probe gains nothing from a file that is touched more often.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-from pgq.process.health import DRAINED, READY, UNWELL, UNWELL_AFTER, WELL, Health, notify_systemd
+from pgq.process.health import DRAINED, READY, REFUSED, UNWELL, UNWELL_AFTER, WELL, Health, notify_systemd
 from pgq.process.logs import logger
 from pgq.process.signals import STOP
 
@@ -23,6 +23,8 @@ LIFELINE = "PGQ_LIFELINE"
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 # A child that ran for this many seconds resets the restart backoff.
 LONG_LIFE = 10.0
+# Seconds for which the server may refuse the connections of children before the supervisor ends.
+REFUSED_FOR = 60.0
 # Seconds after its grace for which a child may take to end before it is killed.
 KILL_AFTER_GRACE = 10.0
 POLL = 0.5
@@ -38,6 +40,8 @@ class Child:
     start_at: float = 0.0
     pause: float = FIRST_PAUSE
     messages: bytes = b""
+    # Since when the server has refused the connections of processes in this place.
+    refused_since: float = float("inf")
     # The place counts as well for so long.
     well_until: float = 0.0
 
@@ -69,6 +73,7 @@ class Supervisor:
         self.stopped_by: list[int] = []
         self._kill_at = float("inf")
         self._tell_at = 0.0
+        self._exit_code: int | None = None
         self._all_were_ready = False
         self._any_was_ready = False
 
@@ -101,6 +106,8 @@ class Supervisor:
         self.tell_health()
         if any(child.process is not None for child in self.children):
             return None
+        if self._exit_code is not None:
+            return self._exit_code
         if self.stopped_by:
             return 0 if len(self.stopped_by) == 1 else 128 + self.stopped_by[-1]
         return 0 if all(child.is_drained for child in self.children) else None
@@ -120,9 +127,14 @@ class Supervisor:
             code = self.on_exit(child, status)
             if code is not None:
                 return code
-        if child.process is None and not self.stopped_by and not child.is_drained and monotonic() >= child.start_at:
+        if child.process is None and not self.is_ending and not child.is_drained and monotonic() >= child.start_at:
             self.start(child)
         return None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether no process is started any longer."""
+        return bool(self.stopped_by) or self._exit_code is not None
 
     def start(self, child: Child) -> None:
         """Start a process."""
@@ -169,13 +181,21 @@ class Supervisor:
         if child.lifeline is not None:
             child.lifeline.close()
         child.process = child.lifeline = None
-        if self.stopped_by or child.is_drained:
+        if self.is_ending or child.is_drained:
             return None
         if status == 0:
             child.start_at, child.pause = monotonic(), FIRST_PAUSE
             return None
         if status > 0 and not self._any_was_ready:
             return status
+        if REFUSED in child.messages:
+            child.refused_since = min(child.refused_since, monotonic())
+            # A process that has worked has waited for as long itself.
+            if child.is_ready or monotonic() - child.refused_since >= REFUSED_FOR:
+                self.end(status)
+                return None
+        else:
+            child.refused_since = float("inf")
         if monotonic() - child.started_at > LONG_LIFE:
             child.pause = FIRST_PAUSE
         child.start_at = monotonic() + child.pause
@@ -183,6 +203,12 @@ class Supervisor:
         logger.error("worker process %d %s, the next one starts in %.1f s", pid, how, child.pause)
         child.pause = min(2 * child.pause, LONGEST_PAUSE)
         return None
+
+    def end(self, code: int) -> None:
+        """Stop all children, and let the supervisor end with this exit code once they have ended."""
+        self._exit_code = code
+        self._kill_at = monotonic() + self.grace + KILL_AFTER_GRACE
+        self.signal(signal.SIGTERM)
 
     def signal(self, number: int) -> None:
         """Send a signal to all children."""

@@ -18,6 +18,7 @@ from pgq.worker.batching import BatchSize
 from pgq.worker.executor import Executor, NotBegun
 from pgq.worker.joblog import first_line
 from pgq.worker.outcomes import Released
+from pgq.worker.refusal import Refusal, Refused
 from pgq.worker.session import Interrupted, Session
 from pgq.worker.settings import RunState, Settings
 from pgq.worker.settle import Settler
@@ -89,9 +90,10 @@ class Loop:
         """
         Take turns until stopped or drained; then settle, and give back what has not begun.
 
-        Raises every error that a new connection would not mend.
+        Raises every error that a new connection would not mend, and Refused.
         """
         pause = self.timing.first_pause
+        refusal = Refusal(self.settings.server, self.timing.clock)
         self.executor.timeout.install()
         try:
             while not self.state.stopping:
@@ -99,10 +101,15 @@ class Loop:
                     if self.turn() == 0 and self.rest():
                         break
                     pause = self.timing.first_pause
+                    refusal.end()
                 except Interrupted:
                     break
                 except UNAVAILABLE as error:
                     self._connection_lost()
+                    if error.sqlstate is not None:
+                        refusal.end()
+                    elif refusal.seconds() >= self.timing.refused_for:
+                        raise Refused(str(error)) from error
                     jittered = pause * uniform(0.75, 1.25)
                     logger.warning("the database is not available, next try in %.1f s: %s", jittered, first_line(error))
                     self.session.close()

@@ -37,6 +37,8 @@ class Timing:
     lock_timeout: str = "300ms"
     # A loop that could not do its work for this long is unwell.
     unwell_after: float = UNWELL_AFTER
+    # A refusal of new connections that lasts for so long ends the worker.
+    refused_for: float = 60.0
     clock: Callable[[], float] = monotonic
 
 

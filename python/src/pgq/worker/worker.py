@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from time import monotonic, sleep
 
+import psycopg
+
 from pgq import handlers as registry
 from pgq.job import Job
 from pgq.process.forks import withhold
@@ -31,6 +33,7 @@ from pgq.worker.loop import Loop
 from pgq.worker.outcomes import Outcome, Released
 from pgq.worker.pooler import refuse_transaction_pooler
 from pgq.worker.presence import INTERRUPT_AGAIN, Presence
+from pgq.worker.refusal import Refused, refuses
 from pgq.worker.server import Server
 from pgq.worker.session import Interrupted
 from pgq.worker.settings import RunState, Settings, Timing
@@ -174,7 +177,11 @@ class Worker:
         self.presence.close()
 
     def _connect(self) -> bool:
-        """Register, and open the first connection; return false when a stop has interrupted that."""
+        """
+        Register, and open the first connection; return false when a stop has interrupted that.
+
+        Raises the error of the first connection, which is Refused if the server refuses it.
+        """
         try:
             if not self.transaction_pooler:
                 refuse_transaction_pooler(self.settings.server, self.settings.name)
@@ -183,6 +190,10 @@ class Worker:
                 self.loops[0].session.queue()
         except Interrupted:
             return False
+        except psycopg.OperationalError as error:
+            if error.sqlstate is None and refuses(self.settings.server):
+                raise Refused(str(error)) from error
+            raise
         return True
 
     def _work(self, lifeline: socket.socket | None, health: HealthReport) -> None:
