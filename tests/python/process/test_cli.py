@@ -310,15 +310,41 @@ def test_a_database_without_pgq_says_what_to_do(run: Run, bare: Connection, tmp_
 
 @pytest.mark.parametrize(
     ("source", "complaint"),
-    [("import nonsense_indeed", "cannot import tasks"), ("def", "cannot import tasks"),
-     ("1 / 0", "ZeroDivisionError"), ("x = 1", "registers no handler")],
+    [("import nonsense_indeed", "cannot import tasks: ModuleNotFoundError: No module named 'nonsense_indeed'"),
+     ("def", "cannot import tasks: SyntaxError: invalid syntax"),
+     ("1 / 0", "cannot import tasks: ZeroDivisionError: division by zero"),
+     ("raise KeyboardInterrupt", "cannot import tasks: KeyboardInterrupt")],
 )  # fmt: skip
-def test_a_module_without_handlers_or_with_an_error_is_refused(
+def test_an_error_at_import_is_shown_with_its_traceback(dsn: str, tmp_path: Path, source: str, complaint: str) -> None:
+    """It ends with the line of the module, and without the frames of pgq and of Python's import."""
+    (tmp_path / "tasks.py").write_text(f"{source}\n")
+    done = installed("--dsn", dsn, "worker", "tasks", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"pgq: {complaint}"
+    assert f'File "{tmp_path}/tasks.py", line 1' in done.stderr
+    assert done.stderr.count("File ") == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [("x = 1", "tasks registers no handler"), ("raise SystemExit", "cannot import tasks: it calls sys.exit(None)"),
+     ("import sys\nsys.exit(0)", "cannot import tasks: it calls sys.exit(0)"),
+     ("import other", "cannot import tasks: it calls sys.exit('no')")],
+)  # fmt: skip
+def test_a_module_without_handlers_or_that_exits_is_refused(
     run: Run, tmp_path: Path, source: str, complaint: str
 ) -> None:
     """The worker refuses it before it claims a job."""
+    (tmp_path / "other.py").write_text("import sys\nsys.exit('no')\n")
     (tmp_path / "tasks.py").write_text(source)
-    assert complaint in run("worker", "tasks", code=1, cwd=tmp_path).stderr
+    refusal, hint = run("worker", "tasks", code=1, cwd=tmp_path).stderr.splitlines()
+    assert refusal == f"pgq: {complaint}"
+    assert hint.startswith("hint: ")
+
+
+def test_a_module_that_does_not_exist_is_refused_in_one_line(run: Run, tmp_path: Path) -> None:
+    error = run("worker", "nonsense_indeed", code=1, cwd=tmp_path).stderr
+    assert error == "pgq: cannot import nonsense_indeed: ModuleNotFoundError: No module named 'nonsense_indeed'\n"
 
 
 def test_purge_goes_on_until_no_old_job_is_left(run: Run, queue: WorkerQueue, conn: Connection) -> None:

@@ -124,14 +124,56 @@ def test_children_end_when_their_supervisor_is_killed(conn: Connection, start: S
 
 
 def test_an_error_at_import_ends_the_supervisor(start: Start, tmp_path: Path) -> None:
-    """There is one clear error for each child, no restart, and the exit code of the child."""
+    """There is a traceback and one clear error for each child, no restart, and the exit code of the child."""
     (tmp_path / "broken.py").write_text("import nothing_of_this_name")
     process = start("broken", "--processes", "2")
     _, log = process.communicate(timeout=30)
     assert process.returncode == 1
     assert 1 <= log.count("pgq: cannot import broken: ModuleNotFoundError: No module named 'nothing_of_this_name'") <= 2
-    assert "Traceback" not in log
+    assert 'broken.py", line 1, in <module>' in log
+    assert "importlib" not in log
     assert "next one starts" not in log
+
+
+@pytest.mark.parametrize(
+    ("source", "how", "code"),
+    [
+        ("import sys\nsys.exit(0)\n", None, 1),
+        ("import os\nos._exit(0)\n", "ended with exit code 0", 1),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n", "was killed by SIGKILL", 1),
+    ],
+)
+def test_children_that_die_at_import_are_not_replaced_for_ever(
+    start: Start, tmp_path: Path, source: str, how: str | None, code: int
+) -> None:
+    """After three in a row for each child the supervisor ends, and says why."""
+    (tmp_path / "broken.py").write_text(f"open('imports', 'a').write('x')\n{source}")
+    process = start("broken", "--processes", "2")
+    _, log = process.communicate(timeout=30)
+    assert process.returncode == code
+    if how is not None:
+        assert re.findall(
+            r"worker process \d+ (.*) before it worked, as those before it: none is started again", log
+        ) == [how]
+        assert 6 <= len((tmp_path / "imports").read_text()) <= 8
+    else:
+        assert "cannot import broken: it calls sys.exit(0)" in log
+
+
+def test_children_that_cannot_start_any_longer_end_the_supervisor(
+    conn: Connection, start: Start, tmp_path: Path
+) -> None:
+    """A module may change after the first children have imported it."""
+    process = start("--processes", "2", "--health-file", "health")
+    children = both(conn)
+    # The supervisor makes it when it knows that both work.
+    eventually((tmp_path / "health").exists)
+    (tmp_path / "tasks.py").write_text("1 / 0\n")
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ended with exit code 1 before it worked, as those before it: none is started again" in log
 
 
 def test_a_child_that_has_run_max_jobs_is_replaced(
@@ -202,6 +244,7 @@ def test_the_restart_backoff_grows_with_each_death(monkeypatch: pytest.MonkeyPat
         place.process.wait()
         place.lifeline, _ = socket.socketpair()
         place.started_at = now[0]
+        place.messages = READY
         now[0] += after
         assert supervisor.on_exit(place, -9) is None
         pauses.append(place.start_at - now[0])

@@ -8,8 +8,10 @@ import os
 import socket
 import sys
 import threading
+import traceback
 from datetime import timedelta
 from pathlib import Path
+from types import TracebackType
 
 import click
 
@@ -170,13 +172,29 @@ def exit_in_time(code: int) -> None:
         exit_within(RELEASE_WITHIN, code)
 
 
+def below_import(frames: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without the frames of this module and of the import system, with which it begins."""
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(
+        (__file__, importlib.__file__, "<frozen importlib")
+    ):
+        frames = frames.tb_next
+    return frames
+
+
 def load(modules: tuple[str, ...]) -> None:
-    """Import the modules, which register their handlers."""
+    """Import the modules, which register their handlers. What they raise is shown with its traceback."""
     sys.path.insert(0, os.getcwd())
     for module in modules:
         try:
             importlib.import_module(module)
-        except Exception as error:
-            raise CommandError(f"cannot import {module}: {type(error).__name__}: {error}") from error
+        except SystemExit as error:
+            message = f"cannot import {module}: it calls sys.exit({error.code!r})"
+            raise CommandError(message, "Let a module that is imported only define things.") from error
+        except BaseException as error:
+            error.__traceback__ = below_import(error.__traceback__)
+            if error.__traceback__ is not None or isinstance(error, SyntaxError):
+                click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+            reason = "".join(traceback.format_exception_only(error)[-1:]).strip()
+            raise CommandError(f"cannot import {module}: {reason}") from None
     if not handlers.default.kinds:
         raise CommandError(f"{', '.join(modules)} registers no handler", "Decorate a function with @pgq.handler(KIND).")

@@ -23,6 +23,10 @@ LIFELINE = "PGQ_LIFELINE"
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 # A child that ran for this many seconds resets the restart backoff.
 LONG_LIFE = 10.0
+# When every place has had so many processes in a row that ended before they worked, the next ones would, too.
+FAILED_STARTS = 3
+# The exit code of a process without a connection, whose successor may find one.
+NO_CONNECTION = 3
 # Seconds for which the server may refuse the connections of children before the supervisor ends.
 REFUSED_FOR = 60.0
 # Seconds after its grace for which a child may take to end before it is killed.
@@ -40,6 +44,8 @@ class Child:
     start_at: float = 0.0
     pause: float = FIRST_PAUSE
     messages: bytes = b""
+    # How many processes in a row have ended before they worked, for another reason than the connection.
+    failed_starts: int = 0
     # Since when the server has refused the connections of processes in this place.
     refused_since: float = float("inf")
     # The place counts as well for so long.
@@ -174,7 +180,8 @@ class Supervisor:
         Let the successor of a process that has ended start, at once or later.
 
         Return the exit code for the supervisor if no child has ever worked and this one has failed: it has printed the
-        reason, such as a module that cannot be imported.
+        reason, such as a module that cannot be imported. Return one, too, if no process gets as far as to work any
+        longer, as when each one crashes at the import of a module.
         """
         assert child.process is not None
         pid = child.process.pid
@@ -183,8 +190,9 @@ class Supervisor:
         child.process = child.lifeline = None
         if self.is_ending or child.is_drained:
             return None
-        if status == 0:
-            child.start_at, child.pause = monotonic(), FIRST_PAUSE
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
+        if status == 0 and child.is_ready:
+            child.start_at, child.pause, child.failed_starts = monotonic(), FIRST_PAUSE, 0
             return None
         if status > 0 and not self._any_was_ready:
             return status
@@ -196,10 +204,16 @@ class Supervisor:
                 return None
         else:
             child.refused_since = float("inf")
+        if child.is_ready:
+            child.failed_starts = 0
+        elif status != NO_CONNECTION:
+            child.failed_starts += 1
+        if all(one.failed_starts >= FAILED_STARTS for one in self.children):
+            logger.error("worker process %d %s before it worked, as those before it: none is started again", pid, how)
+            return max(1, status)
         if monotonic() - child.started_at > LONG_LIFE:
             child.pause = FIRST_PAUSE
         child.start_at = monotonic() + child.pause
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
         logger.error("worker process %d %s, the next one starts in %.1f s", pid, how, child.pause)
         child.pause = min(2 * child.pause, LONGEST_PAUSE)
         return None
