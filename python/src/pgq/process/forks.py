@@ -102,9 +102,10 @@ def _before() -> None:
     """
     _shared.last_fork = object()
     if _shared.handlers and _inheritance.mask is None:
-        # Kept before anything is blocked, because a timeout may raise here.
+        # Kept before anything is blocked, because a timeout may raise here. Its signal is not blocked: a child inherits
+        # no timer.
         _inheritance.mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        signal.pthread_sigmask(signal.SIG_BLOCK, _shared.handlers)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _shared.handlers.keys() - {signal.SIGALRM})
 
 
 def _unblock() -> None:
@@ -120,9 +121,13 @@ def _in_child() -> None:
         with contextlib.suppress(Exception):
             numbers.add(file.fileno())
     numbers.discard(-1)
+    interruptible = False
     for number, (handler, before) in _shared.handlers.items():
         if signal.getsignal(number) == handler:
-            signal.signal(number, signal.SIG_DFL if before is None else before)
+            # Nobody would see the KeyboardInterrupt of this hook, so a SIGINT that has arrived ends the child instead.
+            is_raising = before is signal.default_int_handler
+            interruptible |= is_raising
+            signal.signal(number, signal.SIG_DFL if before is None or is_raising else before)
     if _shared.handlers:
         wakeup = signal.set_wakeup_fd(-1)
         if wakeup not in numbers:
@@ -134,6 +139,8 @@ def _in_child() -> None:
     _shared.files.clear()
     _shared.handlers.clear()
     _unblock()
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 os.register_at_fork(before=_before, after_in_parent=_unblock, after_in_child=_in_child)
