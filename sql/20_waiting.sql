@@ -57,7 +57,7 @@ COMMENT ON COLUMN pgq_waiting.args IS 'Arguments for the handler: any JSON of at
 COMMENT ON COLUMN pgq_waiting.priority IS '0 is claimed first, 9 last.';
 COMMENT ON COLUMN pgq_waiting.ripe_at IS 'No worker can claim the job before this time.';
 COMMENT ON COLUMN pgq_waiting.attempt IS
-    'Attempts so far: a claim adds one, a snooze or release takes it off, pgq_retry starts at 0, a merge keeps '
+    'Attempts so far: a claim adds one, a snooze, decline or release takes it off, pgq_retry starts at 0, a merge keeps '
     'the larger number.';
 COMMENT ON COLUMN pgq_waiting.max_retries IS 'Number of attempts allowed after the first one.';
 COMMENT ON COLUMN pgq_waiting.backoff IS 'Delay before the first retry; it doubles with each further one.';
@@ -67,7 +67,8 @@ COMMENT ON COLUMN pgq_waiting.dedup_key IS
     'Key that decides, instead of args, which jobs are twins; NULL: args decide.';
 COMMENT ON COLUMN pgq_waiting.enqueued_at IS 'When the job was enqueued.';
 COMMENT ON COLUMN pgq_waiting.errors IS
-    'The newest ten failures, newest first: objects with attempt, at, worker and error; those of merged jobs, too.';
+    'The newest ten failures, newest first: objects with attempt, at, worker and error; those of merged jobs, too. A '
+    'note of pgq_decline has declined, the number of times.';
 COMMENT ON COLUMN pgq_waiting.context IS
     'JSON object that the worker gets beside args, such as a trace to continue; NULL: none.';
 COMMENT ON COLUMN pgq_waiting.signature IS 'MD5 over queue, kind, and dedup_key or else args; NULL without dedup.';

@@ -13,6 +13,7 @@ CREATE TABLE pgq_worker_session (
     registered_at  timestamptz      NOT NULL,
     gone_at        timestamptz,
     allowed_queues text[],
+    kinds          text[],
 
     CONSTRAINT pgq_worker_session_pkey PRIMARY KEY (name),
     CONSTRAINT pgq_worker_session_number_key UNIQUE (number)
@@ -28,4 +29,5 @@ COMMENT ON COLUMN pgq_worker_session.pid IS 'Process id of the worker on that ho
 COMMENT ON COLUMN pgq_worker_session.registered_at IS 'When the worker first registered under this name.';
 COMMENT ON COLUMN pgq_worker_session.gone_at IS 'When the worker''s session was found gone; NULL: it was not.';
 COMMENT ON COLUMN pgq_worker_session.allowed_queues IS 'Queues that the role of the worker may use; NULL: all.';
+COMMENT ON COLUMN pgq_worker_session.kinds IS 'Kinds that the worker has handlers for; NULL: it does not tell.';
 COMMENT ON SEQUENCE pgq_worker_session_number IS 'Source of the numbers of workers.';

@@ -18,7 +18,8 @@ CREATE FUNCTION pgq_register(
     worker text,
     queues text[] DEFAULT '{default}',
     host text DEFAULT NULL,
-    pid integer DEFAULT NULL
+    pid integer DEFAULT NULL,
+    kinds text[] DEFAULT NULL
 ) RETURNS void
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -40,15 +41,20 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Use 1 to 200 bytes, such as the host, the process id and something random.';
     END IF;
+    IF EXISTS (SELECT FROM unnest(kinds) AS k WHERE k IS NULL) THEN
+        RAISE EXCEPTION 'one of the kinds is null'
+            USING ERRCODE = 'null_value_not_allowed',
+                  HINT = 'Name each kind that the worker has a handler for, or leave the argument out.';
+    END IF;
     PERFORM _pgq_check_claim(queues, 0, NULL);
 
     -- A session that takes over a name keeps the jobs that were claimed under it, so its role must be allowed all their
     -- queues.
-    INSERT INTO pgq_worker_session AS w (name, queues, host, pid, registered_at, allowed_queues)
-    VALUES (worker, queues, host, pid, pgq_now(), v_allowed)
+    INSERT INTO pgq_worker_session AS w (name, queues, host, pid, registered_at, allowed_queues, kinds)
+    VALUES (worker, queues, host, pid, pgq_now(), v_allowed, kinds)
     ON CONFLICT ON CONSTRAINT pgq_worker_session_pkey DO UPDATE
     SET queues = excluded.queues, host = excluded.host, pid = excluded.pid, gone_at = NULL,
-        allowed_queues = excluded.allowed_queues
+        allowed_queues = excluded.allowed_queues, kinds = excluded.kinds
     WHERE v_allowed IS NULL OR w.allowed_queues <@ v_allowed
     RETURNING w.number INTO v_number;
 
@@ -70,15 +76,16 @@ BEGIN
 END
 $pgq_register$;
 
-COMMENT ON FUNCTION pgq_register(text, text[], text, integer) IS
+COMMENT ON FUNCTION pgq_register(text, text[], text, integer, text[]) IS
     'Register a worker, which is then present for as long as this session lives. Run nothing in the session that takes '
     'long: while a statement runs, the server does not notice that the client is gone. Returns nothing. If the session '
     'ends without pgq_unregister, the next claims of other sessions, usually within two seconds, end the leases on '
     'jobs that were claimed under the name (the argument worker of pgq_claim). The name must belong to one process: '
     'registering it again in a new session brings the worker back with its jobs. host and pid are shown in '
-    'pgq_workers; NULL means unknown. NULL for worker, queues or one of them raises 22004. Raises PGQ03 while another '
-    'session has the name, or if a role with other queues has registered it; 22023 for a bad value, 42501 for a queue '
-    'that the calling role may not use.';
+    'pgq_workers; NULL means unknown. kinds are those that the worker has handlers for, by which pgq_stats shows kinds '
+    'that no worker handles; NULL means that it does not tell. NULL for worker or queues, or one of the queues or '
+    'kinds, raises 22004. Raises PGQ03 while another session has the name, or if a role with other queues has '
+    'registered it; 22023 for a bad value, 42501 for a queue that the calling role may not use.';
 
 
 CREATE FUNCTION pgq_unregister(worker text) RETURNS boolean

@@ -1,6 +1,11 @@
 -- What is left to do, for a worker that stops when there is nothing.
 
-CREATE FUNCTION pgq_remaining(queues text[] DEFAULT '{default}', OUT ripe_in interval, OUT running boolean)
+CREATE FUNCTION pgq_remaining(
+    queues text[] DEFAULT '{default}',
+    kinds text[] DEFAULT NULL,
+    OUT ripe_in interval,
+    OUT running boolean
+)
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path FROM CURRENT
@@ -21,6 +26,7 @@ BEGIN
         FROM pgq_waiting AS w
         WHERE w.queue = q.queue COLLATE "C"
           AND w.priority = p.priority
+          AND (kinds IS NULL OR w.kind = ANY (kinds))
         ORDER BY w.ripe_at, w.id
         LIMIT 1
     ) AS soonest;
@@ -28,8 +34,9 @@ BEGIN
 END
 $pgq_remaining$;
 
-COMMENT ON FUNCTION pgq_remaining(text[]) IS
+COMMENT ON FUNCTION pgq_remaining(text[], text[]) IS
     'Look for jobs that wait or run in these queues. Returns ripe_in, the time until the next waiting job is ripe (0 '
     'or less: one is ripe; NULL: none waits), and running, whether jobs are running. It reads each queue from its '
-    'start, so it may take longer than a claim. NULL for queues or one of them raises 22004. Raises 22023 for an '
+    'start, so it may take longer than a claim. With kinds, jobs of other kinds do not count as waiting; NULL for kinds '
+    'means all. NULL for queues or one of them raises 22004. Raises 22023 for an '
     'empty array, 42501 for a queue that the calling role may not use.';

@@ -62,7 +62,7 @@ COMMENT ON COLUMN pgq_jobs.kind IS 'Kind of work, by which a worker finds its ha
 COMMENT ON COLUMN pgq_jobs.args IS 'Arguments for the handler; NULL to a role that is not an admin of the queue.';
 COMMENT ON COLUMN pgq_jobs.priority IS '0 is claimed first, 9 last.';
 COMMENT ON COLUMN pgq_jobs.ripe_at IS 'No worker can claim the job before this time.';
-COMMENT ON COLUMN pgq_jobs.attempt IS 'Attempts so far: a claim adds one, a snooze or release takes it off.';
+COMMENT ON COLUMN pgq_jobs.attempt IS 'Attempts so far: a claim adds one, a snooze, decline or release takes it off.';
 COMMENT ON COLUMN pgq_jobs.max_retries IS 'Number of attempts allowed after the first one.';
 COMMENT ON COLUMN pgq_jobs.backoff IS 'Delay before the first retry; it doubles with each further one.';
 COMMENT ON COLUMN pgq_jobs.backoff_cap IS 'Longest delay between two attempts, before jitter.';
@@ -71,7 +71,7 @@ COMMENT ON COLUMN pgq_jobs.dedup_key IS
     'Key that decides, instead of args, which jobs are twins; NULL: args decide, or it is hidden like args.';
 COMMENT ON COLUMN pgq_jobs.enqueued_at IS 'When the job was enqueued.';
 COMMENT ON COLUMN pgq_jobs.errors IS
-    'The newest ten failures and notes of pgq_complete, newest first; hidden like args.';
+    'The newest ten failures, and notes of pgq_complete and pgq_decline, newest first; hidden like args.';
 COMMENT ON COLUMN pgq_jobs.worker IS
     'Worker that holds the job or made its last attempt; NULL: none, or it gave no name.';
 COMMENT ON COLUMN pgq_jobs.claimed_at IS 'When the job was claimed; NULL unless running.';
@@ -88,12 +88,13 @@ COMMENT ON COLUMN pgq_jobs.context IS
 CREATE VIEW pgq_workers WITH (security_barrier) AS
 SELECT coalesce(w.name COLLATE "default", r.worker) AS name, w.host, w.pid, w.queues, w.registered_at,
        w.number IN (SELECT number FROM _pgq_presence) AS present, coalesce(r.running, 0) AS running, r.kinds,
-       r.oldest_claimed_at
+       r.oldest_claimed_at, w.handles
 FROM (
     SELECT worker.name, worker.number, worker.host, worker.pid, worker.registered_at,
            CASE WHEN s.sees_all THEN worker.queues
                 ELSE ARRAY(SELECT q FROM unnest(worker.queues) AS q WHERE q = ANY (s.sees))
-           END AS queues
+           END AS queues,
+           CASE WHEN s.sees_all OR worker.queues <@ s.sees THEN worker.kinds END AS handles
     FROM pgq_worker_session AS worker
     CROSS JOIN _pgq_visible_queues AS s
     WHERE s.sees_all OR worker.queues && s.sees
@@ -124,20 +125,35 @@ COMMENT ON COLUMN pgq_workers.running IS 'Number of jobs that the worker holds, 
 COMMENT ON COLUMN pgq_workers.kinds IS 'Kinds of the jobs that the worker holds; NULL: it holds none.';
 COMMENT ON COLUMN pgq_workers.oldest_claimed_at IS
     'When the first of the jobs that the worker holds was claimed; NULL: it holds none.';
+COMMENT ON COLUMN pgq_workers.handles IS
+    'Kinds that the worker has handlers for; NULL: it does not tell, is not registered, or serves queues that the role '
+    'may not see.';
 
 
 CREATE VIEW pgq_stats AS
-SELECT j.queue, j.kind,
-       count(*) FILTER (WHERE j.state = 'waiting') AS waiting,
-       count(*) FILTER (WHERE j.state = 'waiting' AND j.ripe_at <= clock.now) AS ripe,
-       count(*) FILTER (WHERE j.state = 'running') AS running,
-       count(*) FILTER (WHERE j.state = 'dead') AS dead,
-       count(*) FILTER (WHERE j.state = 'cancelled') AS cancelled,
-       count(*) FILTER (WHERE j.state = 'done') AS done,
-       max(clock.now - j.ripe_at) FILTER (WHERE j.state = 'waiting' AND j.ripe_at <= clock.now) AS oldest_ripe_age
-FROM pgq_jobs AS j
-CROSS JOIN (SELECT pgq_now() AS now) AS clock
-GROUP BY j.queue, j.kind;
+SELECT j.queue, j.kind, j.waiting, j.ripe, j.running, j.dead, j.cancelled, j.done, j.oldest_ripe_age,
+       (SELECT CASE
+                   WHEN bool_or(j.kind = ANY (w.kinds)) THEN true
+                   WHEN bool_or(w.kinds IS NULL) THEN NULL
+                   ELSE false
+               END
+        FROM pgq_worker_session AS w
+        WHERE j.queue = ANY (w.queues)
+          AND w.number IN (SELECT p.number FROM _pgq_presence AS p)) AS handled
+FROM (
+    SELECT job.queue, job.kind,
+           count(*) FILTER (WHERE job.state = 'waiting') AS waiting,
+           count(*) FILTER (WHERE job.state = 'waiting' AND job.ripe_at <= clock.now) AS ripe,
+           count(*) FILTER (WHERE job.state = 'running') AS running,
+           count(*) FILTER (WHERE job.state = 'dead') AS dead,
+           count(*) FILTER (WHERE job.state = 'cancelled') AS cancelled,
+           count(*) FILTER (WHERE job.state = 'done') AS done,
+           max(clock.now - job.ripe_at) FILTER (WHERE job.state = 'waiting' AND job.ripe_at <= clock.now)
+               AS oldest_ripe_age
+    FROM pgq_jobs AS job
+    CROSS JOIN (SELECT pgq_now() AS now) AS clock
+    GROUP BY job.queue, job.kind
+) AS j;
 
 COMMENT ON VIEW pgq_stats IS
     'Numbers of jobs by queue and kind. A role sees those of the queues that it may use as admin or reader.';
@@ -150,3 +166,5 @@ COMMENT ON COLUMN pgq_stats.dead IS 'Number of jobs that failed for good.';
 COMMENT ON COLUMN pgq_stats.cancelled IS 'Number of jobs that were given up on purpose.';
 COMMENT ON COLUMN pgq_stats.done IS 'Number of jobs that were completed with a result or a note.';
 COMMENT ON COLUMN pgq_stats.oldest_ripe_age IS 'How long the first ripe job has been ripe; NULL: none is.';
+COMMENT ON COLUMN pgq_stats.handled IS
+    'Whether a present worker that serves the queue has a handler for the kind; NULL: a present one does not tell.';

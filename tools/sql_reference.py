@@ -28,7 +28,7 @@ STAGES: Final[Mapping[str, Sequence[str]]] = {
     "Claim": ("pgq_claim", "pgq_remaining"),
     "Complete": ("pgq_hold", "pgq_complete", "pgq_complete_many"),
     "Retry": ("pgq_fail", "pgq_cancel_claimed", "pgq_backoff"),
-    "Lease": ("pgq_extend", "pgq_snooze", "pgq_release"),
+    "Lease": ("pgq_extend", "pgq_snooze", "pgq_release", "pgq_decline"),
     "Presence": ("pgq_register", "pgq_unregister", "pgq_reconcile", "pgq_idle"),
     "Operate": ("pgq_cancel", "pgq_retry", "pgq_purge"),
     "Grant": ("pgq_grant", "pgq_revoke"),

@@ -54,6 +54,7 @@ ALTER TABLE pgq_permission RENAME CONSTRAINT pgq_permission_what_check TO pgq_pe
 ALTER TABLE pgq_worker RENAME TO pgq_worker_session;
 ALTER SEQUENCE pgq_worker_number RENAME TO pgq_worker_session_number;
 ALTER TABLE pgq_worker_session RENAME COLUMN reach TO allowed_queues;
+ALTER TABLE pgq_worker_session ADD COLUMN kinds text[];
 ALTER TABLE pgq_worker_session RENAME CONSTRAINT pgq_worker_pkey TO pgq_worker_session_pkey;
 ALTER TABLE pgq_worker_session RENAME CONSTRAINT pgq_worker_number_key TO pgq_worker_session_number_key;
 

@@ -1,6 +1,6 @@
 -- pgq_remaining: whether jobs wait or run.
 BEGIN;
-SELECT plan(8);
+SELECT plan(11);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 CREATE FUNCTION pg_temp.remaining(queues text[]) RETURNS text LANGUAGE sql AS $$
@@ -15,6 +15,10 @@ SELECT is(pg_temp.remaining('{default}'), '(-00:01:00,f)', 'ripe_in is negative 
 SELECT count(*) FROM pgq_claim('{default,other}', 2);
 SELECT is(pg_temp.remaining('{default}'), '(00:58:00,t)', 'a claimed job runs');
 SELECT is(pg_temp.remaining('{nothing}'), '(,f)', 'a job of another queue does not count');
+SELECT pgq_enqueue('other kind', queue => 'mixed'), pgq_enqueue('mine', queue => 'mixed', delay => '1 hour');
+SELECT is(r::text, '(01:00:00,f)', 'jobs of other kinds do not count as waiting') FROM pgq_remaining('{mixed}', '{mine,k}') AS r;
+SELECT is(r::text, '(,f)', 'none waits if all are of other kinds') FROM pgq_remaining('{mixed}', '{}') AS r;
+SELECT is(r::text, '(,t)', 'jobs of other kinds count while they run') FROM pgq_remaining('{default}', '{none}') AS r;
 SELECT throws_ok('SELECT pgq_remaining(NULL)', '22004', NULL, 'pgq_remaining refuses NULL for queues');
 SELECT throws_ok($$ SELECT pgq_remaining('{}') $$, '22023', NULL, 'pgq_remaining refuses an empty array');
 

@@ -1,6 +1,6 @@
 -- The views pgq_jobs and pgq_stats.
 BEGIN;
-SELECT plan(10);
+SELECT plan(17);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT is_empty('SELECT FROM pgq_jobs', 'pgq_jobs is empty without jobs');
@@ -41,6 +41,24 @@ SELECT is(
      WHERE table_name = 'pgq_jobs' AND table_schema = current_schema()),
     'id,state,queue,kind,args,priority,ripe_at,attempt,max_retries,backoff,backoff_cap,dedup,dedup_key,enqueued_at,errors,'
     'worker,claimed_at,lease_until,ended_at,result,context', 'pgq_jobs has these columns, and no token');
+
+-- Which kinds a present worker handles. This session is each of the workers.
+SELECT pgq_enqueue(kind, '[]', 'new') FROM unnest('{x,y}'::text[]) AS kind;
+CREATE FUNCTION pg_temp.handled() RETURNS text LANGUAGE sql AS $$
+    SELECT string_agg(kind || coalesce(handled::text, '?'), ' ' ORDER BY kind) FROM pgq_stats WHERE queue = 'new';
+$$;
+SELECT is(pg_temp.handled(), 'xfalse yfalse', 'without a worker no kind is handled');
+SELECT pgq_register('one', '{default,new}', kinds => '{x,z}');
+SELECT is(pg_temp.handled(), 'xtrue yfalse', 'a kind is handled if a present worker has a handler for it');
+SELECT pgq_register('two', '{other}', kinds => '{y}');
+SELECT is(pg_temp.handled(), 'xtrue yfalse', 'a worker of other queues does not count');
+SELECT is(handles, '{x,z}', 'pgq_workers shows the kinds that a worker handles') FROM pgq_workers WHERE name = 'one';
+SELECT pgq_register('three', '{new}');
+SELECT is(pg_temp.handled(), 'xtrue y?', 'nothing is claimed about kinds while a present worker does not tell');
+SELECT pgq_unregister('three'), pgq_unregister('one');
+SELECT is(pg_temp.handled(), 'xfalse yfalse', 'a worker that has left does not count');
+SELECT pgq_register('two', '{new}', kinds => '{x,y}');
+SELECT is(pg_temp.handled(), 'xtrue ytrue', 'registering again tells the kinds anew');
 
 SELECT * FROM finish();
 ROLLBACK;

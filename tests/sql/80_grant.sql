@@ -18,7 +18,7 @@ SELECT is(
 FROM (VALUES
     ('tap_nobody', '{}'),
     ('tap_producer', '{pgq_backoff,pgq_enqueue,pgq_enqueue_many,pgq_version}'),
-    ('tap_worker', '{pgq_backoff,pgq_cancel_claimed,pgq_claim,pgq_complete,pgq_complete_many,pgq_extend,pgq_fail,pgq_hold,pgq_idle,pgq_reconcile,pgq_register,pgq_release,pgq_remaining,pgq_snooze,pgq_unregister,pgq_version}'),
+    ('tap_worker', '{pgq_backoff,pgq_cancel_claimed,pgq_claim,pgq_complete,pgq_complete_many,pgq_decline,pgq_extend,pgq_fail,pgq_hold,pgq_idle,pgq_reconcile,pgq_register,pgq_release,pgq_remaining,pgq_snooze,pgq_unregister,pgq_version}'),
     ('tap_admin', '{pgq_backoff,pgq_cancel,pgq_now,pgq_purge,pgq_retry,pgq_version}'),
     ('tap_Reader', '{pgq_backoff,pgq_now,pgq_version}')
 ) AS t (role, functions);
@@ -35,9 +35,9 @@ FROM (VALUES
     ('tap_Reader', '{pgq_jobs.attempt,pgq_jobs.backoff,pgq_jobs.backoff_cap,pgq_jobs.claimed_at,pgq_jobs.dedup,pgq_jobs.ended_at,
                      pgq_jobs.enqueued_at,pgq_jobs.id,pgq_jobs.kind,pgq_jobs.lease_until,pgq_jobs.max_retries,pgq_jobs.priority,
                      pgq_jobs.queue,pgq_jobs.ripe_at,pgq_jobs.state,pgq_jobs.worker,
-                     pgq_stats.cancelled,pgq_stats.dead,pgq_stats.done,pgq_stats.kind,pgq_stats.oldest_ripe_age,pgq_stats.queue,
+                     pgq_stats.cancelled,pgq_stats.dead,pgq_stats.done,pgq_stats.handled,pgq_stats.kind,pgq_stats.oldest_ripe_age,pgq_stats.queue,
                      pgq_stats.ripe,pgq_stats.running,pgq_stats.waiting,
-                     pgq_workers.host,pgq_workers.kinds,pgq_workers.name,pgq_workers.oldest_claimed_at,pgq_workers.pid,
+                     pgq_workers.handles,pgq_workers.host,pgq_workers.kinds,pgq_workers.name,pgq_workers.oldest_claimed_at,pgq_workers.pid,
                      pgq_workers.present,pgq_workers.queues,pgq_workers.registered_at,pgq_workers.running}', 'a reader can read neither args, dedup_key, errors, result nor context')
 ) AS t (role, columns, what);
 

@@ -25,6 +25,7 @@ INSERT INTO matrix VALUES
     ('pgq_cancel_claimed', '{worker}', 'SELECT pgq_cancel_claimed({running}, {token})', '', 'PGQ02'),
     ('pgq_extend', '{worker}', 'SELECT pgq_extend({running}, {token}) IS NOT NULL', 'true', 'PGQ02'),
     ('pgq_snooze', '{worker}', 'SELECT pgq_snooze({running}, {token}, delay => ''1 s'')', 'snoozed', 'PGQ02'),
+    ('pgq_decline', '{worker}', 'SELECT outcome FROM pgq_decline({running}, {token})', 'declined', 'PGQ02'),
     ('pgq_release', '{worker}', 'SELECT pgq_release({running}, {token})', 'released', 'PGQ02'),
     ('pgq_cancel', '{admin}', 'SELECT pgq_cancel({waiting})', '', 'PGQ01'),
     ('pgq_cancel', '{admin}', 'SELECT pgq_cancel({running})', '', 'PGQ01'),

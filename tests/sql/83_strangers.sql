@@ -1,6 +1,6 @@
 -- Two applications in one database: to each, the jobs of the other do not exist.
 BEGIN;
-SELECT plan(66);
+SELECT plan(67);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT format('CREATE ROLE tap_%s', role) FROM unnest('{producer,worker,admin,reader,mixed}'::text[]) AS r (role) \gexec
@@ -17,7 +17,8 @@ SELECT pgq_cancel(id) FROM pgq_running WHERE kind = 'cancelled';
 SELECT pgq_enqueue('waiting', to_jsonb(q), q) FROM unnest('{mine,theirs}'::text[]) AS q;
 UPDATE pgq_running SET worker = 'w-' || queue;
 SELECT pgq_register('w-theirs', '{theirs}', 'their host', 1);
-SELECT pgq_register('w-shared', '{mine,theirs}', 'our host', 2);
+SELECT pgq_register('w-shared', '{mine,theirs}', 'our host', 2, '{secret}');
+SELECT pgq_register('w-ours', '{mine}', kinds => '{ours}');
 SELECT id AS theirs, token FROM pgq_running WHERE queue = 'theirs' \gset
 SELECT id AS waiting FROM pgq_waiting WHERE queue = 'theirs' \gset
 SELECT id AS dead FROM pgq_ended WHERE queue = 'theirs' AND outcome = 'dead' \gset
@@ -87,7 +88,9 @@ SELECT is(pg_temp.seen(role, call), seen, what) FROM (VALUES
     ('tap_reader', 'SELECT string_agg(queue, '' '') FROM pgq_stats WHERE kind = ''waiting''', 'mine', 'a reader counts the jobs of its queues'),
     ('tap_reader', 'SELECT string_agg(DISTINCT queue, '' '') FROM pgq_jobs', 'mine', 'a reader sees the jobs of its queues only'),
     ('tap_reader', 'SELECT string_agg(concat_ws('' '', name, host, queues, running), '', '' ORDER BY name COLLATE "C") FROM pgq_workers',
-     'w-mine 1, w-shared our host {mine} 0', 'a reader sees the workers of its queues only'),
+     'w-mine 1, w-ours {mine} 0, w-shared our host {mine} 0', 'a reader sees the workers of its queues only'),
+    ('tap_reader', 'SELECT string_agg(concat_ws('' '', name, handles), '', '' ORDER BY name COLLATE "C") FROM pgq_workers',
+     'w-mine, w-ours {ours}, w-shared', 'a reader sees the kinds of workers all of whose queues it sees'),
     ('tap_mixed', 'SELECT string_agg(concat_ws('' '', queue, args, dedup_key, errors -> 0 ->> ''error'', context), '', '' ORDER BY queue) FROM pgq_jobs WHERE state = ''dead''',
      'mine "mine" k why {"trace": 1}, theirs', 'an admin of one queue and reader of another sees args, key, error and context in the first only'),
     ('tap_mixed', 'SELECT string_agg(concat_ws('' '', queue, result), '', '' ORDER BY queue) FROM pgq_jobs WHERE state = ''done''', 'mine "r", theirs', 'an admin of one queue and reader of another sees a result in the first only')

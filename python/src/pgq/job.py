@@ -110,7 +110,10 @@ class Enqueued:
 
 @dataclass(frozen=True)
 class Failure:
-    """The result of a failed attempt: ``outcome`` is retry (at ``ripe_at``), dead, or merged into a waiting twin."""
+    """
+    What became of a job that failed or was declined: ``outcome`` is retry or declined (until ``ripe_at``), dead, or
+    merged into a waiting twin.
+    """
 
     outcome: str
     ripe_at: datetime | None

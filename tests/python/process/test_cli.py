@@ -161,11 +161,21 @@ def test_ps_shows_the_workers(run: Run, queue: WorkerQueue) -> None:
     """They hold jobs, or have registered."""
     queue.enqueue("k")
     queue.claim(worker="busy")
-    queue.register("idle", ["default"], "here", 7)
+    queue.register("idle", ["default"], "here", 7, ["l", "m"])
     rows = {row["name"]: row for row in json.loads(run("ps", "--json").stdout)}
     assert (rows["busy"]["running"], rows["busy"]["kinds"]) == (1, ["k"])
     assert (rows["idle"]["running"], rows["idle"]["host"], rows["idle"]["pid"]) == (0, "here", 7)
+    assert (rows["busy"]["handles"], rows["idle"]["handles"]) == (None, ["l", "m"])
     assert len(run("ps").stdout.splitlines()) == 3
+
+
+def test_stats_show_kinds_that_no_present_worker_handles(run: Run, queue: WorkerQueue) -> None:
+    """They do so in the table and in JSON."""
+    queue.enqueue_many([{"kind": kind} for kind in ("k", "l")])
+    queue.register("w", ["default"], kinds=["l"])
+    assert {row["kind"]: row["handled"] for row in json.loads(run("stats", "--json").stdout)} == {"k": False, "l": True}
+    heading, k, l_ = (line.split() for line in run("stats").stdout.splitlines())
+    assert (heading[-1], k[-1], l_[-1]) == ("handled", "no", "yes")
 
 
 def test_list_show_and_stats_print_tables_and_json(run: Run, queue: WorkerQueue) -> None:

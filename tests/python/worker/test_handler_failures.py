@@ -33,7 +33,7 @@ def error_of(conn: Connection, job_id: int) -> str:
     return str(Views(conn).job(job_id)["errors"][0]["error"])
 
 
-def test_an_unknown_kind_or_unreadable_payload_fails_only_its_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+def test_an_unknown_kind_or_unreadable_payload_stops_only_its_job(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """The neighbours in the batch are done."""
     done: list[str] = []
     handlers.handler("k")(lambda job: done.append(job.args))
@@ -44,7 +44,7 @@ def test_an_unknown_kind_or_unreadable_payload_fails_only_its_job(queue: Queue, 
     queue.enqueue("k", "last")
     drain(loop)
     assert done == ["first", "last"]
-    assert jobs(queue.conn) == [(unknown.id, "waiting", 1), (deep, "waiting", 1)]
+    assert jobs(queue.conn) == [(unknown.id, "waiting", 0), (deep, "waiting", 1)]
     assert "unheard of" in error_of(queue.conn, unknown.id)
     assert "PayloadError" in error_of(queue.conn, deep)
 

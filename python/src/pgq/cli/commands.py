@@ -41,11 +41,12 @@ JOB_COLUMNS = (
 WORKER_COLUMNS = (
     Column("name", 0, least=12), Column("host", 7, least=8), Column("pid", 6), Column("queues", 3, least=8),
     Column("registered_at", 8), Column("present", 1), Column("running", 2), Column("kinds", 4, least=8),
-    Column("oldest_claimed_at", 5),
+    Column("oldest_claimed_at", 5), Column("handles", 9, least=8),
 )  # fmt: skip
 STATS_COLUMNS = (
     Column("queue", 0, least=8), Column("kind", 1, least=8), Column("waiting", 2), Column("ripe", 6),
     Column("running", 5), Column("dead", 3), Column("cancelled", 8), Column("done", 7), Column("oldest_ripe_age", 4),
+    Column("handled", 4),
 )  # fmt: skip
 
 

@@ -99,23 +99,31 @@ class WorkerQueue(Queue):
         rows = self._rows(f"SELECT {self._prefix}pgq_idle(%s::text[], %s::boolean)", [list(queues), idle])
         return [row[0] for row in rows]
 
-    def remaining(self, queues: Sequence[str] = ("default",)) -> Remaining:
-        """Return what is left to do in these queues."""
+    def remaining(self, queues: Sequence[str] = ("default",), kinds: Sequence[str] | None = None) -> Remaining:
+        """Return what is left to do in these queues; of the jobs that wait, only those of these kinds (None: all)."""
         return Remaining(
-            *self._row(f"SELECT ripe_in, running FROM {self._prefix}pgq_remaining(%s::text[])", [list(queues)])
+            *self._row(
+                f"SELECT ripe_in, running FROM {self._prefix}pgq_remaining(%s::text[], %s::text[])",
+                [list(queues), None if kinds is None else list(kinds)],
+            )
         )
 
     def register(
-        self, worker: str, queues: Sequence[str] = ("default",), host: str | None = None, pid: int | None = None
+        self,
+        worker: str,
+        queues: Sequence[str] = ("default",),
+        host: str | None = None,
+        pid: int | None = None,
+        kinds: Sequence[str] | None = None,
     ) -> None:
         """
-        Register a worker; it counts as present until this connection closes.
+        Register a worker; it counts as present until this connection closes. ``kinds`` are those that it handles.
 
         Raises WrongState while another session has the name.
         """
         self._row(
-            f"SELECT {self._prefix}pgq_register(%s::text, %s::text[], %s::text, %s::integer)",
-            [worker, list(queues), host, pid],
+            f"SELECT {self._prefix}pgq_register(%s::text, %s::text[], %s::text, %s::integer, %s::text[])",
+            [worker, list(queues), host, pid, None if kinds is None else list(kinds)],
         )
 
     def unregister(self, worker: str) -> bool:
@@ -213,6 +221,18 @@ class WorkerQueue(Queue):
                 f"SELECT {self._prefix}pgq_snooze(%s::bigint, %s::bigint, %s::timestamptz, %s::interval)",
                 [job.id, job.token, until, interval(delay)],
             )[0]
+        )
+
+    def decline(self, job: Job) -> Failure:
+        """
+        Put back a job for whose kind this worker has no handler, for longer each time; the attempt does not count.
+
+        The outcome is declined or merged. Raises LeaseLost.
+        """
+        return Failure(
+            *self._row(
+                f"SELECT outcome, ripe_at FROM {self._prefix}pgq_decline(%s::bigint, %s::bigint)", [job.id, job.token]
+            )
         )
 
     def release(self, job: Job) -> str:

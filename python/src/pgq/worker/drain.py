@@ -10,7 +10,11 @@ NOW = timedelta(0)
 
 
 class Drain:
-    """End when no job is ripe; with ``until_empty``, when no job waits and none runs in any worker."""
+    """
+    End when no job is ripe; with ``until_empty``, when no job waits and none runs in any worker.
+
+    Waiting jobs of kinds that the worker has no handler for do not count.
+    """
 
     def __init__(self, *, until_empty: bool) -> None:
         self.until_empty = until_empty

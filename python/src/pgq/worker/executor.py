@@ -50,7 +50,7 @@ class Execution(NamedTuple):
     """What an executor runs. Other threads read it; it is replaced as a whole and never changed."""
 
     jobs: tuple[Job, ...]
-    handler: Handler | None
+    handler: Handler
     # When the handler was called; its timeout counts from here.
     since: float
     # When the jobs were claimed; their lease counts from here.
@@ -58,7 +58,7 @@ class Execution(NamedTuple):
 
     def is_in_time(self, now: float) -> bool:
         """Return whether the handler has no timeout, or is within it."""
-        return self.handler is None or self.handler.timeout is None or now <= self.since + self.handler.timeout
+        return self.handler.timeout is None or now <= self.since + self.handler.timeout
 
 
 class Executor:
@@ -88,7 +88,7 @@ class Executor:
         self._threads = 0
         self._recursion_limit = sys.getrecursionlimit()
 
-    def run(self, handler: Handler | None, jobs: list[Job], claimed_at: float) -> list[Result]:
+    def run(self, handler: Handler, jobs: list[Job], claimed_at: float) -> list[Result]:
         """
         Run jobs of one kind (several only for a batch handler), and return a result for each.
 
@@ -103,10 +103,6 @@ class Executor:
         for job in jobs:
             job._runtime = self
         try:
-            if handler is None:
-                return [
-                    self._judge(None, job, Error(f'this worker has no handler for kind "{job.kind}"')) for job in jobs
-                ]
             if handler.batch is not None:
                 return (self._in_one_transaction if handler.transaction else self._list)(handler, jobs)
             return [(self._in_transaction if handler.transaction else self._plain)(handler, jobs[0])]
@@ -123,7 +119,7 @@ class Executor:
         """Complete a job through a connection of its handler; ``Job.complete`` calls this."""
         self._refuse_in_child()
         execution = self.execution
-        if execution is not None and execution.handler is not None and execution.handler.transaction:
+        if execution is not None and execution.handler.transaction:
             raise RuntimeError("a handler with transaction=True leaves it to the worker to complete its job")
         WorkerQueue(conn, schema=self.settings.schema, handlers=self.handlers).complete(job, result)
 
@@ -339,9 +335,7 @@ class Executor:
         except BaseException as error:
             return without_result(job, describe(error), type(error).__name__, self._seconds())
 
-    def _judge(
-        self, handler: Handler | None, job: Job, error: BaseException, *, raised_by_handler: bool = False
-    ) -> Outcome:
+    def _judge(self, handler: Handler, job: Job, error: BaseException, *, raised_by_handler: bool = False) -> Outcome:
         return judge(handler, job, error, raised_by_handler=raised_by_handler or self._calling, seconds=self._seconds())
 
     def _reset_session(self) -> None:

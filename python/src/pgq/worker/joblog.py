@@ -26,6 +26,7 @@ LEVELS = {
     "done": logging.INFO,
     "released": logging.INFO,
     "snoozed": logging.INFO,
+    "declined": logging.INFO,
     "cancelled": logging.WARNING,
     "retry": logging.WARNING,
     "merged": logging.WARNING,

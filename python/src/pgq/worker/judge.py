@@ -10,9 +10,7 @@ from pgq.worker.joblog import MAX_ERROR, clean, describe
 from pgq.worker.outcomes import Cancelled, Failed, Outcome, Snoozed
 
 
-def judge(
-    handler: Handler | None, job: Job, error: BaseException, *, raised_by_handler: bool, seconds: float
-) -> Outcome:
+def judge(handler: Handler, job: Job, error: BaseException, *, raised_by_handler: bool, seconds: float) -> Outcome:
     """Return the outcome of a job after an exception."""
     try:
         return _judge(handler, job, error, raised_by_handler, seconds)
@@ -21,7 +19,7 @@ def judge(
         return Failed(job, describe(error), type(error).__name__, seconds)
 
 
-def _judge(handler: Handler | None, job: Job, error: BaseException, raised_by_handler: bool, seconds: float) -> Outcome:
+def _judge(handler: Handler, job: Job, error: BaseException, raised_by_handler: bool, seconds: float) -> Outcome:
     cause = type(error).__name__
     if isinstance(error, Snooze):
         return Snoozed(job, error.until, error.delay, seconds)
@@ -29,13 +27,8 @@ def _judge(handler: Handler | None, job: Job, error: BaseException, raised_by_ha
         return Cancelled(job, clean(error.reason[:MAX_ERROR]), cause, seconds)
     if isinstance(error, Retry):
         return Failed(job, describe(error), cause, seconds, retry_in=error.in_)
-    if handler is not None and isinstance(error, handler.cancel_on):
+    if isinstance(error, handler.cancel_on):
         return Cancelled(job, describe(error), cause, seconds)
     # Only an exception of the handler itself, within its time, tells that another attempt is of no use.
-    retry = (
-        handler is None
-        or handler.retry_on is None
-        or not raised_by_handler
-        or isinstance(error, (*handler.retry_on, TimedOut))
-    )
+    retry = handler.retry_on is None or not raised_by_handler or isinstance(error, (*handler.retry_on, TimedOut))
     return Failed(job, describe(error), cause, seconds, retry=retry)

@@ -17,7 +17,7 @@ from pgq.process.signals import StopSignals, is_main_thread
 from pgq.worker.batching import BatchSize
 from pgq.worker.executor import Executor, NotBegun
 from pgq.worker.joblog import first_line
-from pgq.worker.outcomes import Released
+from pgq.worker.outcomes import Declined, Released
 from pgq.worker.refusal import Refusal, Refused
 from pgq.worker.session import Interrupted, Session
 from pgq.worker.settings import RunState, Settings
@@ -198,10 +198,19 @@ class Loop:
             self.session.lock.release()
 
     def dispatch(self, job: Job) -> int:
-        """Run a job, for a batch handler along with others of its kind; return how many."""
+        """
+        Run a job, for a batch handler along with others of its kind; return how many.
+
+        A job for which there is no handler is declined, and counts neither here nor in the budget.
+        """
         handler = self.handlers.get(job.kind)
+        if handler is None:
+            self.state.unhandled.warn(job.kind)
+            self.settler.add([Declined(job)])
+            self.state.budget.give_back(1)
+            return 0
         jobs = [job]
-        if handler is not None and handler.batch is not None:
+        if handler.batch is not None:
             jobs += self.next_jobs(job.kind, handler.batch - 1)
         try:
             self.settler.add(self.executor.run(handler, jobs, self.claimed_at))
@@ -260,7 +269,7 @@ class Loop:
             queue = self.session.queue()
             seconds = self.settings.poll
             if self.settings.drain is not None:
-                remaining = queue.remaining(self.settings.queues)
+                remaining = queue.remaining(self.settings.queues, self.handlers.kinds)
                 if self.settings.drain.is_reached(remaining):
                     return True
                 seconds = self.settings.drain.sleep(remaining, seconds)

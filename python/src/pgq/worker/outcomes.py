@@ -75,7 +75,15 @@ class Released:
     seconds: float | None = None
 
 
-Outcome = Completed | CompletedWithNote | Failed | Snoozed | Cancelled | Released
+@dataclass(frozen=True)
+class Declined:
+    """This worker has no handler for the kind: the job goes back, for longer each time; the attempt does not count."""
+
+    job: Job
+    seconds: float | None = None
+
+
+Outcome = Completed | CompletedWithNote | Failed | Snoozed | Cancelled | Released | Declined
 
 
 def is_plain(outcome: Outcome) -> bool:
@@ -86,8 +94,8 @@ def is_plain(outcome: Outcome) -> bool:
 @dataclass(frozen=True)
 class Settlement:
     """
-    How the database recorded an outcome: done, retry, dead, merged, snoozed, cancelled or released; lost (the lease
-    was lost), or left (to its lease, because a producer's open transaction stood in the way).
+    How the database recorded an outcome: done, retry, dead, merged, snoozed, declined, cancelled or released; lost (the
+    lease was lost), or left (to its lease, because a producer's open transaction stood in the way).
 
     ``cause`` is the name of the exception behind it; of a job that is done, that which kept its result from being
     stored.

@@ -38,7 +38,7 @@ class Presence:
     a lease to extend.
 
     ``executions`` returns what the executors run. ``claims_paused`` returns a context in which no loop claims, with all
-    jobs that the loops know of, or with None if a loop is claiming.
+    jobs that the loops know of, or with None if a loop is claiming. ``kinds`` returns the kinds that have handlers.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Presence:
         settings: Settings,
         executions: Callable[[], Iterable[Execution]],
         claims_paused: Callable[[], AbstractContextManager[list[Job] | None]],
+        kinds: Callable[[], list[str]],
     ) -> None:
         self.settings = settings
         self.registers = not settings.transaction_pooler
@@ -57,6 +58,7 @@ class Presence:
         )
         self._executions = executions
         self._claims_paused = claims_paused
+        self._kinds = kinds
         self._clock = settings.timing.clock
         # Whether the result of a claim may be lost: then the database knows of more jobs of this worker than its loops.
         self._uncertain = False
@@ -128,7 +130,7 @@ class Presence:
         """Yield the jobs that run within their timeout, when they were claimed, and how long their lease is to be."""
         for execution in self._executions():
             handler = execution.handler
-            if handler is None or not execution.is_in_time(self._clock()):
+            if not execution.is_in_time(self._clock()):
                 continue
             lease = max(self.settings.lease, handler.lease or self.settings.lease)
             for job in execution.jobs:
@@ -179,7 +181,7 @@ class Presence:
         with self.session.lock:
             try:
                 self.session.queue().register(
-                    self.settings.name, self.settings.queues, socket.gethostname(), os.getpid()
+                    self.settings.name, self.settings.queues, socket.gethostname(), os.getpid(), self._kinds()
                 )
                 self._registered = True
             except WrongState:

@@ -11,6 +11,7 @@ from pgq.process.health import UNWELL_AFTER
 from pgq.worker.batching import JobBudget
 from pgq.worker.drain import Drain
 from pgq.worker.server import Server
+from pgq.worker.unhandled import UnhandledKinds
 from pgq.worker.wakeup import Wakeup
 
 
@@ -69,6 +70,7 @@ class RunState:
     """The state of a worker's run, which its loops share."""
 
     budget: JobBudget
+    unhandled: UnhandledKinds
     # Claim no more jobs.
     stopping: bool = False
     # The process is about to end: jobs are being given back.
@@ -76,9 +78,9 @@ class RunState:
     wakeups: list[Wakeup] = field(default_factory=list)
 
     @classmethod
-    def start(cls, max_jobs: int | None) -> RunState:
+    def start(cls, max_jobs: int | None, clock: Callable[[], float]) -> RunState:
         """Return the state of a worker that has not begun."""
-        return cls(JobBudget(max_jobs))
+        return cls(JobBudget(max_jobs), UnhandledKinds(clock))
 
     def stop(self) -> None:
         """Let each loop end after its current handler. Safe in a signal handler and in any thread."""

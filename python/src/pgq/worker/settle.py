@@ -18,6 +18,7 @@ from pgq.worker.outcomes import (
     Cancelled,
     Completed,
     CompletedWithNote,
+    Declined,
     Failed,
     Outcome,
     Settlement,
@@ -197,9 +198,13 @@ def _call_verb(queue: WorkerQueue, outcome: Outcome) -> Settlement:
     if isinstance(outcome, CompletedWithNote):
         queue._complete_json(job, None, outcome.note)
         return Settlement(job, "done", cause=outcome.cause, seconds=seconds)
-    if isinstance(outcome, Failed):
-        failure = queue.fail(job, outcome.error, outcome.retry_in, retry=outcome.retry)
-        return Settlement(job, failure.outcome, failure.ripe_at, outcome.cause, seconds)
+    if isinstance(outcome, Failed | Declined):
+        failure = (
+            queue.fail(job, outcome.error, outcome.retry_in, retry=outcome.retry)
+            if isinstance(outcome, Failed)
+            else queue.decline(job)
+        )
+        return Settlement(job, failure.outcome, failure.ripe_at, _cause(outcome), seconds)
     if isinstance(outcome, Snoozed):
         return Settlement(job, queue.snooze(job, outcome.until, outcome.delay), outcome.until, seconds=seconds)
     if isinstance(outcome, Cancelled):

@@ -96,7 +96,7 @@ class Worker:
             drain=self.drain,
             timing=self.timing,
         )
-        self.state = RunState.start(self.max_jobs)
+        self.state = RunState.start(self.max_jobs, self.timing.clock)
         self.drained = False
         # Whether the loops are made, and other threads may use them.
         self._begun = False
@@ -118,7 +118,7 @@ class Worker:
     @cached_property
     def presence(self) -> Presence:
         """The presence, also made at the first use."""
-        return Presence(self.settings, self._executions, self._claims_paused)
+        return Presence(self.settings, self._executions, self._claims_paused, lambda: self.handlers.kinds)
 
     def run(self, lifeline: socket.socket | None = None) -> None:
         """

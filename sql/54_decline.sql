@@ -1,0 +1,44 @@
+-- Put back a job whose worker has no handler for its kind.
+--
+-- In a rolling deployment, or where two services share a queue, another worker has the handler, or will have it. So the
+-- job neither fails nor uses up an attempt. It waits for half a minute, then twice as long each time, up to ten
+-- minutes. How often it was declined is kept with the job, in a note among its errors: so the delay grows whichever
+-- worker declines it, and also after a restart, and pgq_jobs shows what the job waits for.
+
+CREATE FUNCTION pgq_decline(id bigint, token bigint, OUT outcome text, OUT ripe_at timestamptz)
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+AS $pgq_decline$
+DECLARE
+    v_now timestamptz := pgq_now();
+    v_jitter double precision := CASE WHEN current_setting('pgq.jitter', true) = '0' THEN 0 ELSE 0.1 END;
+    v_job pgq_running;
+    v_declined integer;
+    v_errors jsonb;
+BEGIN
+    v_job := _pgq_take(id, token);
+
+    -- A new note takes the place of the last one, unless the job has failed since.
+    v_declined := coalesce((v_job.errors -> 0 ->> 'declined')::integer, 0) + 1;
+    IF v_declined > 1 THEN
+        v_job.errors := v_job.errors - 0;
+    END IF;
+    v_errors := _pgq_prepend_error(v_job, v_now, format('the worker has no handler for kind "%s"', v_job.kind));
+    v_errors := jsonb_set(v_errors, '{0,declined}', to_jsonb(v_declined));
+
+    ripe_at := v_now + pgq_backoff(v_declined, '30 seconds', '10 minutes') * (1 + v_jitter * (2 * random() - 1));
+    outcome := CASE WHEN _pgq_requeue(v_job, ripe_at, v_job.attempt - 1, v_errors) THEN 'declined' ELSE 'merged' END;
+    IF outcome <> 'declined' THEN
+        ripe_at := NULL;
+    END IF;
+END
+$pgq_decline$;
+
+COMMENT ON FUNCTION pgq_decline(bigint, bigint) IS
+    'Put a running job back because its worker has no handler for its kind; the attempt does not count. The job waits '
+    'for 30 seconds, and twice as long each time that it is declined again, up to 10 minutes, varied by up to 10 % '
+    'either way unless the setting pgq.jitter is 0. A note among its errors says so, with the number of times as '
+    '"declined". Returns outcome and ripe_at. outcome is declined, or merged if a twin is waiting: the twin then waits '
+    'as long, at least, and takes over earlier attempts and errors. ripe_at is NULL unless outcome is declined. Raises '
+    'PGQ02 if the job is not held under this token, or for a NULL id or token.';
