@@ -23,6 +23,7 @@ CREATE TABLE pgq_waiting (
     signature   uuid        GENERATED ALWAYS AS (
         CASE WHEN dedup THEN _pgq_signature(queue, kind, args, dedup_key) END
     ) STORED,
+    losses      smallint,
 
     CONSTRAINT pgq_waiting_pkey PRIMARY KEY (id),
     CONSTRAINT pgq_waiting_signature_key UNIQUE (signature),
@@ -72,6 +73,9 @@ COMMENT ON COLUMN pgq_waiting.errors IS
 COMMENT ON COLUMN pgq_waiting.context IS
     'JSON object that the worker gets beside args, such as a trace to continue; NULL: none.';
 COMMENT ON COLUMN pgq_waiting.signature IS 'MD5 over queue, kind, and dedup_key or else args; NULL without dedup.';
+COMMENT ON COLUMN pgq_waiting.losses IS
+    'How often the job was lost together with others, so that the attempt did not count; NULL: never since its last '
+    'failure. A job that has a number is a suspect, which is claimed alone.';
 COMMENT ON SEQUENCE pgq_job_id IS 'Source of the ids of jobs.';
 
 -- Compressed args would be compressed again each time the row moves to another table.

@@ -20,6 +20,7 @@ CREATE TABLE pgq_running (
     lease_until timestamptz NOT NULL,
     worker      text,
     claimed_at  timestamptz NOT NULL,
+    losses      smallint,
 
     CONSTRAINT pgq_running_pkey PRIMARY KEY (id),
 
@@ -51,6 +52,9 @@ COMMENT ON COLUMN pgq_running.lease_until IS
     'When the worker loses the job, unless it has ended the attempt or extended the lease.';
 COMMENT ON COLUMN pgq_running.worker IS 'Name under which the worker has claimed the job; NULL: it gave none.';
 COMMENT ON COLUMN pgq_running.claimed_at IS 'When the job was claimed.';
+COMMENT ON COLUMN pgq_running.losses IS
+    'As in pgq_waiting. Negative once the job was found lost together with others, where the number includes that '
+    'loss; the rescue puts it back.';
 COMMENT ON SEQUENCE pgq_token IS 'Source of tokens; it follows the clock, in microseconds since 1970.';
 
 -- For the reason given in pgq_waiting.

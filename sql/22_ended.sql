@@ -20,6 +20,7 @@ CREATE TABLE pgq_ended (
     result      jsonb,
     worker      text,
     ended_at    timestamptz NOT NULL,
+    losses      smallint,
 
     CONSTRAINT pgq_ended_pkey PRIMARY KEY (id),
 
@@ -38,6 +39,7 @@ COMMENT ON COLUMN pgq_ended.result IS 'Result that was given to pgq_complete; NU
 COMMENT ON COLUMN pgq_ended.worker IS
     'Worker of the last attempt; NULL: it gave no name, or the job was cancelled while it waited.';
 COMMENT ON COLUMN pgq_ended.ended_at IS 'When the job ended.';
+COMMENT ON COLUMN pgq_ended.losses IS 'As in pgq_waiting, when the job ended.';
 
 -- For the reason given in pgq_waiting.
 ALTER TABLE pgq_ended ALTER COLUMN args SET STORAGE EXTERNAL;

@@ -14,6 +14,7 @@ CREATE TABLE pgq_worker_session (
     gone_at        timestamptz,
     allowed_queues text[],
     kinds          text[],
+    lost_several   boolean          NOT NULL DEFAULT false,
 
     CONSTRAINT pgq_worker_session_pkey PRIMARY KEY (name),
     CONSTRAINT pgq_worker_session_number_key UNIQUE (number)
@@ -30,4 +31,6 @@ COMMENT ON COLUMN pgq_worker_session.registered_at IS 'When the worker first reg
 COMMENT ON COLUMN pgq_worker_session.gone_at IS 'When the worker''s session was found gone; NULL: it was not.';
 COMMENT ON COLUMN pgq_worker_session.allowed_queues IS 'Queues that the role of the worker may use; NULL: all.';
 COMMENT ON COLUMN pgq_worker_session.kinds IS 'Kinds that the worker has handlers for; NULL: it does not tell.';
+COMMENT ON COLUMN pgq_worker_session.lost_several IS
+    'Whether the worker held several jobs when it was found gone.';
 COMMENT ON SEQUENCE pgq_worker_session_number IS 'Source of the numbers of workers.';

@@ -87,7 +87,8 @@ CREATE FUNCTION pgq_claim(
     ripe_at timestamptz,
     enqueued_at timestamptz,
     lease_until timestamptz,
-    context jsonb
+    context jsonb,
+    suspect boolean
 )
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -111,6 +112,7 @@ DECLARE
     v_rows tid[];
     v_found integer;
     v_bytes bigint;
+    v_suspects integer;
 BEGIN
     PERFORM _pgq_check_claim(queues, max_jobs, worker, max_bytes);
 
@@ -132,9 +134,10 @@ BEGIN
 
     -- Lane by lane, lazily: nothing is locked but what is found. The sum is that of the args as they are stored, without
     -- reading what lies out of line.
-    SELECT coalesce(array_agg(locked.ctid), '{}'), count(*), sum(locked.bytes) INTO v_rows, v_found, v_bytes
+    SELECT coalesce(array_agg(locked.ctid), '{}'), count(*), sum(locked.bytes), count(locked.losses)
+    INTO v_rows, v_found, v_bytes, v_suspects
     FROM (
-        SELECT ripe.ctid, ripe.bytes
+        SELECT ripe.ctid, ripe.bytes, ripe.losses
         FROM (
             SELECT h.queue, l.priority, _pgq_lane_start(l.here_ripe_us) AS ripe_at, coalesce(l.here_id, 0) AS id
             FROM unnest(v_heads) WITH ORDINALITY AS h (queue, due, rescan_delay, lanes, n)
@@ -146,7 +149,7 @@ BEGIN
             ORDER BY l.priority, h.n
         ) AS lane
         CROSS JOIN LATERAL (
-            SELECT w.ctid, pg_column_size(w.args) AS bytes
+            SELECT w.ctid, pg_column_size(w.args) AS bytes, w.losses
             FROM pgq_waiting AS w
             WHERE w.queue = lane.queue COLLATE "C"
               AND w.priority = lane.priority
@@ -158,17 +161,18 @@ BEGIN
         ) AS ripe
         LIMIT max_jobs
     ) AS locked;
-    -- Jobs beyond max_bytes stay where they are, locked until the end of this transaction. A statement of its own, for
-    -- the same reason as the last one.
-    IF v_bytes > max_bytes THEN
+    -- Jobs beyond max_bytes, and all from the first suspect on unless that is the first job, stay where they are, locked
+    -- until the end of this transaction. A statement of its own, for the same reason as the last one.
+    IF v_bytes > max_bytes OR v_suspects > 0 THEN
         v_rows := ARRAY(
             SELECT sized.ctid
             FROM (
-                SELECT w.ctid, r.n, sum(pg_column_size(w.args)) OVER (ORDER BY r.n) - pg_column_size(w.args) AS before
+                SELECT w.ctid, r.n, sum(pg_column_size(w.args)) OVER (ORDER BY r.n) - pg_column_size(w.args) AS before,
+                       count(w.losses) OVER (ORDER BY r.n) AS suspects
                 FROM unnest(v_rows) WITH ORDINALITY AS r (ctid, n)
                 JOIN pgq_waiting AS w ON w.ctid = r.ctid
             ) AS sized
-            WHERE sized.before < max_bytes
+            WHERE sized.n = 1 OR (sized.before < max_bytes AND sized.suspects = 0)
             ORDER BY sized.n
         );
     END IF;
@@ -196,21 +200,24 @@ BEGIN
     )
     INSERT INTO pgq_running AS r (
         id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-        enqueued_at, errors, context, token, lease_until, worker, claimed_at
+        enqueued_at, errors, context, token, lease_until, worker, claimed_at, losses
     )
     SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, t.max_retries, t.backoff, t.backoff_cap,
-           t.dedup, t.dedup_key, t.enqueued_at, t.errors, t.context, v_token, v_lease_until, pgq_claim.worker, v_now
+           t.dedup, t.dedup_key, t.enqueued_at, t.errors, t.context, v_token, v_lease_until, pgq_claim.worker, v_now,
+           t.losses
     FROM taken AS t
     ORDER BY t.priority, t.ripe_at, t.id
     RETURNING r.id, r.token, r.queue, r.kind, r.args, r.attempt, r.max_retries, r.priority::integer, r.ripe_at,
-              r.enqueued_at, r.lease_until, r.context;
+              r.enqueued_at, r.lease_until, r.context, r.losses IS NOT NULL;
 END
 $pgq_claim$;
 
 COMMENT ON FUNCTION pgq_claim(text[], integer, interval, text, integer) IS
     'Take up to max_jobs ripe jobs of these queues: by priority, 0 first, then by queue in the order given, then by '
     'ripe_at. Once the args of the jobs taken reach max_bytes, as they are stored, it takes no further job; some that it '
-    'leaves may stay locked until the end of the transaction. Each row has the token that every further call about the '
+    'leaves may stay locked until the end of the transaction. A suspect, which is a job that was lost together with '
+    'others, is returned alone, so that another loss is its own. So fewer rows than max_jobs do not mean that no other '
+    'job is ripe. Each row has the token that every further call about the '
     'job must present; the attempt is counted. If the lease ends before the job is completed, failed, released, '
     'snoozed or extended, a later claim rescues the job. '
     'About once a second in each session, a claim first rescues up to 50 jobs, of any queue, whose lease has ended or '

@@ -77,12 +77,12 @@ AS $_pgq_end$
 BEGIN
     INSERT INTO pgq_ended (
         id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-        enqueued_at, errors, context, outcome, result, worker, ended_at
+        enqueued_at, errors, context, outcome, result, worker, ended_at, losses
     )
     VALUES (
         job.id, job.queue, job.kind, job.args, job.priority, job.ripe_at, job.attempt, job.max_retries, job.backoff,
         job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, errors, job.context, outcome, result,
-        job.worker, at
+        job.worker, at, abs(job.losses)
     );
 END
 $_pgq_end$;
@@ -113,7 +113,13 @@ COMMENT ON FUNCTION _pgq_merge_errors(jsonb, jsonb) IS
 --
 -- A job that has nothing to tell leaves the twin unlocked. The update changes no key column, so it does not wait for
 -- producers that have only locked the twin (FOR KEY SHARE), and their locks outlive it.
-CREATE FUNCTION _pgq_merge(signature uuid, ripe_at timestamptz, attempt integer, errors jsonb) RETURNS boolean
+CREATE FUNCTION _pgq_merge(
+    signature uuid,
+    ripe_at timestamptz,
+    attempt integer,
+    errors jsonb,
+    losses smallint
+) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
     SET enable_seqscan = off
@@ -123,22 +129,23 @@ AS $_pgq_merge$
 DECLARE
     v_delayed boolean := ripe_at > pgq_now();
 BEGIN
-    IF attempt = 0 AND errors = '[]' AND NOT v_delayed THEN
+    IF attempt = 0 AND errors = '[]' AND losses IS NULL AND NOT v_delayed THEN
         RETURN true;
     END IF;
 
     UPDATE pgq_waiting AS w
     SET attempt = greatest(w.attempt, _pgq_merge.attempt),
         errors = _pgq_merge_errors(_pgq_merge.errors, w.errors),
-        ripe_at = CASE WHEN v_delayed THEN greatest(w.ripe_at, _pgq_merge.ripe_at) ELSE w.ripe_at END
+        ripe_at = CASE WHEN v_delayed THEN greatest(w.ripe_at, _pgq_merge.ripe_at) ELSE w.ripe_at END,
+        losses = greatest(w.losses, _pgq_merge.losses)
     WHERE w.signature = _pgq_merge.signature;
     RETURN FOUND;
 END
 $_pgq_merge$;
 
-COMMENT ON FUNCTION _pgq_merge(uuid, timestamptz, integer, jsonb) IS
-    'Merge a job into its waiting twin: the twin keeps the larger number of attempts, the newest ten errors of both, '
-    'and the later ripe_at, where a time that is past delays nothing. Returns true, or false if no twin is waiting '
+COMMENT ON FUNCTION _pgq_merge(uuid, timestamptz, integer, jsonb, smallint) IS
+    'Merge a job into its waiting twin: the twin keeps the larger number of attempts and of losses, the newest ten '
+    'errors of both, and the later ripe_at, where a time that is past delays nothing. Returns true, or false if no twin is waiting '
     'any more.';
 
 
@@ -158,11 +165,11 @@ BEGIN
     LOOP
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, errors, context
+            enqueued_at, errors, context, losses
         )
         VALUES (
             job.id, job.queue, job.kind, job.args, job.priority, ripe_at, attempt, job.max_retries, job.backoff,
-            job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, errors, job.context
+            job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, errors, job.context, abs(job.losses)
         )
         ON CONFLICT (signature) DO NOTHING;
         IF FOUND THEN
@@ -173,7 +180,10 @@ BEGIN
         END IF;
 
         IF NOT merge
-           OR _pgq_merge(_pgq_signature(job.queue, job.kind, job.args, job.dedup_key), ripe_at, attempt, errors) THEN
+           OR _pgq_merge(
+               _pgq_signature(job.queue, job.kind, job.args, job.dedup_key), ripe_at, attempt, errors,
+               abs(job.losses)
+           ) THEN
             RETURN false;
         END IF;
     END LOOP;

@@ -44,6 +44,8 @@ BEGIN
     END IF;
 
     v_job := _pgq_take(id, token);
+    -- The handler has ended the attempt, and the process lives.
+    v_job.losses := NULL;
 
     IF retry IS NOT false THEN
         ripe_at := v_now + coalesce(
@@ -62,7 +64,8 @@ COMMENT ON FUNCTION pgq_fail(bigint, bigint, text, interval, boolean) IS
     'End an attempt that has failed, and keep the first 4000 characters of error with the job. Returns outcome and '
     'ripe_at. outcome is dead if the retries are used up or retry is false, merged if a twin is waiting, and retry '
     'otherwise. A twin that the job merges into keeps its settings and its priority, but takes over the attempts if '
-    'the job has had more, the errors, and the time of the next attempt if that is later. ripe_at is the time '
+    'the job has had more, the errors, and the time of the next attempt if that is later. The job is no suspect any '
+    'more (see pgq_claim). ripe_at is the time '
     'from which the job is ripe again, now + retry_in; NULL unless outcome is retry. '
     'NULL for retry_in means the backoff of the job, varied by up to 10 % either way unless the setting pgq.jitter is '
     '0; NULL for retry means true, NULL for error none. Raises PGQ02 if the job is not held under this token, or for a '

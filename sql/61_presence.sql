@@ -54,7 +54,7 @@ BEGIN
     VALUES (worker, queues, host, pid, pgq_now(), v_allowed, kinds)
     ON CONFLICT ON CONSTRAINT pgq_worker_session_pkey DO UPDATE
     SET queues = excluded.queues, host = excluded.host, pid = excluded.pid, gone_at = NULL,
-        allowed_queues = excluded.allowed_queues, kinds = excluded.kinds
+        allowed_queues = excluded.allowed_queues, kinds = excluded.kinds, lost_several = false
     WHERE v_allowed IS NULL OR w.allowed_queues <@ v_allowed
     RETURNING w.number INTO v_number;
 

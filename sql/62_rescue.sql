@@ -12,31 +12,48 @@ CREATE FUNCTION _pgq_expire_leases(at timestamptz) RETURNS integer
     SET lock_timeout = '100ms'
 AS $_pgq_expire_leases$
 DECLARE
+    c_uncounted CONSTANT integer := 5;
+    v_ids bigint[];
     v_job pgq_running;
     v_count integer := 0;
 BEGIN
-    FOR v_job IN
-        SELECT r.*
+    v_ids := ARRAY(
+        SELECT r.id
         FROM pgq_running AS r
         WHERE r.lease_until < at
         ORDER BY r.lease_until
         LIMIT 50
         FOR UPDATE SKIP LOCKED
-    LOOP
+    );
+    IF v_ids = '{}' THEN
+        RETURN 0;
+    END IF;
+    PERFORM _pgq_mark_lost(v_ids);
+
+    FOR v_job IN SELECT r.* FROM pgq_running AS r WHERE r.id = ANY (v_ids) ORDER BY r.lease_until LOOP
         v_count := v_count + 1;
         BEGIN
             DELETE FROM pgq_running AS r WHERE r.id = v_job.id;
-            -- The jobs of a crashed worker are ripe at once, but a job that loses worker after worker is delayed more
-            -- and more.
-            PERFORM _pgq_record_failure(
-                v_job,
-                at,
-                CASE WHEN v_job.lease_until > v_job.claimed_at THEN 'the lease ran out' ELSE 'the worker is gone' END,
-                true,
-                CASE WHEN v_job.attempt = 1 THEN at
-                     ELSE at + pgq_backoff(v_job.attempt - 1, v_job.backoff, v_job.backoff_cap)
-                END
-            );
+            IF v_job.losses BETWEEN -c_uncounted AND -1 THEN
+                -- Ripe from now on, and not from before: the head of its lane may have passed its old place.
+                PERFORM _pgq_requeue(v_job, at, v_job.attempt - 1, v_job.errors);
+            ELSE
+                IF v_job.losses < 0 THEN
+                    v_job.losses := c_uncounted;
+                END IF;
+                -- The jobs of a crashed worker are ripe at once, but a job that loses worker after worker is delayed
+                -- more and more.
+                PERFORM _pgq_record_failure(
+                    v_job,
+                    at,
+                    CASE WHEN v_job.lease_until > v_job.claimed_at THEN 'the lease ran out' ELSE 'the worker is gone'
+                    END,
+                    true,
+                    CASE WHEN v_job.attempt = 1 THEN at
+                         ELSE at + pgq_backoff(v_job.attempt - 1, v_job.backoff, v_job.backoff_cap)
+                    END
+                );
+            END IF;
         EXCEPTION WHEN lock_not_available THEN
             -- The open transaction of a producer holds a twin, so it is not known yet whether the two merge. Postpone
             -- the job, so that it does not stand before other expired ones.
@@ -48,7 +65,8 @@ END
 $_pgq_expire_leases$;
 
 COMMENT ON FUNCTION _pgq_expire_leases(timestamptz) IS
-    'Put back, or end as dead, up to 50 jobs whose lease ended before a time. Returns how many.';
+    'Put back, or end as dead, up to 50 jobs whose lease ended before a time. One that was lost together with others '
+    'goes back uncounted, five times at most. Returns how many.';
 
 
 -- Right after a start of the server, or a promotion, no worker is present, so workers have five seconds to reconnect.
@@ -94,6 +112,7 @@ AS $_pgq_sweep_workers$
 DECLARE
     c_class CONSTANT integer := 'pgq_worker_session'::regclass::oid::integer;
     v_worker pgq_worker_session;
+    v_rows tid[];
 BEGIN
     IF _pgq_workers_reconnect() THEN
         RETURN;
@@ -123,17 +142,32 @@ BEGIN
         END IF;
         CONTINUE WHEN is_new AND v_worker.gone_at > at - interval '1 second';
 
-        -- A lease that ends by claimed_at tells _pgq_expire_leases that the worker is gone. claimed_at lies ahead after
-        -- the clock was set back. Skip locked jobs: a live transaction still has them.
-        UPDATE pgq_running AS r
-        SET lease_until = least(r.claimed_at, at - interval '1 microsecond')
-        WHERE r.ctid = ANY (ARRAY(
+        -- Skip locked jobs: a live transaction still has them.
+        v_rows := ARRAY(
             SELECT o.ctid
             FROM pgq_running AS o
             WHERE o.worker = v_worker.name
               AND (v_worker.allowed_queues IS NULL OR o.queue = ANY (v_worker.allowed_queues))
               AND o.lease_until > o.claimed_at
-            FOR UPDATE SKIP LOCKED));
+            FOR UPDATE SKIP LOCKED);
+        IF v_rows <> '{}' THEN
+            -- The locked ones count, too, and are remembered: when they are unlocked, the others may have gone back.
+            IF NOT v_worker.lost_several AND (
+                SELECT count(*) > 1
+                FROM pgq_running AS o
+                WHERE o.worker = v_worker.name
+                  AND (v_worker.allowed_queues IS NULL OR o.queue = ANY (v_worker.allowed_queues))
+            ) THEN
+                v_worker.lost_several := true;
+                UPDATE pgq_worker_session AS w SET lost_several = true WHERE w.number = v_worker.number;
+            END IF;
+            -- A lease that ends by claimed_at tells _pgq_expire_leases that the worker is gone. claimed_at lies ahead
+            -- after the clock was set back.
+            UPDATE pgq_running AS r
+            SET lease_until = least(r.claimed_at, at - interval '1 microsecond'),
+                losses = CASE WHEN v_worker.lost_several THEN _pgq_count_loss(r.losses) ELSE r.losses END
+            WHERE r.ctid = ANY (v_rows);
+        END IF;
 
         IF v_worker.gone_at < at - interval '10 seconds'
            AND NOT EXISTS (SELECT FROM pgq_running AS r WHERE r.worker = v_worker.name) THEN
@@ -144,5 +178,6 @@ END
 $_pgq_sweep_workers$;
 
 COMMENT ON FUNCTION _pgq_sweep_workers(timestamptz, boolean) IS
-    'End the leases of registered workers whose sessions are gone, and delete those workers some time later. A new '
-    'session does so where another look has found the worker gone at least a second before. Returns nothing.';
+    'End the leases of registered workers whose sessions are gone, mark the jobs of one that held several, and delete '
+    'those workers some time later. A new session does so where another look has found the worker gone at least a '
+    'second before. Returns nothing.';

@@ -26,22 +26,22 @@ CREATE VIEW pgq_jobs WITH (security_barrier) AS
 SELECT j.id, j.state, j.queue, j.kind, CASE WHEN s.reads THEN j.args END AS args, j.priority, j.ripe_at, j.attempt,
        j.max_retries, j.backoff, j.backoff_cap, j.dedup, CASE WHEN s.reads THEN j.dedup_key END AS dedup_key,
        j.enqueued_at, CASE WHEN s.reads THEN j.errors END AS errors, j.worker, j.claimed_at, j.lease_until, j.ended_at,
-       CASE WHEN s.reads THEN j.result END AS result, CASE WHEN s.reads THEN j.context END AS context
+       CASE WHEN s.reads THEN j.result END AS result, CASE WHEN s.reads THEN j.context END AS context, j.losses
 FROM (
     SELECT id, 'waiting'::text AS state, queue, kind, args, priority::integer AS priority, ripe_at, attempt,
            max_retries, backoff, backoff_cap, dedup, dedup_key, enqueued_at, errors, NULL::text AS worker,
            NULL::timestamptz AS claimed_at, NULL::timestamptz AS lease_until, NULL::timestamptz AS ended_at,
-           NULL::jsonb AS result, context
+           NULL::jsonb AS result, context, losses::integer AS losses
     FROM pgq_waiting
     UNION ALL
     SELECT id, 'running', queue, kind, args, priority, ripe_at, attempt, max_retries,
            backoff, backoff_cap, dedup, dedup_key, enqueued_at, errors, worker,
-           claimed_at, lease_until, NULL, NULL, context
+           claimed_at, lease_until, NULL, NULL, context, abs(losses)
     FROM pgq_running
     UNION ALL
     SELECT id, outcome, queue, kind, args, priority, ripe_at, attempt, max_retries,
            backoff, backoff_cap, dedup, dedup_key, enqueued_at, errors, worker,
-           NULL, NULL, ended_at, result, context
+           NULL, NULL, ended_at, result, context, losses
     FROM pgq_ended
 ) AS j
 CROSS JOIN LATERAL (
@@ -81,6 +81,9 @@ COMMENT ON COLUMN pgq_jobs.ended_at IS 'When the job ended; NULL unless dead, ca
 COMMENT ON COLUMN pgq_jobs.result IS 'Result that was given to pgq_complete; NULL unless done; hidden like args.';
 COMMENT ON COLUMN pgq_jobs.context IS
     'JSON object that the worker gets beside args; NULL: none, or it is hidden like args.';
+COMMENT ON COLUMN pgq_jobs.losses IS
+    'How often the job was lost together with others, so that the attempt did not count; NULL: never since its last '
+    'failure. A job that has a number is a suspect, which is claimed alone.';
 
 
 -- Both sides are filtered before the join: a worker that claims under the name of a hidden worker must not learn that

@@ -46,13 +46,13 @@ BEGIN
         IF FOUND THEN
             INSERT INTO pgq_ended (
                 id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-                enqueued_at, errors, context, outcome, ended_at
+                enqueued_at, errors, context, outcome, ended_at, losses
             )
             VALUES (
                 v_waiting.id, v_waiting.queue, v_waiting.kind, v_waiting.args, v_waiting.priority, v_waiting.ripe_at,
                 v_waiting.attempt, v_waiting.max_retries, v_waiting.backoff, v_waiting.backoff_cap, v_waiting.dedup,
                 v_waiting.dedup_key, v_waiting.enqueued_at, v_waiting.errors, v_waiting.context, 'cancelled',
-                pgq_now()
+                pgq_now(), v_waiting.losses
             );
             RETURN;
         END IF;
@@ -111,11 +111,12 @@ BEGIN
     LOOP
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, errors, context
+            enqueued_at, errors, context, losses
         )
         VALUES (
             v_job.id, v_job.queue, v_job.kind, v_job.args, v_job.priority, v_now, 0, v_job.max_retries, v_job.backoff,
-            v_job.backoff_cap, v_job.dedup, v_job.dedup_key, v_job.enqueued_at, v_job.errors, v_job.context
+            v_job.backoff_cap, v_job.dedup, v_job.dedup_key, v_job.enqueued_at, v_job.errors, v_job.context,
+            v_job.losses
         )
         ON CONFLICT (signature) DO NOTHING;
         IF FOUND THEN
@@ -124,7 +125,8 @@ BEGIN
         END IF;
 
         IF _pgq_merge(
-            _pgq_signature(v_job.queue, v_job.kind, v_job.args, v_job.dedup_key), v_now, 0, v_job.errors
+            _pgq_signature(v_job.queue, v_job.kind, v_job.args, v_job.dedup_key), v_now, 0, v_job.errors,
+            v_job.losses
         ) THEN
             RETURN 'merged';
         END IF;

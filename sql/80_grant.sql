@@ -86,7 +86,7 @@ BEGIN
     ELSIF privilege = 'reader' THEN
         EXECUTE format(
             'GRANT SELECT (id, state, queue, kind, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, '
-            'dedup, enqueued_at, worker, claimed_at, lease_until, ended_at) ON %I.pgq_jobs TO %s', c_schema, role);
+            'dedup, enqueued_at, worker, claimed_at, lease_until, ended_at, losses) ON %I.pgq_jobs TO %s', c_schema, role);
     END IF;
     IF privilege IN ('admin', 'reader') THEN
         EXECUTE format('GRANT SELECT ON %1$I.pgq_stats, %1$I.pgq_workers TO %2$s', c_schema, role);

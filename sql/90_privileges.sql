@@ -28,6 +28,7 @@ REVOKE ALL ON FUNCTION
     pgq_backoff, pgq_fail, pgq_cancel_claimed,
     pgq_extend, pgq_snooze, pgq_release,
     pgq_decline,
+    _pgq_count_loss, _pgq_mark_lost,
     _pgq_channel, _pgq_wake, pgq_idle,
     pgq_register, pgq_unregister, pgq_reconcile,
     _pgq_expire_leases, _pgq_workers_reconnect, _pgq_sweep_workers, _pgq_maintain,

@@ -88,6 +88,12 @@ DROP INDEX pgq_waiting_claim;
 -- squawk-ignore require-concurrent-index-creation
 CREATE INDEX pgq_waiting_claim ON pgq_waiting (queue COLLATE "C", priority, ripe_at, id);
 
+-- Without a default, no row is rewritten.
+ALTER TABLE pgq_waiting ADD COLUMN losses smallint;
+ALTER TABLE pgq_running ADD COLUMN losses smallint;
+ALTER TABLE pgq_ended ADD COLUMN losses smallint;
+ALTER TABLE pgq_worker_session ADD COLUMN lost_several boolean NOT NULL DEFAULT false;
+
 -- Jobs that are running keep their greater tokens, from before, until their claims end.
 ALTER SEQUENCE pgq_token MAXVALUE 9007199254740991;
 

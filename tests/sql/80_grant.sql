@@ -33,7 +33,7 @@ FROM (VALUES
     ('tap_nobody', '{}', 'a role that was granted nothing can read no column'), ('tap_producer', '{}', 'a producer can read no column'),
     ('tap_worker', '{}', 'a worker can read no column'), ('tap_admin', '{}', 'an admin can read all columns of the public views, and nothing else'),
     ('tap_Reader', '{pgq_jobs.attempt,pgq_jobs.backoff,pgq_jobs.backoff_cap,pgq_jobs.claimed_at,pgq_jobs.dedup,pgq_jobs.ended_at,
-                     pgq_jobs.enqueued_at,pgq_jobs.id,pgq_jobs.kind,pgq_jobs.lease_until,pgq_jobs.max_retries,pgq_jobs.priority,
+                     pgq_jobs.enqueued_at,pgq_jobs.id,pgq_jobs.kind,pgq_jobs.lease_until,pgq_jobs.losses,pgq_jobs.max_retries,pgq_jobs.priority,
                      pgq_jobs.queue,pgq_jobs.ripe_at,pgq_jobs.state,pgq_jobs.worker,
                      pgq_stats.cancelled,pgq_stats.dead,pgq_stats.done,pgq_stats.handled,pgq_stats.kind,pgq_stats.oldest_ripe_age,pgq_stats.queue,
                      pgq_stats.ripe,pgq_stats.running,pgq_stats.waiting,

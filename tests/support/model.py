@@ -38,6 +38,8 @@ class Job:
     lease_until: datetime | None = None
     result: Any = None
     ended_at: datetime | None = None
+    # As in pgq_running: negative once the job was found lost together with others.
+    losses: int | None = None
 
     @property
     def signature(self) -> tuple[Any, ...] | None:
@@ -77,6 +79,8 @@ class Model:
     """All jobs by id, and the time."""
 
     CAP = timedelta(hours=1)
+    # How often a loss does not count.
+    UNCOUNTED = 5
 
     def __init__(self, now: datetime, jobs: Iterable[Job] = ()) -> None:
         self.now = now
@@ -128,16 +132,31 @@ class Model:
             if job.state == "waiting" and job.ripe_at <= self.now and job.queue in queues
         ]
         ripe.sort(key=lambda job: (job.priority, queues.index(job.queue), job.place))
-        taken = sorted(ripe[:max_jobs], key=lambda job: job.place)
+        ripe = ripe[:max_jobs]
+        suspect = next((n for n, job in enumerate(ripe) if job.losses is not None), max_jobs)
+        taken = sorted(ripe[: max(suspect, 1)], key=lambda job: job.place)
         return [self._set(job, state="running", attempt=job.attempt + 1, lease_until=self.now + lease) for job in taken]
 
     def _expire(self, locked: int | None) -> None:
         lost = [(job.lease_until, job) for job in self.jobs.values() if job.lease_until and job.id != locked]
-        for until, job in sorted(lost, key=lambda pair: pair[0]):
+        self._mark_lost({job.token for until, job in lost if until < self.now and (job.losses or 0) >= 0}, locked)
+        for until, found in sorted(lost, key=lambda pair: pair[0]):
             if until >= self.now:
                 break
-            delay = timedelta(0) if job.attempt == 1 else self.backoff(job, job.attempt - 1)
-            self._retry_or_end(job, "the lease ran out", self.now + delay)
+            job = self.jobs[found.id]
+            if job.losses is not None and -self.UNCOUNTED <= job.losses < 0:
+                self._wait(job, ripe_at=self.now, attempt=job.attempt - 1)
+            else:
+                losses = job.losses if job.losses is None or job.losses >= 0 else self.UNCOUNTED
+                delay = timedelta(0) if job.attempt == 1 else self.backoff(job, job.attempt - 1)
+                self._retry_or_end(replace(job, losses=losses), "the lease ran out", self.now + delay)
+
+    def _mark_lost(self, tokens: set[int | None], locked: int | None) -> None:
+        for token in tokens:
+            together = [job for job in self.jobs.values() if job.token == token]
+            for job in together:
+                if len(together) > 1 and job.id != locked and (job.losses or 0) >= 0:
+                    self._set(job, losses=-1 - (job.losses or 0))
 
     def held(self, job_id: int | None, token: int | None) -> Job:
         """Return the running job with this token."""
@@ -155,6 +174,7 @@ class Model:
 
     def fail(self, job: Job, error: str | None, retry_in: timedelta | None, retry: bool) -> Result:
         """Return the outcome, and the time of the next attempt."""
+        job = replace(job, losses=None)
         delay = self.backoff(job, job.attempt) if retry_in is None else retry_in
         outcome = self._retry_or_end(job, error, self.now + delay if retry else None)
         return outcome, self.now + delay if outcome == "retry" else None
@@ -222,7 +242,8 @@ class Model:
         return "retry" if self._wait(job, ripe_at=ripe_at) else "merged"
 
     def _wait(self, job: Job, **changes: Any) -> bool:
-        job = replace(job, state="waiting", token=None, lease_until=None, ended_at=None, **changes)
+        losses = None if job.losses is None else abs(job.losses)
+        job = replace(job, state="waiting", token=None, lease_until=None, ended_at=None, losses=losses, **changes)
         twin = self.twin(job)
         if twin is None:
             self.jobs[job.id] = job
@@ -236,8 +257,12 @@ class Model:
             ripe_at=max(twin.ripe_at, job.ripe_at) if job.ripe_at > self.now else twin.ripe_at,
             errors=[error for _, error in newest],
             failed_at=[at for at, _ in newest],
+            losses=max(filter(None, (twin.losses, job.losses)), default=None),
         )
         return False
 
     def _end(self, job: Job, state: str, result: Any = None) -> None:
-        self.jobs[job.id] = replace(job, state=state, result=result, token=None, lease_until=None, ended_at=self.now)
+        losses = None if job.losses is None else abs(job.losses)
+        self.jobs[job.id] = replace(
+            job, state=state, result=result, token=None, lease_until=None, ended_at=self.now, losses=losses
+        )

@@ -31,7 +31,7 @@ class Job:
     A claimed job. ``id`` stays the same through all attempts, ``token`` names this one claim.
 
     ``attempt`` counts from 1. The job belongs to the worker until ``lease_until``, by the database's clock. ``payload``
-    and ``context`` are JSON text.
+    and ``context`` are JSON text. A ``suspect`` was lost together with other jobs, and was claimed alone.
     """
 
     id: int
@@ -46,6 +46,7 @@ class Job:
     enqueued_at: datetime
     lease_until: datetime
     context: str | None = field(default=None, repr=False)
+    suspect: bool = False
     # Set by the worker, while the handler runs.
     _runtime: Runtime | None = field(default=None, init=False, repr=False, compare=False)
     # Whether the handler has completed the job in a transaction of its own.

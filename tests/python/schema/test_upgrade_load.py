@@ -51,7 +51,7 @@ NEXT = "999.0.0"
 COMMANDS = re.findall(r"^ +```sh\n(.*?)```$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL)
 # What changes in it: a column, a function that workers may call, and the bodies of functions that all callers use.
 CHANGES = (
-    ("20_waiting.sql", r"(STORED,\n)(\n    CONSTRAINT)", r"\1    probe       integer,\n\2"),
+    ("20_waiting.sql", r"(\n    CONSTRAINT pgq_waiting_pkey)", r"    probe       integer,\n\1"),
     ("20_waiting.sql", r"\Z", "\nCOMMENT ON COLUMN pgq_waiting.probe IS 'New.';\n"),
     (
         "72_purge.sql",

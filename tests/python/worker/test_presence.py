@@ -251,7 +251,8 @@ def test_concurrent_sweeps_do_not_wait_for_each_other(
     with a.conn.transaction(), b.conn.transaction():
         a.claim(max_jobs=0)
         b.claim(max_jobs=0)
-    assert {(state, attempt) for _, state, attempt in jobs(conn)} == {("waiting", 1)}
+    assert {(state, attempt) for _, state, attempt in jobs(conn)} == {("waiting", 0)}
+    assert one(conn, "SELECT array_agg(DISTINCT losses) FROM pgq_jobs") == [1]
 
 
 def test_clients_that_claim_once_rescue_the_jobs_of_a_worker_that_is_gone(

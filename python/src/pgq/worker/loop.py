@@ -34,6 +34,10 @@ UNAVAILABLE = (
 )
 
 
+# Seconds between two looks at a gate, should a wake-up be lost.
+LONGEST_WAIT = 1.0
+
+
 class Loop:
     """
     Run jobs, one batch after the other, in the thread that calls ``run``.
@@ -98,7 +102,7 @@ class Loop:
         try:
             while not self.state.stopping:
                 try:
-                    if self.turn() == 0 and self.rest():
+                    if self.turn() == 0 and not self.state.stopping and self.rest():
                         break
                     pause = self.timing.first_pause
                     refusal.end()
@@ -123,24 +127,75 @@ class Loop:
         """Settle the last batch, claim the next one, and run it; return how many jobs were claimed."""
         if (signals := StopSignals.active) is not None and is_main_thread():
             signals.restore()
+        if not self.enter():
+            return 0
         with self.session.lock, self.session.interruptible():
             jobs = self.settle_and_claim()
         if not jobs:
             self._previous_was_empty = True
+            self.state.gate.leave(self)
             return 0
         self.unstarted.extend(jobs)
         self.stay_awake()
+        if jobs[0].suspect:
+            self.run_alone()
+        else:
+            self.run_batch()
+        return len(jobs)
+
+    def run_batch(self) -> None:
+        """Run the claimed jobs while they may begin."""
         begin_until = self.claimed_at + self.settings.begin_within
         begun_at, begun = self.timing.clock(), 0
         while not self.state.stopping and (job := self.next_job()) is not None:
             begun += self.dispatch(job)
-            if self.timing.clock() > begin_until:
+            now = self.timing.clock()
+            if now > begin_until or self.state.gate.is_closed(self, now):
                 break
             if self.settler.is_due:
                 self.settle()
         if begun:
             self.batch_size.note(begun, self.timing.clock() - begun_at)
-        return len(jobs)
+
+    def enter(self) -> bool:
+        """Wait while another loop runs a suspect, without jobs; return false when the worker is told to stop."""
+        gate = self.state.gate
+        while not gate.enter(self, self.timing.clock()):
+            self.release_unstarted()
+            if self.settler.pending:
+                self.settle()
+            if not self.settings.transaction_pooler:
+                # A producer would notify this session in vain.
+                with self.session.lock:
+                    self.session.leave_idle(self.settings.queues)
+            gate.leave(self)
+            if self.state.stopping:
+                return False
+            self.wakeup.wait(LONGEST_WAIT)
+            self.well_until = self.timing.clock() + self.timing.unwell_after
+        return True
+
+    def run_alone(self) -> None:
+        """
+        Run a suspect while no other loop holds jobs, and settle: if the process ends meanwhile, this job has done it.
+
+        When the others take too long, the suspect runs beside them. If another loop has a suspect, this one goes back.
+        """
+        gate, now = self.state.gate, self.timing.clock()
+        until = now + min(self.timing.alone_within, self.settings.begin_within)
+        if not gate.close(self, now, until):
+            self.release_unstarted()
+            return
+        try:
+            while not gate.is_alone(self) and not self.state.stopping and (now := self.timing.clock()) < until:
+                self.wakeup.wait(min(until - now, LONGEST_WAIT))
+                self.well_until = self.timing.clock() + self.timing.unwell_after
+            gate.close(self, now, self.timing.clock() + self.timing.alone_for)
+            self.run_batch()
+            if self.settler.pending:
+                self.settle()
+        finally:
+            gate.open(self)
 
     def settle_and_claim(self) -> list[Job]:
         """Record the outcomes of the last batch, give back the rest of it, and claim the next one."""
@@ -310,6 +365,8 @@ class Loop:
 
     def close(self) -> None:
         """Close the connections, and end the ticker's thread."""
+        self.state.gate.open(self)
+        self.state.gate.leave(self)
         self.ticker.close()
         self.session.close()
         self.inside.close()

@@ -10,6 +10,7 @@ from time import monotonic
 from pgq.process.health import UNWELL_AFTER
 from pgq.worker.batching import JobBudget
 from pgq.worker.drain import Drain
+from pgq.worker.gate import Gate
 from pgq.worker.server import Server
 from pgq.worker.unhandled import UnhandledKinds
 from pgq.worker.wakeup import Wakeup
@@ -33,6 +34,10 @@ class Timing:
     # so that its workers do not all come at once.
     first_pause: float = 0.5
     longest_pause: float = 3.0
+    # A loop with a suspect waits this long until no other loop holds jobs, but no longer than its jobs may begin; then
+    # the suspect runs beside them. The others wait this long for a suspect that runs; then they claim beside it.
+    alone_within: float = 30.0
+    alone_for: float = 60.0
     # A settlement that meets a producer's open transaction leaves the job to its lease. Shorter than deadlock_timeout,
     # so that PostgreSQL never chooses the producer as the victim of a deadlock.
     lock_timeout: str = "300ms"
@@ -76,6 +81,10 @@ class RunState:
     # The process is about to end: jobs are being given back.
     aborting: bool = False
     wakeups: list[Wakeup] = field(default_factory=list)
+    gate: Gate = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gate = Gate(self.wakeups)
 
     @classmethod
     def start(cls, max_jobs: int | None, clock: Callable[[], float]) -> RunState:
