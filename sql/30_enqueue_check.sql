@@ -7,8 +7,8 @@ CREATE FUNCTION _pgq_validate(
     queue text,
     ripe_at timestamptz,
     delay interval,
-    priority integer,
-    max_retries integer,
+    priority bigint,
+    max_retries bigint,
     backoff interval,
     backoff_cap interval,
     dedup_key text,
@@ -43,8 +43,9 @@ CREATE FUNCTION _pgq_validate(
             ARRAY['22023', format('delay %s is out of range', delay), 'Give an interval from 0 to 100 years.']
         WHEN priority NOT BETWEEN 0 AND 9 THEN
             ARRAY['22023', format('priority %s is out of range', priority), 'Give a number from 0 (first) to 9 (last).']
-        WHEN max_retries < 0 THEN
-            ARRAY['22023', format('max_retries %s is negative', max_retries), 'Give 0 for a job with a single attempt.']
+        WHEN max_retries NOT BETWEEN 0 AND 2147483647 THEN
+            ARRAY['22023', format('max_retries %s is out of range', max_retries),
+                  'Give a number from 0, for a single attempt, to 2147483647.']
         WHEN backoff NOT BETWEEN interval '0' AND interval '100 years' THEN
             ARRAY['22023', format('backoff %s is out of range', backoff), 'Give an interval from 0 to 100 years.']
         WHEN backoff_cap NOT BETWEEN interval '0' AND interval '100 years' THEN
@@ -62,7 +63,7 @@ CREATE FUNCTION _pgq_validate(
     END;
 
 COMMENT ON FUNCTION _pgq_validate(
-    text, jsonb, text, timestamptz, interval, integer, integer, interval, interval, text, text, jsonb, timestamptz
+    text, jsonb, text, timestamptz, interval, bigint, bigint, interval, interval, text, text, jsonb, timestamptz
 ) IS
     'Check the values of a job to be enqueued. Returns SQLSTATE, message and hint of the first error, or NULL for a '
     'valid job.';

@@ -6,8 +6,8 @@ CREATE FUNCTION pgq_enqueue(
     queue text DEFAULT 'default',
     ripe_at timestamptz DEFAULT NULL,
     delay interval DEFAULT NULL,
-    priority integer DEFAULT 5,
-    max_retries integer DEFAULT 10,
+    priority bigint DEFAULT 5,
+    max_retries bigint DEFAULT 10,
     backoff interval DEFAULT '1 minute',
     backoff_cap interval DEFAULT '1 hour',
     dedup boolean DEFAULT true,
@@ -29,7 +29,7 @@ DECLARE
     v_allowed text[] := _pgq_allowed_queues('producer');
     v_id bigint;
     v_ripe_at timestamptz;
-    v_priority integer := coalesce(priority, 5);
+    v_priority bigint := coalesce(priority, 5);
     v_signature uuid;
     v_awake boolean;
     v_problem text[] := _pgq_validate(
@@ -100,7 +100,7 @@ END
 $pgq_enqueue$;
 
 COMMENT ON FUNCTION pgq_enqueue(
-    text, jsonb, text, timestamptz, interval, integer, integer, interval, interval, boolean, text, text, jsonb
+    text, jsonb, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb
 ) IS
     'Enqueue a job in the transaction of the caller. Returns its id and created = true. If a job with the same queue, '
     'kind and dedup_key (or args, without a key) is already waiting, locks that job until the end of the transaction, '

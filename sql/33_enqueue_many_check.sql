@@ -68,8 +68,8 @@ CREATE FUNCTION _pgq_parse_jobs(jobs jsonb) RETURNS TABLE (
     queue text,
     ripe_at timestamptz,
     delay interval,
-    priority integer,
-    max_retries integer,
+    priority bigint,
+    max_retries bigint,
     backoff interval,
     backoff_cap interval,
     dedup boolean,
@@ -86,7 +86,7 @@ BEGIN ATOMIC
            r.context
     FROM jsonb_array_elements(jobs) WITH ORDINALITY AS j (item, n)
     CROSS JOIN LATERAL jsonb_to_record(j.item) AS r (
-        kind text, queue text, ripe_at timestamptz, delay interval, priority integer, max_retries integer,
+        kind text, queue text, ripe_at timestamptz, delay interval, priority bigint, max_retries bigint,
         backoff interval, backoff_cap interval, dedup boolean, dedup_key text, on_duplicate text, context jsonb);
 END;
 

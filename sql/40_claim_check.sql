@@ -26,9 +26,9 @@ COMMENT ON FUNCTION _pgq_lease_end(timestamptz, interval) IS
 
 CREATE FUNCTION _pgq_check_claim(
     queues text[],
-    max_jobs integer,
+    max_jobs bigint,
     worker text,
-    max_bytes integer DEFAULT 16777216
+    max_bytes bigint DEFAULT 16777216
 ) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -77,7 +77,7 @@ BEGIN
 END
 $_pgq_check_claim$;
 
-COMMENT ON FUNCTION _pgq_check_claim(text[], integer, text, integer) IS
+COMMENT ON FUNCTION _pgq_check_claim(text[], bigint, text, bigint) IS
     'Check arguments of pgq_claim. Returns nothing. Raises 22004 for NULL queues, a NULL among them, or NULL max_jobs '
     'or max_bytes; 22023 for a value out of range; 42501 for a queue that the calling role may not use.';
 

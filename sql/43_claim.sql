@@ -71,10 +71,10 @@ COMMENT ON FUNCTION _pgq_skip_lost_tokens(timestamptz) IS
 
 CREATE FUNCTION pgq_claim(
     queues text[] DEFAULT '{default}',
-    max_jobs integer DEFAULT 1,
+    max_jobs bigint DEFAULT 1,
     lease interval DEFAULT '5 minutes',
     worker text DEFAULT NULL,
-    max_bytes integer DEFAULT 16777216
+    max_bytes bigint DEFAULT 16777216
 ) RETURNS TABLE (
     id bigint,
     token bigint,
@@ -212,7 +212,7 @@ BEGIN
 END
 $pgq_claim$;
 
-COMMENT ON FUNCTION pgq_claim(text[], integer, interval, text, integer) IS
+COMMENT ON FUNCTION pgq_claim(text[], bigint, interval, text, bigint) IS
     'Take up to max_jobs ripe jobs of these queues: by priority, 0 first, then by queue in the order given, then by '
     'ripe_at. Once the args of the jobs taken reach max_bytes, as they are stored, it takes no further job; some that it '
     'leaves may stay locked until the end of the transaction. A suspect, which is a job that was lost together with '

@@ -2,7 +2,7 @@
 
 -- Exponent and result are clamped, so that nothing overflows: 3155760000 seconds are a hundred years.
 CREATE FUNCTION pgq_backoff(
-    attempt integer,
+    attempt bigint,
     base interval DEFAULT '1 minute',
     cap interval DEFAULT '1 hour'
 ) RETURNS interval
@@ -14,7 +14,7 @@ CREATE FUNCTION pgq_backoff(
         extract(epoch FROM base)::double precision * 2::double precision ^ least(greatest(attempt, 1) - 1, 60)
     )));
 
-COMMENT ON FUNCTION pgq_backoff(integer, interval, interval) IS
+COMMENT ON FUNCTION pgq_backoff(bigint, interval, interval) IS
     'Return the delay after a failed attempt: base * 2^(attempt-1), at least 0, at most cap and at most 100 years. '
     'NULL for attempt means the first one, NULL for base the longest delay, NULL for cap no limit but the 100 years.';
 

@@ -4,7 +4,7 @@ CREATE FUNCTION pgq_purge(
     older_than interval DEFAULT '30 days',
     outcome text DEFAULT NULL,
     queue text DEFAULT NULL,
-    max_jobs integer DEFAULT 10000,
+    max_jobs bigint DEFAULT 10000,
     kind text DEFAULT NULL
 ) RETURNS bigint
     LANGUAGE plpgsql
@@ -51,7 +51,7 @@ BEGIN
 END
 $pgq_purge$;
 
-COMMENT ON FUNCTION pgq_purge(interval, text, text, integer, text) IS
+COMMENT ON FUNCTION pgq_purge(interval, text, text, bigint, text) IS
     'Delete jobs that ended longer ago than older_than, the oldest first, at most max_jobs in one call. Returns how '
     'many. NULL for outcome or kind means any, NULL for queue every queue that the calling role may use; NULL for '
     'older_than or max_jobs raises 22004. Raises 22023 for a bad value, 42501 for a queue that the calling role may '

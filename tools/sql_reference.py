@@ -44,6 +44,7 @@ NOTES: Final = """\
 To read it:
 
 - Optional arguments are best named: `pgq_enqueue('mail', delay => '5 minutes')`.
+- Where a driver declares the types of parameters, [some need a cast](clients.md): 42883 says that they do not fit.
 - A *privilege* is what [`pgq_grant`](#pgq_grant) gives a role. The owner of pgq may call everything.
 - Errors to which a client reacts: `PGQ01` no such job, `PGQ02` lease lost, `PGQ03` not in a state that allows this,
   `PGQ04` duplicate. A bad argument raises a standard SQLSTATE, with a hint wherever PostgreSQL can read the value.

@@ -1,6 +1,6 @@
 -- Bad arguments raise an error with SQLSTATE and message, and change nothing.
 BEGIN;
-SELECT plan(104);
+SELECT plan(106);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('held');
@@ -36,7 +36,9 @@ FROM (VALUES
     ('SELECT pgq_enqueue(''k'', priority => -1)', '22023', 'priority -1 is out of range'),
     ('SELECT pgq_enqueue(''k'', priority => 10)', '22023', 'priority 10 is out of range'),
     ('SELECT pgq_enqueue(''k'', priority => 2147483647)', '22023', 'priority 2147483647 is out of range'),
-    ('SELECT pgq_enqueue(''k'', max_retries => -1)', '22023', 'max_retries -1 is negative'),
+    ('SELECT pgq_enqueue(''k'', max_retries => -1)', '22023', 'max_retries -1 is out of range'),
+    ('SELECT pgq_enqueue(''k'', max_retries => 2147483648)', '22023', 'max_retries 2147483648 is out of range'),
+    ('SELECT pgq_enqueue(''k'', priority => 4294967299)', '22023', 'priority 4294967299 is out of range'),
     ('SELECT pgq_enqueue(''k'', backoff => ''-1 s'')', '22023', 'backoff -00:00:01 is out of range'),
     ('SELECT pgq_enqueue(''k'', backoff => ''101 years'')', '22023', 'backoff 101 years is out of range'),
     ('SELECT pgq_enqueue(''k'', backoff_cap => ''-1 s'')', '22023', 'backoff_cap -00:00:01 is out of range'),

@@ -1,6 +1,6 @@
 -- pgq_enqueue_many: many jobs in one call, with the result of one pgq_enqueue for each in turn.
 BEGIN;
-SELECT plan(44);
+SELECT plan(46);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 CREATE TEMP TABLE returned AS
@@ -53,7 +53,9 @@ FROM (VALUES
     ('[{"kind": "a", "dedup_key": 1}]', '22023', 'job 1 of the array: dedup_key is not of JSON type string'),
     ('[{"kind": "a", "on_duplicate": true}]', '22023', 'job 1 of the array: on_duplicate is not of JSON type string'),
     ('[{"kind": "a", "context": []}]', '22023', 'job 1 of the array: context is not of JSON type object'),
-    ('[{"kind": "a", "priority": 10000000000}]', '22003', NULL),
+    ('[{"kind": "a", "priority": 10000000000}]', '22023', 'job 1 of the array: priority 10000000000 is out of range'),
+    ('[{"kind": "a", "max_retries": 10000000000}]', '22023', 'job 1 of the array: max_retries 10000000000 is out of range'),
+    ('[{"kind": "a", "priority": 10000000000000000000}]', '22003', NULL),
     ('[{"kind": "a", "ripe_at": "infinity"}]', '22008', 'job 1 of the array: ripe_at infinity is out of range'),
     ('[{"kind": "a", "delay": "soon"}]', '22007', NULL),
     ('[{"kind": "a", "priority": 1.5}]', '22P02', NULL),

@@ -27,8 +27,8 @@ TYPES: Final = {
     "queue": "text",
     "ripe_at": "timestamptz",
     "delay": "interval",
-    "priority": "integer",
-    "max_retries": "integer",
+    "priority": "bigint",
+    "max_retries": "bigint",
     "backoff": "interval",
     "backoff_cap": "interval",
     "dedup": "boolean",
@@ -120,7 +120,7 @@ class Queue:
         """Delete ended jobs, at most ``max_jobs`` of them; return how many."""
         return int(
             self._row(
-                f"SELECT {self._prefix}pgq_purge(%s::interval, %s::text, %s::text, %s::integer, %s::text)",
+                f"SELECT {self._prefix}pgq_purge(%s::interval, %s::text, %s::text, %s::bigint, %s::text)",
                 [interval(older_than), outcome, queue, max_jobs, kind],
             )[0]
         )

@@ -37,6 +37,7 @@ MEANT = {
     "role": ["pgq_fuzz"],
     "privilege": ["producer", "worker", "admin", "reader"],
     "text": ["k", "mail"],
+    "bigint": ["1", "9"],
     "integer": ["1", "9"],
     "boolean": ["true", "false"],
     "timestamp with time zone": ["1989-12-31Z", "1990-01-02Z", "1950-01-01Z", "2089-01-01Z"],
@@ -88,7 +89,7 @@ def jobs_of(enqueue: Function) -> st.SearchStrategy[str]:
     def item(name: str, kind: str) -> st.SearchStrategy[str]:
         usual = meant(name, kind)
         given = st.one_of(usual, usual, usual, OF_TYPE[kind])
-        as_json = given if kind in {"jsonb", "integer", "boolean"} else given.map(json.dumps)
+        as_json = given if kind in {"jsonb", "bigint", "boolean"} else given.map(json.dumps)
         return st.one_of(*[as_json] * 9, json_values).map(lambda text: f'"{name}": {text}')
 
     kind, *others = enqueue.arguments

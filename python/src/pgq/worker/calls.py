@@ -36,7 +36,7 @@ class WorkerQueue(Queue):
         self, conn: psycopg.Connection[Any], *, schema: str | None = None, handlers: Handlers = handlers.default
     ) -> None:
         super().__init__(conn, schema=schema, handlers=handlers)
-        self._claim = f"{self._prefix}pgq_claim(%s::text[], %s::integer, %s::interval, %s::text, %s::integer)"
+        self._claim = f"{self._prefix}pgq_claim(%s::text[], %s::bigint, %s::interval, %s::text, %s::bigint)"
 
     def claim(
         self,
