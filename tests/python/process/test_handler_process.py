@@ -98,7 +98,7 @@ CHANGES = {
     "no stderr": "sys.stderr = None",
     "descriptor of stderr": "os.close(2)",
     "stdout": "sys.stdout.close()",
-    "recursion limit": "sys.setrecursionlimit(100)",
+    "recursion limit": "sys.setrecursionlimit(len(inspect.stack(0)) + 5)",
     "other settings": "socket.setdefaulttimeout(1e-9); os.umask(0o777); gc.disable(); "
     "locale.setlocale(locale.LC_ALL, ''); warnings.simplefilter('error'); sys.stdin = threading.excepthook = None",
 }
@@ -129,7 +129,7 @@ def test_a_handler_that_changes_its_process_neither_diverts_nor_silences_the_wor
         for option, variable in {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE"}.items():
             monkeypatch.setenv(variable, str(given[option]))
     (tmp_path / "tasks.py").write_text(
-        "import gc, locale, logging, logging.config, os, socket, sys, threading, warnings\nimport pgq\n"
+        "import gc, inspect, locale, logging, logging.config, os, socket, sys, threading, warnings\nimport pgq\n"
         f"@pgq.handler('change')\ndef change(job):\n    {CHANGES[what]}\n"
         "@pgq.handler('next', transaction=True)\ndef following(job, conn):\n    pass\n"
     )

@@ -34,7 +34,7 @@ Result = Outcome | Settlement
 def lend(job: Job) -> Job:
     """Return a copy of a job for its handler, which may do anything to it."""
     lent = object.__new__(Job)
-    lent.__dict__.update(job.__dict__)
+    lent.__dict__ = job.__dict__.copy()
     return lent
 
 
@@ -305,7 +305,7 @@ class Executor:
                 os._exit(1)
             self.timeout.disarm()
             for one, copy in zip(jobs, lent, strict=True):
-                one._completed = copy.__dict__.get("_completed", False)
+                one._completed = getattr(copy, "_completed", False)
             self._restore_process()
         self._calling = False
         return result
