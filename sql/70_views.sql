@@ -91,7 +91,7 @@ COMMENT ON COLUMN pgq_jobs.losses IS
 CREATE VIEW pgq_workers WITH (security_barrier) AS
 SELECT coalesce(w.name COLLATE "default", r.worker) AS name, w.host, w.pid, w.queues, w.registered_at,
        w.number IN (SELECT number FROM _pgq_presence) AS present, coalesce(r.running, 0) AS running, r.kinds,
-       r.oldest_claimed_at, w.handles
+       r.oldest_claimed_at, w.handles, coalesce(r.overdue, 0) AS overdue
 FROM (
     SELECT worker.name, worker.number, worker.host, worker.pid, worker.registered_at,
            CASE WHEN s.sees_all THEN worker.queues
@@ -104,9 +104,10 @@ FROM (
 ) AS w
 FULL JOIN (
     SELECT job.worker, count(*) AS running, array_agg(DISTINCT job.kind ORDER BY job.kind) AS kinds,
-           min(job.claimed_at) AS oldest_claimed_at
+           min(job.claimed_at) AS oldest_claimed_at, count(*) FILTER (WHERE job.lease_until < clock.now) AS overdue
     FROM pgq_running AS job
     CROSS JOIN _pgq_visible_queues AS s
+    CROSS JOIN (SELECT pgq_now() AS now) AS clock
     WHERE job.worker IS NOT NULL
       AND (s.sees_all OR job.queue = ANY (s.sees))
     GROUP BY job.worker
@@ -131,6 +132,9 @@ COMMENT ON COLUMN pgq_workers.oldest_claimed_at IS
 COMMENT ON COLUMN pgq_workers.handles IS
     'Kinds that the worker has handlers for; NULL: it does not tell, is not registered, or serves queues that the role '
     'may not see.';
+COMMENT ON COLUMN pgq_workers.overdue IS
+    'Number of the jobs that the worker holds, and whose leases have ended. Claims rescue such a job within two '
+    'seconds, unless a transaction holds it (see pgq_hold), as that of a frozen worker may.';
 
 
 CREATE VIEW pgq_stats AS

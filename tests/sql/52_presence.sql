@@ -1,6 +1,6 @@
 -- Presence: registered workers, and the jobs of workers whose sessions have ended.
 BEGIN;
-SELECT plan(45);
+SELECT plan(47);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 -- In the first five seconds after the start of the server no worker counts as gone: wait until they are over.
 CREATE FUNCTION pg_temp.claim() RETURNS bigint LANGUAGE plpgsql AS $$
@@ -20,6 +20,10 @@ SELECT pgq_enqueue(kind, queue => 'a') FROM unnest('{x,y}'::text[]) AS kind;
 SELECT count(*) FROM pgq_claim('{a}', 2, worker => 'me');
 SELECT results_eq('SELECT running, kinds, oldest_claimed_at FROM pgq_workers', $$ VALUES (2::bigint, '{x,y}'::text[], pgq_now()) $$,
                   'pgq_workers shows the jobs that a worker holds');
+SELECT is(overdue, 0::bigint, 'no job is overdue before its lease ends') FROM pgq_workers;
+UPDATE pgq_running SET lease_until = pgq_now() - interval '1 second' WHERE kind = 'x';
+SELECT is(overdue, 1::bigint, 'pgq_workers counts the jobs whose leases have ended') FROM pgq_workers;
+UPDATE pgq_running SET lease_until = pgq_now() + interval '5 minutes' WHERE kind = 'x';
 SELECT pgq_enqueue('z', queue => 'b');
 SELECT count(*) FROM pgq_claim('{b}', worker => 'stranger');
 SELECT results_eq($$ SELECT host, queues, present, running FROM pgq_workers WHERE name = 'stranger' $$,

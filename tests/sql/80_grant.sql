@@ -37,7 +37,8 @@ FROM (VALUES
                      pgq_jobs.queue,pgq_jobs.ripe_at,pgq_jobs.state,pgq_jobs.worker,
                      pgq_stats.cancelled,pgq_stats.dead,pgq_stats.done,pgq_stats.handled,pgq_stats.kind,pgq_stats.oldest_ripe_age,pgq_stats.queue,
                      pgq_stats.ripe,pgq_stats.running,pgq_stats.waiting,
-                     pgq_workers.handles,pgq_workers.host,pgq_workers.kinds,pgq_workers.name,pgq_workers.oldest_claimed_at,pgq_workers.pid,
+                     pgq_workers.handles,pgq_workers.host,pgq_workers.kinds,pgq_workers.name,pgq_workers.oldest_claimed_at,
+                     pgq_workers.overdue,pgq_workers.pid,
                      pgq_workers.present,pgq_workers.queues,pgq_workers.registered_at,pgq_workers.running}', 'a reader can read neither args, dedup_key, errors, result nor context')
 ) AS t (role, columns, what);
 

@@ -317,3 +317,62 @@ def test_a_worker_frozen_for_longer_than_its_lease_changes_nothing(
     assert "lost after LeaseLost" in logs[0]
     assert conn.execute("SELECT worker FROM effect").fetchall() == [(second.pid,)]
     assert (first.returncode, second.returncode) == (0, 0)
+
+
+FROZEN = """
+import os, pathlib, time
+import pgq
+
+def held(job, conn):
+    conn.execute("INSERT INTO effect VALUES (%s)", [os.getpid()])
+    pathlib.Path(f"held-{job.attempt}").touch()
+    while not pathlib.Path("go").exists():
+        time.sleep(0.005)
+
+pgq.handler("bounded", transaction=True, timeout=1.5)(held)
+pgq.handler("held", transaction=True)(held)
+"""
+# As in docs/operations.md.
+END_SESSION = """
+SELECT pg_terminate_backend(a.pid)
+FROM pgq_jobs AS j
+JOIN pg_stat_activity AS a ON a.application_name = left('pgq ' || j.worker, 63)
+WHERE j.state = 'running' AND j.lease_until < now() AND a.datname = current_database()
+  AND a.state = 'idle in transaction'
+"""
+
+
+@pytest.mark.happens("a worker is frozen with a transactional job")
+@pytest.mark.parametrize("ended_by", ["timeout", "operator", None])
+def test_a_frozen_worker_keeps_a_transactional_job_only_for_as_long_as_its_session_lives(
+    conn: Connection, queue: Queue, start: Start, tmp_path: Path, ended_by: str | None
+) -> None:
+    """Until then the job is overdue. Its effect is there once, by whichever worker commits it."""
+    conn.execute("CREATE TABLE effect (worker integer)")
+    (tmp_path / "frozen.py").write_text(FROZEN)
+    queue.enqueue("bounded" if ended_by == "timeout" else "held", backoff="0")
+    first = start("frozen", "--lease", "1s", "--name", "first")
+    eventually((tmp_path / "held-1").exists)
+    first.send_signal(signal.SIGSTOP)
+    eventually(lambda: [one["overdue"] for one in Views(conn).workers()] == [1])
+    second = start("frozen", "--lease", "1m", "--name", "second")
+    if ended_by == "operator":
+        assert conn.execute(END_SESSION.encode()).fetchall() == [(True,)]
+    if ended_by is not None:
+        eventually((tmp_path / "held-2").exists)
+        assert [one["overdue"] for one in Views(conn).workers()] == [0, 0]
+    else:
+        # The second worker has looked for jobs to rescue.
+        queue.enqueue("unknown", max_retries=0)
+        eventually(lambda: [state for _, state, _ in jobs(conn)] == ["running", "dead"])
+        assert [one["overdue"] for one in Views(conn).workers()] == [1, 0]
+    first.send_signal(signal.SIGCONT)
+    (tmp_path / "go").touch()
+    eventually(lambda: "running" not in [state for _, state, _ in jobs(conn)])
+    for process in (first, second):
+        process.terminate()
+    logs = [process.communicate(timeout=30)[1] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0)
+    winner = first if ended_by is None else second
+    assert conn.execute("SELECT worker FROM effect").fetchall() == [(winner.pid,)]
+    assert ("lost" in logs[0]) == (ended_by is not None)

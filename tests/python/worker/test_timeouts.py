@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 from support.database import Connection, jobs, one
 from support.threads import Thread, eventually
-from support.workers import drain
+from support.workers import MakeWorker, drain
 
 from pgq import Handlers, Job, Queue, Worker
 from pgq.process.signals import StopSignals
@@ -224,3 +224,35 @@ def test_a_handler_that_takes_the_alarm_keeps_its_timeout(
     assert all(0.39 <= value < 8 for value in seconds.values()), seconds
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     assert signal.SIGALRM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.mark.parametrize("transaction_pooler", [False, True])
+@pytest.mark.parametrize(
+    ("of_database", "timeout", "limit"),
+    [("0", 20, "25s"), ("10s", 20, "10s"), ("10min", 20.5, "25500ms"), ("10min", None, "10min"), ("0", 1e9, "0")],
+)
+def test_the_server_ends_a_session_that_is_idle_for_longer_than_the_timeout(
+    conn: Connection,
+    queue: Queue,
+    handlers: Handlers,
+    make_worker: MakeWorker,
+    transaction_pooler: bool,
+    of_database: str,
+    timeout: float | None,
+    limit: str,
+) -> None:
+    """It does so five seconds later, or after its own limit if that is shorter, and only in this transaction."""
+    setting = "idle_in_transaction_session_timeout"
+    conn.execute(f"ALTER DATABASE {conn.info.dbname} SET {setting} = '{of_database}'".encode())
+    found: list[str] = []
+
+    def note(job: Job, conn: Connection) -> None:
+        found.append(one(conn, f"SHOW {setting}"))
+
+    handlers.handler("bounded", transaction=True, timeout=timeout)(note)
+    handlers.handler("not bounded", transaction=True)(note)
+    for n, kind in enumerate(["bounded", "not bounded", "bounded"]):
+        queue.enqueue(kind, n)
+    drain(make_worker(transaction_pooler=transaction_pooler).loops[0])
+    assert jobs(conn) == []
+    assert found == [limit, of_database, limit]

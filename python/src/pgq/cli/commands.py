@@ -40,8 +40,8 @@ JOB_COLUMNS = (
 )  # fmt: skip
 WORKER_COLUMNS = (
     Column("name", 0, least=12), Column("host", 7, least=8), Column("pid", 6), Column("queues", 3, least=8),
-    Column("registered_at", 8), Column("present", 1), Column("running", 2), Column("kinds", 4, least=8),
-    Column("oldest_claimed_at", 5), Column("handles", 9, least=8),
+    Column("registered_at", 8), Column("present", 1), Column("running", 2), Column("overdue", 4),
+    Column("kinds", 4, least=8), Column("oldest_claimed_at", 5), Column("handles", 9, least=8),
 )  # fmt: skip
 STATS_COLUMNS = (
     Column("queue", 0, least=8), Column("kind", 1, least=8), Column("waiting", 2), Column("ripe", 6),

@@ -22,6 +22,13 @@ from pgq.queue import Queue
 AS_TEXT: Final = {"payload": "args::text", "context": "context::text"}
 # The default of pgq_claim.
 MAX_BYTES: Final = 16 * 1024 * 1024
+# Until the end of the transaction; a shorter limit, such as that of the database, stays.
+LIMIT_IDLE: Final = (
+    "set_config('idle_in_transaction_session_timeout', ceil(1000 * extract(epoch FROM least(make_interval(secs => "
+    "%s::float8), nullif(current_setting('idle_in_transaction_session_timeout')::interval, '0'))))::text, true)"
+)
+# The longest of PostgreSQL's timeouts, in milliseconds.
+MAX_TIMEOUT: Final = 2**31
 COLUMNS: Final = ", ".join(AS_TEXT.get(field.name, field.name) for field in fields(Job) if field.init)
 
 
@@ -141,12 +148,17 @@ class WorkerQueue(Queue):
 
     def hold(self, job: Job) -> str:
         """Lock the job until the end of the transaction, and return the transaction's id. Raises LeaseLost."""
-        return str(
-            self._row(
-                f"SELECT pg_current_xact_id()::text, {self._prefix}pgq_hold(%s::bigint, %s::bigint)",
-                [job.id, job.token],
-            )[0]
-        )
+        return self._hold(job)
+
+    def _hold(self, job: Job, idle_limit: float | None = None) -> str:
+        """Hold the job, in a transaction whose session the server ends when it is idle for so many seconds."""
+        values: list[Any] = [job.id, job.token]
+        more = ""
+        if idle_limit is not None and 1000 * idle_limit < MAX_TIMEOUT:
+            more = f", {LIMIT_IDLE}"
+            values.append(idle_limit)
+        query = f"SELECT pg_current_xact_id()::text, {self._prefix}pgq_hold(%s::bigint, %s::bigint){more}"
+        return str(self._row(query, values)[0])
 
     def complete(self, job: Job, result: Any = None, *, note: str | None = None) -> None:
         """

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -29,6 +29,9 @@ from pgq.worker.settle import complete_in, record, without_result
 from pgq.worker.timeout import Timeout
 
 Result = Outcome | Settlement
+# A worker that is frozen ends no handler. So many seconds after the timeout of a transactional handler the server ends
+# its session, which gives its job back; without a freeze the handler is interrupted before.
+IDLE_AFTER_TIMEOUT: Final = 5.0
 
 
 def lend(job: Job) -> Job:
@@ -244,7 +247,7 @@ class Executor:
 
     def _hold_and_call(self, handler: Handler, job: Job, queue: WorkerQueue) -> tuple[str, Settlement]:
         """Hold a job, call its handler, complete the job; return the id of the transaction, and the settlement."""
-        transaction = queue.hold(job)
+        transaction = queue._hold(job, None if handler.timeout is None else handler.timeout + IDLE_AFTER_TIMEOUT)
         job.args  # noqa: B018 - as above
         try:
             result = self._call(handler, job, queue.conn)
