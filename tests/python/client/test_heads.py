@@ -279,6 +279,24 @@ def test_jobs_that_a_claim_leaves_for_their_size_are_no_dead_entries(conn: Conne
     assert known(conn) == []
 
 
+def test_queues_that_take_turns_lose_no_job_and_keep_their_order(queue: WorkerQueue, past: None) -> None:
+    """A head belongs to a queue, wherever a claim names it: claims find each job once, and scan the past once."""
+    order = ["default", "other", "third"]
+    queue.enqueue_many(
+        {"kind": "k", "args": n, "queue": name, "priority": 5 + n % 2} for n in range(200) for name in order
+    )
+    queue.conn.execute("SELECT pg_sleep(0.15)")
+    before = read("pgq_waiting_claim", queue.conn)
+    taken: dict[str, list[int]] = {name: [] for name in order}
+    while claimed := queue.claim(order, 40):
+        for one_ in claimed:
+            taken[one_.queue].append(one_.args)
+        order.append(order.pop(0))
+    assert all(numbers == [*range(0, 200, 2), *range(1, 200, 2)] for numbers in taken.values())
+    # Each of the 15 claims may walk over some hundred entries of those before; a scan of the past is 3,000.
+    assert read("pgq_waiting_claim", queue.conn) - before < 4 * PAST
+
+
 @pytest.mark.parametrize("known", [False, True], ids=["unknown head", "known head"])
 def test_late_jobs_are_all_found_even_if_they_exceed_one_claim(
     conn: Connection, connect: Connect, queue: WorkerQueue, past: None, known: bool

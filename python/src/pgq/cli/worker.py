@@ -24,12 +24,20 @@ from pgq.process.signals import StopSignals, end_at_once, exit_within
 from pgq.process.supervisor import LIFELINE, Supervisor
 from pgq.worker.drain import Drain
 from pgq.worker.refusal import Refused
+from pgq.worker.settings import QueueOrder
 from pgq.worker.worker import RELEASE_WITHIN, Worker
 
 
 @click.command()
 @click.argument("modules", metavar="MODULE...", nargs=-1, required=True)
 @click.option("--queue", "queues", multiple=True, default=("default",), help="Queue to serve; may be repeated.")
+@click.option(
+    "--queue-order",
+    type=click.Choice(["strict", "rotate"]),
+    default="strict",
+    help="Within a priority, serve all jobs of the first --queue before any of the second (strict), however long that "
+    "is, or let each queue come first in turn (rotate).",
+)
 @click.option(
     "--concurrency", type=click.IntRange(1, 100), default=1, help="Threads, for handlers that wait for the network."
 )
@@ -87,6 +95,7 @@ def worker(
     target: Target,
     modules: tuple[str, ...],
     queues: tuple[str, ...],
+    queue_order: QueueOrder,
     concurrency: int,
     processes: int,
     batch: int,
@@ -129,6 +138,7 @@ def worker(
             one = Worker(
                 target.dsn,
                 queues=queues,
+                queue_order=queue_order,
                 concurrency=concurrency,
                 batch=batch,
                 batch_bytes=batch_bytes,

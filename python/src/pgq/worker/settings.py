@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from time import monotonic
+from typing import Literal, get_args
 
 from pgq.process.health import UNWELL_AFTER
 from pgq.worker.batching import JobBudget
@@ -14,6 +15,9 @@ from pgq.worker.gate import Gate
 from pgq.worker.server import Server
 from pgq.worker.unhandled import UnhandledKinds
 from pgq.worker.wakeup import Wakeup
+
+# The order in which the claims of a loop name its queues: always the same, or each queue first in turn.
+QueueOrder = Literal["strict", "rotate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,7 @@ class Settings:
     name: str
     schema: str | None
     queues: tuple[str, ...]
+    queue_order: QueueOrder
     batch: int
     batch_bytes: int
     lease: timedelta
@@ -63,6 +68,10 @@ class Settings:
     transaction_pooler: bool
     drain: Drain | None
     timing: Timing
+
+    def __post_init__(self) -> None:
+        if self.queue_order not in get_args(QueueOrder):
+            raise ValueError(f'queue_order is "strict" or "rotate", not {self.queue_order!r}')
 
     @property
     def begin_within(self) -> float:

@@ -50,14 +50,15 @@ class Settler:
     """
     Record the outcomes of one loop through its session, and log what the database made of them.
 
-    ``pending`` are the outcomes that are not recorded yet. The caller of ``settle`` and ``settle_and_claim`` holds
-    ``session.lock``.
+    ``pending`` are the outcomes that are not recorded yet, and ``queues`` those of the next claim, in its order. The
+    caller of ``settle`` and ``settle_and_claim`` holds ``session.lock``.
     """
 
     def __init__(self, settings: Settings, session: Session) -> None:
         self.settings = settings
         self.session = session
         self.pending: list[Outcome] = []
+        self.queues = settings.queues
         self.settled_at = 0.0
 
     def add(self, results: Iterable[Outcome | Settlement]) -> None:
@@ -91,7 +92,7 @@ class Settler:
         settings = self.settings
         queue = self.session.queue()
         outcomes = self.pending.copy()
-        claim = (settings.queues, max_jobs, settings.lease, settings.name, settings.batch_bytes)
+        claim = (self.queues, max_jobs, settings.lease, settings.name, settings.batch_bytes)
         settlements: list[Settlement] = []
         if settings.transaction_pooler or not all(is_plain(outcome) for outcome in outcomes):
             with queue.conn.transaction():
@@ -103,6 +104,8 @@ class Settler:
                 settlements = [_completion(outcome, outcome.job.id not in lost) for outcome in outcomes]
         else:
             jobs = queue._claim_only(*claim)
+        if settings.queue_order == "rotate":
+            self.queues = (*self.queues[1:], self.queues[0])
         self._note(len(outcomes), settlements)
         return jobs
 

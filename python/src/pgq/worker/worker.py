@@ -36,7 +36,7 @@ from pgq.worker.presence import INTERRUPT_AGAIN, Presence
 from pgq.worker.refusal import Refused, refuses
 from pgq.worker.server import Server
 from pgq.worker.session import Interrupted
-from pgq.worker.settings import RunState, Settings, Timing
+from pgq.worker.settings import QueueOrder, RunState, Settings, Timing
 from pgq.worker.settle import record
 
 # Seconds for which a worker that is told twice to stop tries to give its jobs back.
@@ -53,6 +53,9 @@ class Worker:
     reach ``batch_bytes``, for ``lease``. When no job is ripe, it sleeps until it is notified of one, at most ``poll``
     seconds.
 
+    Of ripe jobs with the same priority, those of the first of the ``queues`` are claimed first, so a queue that never
+    runs dry keeps back the ones after it. With ``queue_order="rotate"`` each queue comes first in turn.
+
     Other workers take the jobs of a killed worker within two seconds. The leases of running handlers are extended. With
     ``transaction_pooler`` nothing is kept in a session, as a pooler in transaction mode demands: the worker polls, and
     the jobs of a killed one wait for the end of their leases. ``name`` is a label; the process id and a random part
@@ -68,6 +71,7 @@ class Worker:
     handlers: registry.Handlers = registry.default
     _: KW_ONLY
     queues: Sequence[str] = ("default",)
+    queue_order: QueueOrder = "strict"
     concurrency: int = 1
     batch: int = 100
     batch_bytes: int = MAX_BYTES
@@ -88,6 +92,7 @@ class Worker:
             name=f"{self.name or socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}",
             schema=self.schema,
             queues=tuple(self.queues),
+            queue_order=self.queue_order,
             batch=self.batch,
             batch_bytes=self.batch_bytes,
             lease=self.lease,
