@@ -7,7 +7,7 @@
 --
 -- Some jobs are to the left of the head all the same: after a claim that rolled back, after a very late commit, or when
 -- they were put back at their old place. A scan from the left end finds them. While the walk is short, each claim makes
--- that scan; otherwise the next scan comes after twenty times as long as the last one took.
+-- that scan; otherwise all sessions together make one at a time, with pauses of twenty times its cost.
 --
 -- A session keeps its heads in a setting: that writes nothing, and a claim that rolls back takes its moves back. Any
 -- role can set it, so a forged value must hurt no other session. The section "Heads" of docs/design.md draws a lane.
@@ -23,14 +23,16 @@ COMMENT ON FUNCTION _pgq_is_long_scan(bigint, integer) IS
     'entries count as too many.';
 
 
-CREATE FUNCTION _pgq_rescan_delay(cost interval) RETURNS interval
+-- The cost is counted in entries and not in time, which would grow with the load of the machine. Measured: five entries
+-- take a microsecond.
+CREATE FUNCTION _pgq_rescan_delay(entries bigint) RETURNS interval
     LANGUAGE sql
     IMMUTABLE
-    RETURN least(20 * cost, interval '5 minutes');
+    RETURN least(entries * interval '4 microseconds', interval '5 minutes');
 
-COMMENT ON FUNCTION _pgq_rescan_delay(interval) IS
-    'Return the least time between a long scan that took cost and the next one: 20 times cost, so that such scans take '
-    '5 % of the time, but at most 5 minutes.';
+COMMENT ON FUNCTION _pgq_rescan_delay(bigint) IS
+    'Return the least time between a long scan that read so many entries in vain and the next one: about 20 times as '
+    'long as it takes on an idle machine, so that such scans take 5 % of the time, but at most 5 minutes.';
 
 
 -- The server does not count entries that are known to be dead to all, but it counts the pages full of them.
@@ -96,82 +98,3 @@ $_pgq_save_head$;
 
 COMMENT ON FUNCTION _pgq_save_head(pgq_head) IS
     'Keep the heads of a queue in this session, with a due that is at most rescan_delay from now.';
-
-
--- A row whose due is further ahead than its own rescan_delay was written before the clock of the server was set back.
--- It gets a second more: the row may have been written since this session has read the clock. No rescan_delay is
--- longer than 5 minutes, so the first condition on due limits the scan of the index.
-CREATE FUNCTION _pgq_shared_head(queue text, at timestamptz) RETURNS pgq_head
-    LANGUAGE plpgsql
-    SET search_path FROM CURRENT
-    SET enable_seqscan = off
-    SET jit = off
-    SET plan_cache_mode = force_generic_plan
-AS $_pgq_shared_head$
-DECLARE
-    v_head pgq_head;
-BEGIN
-    SELECT h.* INTO v_head
-    FROM pgq_head AS h
-    WHERE h.queue = _pgq_shared_head.queue
-      AND h.due < at + interval '6 minutes'
-      AND h.due < at + h.rescan_delay + interval '1 second'
-    ORDER BY h.due DESC
-    LIMIT 1;
-    RETURN v_head;
-END
-$_pgq_shared_head$;
-
-COMMENT ON FUNCTION _pgq_shared_head(text, timestamptz) IS
-    'Return the newest heads of a queue that a session has shared; NULLs where there are none.';
-
-
-CREATE FUNCTION _pgq_load_head(queue text, at timestamptz) RETURNS pgq_head
-    LANGUAGE plpgsql
-    SET search_path FROM CURRENT
-AS $_pgq_load_head$
-DECLARE
-    v_setting text := current_setting(_pgq_head_setting(queue), true);
-    v_wait bigint;
-    v_delay bigint;
-    v_head pgq_head := ROW(queue, at, '0', '{}');
-    v_shared pgq_head;
-BEGIN
-    IF v_setting <> '' THEN
-        BEGIN
-            v_head.lanes := split_part(v_setting, ' ', 3)::_pgq_lane_head[];
-            v_delay := least(split_part(v_setting, ' ', 2)::bigint, 600000000);
-            v_wait := split_part(v_setting, ' ', 1)::bigint - _pgq_microseconds(at);
-        EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
-            -- Damaged or forged. Raising would keep every client of a pooled session from its jobs.
-            v_head.lanes := '{}';
-        END;
-        -- A due that is further ahead than its rescan_delay was kept before the clock was set back.
-        IF v_wait BETWEEN 1 AND v_delay THEN
-            v_head.due := at + v_wait * interval '1 microsecond';
-            v_head.rescan_delay := v_delay * interval '1 microsecond';
-            RETURN v_head;
-        END IF;
-    END IF;
-
-    v_shared := _pgq_shared_head(queue, at);
-    IF v_shared.due IS NOT NULL THEN
-        IF v_head.lanes = '{}' THEN
-            v_head.lanes := v_shared.lanes;
-        END IF;
-        -- Another session has scanned. A random delay, so that one of the sessions makes the next scan, not all.
-        v_head.due := v_shared.due + random() * v_shared.rescan_delay;
-        v_head.rescan_delay := v_head.due - at;
-        PERFORM _pgq_save_head(v_head);
-        -- A new session may live for one claim only: it leaves the scan to others for longer.
-        IF v_wait IS NULL AND v_shared.due + 9 * v_shared.rescan_delay > at THEN
-            v_head.due := greatest(v_head.due, at + interval '1 microsecond');
-        END IF;
-    END IF;
-    RETURN v_head;
-END
-$_pgq_load_head$;
-
-COMMENT ON FUNCTION _pgq_load_head(text, timestamptz) IS
-    'Return the heads of a queue that this session has kept, or else those that another session has shared; no lanes '
-    'where nothing is known. When due has passed, the claim is to scan from the start of each lane.';

@@ -144,7 +144,7 @@ BEGIN
             CROSS JOIN LATERAL (
                 SELECT p.priority, known.here_ripe_us, known.here_id
                 FROM generate_series(0, 9) AS p (priority)
-                LEFT JOIN unnest(CASE WHEN h.due > v_begun_at THEN h.lanes END) AS known USING (priority)
+                LEFT JOIN unnest(h.lanes) AS known USING (priority)
             ) AS l
             ORDER BY l.priority, h.n
         ) AS lane

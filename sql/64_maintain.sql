@@ -1,8 +1,8 @@
 -- What claims do on the side: sweep the workers, and rescue jobs whose leases have ended.
 
 -- The entries of jobs that are gone pile up in the index of the leases as in that of the claim, so the search is
--- rationed in the same way, by _pgq_rescan_delay. A search counts for at least 50 ms, so each session makes one a
--- second at most. When the walk is long, all sessions together make one in that time.
+-- rationed in the same way, by _pgq_load_head. A search counts as 250,000 entries at least, so each session makes one a
+-- second at most. When the walk is long, all sessions together make one at a time.
 CREATE FUNCTION _pgq_maintain(at timestamptz) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -10,9 +10,10 @@ AS $_pgq_maintain$
 DECLARE
     v_is_new boolean := coalesce(current_setting(_pgq_head_setting(''), true), '') = '';
     v_head pgq_head := _pgq_load_head('', at);
-    v_begun_at timestamptz;
+    v_is_known boolean := v_head.rescan_delay > interval '0';
     v_read bigint;
     v_count integer;
+    v_wasted bigint;
 BEGIN
     IF v_is_new THEN
         PERFORM _pgq_skip_lost_tokens(at);
@@ -21,16 +22,18 @@ BEGIN
         RETURN;
     END IF;
 
-    v_begun_at := clock_timestamp();
     v_read := _pgq_entries_read('pgq_running_lease');
     PERFORM _pgq_sweep_workers(at, v_is_new);
     v_count := _pgq_expire_leases(at);
-    v_head.rescan_delay := _pgq_rescan_delay(greatest(clock_timestamp() - v_begun_at, interval '50 milliseconds'));
+    v_wasted := _pgq_entries_read('pgq_running_lease') - v_read - v_count;
+    v_head.rescan_delay := _pgq_rescan_delay(greatest(v_wasted, 250000));
     v_head.due := at + v_head.rescan_delay;
-    -- If this search has found as many jobs as it may take, the next claim of the session searches again.
+    -- If this search has found as many jobs as it may take, the next claim searches again.
     IF v_count < 50 THEN
-        IF _pgq_is_long_scan(_pgq_entries_read('pgq_running_lease') - v_read - v_count, 1) THEN
+        IF _pgq_is_long_scan(v_wasted, 1) THEN
             PERFORM _pgq_share_head(v_head);
+        ELSIF v_is_known THEN
+            PERFORM _pgq_replace_head(ROW('', '-infinity', '0', '{}')::pgq_head);
         END IF;
         PERFORM _pgq_save_head(v_head);
     END IF;

@@ -52,7 +52,7 @@ def ration(conn: Connection, pause: str) -> None:
     """Set the interval between long scans; the test kit sets none."""
     conn.execute(
         sql.SQL(
-            "CREATE OR REPLACE FUNCTION _pgq_rescan_delay(cost interval) RETURNS interval "
+            "CREATE OR REPLACE FUNCTION _pgq_rescan_delay(entries bigint) RETURNS interval "
             "LANGUAGE sql IMMUTABLE RETURN interval {}"
         ).format(pause)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pgq import WorkerQueue
 from support.database import Connection, one
 
 # Enough completed jobs to make every scan from the start a long one.
@@ -47,3 +48,35 @@ def set_clock_back(conn: Connection, seconds: int, queue: str = "default") -> No
         "WHERE queue <> chr(31)".encode(),
         {"us": us},
     )
+
+
+def sharing(due: str, rescan_delay: str, at: str) -> bytes:
+    """Return a statement that shares heads at this time in all lanes of "default" and of the search for leases."""
+    return (
+        f"INSERT INTO pgq_head SELECT q, {due}, '{rescan_delay}', h "
+        "FROM (VALUES ('default'), ('')) AS queue (q) CROSS JOIN ("
+        "SELECT array_agg(ROW(p, us, us, us, us)::_pgq_lane_head) "
+        f"FROM generate_series(0, 9) AS p CROSS JOIN _pgq_microseconds({at}) AS us) AS l (h)"
+    ).encode()
+
+
+def leave_past(conn: Connection) -> None:
+    """Leave entries of jobs that are gone in the index of claims, to the right of all jobs of before."""
+    conn.execute(
+        "SELECT count(*) FROM pgq_enqueue_many((SELECT jsonb_agg(jsonb_build_object('kind', 'past', 'args', n)) "
+        "FROM generate_series(1, %s) AS n))",
+        [PAST],
+    )
+    conn.execute("DELETE FROM pgq_waiting WHERE kind = 'past'")
+    # The end of a lane counts as a tenth of a second ago.
+    conn.execute("SELECT pg_sleep(0.15)")
+
+
+def leave_leases(conn: Connection) -> None:
+    """Leave entries of leases that would have ended, of jobs that are gone, and no heads."""
+    queue = WorkerQueue(conn)
+    queue.enqueue_many({"kind": "leased", "args": n} for n in range(PAST))
+    jobs = queue.claim(max_jobs=PAST)
+    conn.execute("UPDATE pgq_running SET lease_until = clock_timestamp() - interval '1 hour'")
+    queue.complete_many(jobs)
+    conn.execute("DELETE FROM pgq_head WHERE queue <> chr(31)")

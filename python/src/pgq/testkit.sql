@@ -31,7 +31,7 @@ CREATE OR REPLACE FUNCTION pgq_now() RETURNS timestamptz
 
 -- Let each claim scan from the start, however long that takes: after a claim that a test rolls back, the session's heads
 -- would otherwise hide the jobs for a moment.
-CREATE OR REPLACE FUNCTION _pgq_rescan_delay(cost interval) RETURNS interval
+CREATE OR REPLACE FUNCTION _pgq_rescan_delay(entries bigint) RETURNS interval
     LANGUAGE sql
     IMMUTABLE
     RETURN interval '0';

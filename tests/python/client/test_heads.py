@@ -66,6 +66,20 @@ def test_jobs_are_found_after_the_clock_was_set_back(
     assert [job.kind for job in (WorkerQueue(connect()) if is_new else queue).claim()] == ["k"]
 
 
+def test_after_the_clock_was_set_back_the_session_scans_once(
+    conn: Connection, connect: Connect, queue: WorkerQueue, past: None
+) -> None:
+    """The jobs that wait fill each claim, and all of them lie to the left of the old head."""
+    queue.claim()
+    set_clock_back(conn, 240)
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(5))
+    conn.execute("SELECT pg_sleep(0.15)")
+    assert len(queue.claim()) == 1
+    before = read("pgq_waiting_claim", conn)
+    assert [len(queue.claim()) for _ in range(4)] == [1] * 4
+    assert read("pgq_waiting_claim", conn) - before < 200
+
+
 Way = Callable[[Connection, Connect, WorkerQueue, int], None]
 
 

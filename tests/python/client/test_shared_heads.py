@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 from support.database import Connect, Connection, expire, one, ration, read, record, seen
-from support.heads import PAST, pass_due
+from support.heads import PAST, pass_due, sharing
 from support.threads import eventually
 
 from pgq import WorkerQueue
@@ -46,16 +46,6 @@ def test_a_scan_that_is_due_is_not_made_when_another_session_has_made_one(
     assert read("pgq_waiting_claim", conn) - before < 200
 
 
-def sharing(due: str, rescan_delay: str, at: str) -> bytes:
-    """Return a statement that shares heads at this time in all lanes of "default" and of the search for leases."""
-    return (
-        f"INSERT INTO pgq_head SELECT q, {due}, '{rescan_delay}', h "
-        "FROM (VALUES ('default'), ('')) AS queue (q) CROSS JOIN ("
-        "SELECT array_agg(ROW(p, us, us, us, us)::_pgq_lane_head) "
-        f"FROM generate_series(0, 9) AS p CROSS JOIN _pgq_microseconds({at}) AS us) AS l (h)"
-    ).encode()
-
-
 OLD = sharing("now() - interval '1 hour'", "1 second", "now()")
 
 
@@ -88,21 +78,6 @@ def test_sharing_a_head_waits_for_no_lock(conn: Connection, connect: Connect, pa
         second.claim()
     count = "SELECT count(*) FILTER (WHERE due > now()), count(*) FROM pgq_head WHERE queue = 'default'"
     assert conn.execute(count.encode()).fetchone() == (2, 2)
-
-
-def test_the_first_claim_of_a_session_leaves_a_scan_to_others(conn: Connection, queue: WorkerQueue) -> None:
-    """A session may live for one claim, so it makes a scan that is a little overdue only with its second one."""
-    conn.execute("SELECT pgq_enqueue('left', ripe_at => pgq_now() - interval '1 day')")
-    conn.execute(sharing("now() - interval '3 minutes'", "1 minute", "now()"))
-    assert queue.claim() == []
-    assert [job.kind for job in queue.claim()] == ["left"]
-
-
-def test_heads_that_were_shared_long_ago_are_not_used(conn: Connection, queue: WorkerQueue) -> None:
-    """A new session leaves the scan to others for ten times the delay, and then makes it itself."""
-    conn.execute("SELECT pgq_enqueue('left', ripe_at => pgq_now() - interval '1 day')")
-    conn.execute(OLD)
-    assert [job.kind for job in queue.claim()] == ["left"]
 
 
 def test_a_shared_head_from_the_future_is_ignored(conn: Connection, connect: Connect, queue: WorkerQueue) -> None:

@@ -1,0 +1,141 @@
+-- Where a claim begins: at the heads, or with a long scan.
+
+-- A lock that ends with the transaction, so a session that fails or is cancelled leaves none behind. Any role can take
+-- it and keep it, and so can a transaction that stays open after its claim. So it is tried, and no claim depends on it.
+-- A transaction takes 65 such locks at most, however many queues it claims from; two queues with the same number are
+-- not scanned at the same time.
+CREATE FUNCTION _pgq_try_scan(queue text) RETURNS boolean
+    LANGUAGE sql
+    VOLATILE
+    RETURN pg_try_advisory_xact_lock(
+        'pgq_head'::regclass::oid::integer, CASE queue WHEN '' THEN -1 ELSE hashtext(queue) & 63 END);
+
+COMMENT ON FUNCTION _pgq_try_scan(text) IS
+    'Take the lock under which this transaction may make the long scan of a queue. Returns whether no other session '
+    'has it.';
+
+
+CREATE FUNCTION _pgq_await_head(queue text, at timestamptz) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_await_head$
+DECLARE
+    v_shared pgq_head;
+BEGIN
+    FOR v_try IN 1..100 LOOP
+        EXIT WHEN _pgq_try_scan(queue) OR clock_timestamp() > at + interval '5 seconds';
+        PERFORM pg_sleep(0.05);
+        v_shared := _pgq_shared_head(queue, clock_timestamp());
+        EXIT WHEN v_shared.due IS NOT NULL;
+    END LOOP;
+END
+$_pgq_await_head$;
+
+COMMENT ON FUNCTION _pgq_await_head(text, timestamptz) IS
+    'Wait until this session may make the first scan of a queue, or another one has shared what it found; at most '
+    'until five seconds after a time. Returns nothing.';
+
+
+-- A scan that no session makes, because some session keeps the lock, is made without it by those that find it overdue
+-- by 9 to 18 delays: not all at once, since each has its own number.
+CREATE FUNCTION _pgq_may_scan(shared pgq_head, at timestamptz) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_may_scan$
+BEGIN
+    IF shared.due > at THEN
+        RETURN false;
+    END IF;
+    IF NOT _pgq_try_scan(shared.queue) THEN
+        RETURN at > shared.due + (9 + 9 * random()) * shared.rescan_delay;
+    END IF;
+    -- The session that had the lock may have finished its scan since the heads were read.
+    shared := _pgq_shared_head(shared.queue, clock_timestamp());
+    RETURN coalesce(shared.due < clock_timestamp(), true);
+END
+$_pgq_may_scan$;
+
+COMMENT ON FUNCTION _pgq_may_scan(pgq_head, timestamptz) IS
+    'Return whether this session is to make a long scan: it is due, and no other session makes it.';
+
+
+CREATE FUNCTION _pgq_load_head(queue text, at timestamptz) RETURNS pgq_head
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_load_head$
+DECLARE
+    v_setting text := current_setting(_pgq_head_setting(queue), true);
+    v_wait bigint;
+    v_delay bigint;
+    v_head pgq_head := ROW(queue, at, '0', '{}');
+    v_shared pgq_head;
+    v_is_shared boolean := false;
+    v_is_unfinished boolean;
+BEGIN
+    IF v_setting <> '' THEN
+        BEGIN
+            v_head.lanes := split_part(v_setting, ' ', 3)::_pgq_lane_head[];
+            v_delay := least(split_part(v_setting, ' ', 2)::bigint, 600000000);
+            v_wait := split_part(v_setting, ' ', 1)::bigint - _pgq_microseconds(at);
+        EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+            -- Damaged or forged. Raising would keep every client of a pooled session from its jobs.
+            v_head.lanes := '{}';
+        END;
+        -- A due that is further ahead than its rescan_delay was kept before the clock was set back.
+        IF v_wait BETWEEN 1 AND v_delay THEN
+            v_head.due := at + v_wait * interval '1 microsecond';
+            v_head.rescan_delay := v_delay * interval '1 microsecond';
+            RETURN v_head;
+        END IF;
+    END IF;
+
+    v_shared := _pgq_shared_head(queue, at);
+    -- Nothing is known after a crash, and in a new database. A small index is scanned in a few milliseconds; of a large
+    -- one, one session makes the first scan, and shares the result whatever it is, so that no session waits again.
+    IF v_shared.due IS NULL
+       AND current_setting('transaction_isolation') = 'read committed'
+       AND pg_relation_size(CASE queue WHEN '' THEN 'pgq_running_lease' ELSE 'pgq_waiting_claim' END) > 8000000 THEN
+        PERFORM _pgq_await_head(queue, at);
+        v_head.rescan_delay := '1 second';
+        v_shared := _pgq_shared_head(queue, clock_timestamp());
+    END IF;
+    IF v_shared.rescan_delay > interval '0' THEN
+        IF v_head.lanes = '{}' THEN
+            v_head.lanes := ARRAY(
+                SELECT ROW(l.priority, l.next_ripe_us, l.next_id, l.next_ripe_us, l.next_id)::_pgq_lane_head
+                FROM unnest(v_shared.lanes) AS l
+            );
+            v_is_shared := true;
+        END IF;
+        IF NOT _pgq_may_scan(v_shared, at) THEN
+            v_head.due := greatest(v_shared.due, at + v_shared.rescan_delay / 10);
+            v_head.rescan_delay := v_head.due - at;
+            PERFORM _pgq_save_head(v_head);
+            IF v_is_shared THEN
+                v_head.rescan_delay := NULL;
+            END IF;
+            RETURN v_head;
+        END IF;
+        v_head.rescan_delay := v_shared.rescan_delay;
+    END IF;
+
+    -- A scan begins at the start of each lane, or goes on where an unfinished one has ended.
+    v_is_unfinished := EXISTS (
+        SELECT FROM unnest(v_shared.lanes) AS l
+        WHERE (l.here_ripe_us, l.here_id) IS DISTINCT FROM (l.next_ripe_us, l.next_id)
+    );
+    v_head.lanes := ARRAY(
+        SELECT ROW(l.priority, unfinished.here_ripe_us, unfinished.here_id, l.next_ripe_us, l.next_id)::_pgq_lane_head
+        FROM unnest(v_head.lanes) AS l
+        LEFT JOIN unnest(v_shared.lanes) AS unfinished
+               ON unfinished.priority = l.priority AND v_is_unfinished
+    );
+    RETURN v_head;
+END
+$_pgq_load_head$;
+
+COMMENT ON FUNCTION _pgq_load_head(text, timestamptz) IS
+    'Return the heads of a queue that this session has kept, or else those that another session has shared; no lanes '
+    'where nothing is known. When due has passed, this claim makes the long scan, and rescan_delay is positive if '
+    'other sessions leave it to this one. Otherwise, rescan_delay is NULL if the heads are those that another session '
+    'has shared.';
