@@ -10,4 +10,5 @@ NAMES = (
     "payload",
     "transactional",
     "idle",
+    "one_shot",
 )
