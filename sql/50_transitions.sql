@@ -149,18 +149,25 @@ COMMENT ON FUNCTION _pgq_merge(uuid, timestamptz, integer, jsonb, smallint) IS
     'any more.';
 
 
--- May wait for the open transaction of a producer that has inserted or updated a twin.
+-- Every way back to waiting goes through here, so no request to cancel the job is missed. May wait for the open
+-- transaction of a producer that has inserted or updated a twin.
 CREATE FUNCTION _pgq_requeue(
     job pgq_running,
     ripe_at timestamptz,
     attempt integer,
     errors jsonb,
     merge boolean DEFAULT true
-) RETURNS boolean
+) RETURNS text
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_requeue$
 BEGIN
+    IF _pgq_take_cancel_request(job.id) THEN
+        job.attempt := attempt;
+        PERFORM _pgq_end(job, 'cancelled', pgq_now(), errors, NULL);
+        RETURN 'cancelled';
+    END IF;
+
     -- One pass, unless a worker claims the twin between the two statements: then the job waits after all.
     LOOP
         INSERT INTO pgq_waiting (
@@ -176,15 +183,16 @@ BEGIN
             IF ripe_at <= pgq_now() THEN
                 PERFORM _pgq_wake(job.queue);
             END IF;
-            RETURN true;
+            RETURN 'waiting';
         END IF;
 
-        IF NOT merge
-           OR _pgq_merge(
-               _pgq_signature(job.queue, job.kind, job.args, job.dedup_key), ripe_at, attempt, errors,
-               abs(job.losses)
-           ) THEN
-            RETURN false;
+        IF NOT merge THEN
+            RETURN NULL;
+        END IF;
+        IF _pgq_merge(
+            _pgq_signature(job.queue, job.kind, job.args, job.dedup_key), ripe_at, attempt, errors, abs(job.losses)
+        ) THEN
+            RETURN 'merged';
         END IF;
     END LOOP;
 END
@@ -192,8 +200,8 @@ $_pgq_requeue$;
 
 COMMENT ON FUNCTION _pgq_requeue(pgq_running, timestamptz, integer, jsonb, boolean) IS
     'Put a job that was just removed from pgq_running back into pgq_waiting, and wake a worker if it is ripe. Returns '
-    'true, or false if a twin was waiting: the two have merged, or with merge false the job is nowhere, and the caller '
-    'must call again.';
+    'waiting; merged if it has merged with a twin that was waiting; or cancelled if that was requested: it has ended. '
+    'With merge false, NULL instead of merged: the job is nowhere, and the caller must call again.';
 
 
 CREATE FUNCTION _pgq_prepend_error(job pgq_running, at timestamptz, error text) RETURNS jsonb
@@ -221,15 +229,18 @@ CREATE FUNCTION _pgq_record_failure(
 AS $_pgq_record_failure$
 DECLARE
     v_errors jsonb := _pgq_prepend_error(job, at, error);
+    v_outcome text;
 BEGIN
     IF job.attempt > job.max_retries OR NOT retry THEN
-        PERFORM _pgq_end(job, 'dead', at, v_errors, NULL);
-        RETURN 'dead';
+        v_outcome := CASE WHEN _pgq_take_cancel_request(job.id) THEN 'cancelled' ELSE 'dead' END;
+        PERFORM _pgq_end(job, v_outcome, at, v_errors, NULL);
+    ELSE
+        v_outcome := _pgq_requeue(job, ripe_at, job.attempt, v_errors);
     END IF;
-    RETURN CASE WHEN _pgq_requeue(job, ripe_at, job.attempt, v_errors) THEN 'retry' ELSE 'merged' END;
+    RETURN CASE v_outcome WHEN 'waiting' THEN 'retry' ELSE v_outcome END;
 END
 $_pgq_record_failure$;
 
 COMMENT ON FUNCTION _pgq_record_failure(pgq_running, timestamptz, text, boolean, timestamptz) IS
     'Record the error of a failed attempt. Then put the job back, ripe at ripe_at, or end it as dead if its retries '
-    'are used up or retry is false. Returns retry, merged or dead.';
+    'are used up or retry is false, and as cancelled if that was requested. Returns retry, merged, dead or cancelled.';

@@ -62,10 +62,10 @@ $pgq_fail$;
 
 COMMENT ON FUNCTION pgq_fail(bigint, bigint, text, interval, boolean) IS
     'End an attempt that has failed, and keep the first 4000 characters of error with the job. Returns outcome and '
-    'ripe_at. outcome is dead if the retries are used up or retry is false, merged if a twin is waiting, and retry '
-    'otherwise. A twin that the job merges into keeps its settings and its priority, but takes over the attempts if '
-    'the job has had more, the errors, and the time of the next attempt if that is later. The job is no suspect any '
-    'more (see pgq_claim). ripe_at is the time '
+    'ripe_at. outcome is cancelled if pgq_cancel has requested that, dead if the retries are used up or retry is '
+    'false, merged if a twin is waiting, and retry otherwise. A twin that the job merges into keeps its settings and '
+    'its priority, but takes over the attempts if the job has had more, the errors, and the time of the next attempt '
+    'if that is later. The job is no suspect any more (see pgq_claim). ripe_at is the time '
     'from which the job is ripe again, now + retry_in; NULL unless outcome is retry. '
     'NULL for retry_in means the backoff of the job, varied by up to 10 % either way unless the setting pgq.jitter is '
     '0; NULL for retry means true, NULL for error none. Raises PGQ02 if the job is not held under this token, or for a '
@@ -82,11 +82,12 @@ DECLARE
     v_job pgq_running;
 BEGIN
     v_job := _pgq_take(id, token);
+    PERFORM _pgq_take_cancel_request(id);
     PERFORM _pgq_end(v_job, 'cancelled', v_now, _pgq_prepend_error(v_job, v_now, reason), NULL);
 END
 $pgq_cancel_claimed$;
 
 COMMENT ON FUNCTION pgq_cancel_claimed(bigint, bigint, text) IS
-    'End a running job that its worker gives up on purpose; it is kept in pgq_ended as cancelled, with the first 4000 '
+    'End a running job that its worker gives up, on purpose or because pgq_cancel has requested it; it is kept in pgq_ended as cancelled, with the first 4000 '
     'characters of reason as its newest error. Returns nothing. NULL for reason means none. Raises PGQ02 if the job '
     'is not held under this token, or for a NULL id or token.';

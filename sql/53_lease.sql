@@ -62,6 +62,7 @@ DECLARE
     v_now timestamptz := pgq_now();
     v_until timestamptz;
     v_job pgq_running;
+    v_outcome text;
 BEGIN
     IF (until IS NULL) = (delay IS NULL) THEN
         RAISE EXCEPTION '% given',
@@ -82,14 +83,15 @@ BEGIN
     v_until := coalesce(until, v_now + delay);
 
     v_job := _pgq_take(id, token);
-    RETURN CASE WHEN _pgq_requeue(v_job, v_until, v_job.attempt - 1, v_job.errors) THEN 'snoozed' ELSE 'merged' END;
+    v_outcome := _pgq_requeue(v_job, v_until, v_job.attempt - 1, v_job.errors);
+    RETURN CASE v_outcome WHEN 'waiting' THEN 'snoozed' ELSE v_outcome END;
 END
 $pgq_snooze$;
 
 COMMENT ON FUNCTION pgq_snooze(bigint, bigint, timestamptz, interval) IS
     'Put a running job back until a time, or for a delay; the attempt does not count. Returns snoozed, or merged if a '
-    'twin is waiting: the twin then waits as long, at least, and takes over earlier attempts and errors. Exactly '
-    'one of until and delay must be given; NULL for both raises 22004. Raises PGQ02 if the '
+    'twin is waiting: the twin then waits as long, at least, and takes over earlier attempts and errors. Returns '
+    'cancelled if pgq_cancel has requested that: the job has ended. Exactly one of until and delay must be given; NULL for both raises 22004. Raises PGQ02 if the '
     'job is not held under this token, or for a NULL id or token; 22008 for a time out of range; 22023 for a delay out '
     'of range, or if both are given.';
 
@@ -101,16 +103,15 @@ CREATE FUNCTION pgq_release(id bigint, token bigint) RETURNS text
 AS $pgq_release$
 DECLARE
     v_job pgq_running;
+    v_outcome text;
 BEGIN
     v_job := _pgq_take(id, token);
-    RETURN CASE
-        WHEN _pgq_requeue(v_job, v_job.ripe_at, v_job.attempt - 1, v_job.errors) THEN 'released'
-        ELSE 'merged'
-    END;
+    v_outcome := _pgq_requeue(v_job, v_job.ripe_at, v_job.attempt - 1, v_job.errors);
+    RETURN CASE v_outcome WHEN 'waiting' THEN 'released' ELSE v_outcome END;
 END
 $pgq_release$;
 
 COMMENT ON FUNCTION pgq_release(bigint, bigint) IS
     'Put a running job back at its old place, ripe at once; the attempt does not count. Returns released, or merged '
-    'if a twin is waiting: the twin keeps its time, and takes over earlier attempts and errors. Raises PGQ02 if '
-    'the job is not held under this token, or for a NULL id or token.';
+    'if a twin is waiting: the twin keeps its time, and takes over earlier attempts and errors. Returns cancelled if '
+    'pgq_cancel has requested that: the job has ended. Raises PGQ02 if the job is not held under this token, or for a NULL id or token.';

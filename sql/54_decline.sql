@@ -28,7 +28,8 @@ BEGIN
     v_errors := jsonb_set(v_errors, '{0,declined}', to_jsonb(v_declined));
 
     ripe_at := v_now + pgq_backoff(v_declined, '30 seconds', '10 minutes') * (1 + v_jitter * (2 * random() - 1));
-    outcome := CASE WHEN _pgq_requeue(v_job, ripe_at, v_job.attempt - 1, v_errors) THEN 'declined' ELSE 'merged' END;
+    outcome := _pgq_requeue(v_job, ripe_at, v_job.attempt - 1, v_errors);
+    outcome := CASE outcome WHEN 'waiting' THEN 'declined' ELSE outcome END;
     IF outcome <> 'declined' THEN
         ripe_at := NULL;
     END IF;
@@ -40,5 +41,5 @@ COMMENT ON FUNCTION pgq_decline(bigint, bigint) IS
     'for 30 seconds, and twice as long each time that it is declined again, up to 10 minutes, varied by up to 10 % '
     'either way unless the setting pgq.jitter is 0. A note among its errors says so, with the number of times as '
     '"declined". Returns outcome and ripe_at. outcome is declined, or merged if a twin is waiting: the twin then waits '
-    'as long, at least, and takes over earlier attempts and errors. ripe_at is NULL unless outcome is declined. Raises '
-    'PGQ02 if the job is not held under this token, or for a NULL id or token.';
+    'as long, at least, and takes over earlier attempts and errors, or cancelled if pgq_cancel has requested that. ripe_at is '
+    'NULL unless outcome is declined. Raises PGQ02 if the job is not held under this token, or for a NULL id or token.';

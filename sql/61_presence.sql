@@ -149,7 +149,7 @@ BEGIN
         FOR UPDATE SKIP LOCKED
     LOOP
         DELETE FROM pgq_running AS r WHERE r.id = v_job.id;
-        IF NOT _pgq_requeue(v_job, v_job.ripe_at, v_job.attempt - 1, v_job.errors, merge => false) THEN
+        IF _pgq_requeue(v_job, v_job.ripe_at, v_job.attempt - 1, v_job.errors, merge => false) IS NULL THEN
             v_merging := v_merging || v_job;
         END IF;
         v_count := v_count + 1;

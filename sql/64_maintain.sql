@@ -25,6 +25,7 @@ BEGIN
     v_read := _pgq_entries_read('pgq_running_lease');
     PERFORM _pgq_sweep_workers(at, v_is_new);
     v_count := _pgq_expire_leases(at);
+    PERFORM _pgq_settle_cancel_requests(at);
     v_wasted := _pgq_entries_read('pgq_running_lease') - v_read - v_count;
     v_head.rescan_delay := _pgq_rescan_delay(greatest(v_wasted, 250000));
     v_head.due := at + v_head.rescan_delay;
@@ -41,5 +42,5 @@ END
 $_pgq_maintain$;
 
 COMMENT ON FUNCTION _pgq_maintain(timestamptz) IS
-    'If the search for expired leases is due in this session, call _pgq_sweep_workers and _pgq_expire_leases. The '
-    'first call of a session calls _pgq_skip_lost_tokens, too. Returns nothing.';
+    'If the search for expired leases is due in this session, call _pgq_sweep_workers, _pgq_expire_leases and '
+    '_pgq_settle_cancel_requests. The first call of a session calls _pgq_skip_lost_tokens, too. Returns nothing.';

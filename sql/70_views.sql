@@ -26,22 +26,24 @@ CREATE VIEW pgq_jobs WITH (security_barrier) AS
 SELECT j.id, j.state, j.queue, j.kind, CASE WHEN s.reads THEN j.args END AS args, j.priority, j.ripe_at, j.attempt,
        j.max_retries, j.backoff, j.backoff_cap, j.dedup, CASE WHEN s.reads THEN j.dedup_key END AS dedup_key,
        j.enqueued_at, CASE WHEN s.reads THEN j.errors END AS errors, j.worker, j.claimed_at, j.lease_until, j.ended_at,
-       CASE WHEN s.reads THEN j.result END AS result, CASE WHEN s.reads THEN j.context END AS context, j.losses
+       CASE WHEN s.reads THEN j.result END AS result, CASE WHEN s.reads THEN j.context END AS context, j.losses,
+       j.cancel_requested_at
 FROM (
     SELECT id, 'waiting'::text AS state, queue, kind, args, priority::integer AS priority, ripe_at, attempt,
            max_retries, backoff, backoff_cap, dedup, dedup_key, enqueued_at, errors, NULL::text AS worker,
            NULL::timestamptz AS claimed_at, NULL::timestamptz AS lease_until, NULL::timestamptz AS ended_at,
-           NULL::jsonb AS result, context, losses::integer AS losses
+           NULL::jsonb AS result, context, losses::integer AS losses, NULL::timestamptz AS cancel_requested_at
     FROM pgq_waiting
     UNION ALL
     SELECT id, 'running', queue, kind, args, priority, ripe_at, attempt, max_retries,
            backoff, backoff_cap, dedup, dedup_key, enqueued_at, errors, worker,
-           claimed_at, lease_until, NULL, NULL, context, abs(losses)
+           claimed_at, lease_until, NULL, NULL, context, abs(losses),
+           (SELECT c.requested_at FROM pgq_cancel_request AS c WHERE c.id = pgq_running.id)
     FROM pgq_running
     UNION ALL
     SELECT id, outcome, queue, kind, args, priority, ripe_at, attempt, max_retries,
            backoff, backoff_cap, dedup, dedup_key, enqueued_at, errors, worker,
-           NULL, NULL, ended_at, result, context, losses
+           NULL, NULL, ended_at, result, context, losses, NULL
     FROM pgq_ended
 ) AS j
 CROSS JOIN LATERAL (
@@ -84,6 +86,8 @@ COMMENT ON COLUMN pgq_jobs.context IS
 COMMENT ON COLUMN pgq_jobs.losses IS
     'How often the job was lost together with others, so that the attempt did not count; NULL: never since its last '
     'failure. A job that has a number is a suspect, which is claimed alone.';
+COMMENT ON COLUMN pgq_jobs.cancel_requested_at IS
+    'When pgq_cancel asked the worker of the job to give it up; NULL: it did not, or the job is not running.';
 
 
 -- Both sides are filtered before the join: a worker that claims under the name of a hidden worker must not learn that

@@ -7,7 +7,8 @@ CREATE FUNCTION _pgq_granted_functions(privilege text) RETURNS text[]
         WHEN 'producer' THEN ARRAY['pgq_enqueue', 'pgq_enqueue_many']
         WHEN 'worker' THEN ARRAY['pgq_claim', 'pgq_register', 'pgq_unregister', 'pgq_reconcile', 'pgq_remaining',
                                  'pgq_idle', 'pgq_hold', 'pgq_complete', 'pgq_complete_many', 'pgq_fail',
-                                 'pgq_cancel_claimed', 'pgq_extend', 'pgq_snooze', 'pgq_release', 'pgq_decline']
+                                 'pgq_cancel_requested', 'pgq_cancel_claimed', 'pgq_extend', 'pgq_snooze',
+                                 'pgq_release', 'pgq_decline']
         WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_now']
         WHEN 'reader' THEN ARRAY['pgq_now']
     END || ARRAY['pgq_backoff', 'pgq_version'];
@@ -86,7 +87,8 @@ BEGIN
     ELSIF privilege = 'reader' THEN
         EXECUTE format(
             'GRANT SELECT (id, state, queue, kind, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, '
-            'dedup, enqueued_at, worker, claimed_at, lease_until, ended_at, losses) ON %I.pgq_jobs TO %s', c_schema, role);
+            'dedup, enqueued_at, worker, claimed_at, lease_until, ended_at, losses, cancel_requested_at) '
+            'ON %I.pgq_jobs TO %s', c_schema, role);
     END IF;
     IF privilege IN ('admin', 'reader') THEN
         EXECUTE format('GRANT SELECT ON %1$I.pgq_stats, %1$I.pgq_workers TO %2$s', c_schema, role);

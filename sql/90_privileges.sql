@@ -2,7 +2,7 @@
 -- list must name them all.
 
 REVOKE ALL ON TABLE
-    pgq_permission, pgq_waiting, pgq_running, pgq_ended, pgq_worker_session, pgq_head,
+    pgq_permission, pgq_waiting, pgq_running, pgq_ended, pgq_worker_session, pgq_head, pgq_cancel_request,
     _pgq_presence, _pgq_visible_queues, pgq_jobs, pgq_workers, pgq_stats
 FROM PUBLIC;
 REVOKE ALL ON TYPE _pgq_lane_head FROM PUBLIC;
@@ -30,6 +30,8 @@ REVOKE ALL ON FUNCTION
     pgq_extend, pgq_snooze, pgq_release,
     pgq_decline,
     _pgq_count_loss, _pgq_mark_lost,
+    _pgq_request_cancel, _pgq_await_waiting, _pgq_take_cancel_request, _pgq_cancel_waiting, pgq_cancel_requested,
+    _pgq_settle_cancel_requests,
     _pgq_channel, _pgq_wake, pgq_idle,
     pgq_register, pgq_unregister, pgq_reconcile,
     _pgq_expire_leases, _pgq_workers_reconnect, _pgq_sweep_workers, _pgq_maintain,

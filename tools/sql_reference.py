@@ -27,7 +27,7 @@ STAGES: Final[Mapping[str, Sequence[str]]] = {
     "Enqueue": ("pgq_enqueue", "pgq_enqueue_many"),
     "Claim": ("pgq_claim", "pgq_remaining"),
     "Complete": ("pgq_hold", "pgq_complete", "pgq_complete_many"),
-    "Retry": ("pgq_fail", "pgq_cancel_claimed", "pgq_backoff"),
+    "Retry": ("pgq_fail", "pgq_cancel_requested", "pgq_cancel_claimed", "pgq_backoff"),
     "Lease": ("pgq_extend", "pgq_snooze", "pgq_release", "pgq_decline"),
     "Presence": ("pgq_register", "pgq_unregister", "pgq_reconcile", "pgq_idle"),
     "Operate": ("pgq_cancel", "pgq_retry", "pgq_purge"),

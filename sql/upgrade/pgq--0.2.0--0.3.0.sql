@@ -102,3 +102,5 @@ ALTER SEQUENCE pgq_token MAXVALUE 9007199254740991;
 DROP TABLE pgq_head;
 
 -- @create
+
+SELECT pg_extension_config_dump('pgq_cancel_request', '');

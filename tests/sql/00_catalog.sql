@@ -16,14 +16,14 @@ WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname
 
 SELECT is(
     (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func WHERE proname !~ '^_'),
-    '{pgq_backoff,pgq_cancel,pgq_cancel_claimed,pgq_claim,pgq_complete,pgq_complete_many,pgq_decline,pgq_enqueue,
+    '{pgq_backoff,pgq_cancel,pgq_cancel_claimed,pgq_cancel_requested,pgq_claim,pgq_complete,pgq_complete_many,pgq_decline,pgq_enqueue,
       pgq_enqueue_many,pgq_extend,pgq_fail,pgq_grant,pgq_hold,pgq_idle,pgq_now,pgq_purge,pgq_reconcile,pgq_register,pgq_release,
       pgq_remaining,pgq_retry,pgq_revoke,pgq_snooze,pgq_unregister,pgq_version}',
     'these are the public functions, each with one set of arguments');
 
 SELECT is(
     (SELECT array_agg(relname::text ORDER BY relname::text COLLATE "C") FROM rel),
-    '{_pgq_lane_head,_pgq_presence,_pgq_visible_queues,pgq_ended,pgq_head,pgq_job_id,pgq_jobs,pgq_permission,pgq_running,pgq_stats,
+    '{_pgq_lane_head,_pgq_presence,_pgq_visible_queues,pgq_cancel_request,pgq_ended,pgq_head,pgq_job_id,pgq_jobs,pgq_permission,pgq_running,pgq_stats,
       pgq_token,pgq_waiting,pgq_worker_session,pgq_worker_session_number,pgq_workers}',
     'these are the tables, views, sequences and types');
 
@@ -106,14 +106,14 @@ SELECT is_empty($$
 $$, 'every error has a SQLSTATE and a hint');
 
 -- 2202E is array_subscript_error, and 54000 is program_limit_exceeded, too. PGQ04 is provoked in 40_dedup.sql and
--- 12_enqueue_many.sql, PGQ01 and PGQ03 in 60_admin.sql.
+-- 12_enqueue_many.sql, PGQ01 and PGQ03 in 60_admin.sql. lock_not_available takes two sessions, in test_cancel_requests.py.
 SELECT is(
     ARRAY(SELECT DISTINCT coalesce(r.code[1], r.code[2]) COLLATE "C" AS code
           FROM func AS f
           CROSS JOIN LATERAL regexp_matches(pg_get_functiondef(f.oid), 'ERRCODE = ''(\w+)''|ARRAY\[''(\w{5})''', 'g') AS r (code)
           ORDER BY code),
     '{22004,22008,22023,54000,PGQ01,PGQ02,PGQ03,PGQ04,array_subscript_error,datetime_field_overflow,insufficient_privilege,invalid_parameter_value,
-      null_value_not_allowed,object_not_in_prerequisite_state,program_limit_exceeded,undefined_object}'::text[],
+      lock_not_available,null_value_not_allowed,object_not_in_prerequisite_state,program_limit_exceeded,undefined_object}'::text[],
     'these are the errors, and the other files provoke each of them');
 
 -- Every list of a job's columns is complete: a nullable column that is left out is lost without an error.

@@ -68,6 +68,7 @@ BEGIN
     END LOOP;
     IF way = 'retry by hand' THEN
         PERFORM pgq_cancel(c.id);
+        PERFORM pgq_release(c.id, c.token);
     END IF;
     v_twin := (SELECT e.id FROM pgq_enqueue('m', delay => survivor.delay, priority => 2, max_retries => 7, backoff => '9 min') AS e);
     CASE way

@@ -29,12 +29,16 @@ BEGIN
         WHEN 'is released' THEN PERFORM pgq_release(c.id, c.token);
         WHEN 'is snoozed' THEN PERFORM pgq_snooze(c.id, c.token, '2030-01-01 18:00Z');
         WHEN 'is done' THEN PERFORM pgq_complete(c.id, c.token, '7');
-        WHEN 'is cancelled while it waits', 'is cancelled while it runs' THEN PERFORM pgq_cancel(v_id);
+        WHEN 'is cancelled while it waits' THEN PERFORM pgq_cancel(v_id);
+        WHEN 'is cancelled while it runs' THEN
+            PERFORM pgq_cancel(v_id);
+            PERFORM pgq_fail(c.id, c.token, 'again');
         WHEN 'is rescued' THEN
             PERFORM set_config('pgq.now', '2030-01-01 14:06Z', true);
             PERFORM pgq_claim('{elsewhere}');
         WHEN 'is retried by hand' THEN
             PERFORM pgq_cancel(v_id);
+            PERFORM pgq_release(c.id, c.token);
             PERFORM set_config('pgq.now', '2030-01-01 15:00Z', true);
             PERFORM pgq_retry(v_id);
         WHEN 'is enqueued again' THEN
@@ -61,7 +65,7 @@ FROM (VALUES
     ('is snoozed', 'waiting', '2030-01-01 18:00Z', 1, NULL, NULL, NULL),
     ('is done', 'done', '2030-01-01 13:30Z', 2, NULL, 'w', '2030-01-01 14:01Z'),
     ('is cancelled while it waits', 'cancelled', '2030-01-01 13:30Z', 1, NULL, NULL, '2030-01-01 14:01Z'),
-    ('is cancelled while it runs', 'cancelled', '2030-01-01 13:30Z', 2, NULL, 'w', '2030-01-01 14:01Z'),
+    ('is cancelled while it runs', 'cancelled', '2030-01-01 13:30Z', 2, 'again', 'w', '2030-01-01 14:01Z'),
     ('is rescued', 'waiting', '2030-01-01 14:09Z', 2, 'the lease ran out', NULL, NULL),
     ('is retried by hand', 'waiting', '2030-01-01 15:00Z', 0, NULL, NULL, NULL),
     ('is enqueued again', 'waiting', '2030-01-01 13:30Z', 1, NULL, NULL, NULL)

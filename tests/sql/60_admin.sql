@@ -1,6 +1,6 @@
 -- The operator's calls: cancel, retry and purge.
 BEGIN;
-SELECT plan(32);
+SELECT plan(33);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 -- A job in each state, with the name of the state as its kind.
@@ -22,9 +22,10 @@ SELECT throws_ok(format('SELECT %s(%s)', verb, id), 'PGQ01', format('there is no
 FROM (VALUES ('pgq_cancel'), ('pgq_retry')) AS v (verb) CROSS JOIN (VALUES ('0'), ('-1'), ('9223372036854775807'), ('null')) AS i (id);
 SELECT results_eq('SELECT kind, state FROM pgq_jobs ORDER BY kind', 'SELECT kind, kind FROM job ORDER BY kind', 'the refused calls have changed no job');
 
-SELECT pgq_cancel(pg_temp.job('running'));
+SELECT is(pgq_cancel(pg_temp.job('running')), 'requested', 'a running job is asked for');
+SELECT pgq_cancel_claimed(pg_temp.job('running'), :token);
 SELECT results_eq($$ SELECT state, attempt, ended_at FROM pgq_jobs WHERE kind = 'running' $$, $$ VALUES ('cancelled', 1, pgq_now()) $$,
-                  'a running job can be cancelled');
+                  'its worker cancels it');
 SELECT throws_ok(format('SELECT pgq_complete(%s, %s)', pg_temp.job('running'), :token), 'PGQ02', NULL, 'the worker of a cancelled job has lost its lease');
 SELECT is(pgq_retry(pg_temp.job(kind)), 'retry', format('a job that is %s can be retried', what))
 FROM (VALUES ('running', 'cancelled while it ran'), ('cancelled', 'cancelled'), ('dead', 'dead')) AS t (kind, what);

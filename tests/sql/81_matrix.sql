@@ -21,14 +21,15 @@ INSERT INTO matrix VALUES
     ('pgq_complete', '{worker}', 'SELECT pgq_complete({running}, {token}, ''1'')', '', 'PGQ02'),
     ('pgq_complete', '{worker}', 'SELECT pgq_complete({running}, {token}, note => ''n'')', '', 'PGQ02'),
     ('pgq_complete_many', '{worker}', 'SELECT count(*) FROM pgq_complete_many(ARRAY[{running}], ARRAY[{token}])', '1', '0'),
-    ('pgq_fail', '{worker}', 'SELECT outcome FROM pgq_fail({running}, {token})', 'retry', 'PGQ02'),
+    ('pgq_fail', '{worker}', 'SELECT outcome FROM pgq_fail({running}, {token})', 'cancelled', 'PGQ02'),
+    ('pgq_cancel_requested', '{worker}', 'SELECT count(*) FROM pgq_cancel_requested(ARRAY[{running}], ARRAY[{token}])', '1', '0'),
     ('pgq_cancel_claimed', '{worker}', 'SELECT pgq_cancel_claimed({running}, {token})', '', 'PGQ02'),
     ('pgq_extend', '{worker}', 'SELECT pgq_extend({running}, {token}) IS NOT NULL', 'true', 'PGQ02'),
-    ('pgq_snooze', '{worker}', 'SELECT pgq_snooze({running}, {token}, delay => ''1 s'')', 'snoozed', 'PGQ02'),
-    ('pgq_decline', '{worker}', 'SELECT outcome FROM pgq_decline({running}, {token})', 'declined', 'PGQ02'),
-    ('pgq_release', '{worker}', 'SELECT pgq_release({running}, {token})', 'released', 'PGQ02'),
-    ('pgq_cancel', '{admin}', 'SELECT pgq_cancel({waiting})', '', 'PGQ01'),
-    ('pgq_cancel', '{admin}', 'SELECT pgq_cancel({running})', '', 'PGQ01'),
+    ('pgq_snooze', '{worker}', 'SELECT pgq_snooze({running}, {token}, delay => ''1 s'')', 'cancelled', 'PGQ02'),
+    ('pgq_decline', '{worker}', 'SELECT outcome FROM pgq_decline({running}, {token})', 'cancelled', 'PGQ02'),
+    ('pgq_release', '{worker}', 'SELECT pgq_release({running}, {token})', 'cancelled', 'PGQ02'),
+    ('pgq_cancel', '{admin}', 'SELECT pgq_cancel({waiting})', 'cancelled', 'PGQ01'),
+    ('pgq_cancel', '{admin}', 'SELECT pgq_cancel({running})', 'requested', 'PGQ01'),
     ('pgq_cancel', '{admin}', 'SELECT pgq_cancel({dead})', 'PGQ03', 'PGQ01'),
     ('pgq_retry', '{admin}', 'SELECT pgq_retry({dead})', 'retry', 'PGQ01'),
     ('pgq_retry', '{admin}', 'SELECT pgq_retry({waiting})', 'PGQ03', 'PGQ01'),
@@ -67,12 +68,13 @@ SELECT results_eq(
        WHERE o.name ~ '^_?pgq_' ORDER BY 1 $$,
     'every function, table, view, sequence and type has a row in the matrix');
 
--- In each queue, a job in each state and a worker with the name of the queue.
+-- In each queue, a job in each state and a worker with the name of the queue. It is asked to cancel the running job.
 CREATE TEMP TABLE place AS SELECT q AS queue FROM unnest('{mine,theirs}'::text[]) AS q;
 ALTER TABLE place ADD waiting bigint, ADD running bigint, ADD token bigint, ADD dead bigint;
 SELECT pgq_enqueue(kind, jsonb_build_object('n', n), queue, max_retries => 1 - n / 3) FROM place CROSS JOIN (VALUES ('running', 1), ('dead', 3)) AS j (kind, n);
 UPDATE place AS p SET running = c.id, token = c.token FROM pgq_claim('{mine,theirs}', 4) AS c WHERE c.kind = 'running' AND p.queue = c.queue;
 UPDATE pgq_running SET worker = queue;
+SELECT pgq_cancel(running) FROM place;
 UPDATE place AS p SET dead = r.id FROM pgq_running AS r WHERE r.kind = 'dead' AND p.queue = r.queue;
 SELECT pgq_fail(r.id, r.token, 'why') FROM pgq_running AS r WHERE r.kind = 'dead';
 SELECT pgq_enqueue('waiting', queue => queue) FROM place;

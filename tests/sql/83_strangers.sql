@@ -1,6 +1,6 @@
 -- Two applications in one database: to each, the jobs of the other do not exist.
 BEGIN;
-SELECT plan(67);
+SELECT plan(69);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT format('CREATE ROLE tap_%s', role) FROM unnest('{producer,worker,admin,reader,mixed}'::text[]) AS r (role) \gexec
@@ -13,7 +13,8 @@ SELECT pgq_enqueue(kind, to_jsonb(q), q, dedup_key => 'k', max_retries => 0, con
 FROM unnest('{mine,theirs}'::text[]) AS q CROSS JOIN (VALUES ('running'), ('dead'), ('cancelled'), ('done')) AS k (kind);
 SELECT pgq_fail(c.id, c.token, 'why') FROM pgq_claim('{mine,theirs}', 8, worker => 'w') AS c WHERE c.kind = 'dead';
 SELECT pgq_complete(id, token, '"r"') FROM pgq_running WHERE kind = 'done';
-SELECT pgq_cancel(id) FROM pgq_running WHERE kind = 'cancelled';
+SELECT pgq_cancel_claimed(id, token) FROM pgq_running WHERE kind = 'cancelled';
+SELECT pgq_cancel(id) FROM pgq_running;
 SELECT pgq_enqueue('waiting', to_jsonb(q), q) FROM unnest('{mine,theirs}'::text[]) AS q;
 UPDATE pgq_running SET worker = 'w-' || queue;
 SELECT pgq_register('w-theirs', '{theirs}', 'their host', 1);
@@ -74,6 +75,8 @@ INSERT INTO call VALUES
 INSERT INTO call
 SELECT 'tap_admin', format('SELECT %s(%%s)', function), id, '4000000000'
 FROM (VALUES ('pgq_cancel'), ('pgq_retry')) AS f (function) CROSS JOIN (VALUES (:'waiting'), (:'theirs'), (:'dead')) AS i (id);
+INSERT INTO call
+SELECT 'tap_worker', format('SELECT count(*) FROM pgq_cancel_requested(ARRAY[%s], ARRAY[%%s])', :theirs), :token::text, (:token + 1)::text;
 INSERT INTO call
 SELECT role, 'SELECT count(*) FROM pgq_jobs WHERE id = %s', :'theirs', '4000000000' FROM (VALUES ('tap_admin'), ('tap_reader')) AS r (role);
 

@@ -25,6 +25,7 @@ LIFE = """
     pgq_remaining()
     pgq_claim(lease => '90 s')
     pgq_hold(':id', ':token')
+    pgq_cancel_requested('{:id}', '{:token}')
     pgq_extend(':id', ':token', '2 hours')
     pgq_fail(':id', ':token', 'e')
     pgq_claim(worker => 'w')

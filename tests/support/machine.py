@@ -20,7 +20,8 @@ SEE = (
     "j.enqueued_at, j.state, j.attempt, "
     "ARRAY(SELECT e ->> 'error' FROM jsonb_array_elements(j.errors) AS e) AS errors, "
     "ARRAY(SELECT (e ->> 'at')::timestamptz FROM jsonb_array_elements(j.errors) AS e) AS failed_at, r.token, "
-    "j.lease_until, j.result, j.ended_at, coalesce(r.losses, j.losses) AS losses "
+    "j.lease_until, j.cancel_requested_at IS NOT NULL AS requested, j.result, j.ended_at, "
+    "coalesce(r.losses, j.losses) AS losses "
     "FROM pgq_jobs AS j LEFT JOIN pgq_running AS r USING (id)"
 )
 

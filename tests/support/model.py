@@ -36,6 +36,7 @@ class Job:
     failed_at: list[datetime] = field(default_factory=list)
     token: int | None = None
     lease_until: datetime | None = None
+    requested: bool = False
     result: Any = None
     ended_at: datetime | None = None
     # As in pgq_running: negative once the job was found lost together with others.
@@ -191,23 +192,38 @@ class Model:
 
     def put_back(self, job: Job, ripe_at: datetime, word: str) -> str:
         """Snooze or release the job: the attempt does not count."""
-        return word if self._wait(job, ripe_at=ripe_at, attempt=job.attempt - 1) else "merged"
+        state = self._wait(job, ripe_at=ripe_at, attempt=job.attempt - 1)
+        return word if state == "waiting" else state
+
+    def cancel_requested(self, job_id: int | None, token: int | None) -> list[int]:
+        """Return the id of the running job with this token if its worker is asked to give it up."""
+        job = self.jobs.get(job_id or 0)
+        return [job.id] if job is not None and job.requested and job.token == token else []
 
     # Operators.
 
-    def cancel(self, job_id: int) -> None:
-        """Keep the job as cancelled, whether it waits or runs."""
+    def cancel(self, job_id: int) -> str:
+        """Keep a job that waits, or whose lease is over, as cancelled; ask the worker of one that runs."""
         job = self._known(job_id)
         if job.state not in {"waiting", "running"}:
             raise Refused("PGQ03")
+        if job.lease_until is not None and job.lease_until >= self.now:
+            self._set(job, requested=True)
+            return "requested"
+        if job.lease_until is not None:
+            if (job.losses or 0) >= 0:
+                self._mark_lost({job.token}, None)
+            job = self.jobs[job_id].failed("the lease ran out", self.now)
         self._end(job, "cancelled")
+        return "cancelled"
 
     def retry(self, job_id: int) -> str:
-        """Make the job ripe, with all its retries."""
+        """Make the job ripe, unless its time lies ahead, with all its retries; a twin keeps its time."""
         job = self._known(job_id)
         if job.state not in {"dead", "cancelled"}:
             raise Refused("PGQ03")
-        return "retry" if self._wait(job, ripe_at=self.now, attempt=0) else "merged"
+        state = self._wait(job, delays_twin=False, ripe_at=max(job.ripe_at, self.now), attempt=0)
+        return "retry" if state == "waiting" else state
 
     def purge(self, older_than: timedelta, outcome: str | None, queue: str | None) -> int:
         """Return how many ended jobs are deleted."""
@@ -237,32 +253,44 @@ class Model:
     def _retry_or_end(self, job: Job, error: str | None, ripe_at: datetime | None) -> str:
         job = job.failed(error, self.now)
         if ripe_at is None or job.attempt > job.max_retries:
-            self._end(job, "dead")
-            return "dead"
-        return "retry" if self._wait(job, ripe_at=ripe_at) else "merged"
+            state = "cancelled" if job.requested else "dead"
+            self._end(job, state)
+            return state
+        state = self._wait(job, ripe_at=ripe_at)
+        return "retry" if state == "waiting" else state
 
-    def _wait(self, job: Job, **changes: Any) -> bool:
+    def _wait(self, job: Job, *, delays_twin: bool = True, **changes: Any) -> str:
+        if job.requested:
+            self._end(replace(job, attempt=changes.get("attempt", job.attempt)), "cancelled")
+            return "cancelled"
         losses = None if job.losses is None else abs(job.losses)
         job = replace(job, state="waiting", token=None, lease_until=None, ended_at=None, losses=losses, **changes)
         twin = self.twin(job)
         if twin is None:
             self.jobs[job.id] = job
-            return True
+            return "waiting"
         del self.jobs[job.id]
         both = zip([*job.failed_at, *twin.failed_at], [*job.errors, *twin.errors], strict=True)
         newest = sorted(both, key=lambda pair: pair[0], reverse=True)[:10]
         self._set(
             twin,
             attempt=max(twin.attempt, job.attempt),
-            ripe_at=max(twin.ripe_at, job.ripe_at) if job.ripe_at > self.now else twin.ripe_at,
+            ripe_at=max(twin.ripe_at, job.ripe_at) if delays_twin and job.ripe_at > self.now else twin.ripe_at,
             errors=[error for _, error in newest],
             failed_at=[at for at, _ in newest],
             losses=max(filter(None, (twin.losses, job.losses)), default=None),
         )
-        return False
+        return "merged"
 
     def _end(self, job: Job, state: str, result: Any = None) -> None:
         losses = None if job.losses is None else abs(job.losses)
         self.jobs[job.id] = replace(
-            job, state=state, result=result, token=None, lease_until=None, ended_at=self.now, losses=losses
+            job,
+            state=state,
+            result=result,
+            token=None,
+            lease_until=None,
+            requested=False,
+            ended_at=self.now,
+            losses=losses,
         )

@@ -11,7 +11,8 @@ exactly one effect. The arguments of a job contain its fate, which is what else 
     cut           the first attempt loses its connection after its effect
     kill          the first attempt kills its process after its effect
     snooze        it is put back once
-    cancel        it is cancelled
+    cancel        it is cancelled by its handler
+    operator      it is cancelled by an operator while it runs
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ import pgq
 
 Connection = psycopg.Connection[Any]
 BATCH = 10
+# Seconds after which a job fails that an operator has cancelled, and whose worker does not learn of it.
+GIVE_UP_AFTER = 10.0
 local = threading.local()
 
 
@@ -101,6 +104,14 @@ def work(job: pgq.Job, conn: Connection) -> None:
         raise pgq.Snooze(delay=timedelta(seconds=0.2))
     if fate == "cancel":
         raise pgq.Cancel("not worth it")
+    if fate == "operator":
+        with psycopg.connect(os.environ["PGQ_DSN"], autocommit=True) as operator:
+            operator.execute("SELECT pgq_cancel(%s)", [job.id])
+        # All but a list are interrupted.
+        give_up_at = time.monotonic() + GIVE_UP_AFTER
+        while not job.cancelled and time.monotonic() < give_up_at:
+            time.sleep(0.01)
+        raise Failed(fate)
     if fate == "fail always" or (fate == "fail" and job.attempt <= 2):
         raise Failed(fate)
     row = conn.execute("SELECT ARRAY(SELECT n FROM torture.ledger WHERE topic = %s)", [topic]).fetchone()

@@ -21,7 +21,10 @@ KINDS = ("plain", "list", "transaction", "batch", "own")
 # How long handlers take: a few of them longer than the lease.
 SECONDS = (2.5,) + 6 * (0.5,) + 193 * (0.02,)
 # Weights; handlers.py describes the fates.
-FATES = {"none": 300, "fail": 20, "fail late": 10, "cut": 10, "snooze": 10, "cancel": 5, "fail always": 5, "kill": 1}
+FATES = {
+    "none": 300, "fail": 20, "fail late": 10, "cut": 10, "snooze": 10, "cancel": 5, "operator": 3, "fail always": 5,
+    "kill": 1,
+}  # fmt: skip
 # Short enough for twins to come while the first one waits, and while it runs.
 TOPIC_SECONDS = 0.4
 TWIN_SECONDS = (0.02, 0.3)

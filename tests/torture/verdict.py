@@ -56,7 +56,11 @@ LEFT = """
 SELECT format('%%s job %%s is %%s at attempt %%s: %%s', kind, id, state, attempt, errors -> 0 ->> 'error')
 FROM pgq_jobs
 WHERE state IN ('waiting', 'running')
-   OR state <> CASE args ->> 'fate' WHEN 'fail always' THEN 'dead' WHEN 'cancel' THEN 'cancelled' ELSE 'gone' END
+   OR state <> CASE
+                   WHEN args ->> 'fate' = 'fail always' THEN 'dead'
+                   WHEN args ->> 'fate' IN ('cancel', 'operator') THEN 'cancelled'
+                   ELSE 'gone'
+               END
 """
 
 COVERAGE = """

@@ -14,6 +14,7 @@ from pgq.control import Cancel, Retry, Snooze
 from pgq.errors import (
     AlreadyInstalled,
     ArgumentsMismatch,
+    Cancelled,
     DuplicateJob,
     Error,
     JobNotFound,
@@ -43,6 +44,7 @@ __all__ = [
     "AlreadyInstalled",
     "ArgumentsMismatch",
     "Cancel",
+    "Cancelled",
     "Drain",
     "DuplicateJob",
     "Enqueued",

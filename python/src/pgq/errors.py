@@ -18,7 +18,8 @@ Error
 └── TransactionEnded
 
 KeyboardInterrupt
-└── TimedOut
+├── TimedOut
+└── Cancelled
 
 The SQLSTATE decides the class of an error that the server raises. A bad argument stays what psycopg makes of it, mostly
 a psycopg.DataError with a hint.
@@ -109,6 +110,17 @@ class TimedOut(KeyboardInterrupt):
 
     def __str__(self) -> str:
         return "the handler took longer than its timeout"
+
+
+class Cancelled(KeyboardInterrupt):
+    """
+    An operator has asked to cancel the job while its handler runs.
+
+    It is raised in the handler as TimedOut is, and for the same reasons a KeyboardInterrupt.
+    """
+
+    def __str__(self) -> str:
+        return "an operator has cancelled the job"
 
 
 BY_SQLSTATE: dict[str, type[Error]] = {

@@ -36,6 +36,7 @@ class Handler:
     batch: int | None = None
     timeout: float | None = None
     lease: timedelta | None = None
+    interrupt_on_cancel: bool = True
     retry_on: Exceptions | None = None
     cancel_on: Exceptions = ()
     defaults: Mapping[str, Any] | None = None
@@ -92,6 +93,7 @@ class Handlers:
         batch: int | None = None,
         timeout: float | timedelta | None = None,
         lease: timedelta | None = None,
+        interrupt_on_cancel: bool = True,
         retry_on: type[BaseException] | Exceptions | None = None,
         cancel_on: type[BaseException] | Exceptions = (),
         queue: str | None = None,
@@ -115,6 +117,10 @@ class Handlers:
 
         ``timeout``, in seconds, interrupts the handler: TimedOut is raised in it. ``lease``, where it is longer, takes
         the place of the worker's own: another worker may take the job this long after the last extension.
+
+        When an operator cancels the job, Cancelled is raised in the handler in the same way, in that of a list when
+        all its jobs are cancelled. With ``interrupt_on_cancel=False`` the handler is left alone; it may ask
+        ``job.cancelled``.
 
         ``retry_on``: only these exceptions lead to another attempt, after any other the job is dead. ``cancel_on``:
         these end the job as cancelled. ``queue``, ``max_retries`` and ``backoff`` are defaults for jobs of this kind
@@ -145,6 +151,7 @@ class Handlers:
                 batch=batch,
                 timeout=seconds,
                 lease=lease,
+                interrupt_on_cancel=interrupt_on_cancel,
                 retry_on=None if retry_on is None else _classes("retry_on", retry_on),
                 cancel_on=_classes("cancel_on", cancel_on),
                 defaults={name: value for name, value in enqueue.items() if value is not None},

@@ -24,6 +24,8 @@ class Runtime(Protocol):
 
     def complete(self, job: Job, conn: psycopg.Connection[Any], result: Any) -> None: ...
 
+    def is_cancelled(self, job: Job) -> bool: ...
+
 
 @dataclass
 class Job:
@@ -51,6 +53,8 @@ class Job:
     _runtime: Runtime | None = field(default=None, init=False, repr=False, compare=False)
     # Whether the handler has completed the job in a transaction of its own.
     _completed: bool = field(default=False, init=False, repr=False, compare=False)
+    # Set by the worker's presence; a handler has a copy of the job, and asks by ``cancelled``.
+    _cancelled: bool = field(default=False, init=False, repr=False, compare=False)
     _args: Any = field(default=NOT_DECODED, init=False, repr=False, compare=False)
 
     def __hash__(self) -> int:
@@ -69,6 +73,16 @@ class Job:
             except (ValueError, RecursionError) as error:
                 raise PayloadError(f"cannot decode the arguments of job {self.id}: {type(error).__name__}") from error
         return self._args
+
+    @property
+    def cancelled(self) -> bool:
+        """
+        Whether an operator has asked to cancel the job while it runs; the worker learns of that within two seconds.
+
+        A handler that stops early raises pgq.Cancelled or anything else; one that returns all the same has done the
+        job. Outside a worker it is always false: ask ``WorkerQueue.cancel_requested``.
+        """
+        return self._runtime is not None and self._runtime.is_cancelled(self)
 
     @property
     def waited(self) -> timedelta | None:
@@ -112,8 +126,8 @@ class Enqueued:
 @dataclass(frozen=True)
 class Failure:
     """
-    What became of a job that failed or was declined: ``outcome`` is retry or declined (until ``ripe_at``), dead, or
-    merged into a waiting twin.
+    What became of a job that failed or was declined: ``outcome`` is retry or declined (until ``ripe_at``), dead, merged
+    into a waiting twin, or cancelled, if an operator has asked for that.
     """
 
     outcome: str

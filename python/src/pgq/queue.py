@@ -101,9 +101,15 @@ class Queue:
         )
         return [Enqueued(*row) for row in rows]
 
-    def cancel(self, job_id: int) -> None:
-        """End a waiting or running job as cancelled. Raises JobNotFound or WrongState."""
-        self._row(f"SELECT {self._prefix}pgq_cancel(%s::bigint)", [job_id])
+    def cancel(self, job_id: int) -> Literal["cancelled", "requested"]:
+        """
+        Cancel a waiting or running job; return cancelled if it has ended, requested if its worker is asked to end it.
+
+        Raises JobNotFound, WrongState, and psycopg.errors.LockNotAvailable while another transaction has the waiting
+        job locked.
+        """
+        done: Literal["cancelled", "requested"] = self._row(f"SELECT {self._prefix}pgq_cancel(%s::bigint)", [job_id])[0]
+        return done
 
     def retry(self, job_id: int) -> str:
         """Put a dead or cancelled job back to waiting; return retry or merged. Raises JobNotFound or WrongState."""

@@ -145,14 +145,18 @@ class Target:
         self.conn.execute("SELECT set_config('pgq.now', %s, false)", [to])
 
     def prepare(self) -> None:
-        """Start again with four running jobs of a present worker, three waiting jobs, and an ended one."""
+        """
+        Start again with four running jobs of a present worker, one of which it is asked to cancel, three waiting jobs,
+        and an ended one.
+        """
         clean(self.conn)
         self.travel(NOW)
         self.queue.enqueue_many([{"kind": "k", "args": n, "max_retries": n % 3} for n in range(8)])
         self.conn.execute("SELECT pgq_register('w')")
         claimed = self.queue.claim(max_jobs=6, worker="w")
         self.queue.fail(claimed.pop(), "late", "0")
-        self.queue.cancel(claimed.pop().id)
+        self.queue.cancel_claimed(claimed.pop())
+        self.queue.cancel(claimed[0].id)
         rows = self.conn.execute("SELECT id FROM pgq_jobs ORDER BY state, id").fetchall()
         held = {job.id: job.token for job in claimed}
         self.live = [(row[0], held.get(row[0], 0)) for row in rows]

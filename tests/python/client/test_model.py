@@ -209,9 +209,21 @@ class Lives(Machine):
     @some("waiting", "running")
     @rule(pick=picks, where=wheres)
     def cancel(self, pick: int, where: Where) -> None:
-        """A waiting or running job is cancelled."""
+        """A waiting job is cancelled, and the worker of a running one is asked."""
         job_id = self.job(pick, "waiting", "running")
-        self.call(where, "SELECT pgq_cancel(%s)", [job_id], lambda model, _: model.cancel(job_id))
+        self.call(where, "SELECT pgq_cancel(%s)", [job_id], lambda model, _: [(model.cancel(job_id),)])
+
+    @some("running")
+    @rule(claim=claims, where=wheres)
+    def cancel_requested(self, claim: Claim, where: Where) -> None:
+        """A worker learns under its token that it is asked."""
+        given = self.claimed(claim)
+        self.call(
+            where,
+            "SELECT pgq_cancel_requested(ARRAY[%s]::bigint[], ARRAY[%s]::bigint[])",
+            given,
+            lambda model, _: [(job_id,) for job_id in model.cancel_requested(*given)],
+        )
 
     @some("dead", "cancelled", "done")
     @rule(pick=picks, state=st.sampled_from(["dead", "cancelled", "done"]), where=wheres)

@@ -180,7 +180,8 @@ def test_no_call_commits(conn: Connection, queue: WorkerQueue) -> None:
         assert queue.snooze(e, datetime(2040, 1, 1, tzinfo=UTC)) == "snoozed"
         assert queue.release(f) == "released"
         assert queue.extend(g, timedelta(hours=1)) > g.lease_until
-        queue.cancel(g.id)
+        assert queue.cancel(g.id) == "requested"
+        assert queue.release(g) == "cancelled"
         assert queue.retry(g.id) == "retry"
         assert queue.purge(timedelta(0)) == 1
         assert len(queue.enqueue_many([{"kind": "new"}])) == 1

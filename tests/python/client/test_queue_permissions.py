@@ -72,12 +72,13 @@ def test_a_call_does_not_wait_for_a_job_in_another_queue(
     assert limited.complete_many([job]) == set()
 
 
-def test_a_call_waits_for_a_job_in_an_allowed_queue(limited: Queue, conn: Connection, connect: Connect) -> None:
-    """Without this the previous test would prove nothing."""
-    conn.execute("SELECT pgq_grant('limited', 'admin', '{theirs}')")
+def test_a_call_waits_for_a_job_in_an_allowed_queue(limited: WorkerQueue, conn: Connection, connect: Connect) -> None:
+    """Without this the previous test would prove nothing. Only a cancel does not wait."""
+    conn.execute("SELECT pgq_grant('limited', 'admin', '{theirs}'), pgq_grant('limited', 'worker', '{theirs}')")
     job = held(conn, connect)
     with pytest.raises(psycopg.errors.LockNotAvailable):
-        limited.cancel(job.id)
+        limited.release(job)
+    assert limited.cancel(job.id) == "requested"
 
 
 def test_a_claim_rescues_the_jobs_of_all_queues(limited: WorkerQueue, conn: Connection) -> None:

@@ -36,20 +36,6 @@ def test_a_duplicate_in_bulk_waits_for_the_claim_of_its_twin(connect: Connect, q
     assert (second.id == first.id) == (ending == "rollback")
 
 
-def test_a_cancel_of_a_held_job_waits_for_its_handler(connect: Connect, queue: WorkerQueue) -> None:
-    """When the handler's transaction commits first, the operator's cancel raises JobNotFound."""
-    enqueued = queue.enqueue("job")
-    (job,) = queue.claim()
-    worker, operator = connect(autocommit=False), connect()
-    WorkerQueue(worker).hold(job)
-    thread = Thread(Queue(operator).cancel, enqueued.id)
-    eventually(lambda: waits_for_lock(queue.conn, operator), "the cancel waits")
-    WorkerQueue(worker).complete(job)
-    worker.commit()
-    with pytest.raises(pgq.JobNotFound):
-        thread.result()
-
-
 @pytest.mark.parametrize("level", [psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE])
 def test_an_enqueue_with_an_old_snapshot_raises_a_serialization_failure(
     connect: Connect, queue: WorkerQueue, level: psycopg.IsolationLevel

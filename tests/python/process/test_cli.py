@@ -362,7 +362,7 @@ def test_purge_goes_on_until_no_old_job_is_left(run: Run, queue: WorkerQueue, co
     conn.execute("SELECT pgq_enqueue('k', to_jsonb(n), max_retries => 0) FROM generate_series(1, 10500) AS n")
     queue.claim(max_jobs=10_000)
     queue.claim(max_jobs=500)
-    conn.execute("SELECT pgq_cancel(id) FROM pgq_running")
+    conn.execute("SELECT pgq_cancel_claimed(id, token) FROM pgq_running")
     assert run("purge", "--older-than", "0s").stdout == "10500 purged\n"
     with pytest.raises(psycopg.Error):
         queue.purge("no interval")

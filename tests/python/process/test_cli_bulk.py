@@ -66,8 +66,13 @@ def test_a_filter_changes_what_matches_it_and_nothing_else(
     assert jobs(conn) == before
     done = run(dsn, *arguments.split())
     assert changed(done) == ids
-    assert done.stderr == f"pgq: {len(ids)} jobs {verb}\n"
-    assert {job_id for job_id, *_ in set(before) ^ set(jobs(conn))} == set(ids)
+    requested = [stock[name] for name in wanted if name == "running a"]
+    asked = f", {len(requested)} requested" if requested else ""
+    assert done.stderr == f"pgq: {len(ids) - len(requested)} jobs {verb}{asked}\n"
+    assert [line for line in done.stdout.splitlines() if "requested" in line] == [f"{n} requested" for n in requested]
+    assert {job_id for job_id, *_ in set(before) ^ set(jobs(conn))} == set(ids) - set(requested)
+    asked_for = conn.execute("SELECT id FROM pgq_jobs WHERE cancel_requested_at IS NOT NULL").fetchall()
+    assert [job_id for (job_id,) in asked_for] == requested
 
 
 @pytest.mark.parametrize(

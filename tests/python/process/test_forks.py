@@ -385,7 +385,7 @@ def test_a_child_of_a_handler_waits_for_no_lock_of_the_worker(
         locked, release = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with loop.session.lock, worker.presence.session.lock, loop.executor.timeout._lock:
+            with loop.session.lock, worker.presence.session.lock, loop.executor.interruption._lock:
                 locked.set()
                 release.wait(60)
 

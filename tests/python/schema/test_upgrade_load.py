@@ -54,7 +54,7 @@ CHANGES = (
     ("20_waiting.sql", r"(\n    CONSTRAINT pgq_waiting_pkey)", r"    probe       integer,\n\1"),
     ("20_waiting.sql", r"\Z", "\nCOMMENT ON COLUMN pgq_waiting.probe IS 'New.';\n"),
     (
-        "72_purge.sql",
+        "73_purge.sql",
         r"\Z",
         "\n\nCREATE FUNCTION pgq_probe() RETURNS text\n    LANGUAGE sql\n    RETURN 'new';\n\n"
         "COMMENT ON FUNCTION pgq_probe() IS\n    'New.';\n",

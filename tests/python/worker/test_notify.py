@@ -52,7 +52,9 @@ def sleeper(connect: Connect) -> WorkerQueue:
 
 def retry_one(queue: Queue) -> None:
     """Bring back a cancelled job."""
-    queue.cancel(queue.enqueue("k", delay="1 hour").id)
+    queue.conn.execute("SELECT set_config('pgq.now', '2100-01-01Z', false)")
+    queue.cancel(queue.enqueue("k", delay="1 second").id)
+    queue.conn.execute("SELECT set_config('pgq.now', '2100-01-02Z', false)")
     queue.retry(int(one(queue.conn, "SELECT id FROM pgq_ended")))
 
 

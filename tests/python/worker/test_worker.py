@@ -55,9 +55,13 @@ def test_a_transactional_handler_commits_together_with_its_job(queue: Queue, loo
 def test_a_transactional_handler_does_not_start_after_its_lease_is_lost(
     queue: Queue, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An operator cancels the job between its claim and its hold."""
+    """The job ends between its claim and its hold."""
     begun: list[int] = []
-    handlers.handler("first")(lambda job: queue.cancel(job.id + 1))
+
+    @handlers.handler("first")
+    def end_the_next(job: Job) -> None:
+        queue.conn.execute("SELECT pgq_cancel_claimed(id, token) FROM pgq_running WHERE id = %s", [job.id + 1])
+
     handlers.handler("second", transaction=True)(lambda job, conn: begun.append(job.id))
     queue.enqueue_many([{"kind": "first"}, {"kind": "second"}])
     with caplog.at_level(logging.INFO, "pgq"):

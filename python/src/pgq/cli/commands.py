@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any
 
 import click
+import psycopg
 
 from pgq.cli import schema
 from pgq.cli.support import (
@@ -27,7 +28,7 @@ from pgq.cli.support import (
 )
 from pgq.cli.worker import worker
 from pgq.convert import Interval
-from pgq.errors import JobNotFound, WrongState
+from pgq.errors import Error, JobNotFound, WrongState
 from pgq.queue import NO_ARGS, OnDuplicate, Queue
 from pgq.version import driver_version
 from pgq.views import Views
@@ -265,24 +266,35 @@ def change_each(
     """
     if bool(job_ids) == bool(match):
         raise click.UsageError("give either IDs, or at least one of --state, --queue, --kind and --older-than")
-    changed, refused, hints = 0, 0, set()
+    changed, requested, refused, hints = 0, 0, 0, set()
     with target.queue() as queue:
         views = Views(queue.conn, schema=target.schema)
         for job_id in job_ids or views.ids(match.state or states, match.queue, match.kind, older_than=match.older_than):
             try:
                 if dry_run and job_ids:
                     check_state(views.job(job_id), states, action)
-                click.echo(f"{job_id} would be {action}" if dry_run else f"{job_id} {change(queue, job_id)}")
-                changed += 1
-            except (JobNotFound, WrongState) as error:
+                what = f"would be {action}" if dry_run else change(queue, job_id)
+                click.echo(f"{job_id} {what}")
+                changed += what != "requested"
+                requested += what == "requested"
+            except (JobNotFound, WrongState, psycopg.errors.LockNotAvailable) as error:
                 refused += 1
+                message, hint = refusal(error)
                 # One hint for all jobs with the same mistake.
-                CommandError(str(error), None if error.hint in hints else error.hint).show()
-                hints.add(error.hint)
+                CommandError(message, None if hint in hints else hint).show()
+                hints.add(hint)
     if not job_ids:
-        click.echo(f"pgq: {changed} jobs {'would be ' if dry_run else ''}{action}", err=True)
+        asked = f", {requested} requested" if requested else ""
+        click.echo(f"pgq: {changed} jobs {'would be ' if dry_run else ''}{action}{asked}", err=True)
     elif refused:
         click.get_current_context().exit(1)
+
+
+def refusal(error: Error | psycopg.Error) -> tuple[str, str | None]:
+    """Return the message and the hint of an error."""
+    if isinstance(error, Error):
+        return str(error), error.hint
+    return error.diag.message_primary or str(error), error.diag.message_hint
 
 
 def check_state(job: dict[str, Any], states: tuple[str, ...], action: str) -> None:
@@ -318,14 +330,13 @@ def cancel(target: Target, job_ids: tuple[int, ...], match: Filter, dry_run: boo
     """
     Cancel waiting or running jobs.
 
-    Name them by ID, or all that match the options.
+    Name them by ID, or all that match the options. A waiting job is cancelled at once. For a running one that is
+    requested: its worker gives it up within some seconds, unless it is done before.
     """
 
-    def cancel_one(queue: Queue, job_id: int) -> str:
-        queue.cancel(job_id)
-        return "cancelled"
-
-    change_each(target, job_ids, match, ("waiting", "running"), dry_run, "cancelled", cancel_one)
+    change_each(
+        target, job_ids, match, ("waiting", "running"), dry_run, "cancelled", lambda queue, job_id: queue.cancel(job_id)
+    )
 
 
 # Seconds between two lines about the progress of a purge.

@@ -214,6 +214,11 @@ class WorkerQueue(Queue):
             f"SELECT {self._prefix}pgq_cancel_claimed(%s::bigint, %s::bigint, %s::text)", [job.id, job.token, reason]
         )
 
+    def cancel_requested(self, jobs: Sequence[Job]) -> set[int]:
+        """Return the ids of those claimed jobs that an operator has asked to cancel. It is cheap, and never waits."""
+        rows = self._rows(f"SELECT {self._prefix}pgq_cancel_requested(%s::bigint[], %s::bigint[])", held(jobs))
+        return {row[0] for row in rows}
+
     def extend(self, job: Job, lease: Interval = timedelta(minutes=5)) -> datetime:
         """Let the lease end no sooner than ``lease`` from now, and return its end. Raises LeaseLost."""
         query = f"SELECT {self._prefix}pgq_extend(%s::bigint, %s::bigint, %s::interval)"
@@ -224,7 +229,7 @@ class WorkerQueue(Queue):
         """
         Put the job back until a time or for a while; the attempt does not count.
 
-        Return snoozed or merged. Raises LeaseLost.
+        Return snoozed or merged, or cancelled if an operator has asked for that. Raises LeaseLost.
         """
         if until is not None:
             check_aware("until", until)
@@ -249,7 +254,9 @@ class WorkerQueue(Queue):
 
     def release(self, job: Job) -> str:
         """
-        Put the job back at its old place; the attempt does not count. Return released or merged. Raises LeaseLost.
+        Put the job back at its old place; the attempt does not count.
+
+        Return released or merged, or cancelled if an operator has asked for that. Raises LeaseLost.
         """
         return str(self._row(f"SELECT {self._prefix}pgq_release(%s::bigint, %s::bigint)", [job.id, job.token])[0])
 

@@ -26,7 +26,7 @@ from pgq.worker.outcomes import Completed, CompletedWithNote, Outcome, Released,
 from pgq.worker.session import Session
 from pgq.worker.settings import Settings
 from pgq.worker.settle import complete_in, record, without_result
-from pgq.worker.timeout import Timeout
+from pgq.worker.timeout import Interruption
 
 Result = Outcome | Settlement
 # A worker that is frozen ends no handler. So many seconds after the timeout of a transactional handler the server ends
@@ -79,7 +79,7 @@ class Executor:
         self.session = session
         self.settings = settings
         self.lease = settings.lease
-        self.timeout = Timeout()
+        self.interruption = Interruption()
         self.execution: Execution | None = None
         self._extend = extend
         self._clock = settings.timing.clock
@@ -110,7 +110,7 @@ class Executor:
                 return (self._in_one_transaction if handler.transaction else self._list)(handler, jobs)
             return [(self._in_transaction if handler.transaction else self._plain)(handler, jobs[0])]
         finally:
-            self.timeout.disarm()
+            self.interruption.disarm()
             self.execution = None
 
     def extend(self, job: Job, lease: timedelta | None) -> datetime:
@@ -130,6 +130,11 @@ class Executor:
         """Raise RuntimeError in a process that a handler has forked, where locks of the worker may never be free."""
         if os.getpid() != self._pid:
             raise RuntimeError("a job can be extended or completed only in the process of its worker")
+
+    def is_cancelled(self, job: Job) -> bool:
+        """Return whether a job that runs is to be cancelled; ``Job.cancelled``, of a copy of the job, calls this."""
+        execution = self.execution
+        return execution is not None and any(one._cancelled for one in execution.jobs if one.id == job.id)
 
     def _plain(self, handler: Handler, job: Job) -> Result:
         try:
@@ -289,8 +294,8 @@ class Executor:
             self.execution = Execution(*self.execution[:2], self._called_at, self.execution.claimed_at)
         self._begun = self._calling = True
         try:
-            if handler.timeout is not None:
-                self.timeout.arm(handler.timeout)
+            if handler.timeout is not None or handler.interrupt_on_cancel:
+                self.interruption.arm(handler.timeout, jobs if handler.interrupt_on_cancel else [])
             # Within the timeout, because it may ask a server that is unreachable.
             close_old_connections()
             try:
@@ -306,7 +311,7 @@ class Executor:
             # Before anything else: in the child a lock may be held by a thread that does not exist there.
             if os.getpid() != self._pid:
                 os._exit(1)
-            self.timeout.disarm()
+            self.interruption.disarm()
             for one, copy in zip(jobs, lent, strict=True):
                 one._completed = getattr(copy, "_completed", False)
             self._restore_process()
@@ -321,7 +326,7 @@ class Executor:
         signals = StopSignals.active
         if signals is not None and signals.main_thread == threading.get_ident():
             signals.restore(self._clock() - self._called_at)
-            self.timeout.restore()
+            self.interruption.restore()
 
     def _returned(self, job: Job, result: Any) -> Result:
         """Return the result of a job whose handler has returned, perhaps after it completed the job itself."""

@@ -27,6 +27,7 @@ LEVELS = {
     "released": logging.INFO,
     "snoozed": logging.INFO,
     "declined": logging.INFO,
+    "requested": logging.INFO,
     "cancelled": logging.WARNING,
     "retry": logging.WARNING,
     "merged": logging.WARNING,

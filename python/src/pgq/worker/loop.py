@@ -98,7 +98,7 @@ class Loop:
         """
         pause = self.timing.first_pause
         refusal = Refusal(self.settings.server, self.timing.clock)
-        self.executor.timeout.install()
+        self.executor.interruption.install()
         try:
             while not self.state.stopping:
                 try:
@@ -228,7 +228,7 @@ class Loop:
 
         Runs in the ticker's thread.
         """
-        self.executor.timeout.check()
+        self.executor.interruption.check()
         now = self.timing.clock()
         if self.executor.execution is None or now < self._tick_again_at:
             return
@@ -267,6 +267,13 @@ class Loop:
         jobs = [job]
         if handler.batch is not None:
             jobs += self.next_jobs(job.kind, handler.batch - 1)
+        # A job that is to be cancelled goes back: the database then ends it.
+        if cancelled := [job for job in jobs if job._cancelled]:
+            jobs = [job for job in jobs if not job._cancelled]
+            self.settler.add(Released(job) for job in cancelled)
+            self.state.budget.give_back(len(cancelled))
+            if not jobs:
+                return 0
         try:
             self.settler.add(self.executor.run(handler, jobs, self.claimed_at))
         except NotBegun as error:
@@ -287,6 +294,15 @@ class Loop:
         if execution is not None and execution.is_in_time(now):
             self.well_until = now + self.timing.unwell_after
         return now <= self.well_until
+
+    def held_jobs(self, seconds: float) -> list[Job]:
+        """Return the jobs that run or have not begun, if they were claimed longer ago than this."""
+        if self.timing.clock() - self.claimed_at < seconds:
+            return []
+        # Read in the order in which jobs move on, so that none is missed.
+        unstarted = self.unstarted.copy()
+        execution = self.executor.execution
+        return [*unstarted, *(execution.jobs if execution is not None else ())]
 
     def known_jobs(self) -> list[Job]:
         """Return all jobs that this loop holds, and perhaps some that it held; the caller holds ``session.lock``."""

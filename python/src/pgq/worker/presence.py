@@ -24,6 +24,8 @@ from pgq.worker.wakeup import Wakeup
 # A lease is extended when a third of it is over, which leaves time for two more tries.
 PART = 3
 LONGEST_TICK = 1.0
+# Seconds from its claim until the worker begins to ask whether a job is to be cancelled: shorter ones cost nothing.
+HELD_FOR = 0.5
 # Seconds between two attempts to cancel what runs in an interruptible context.
 INTERRUPT_AGAIN = 0.1
 
@@ -34,11 +36,13 @@ class Presence:
 
     A handler that does not let other threads run (a computation in C that holds the interpreter's lock) delays that,
     and loses its lease when it does so for two thirds of the lease. The lease of a handler that is past its timeout is
-    not extended. Behind a transaction pooler the worker is not registered, and the connection opens only when there is
-    a lease to extend.
+    not extended. Behind a transaction pooler the worker is not registered, and the connection opens only while jobs run
+    for long.
 
     ``executions`` returns what the executors run. ``claims_paused`` returns a context in which no loop claims, with all
     jobs that the loops know of, or with None if a loop is claiming. ``kinds`` returns the kinds that have handlers.
+    ``held_jobs`` returns the jobs that run or have not begun, and were claimed longer ago than the given number of
+    seconds.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Presence:
         executions: Callable[[], Iterable[Execution]],
         claims_paused: Callable[[], AbstractContextManager[list[Job] | None]],
         kinds: Callable[[], list[str]],
+        held_jobs: Callable[[float], list[Job]],
     ) -> None:
         self.settings = settings
         self.registers = not settings.transaction_pooler
@@ -59,6 +64,7 @@ class Presence:
         self._executions = executions
         self._claims_paused = claims_paused
         self._kinds = kinds
+        self._held_jobs = held_jobs
         self._clock = settings.timing.clock
         # Whether the result of a claim may be lost: then the database knows of more jobs of this worker than its loops.
         self._uncertain = False
@@ -111,7 +117,7 @@ class Presence:
         return until
 
     def tick(self) -> None:
-        """Register if need be, reconcile if need be, and extend the leases that are due."""
+        """Register and reconcile if need be, extend the leases that are due, and ask which jobs are to be cancelled."""
         if self.registers and (self.session.closed or not self._registered):
             self._register()
         if self._uncertain and self._registered:
@@ -125,6 +131,20 @@ class Presence:
             begins = lease > self.settings.lease and (job.id, job.token) not in self._extended
             if begins or self._clock() >= last + lease.total_seconds() / PART:
                 self._extend(job, lease)
+        self._mark_cancelled()
+
+    def _mark_cancelled(self) -> None:
+        """Mark the jobs that an operator has asked to cancel; the tickers interrupt the handlers of these."""
+        # By id: the later claim of a job that was lost and claimed again comes last.
+        jobs = {job.id: job for job in sorted(self._held_jobs(HELD_FOR), key=lambda job: job.token)}
+        unmarked = [job for job in jobs.values() if not job._cancelled]
+        if not unmarked:
+            return
+        with self.session.lock:
+            requested = self._queue().cancel_requested(unmarked)
+        for job_id in requested:
+            jobs[job_id]._cancelled = True
+            log_job(jobs[job_id], "requested", "an operator has cancelled it")
 
     def _running(self) -> Iterable[tuple[Job, float, timedelta]]:
         """Yield the jobs that run within their timeout, when they were claimed, and how long their lease is to be."""

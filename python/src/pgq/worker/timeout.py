@@ -1,14 +1,17 @@
-"""The time limit of a handler."""
+"""Interruptions of a handler: its time is over, or its job is to be cancelled."""
 
 from __future__ import annotations
 
 import ctypes
 import signal
 import threading
+from collections.abc import Sequence
+from math import inf
 from time import monotonic
 from types import FrameType
 
-from pgq.errors import TimedOut
+from pgq.errors import Cancelled, TimedOut
+from pgq.job import Job
 from pgq.process.forks import set_handler
 from pgq.process.signals import get_signal, is_main_thread
 
@@ -18,9 +21,9 @@ AGAIN = 1.0
 LATE = 0.2
 
 
-class Timeout:
+class Interruption:
     """
-    Interrupt a thread when its time is over, by raising TimedOut in it.
+    Interrupt a thread, by raising TimedOut in it when its time is over, or Cancelled when its jobs are to be cancelled.
 
     In the main thread a signal does it, which also ends a sleep or a wait for the network. Any other thread can be
     interrupted only between two instructions of Python: as soon as a blocking call returns. So can the main thread
@@ -29,12 +32,18 @@ class Timeout:
     """
 
     def __init__(self) -> None:
-        # When the next interruption is due.
+        # When the next interruption is due: infinite without a timeout, None when it is not armed.
         self.at: float | None = None
         self._lock = threading.Lock()
         self._thread = 0
         self._main = False
         self._raised = False
+        self._timed = False
+        # When the ticker may interrupt next.
+        self._check_at = 0.0
+        # Cancelled is raised when all of these are to be cancelled.
+        self._jobs: Sequence[Job] = ()
+        self._cancelled = False
         # One object, so that it can be recognized: a bound method is a new one each time.
         self._handler = self._interrupt
 
@@ -49,16 +58,24 @@ class Timeout:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, self._handler)
 
-    def arm(self, seconds: float) -> None:
-        """Interrupt the calling thread after this time."""
+    def arm(self, seconds: float | None, jobs: Sequence[Job]) -> None:
+        """
+        Interrupt the calling thread after this time, and when all of these jobs are to be cancelled.
+
+        Without a time, or without jobs, that does not interrupt it.
+        """
         self._main = is_main_thread()
         self._thread = threading.get_ident()
-        self._raised = False
-        self.at = monotonic() + seconds
+        self._raised = self._cancelled = False
+        self._timed = seconds is not None
+        self._check_at = 0.0
+        self._jobs = jobs
+        self.at = inf if seconds is None else monotonic() + seconds
         if self._main:
             if get_signal(signal.SIGALRM) is not self._handler:
                 signal.signal(signal.SIGALRM, self._handler)
-            signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
+            if seconds is not None:
+                signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
 
     def disarm(self) -> None:
         """Disarm. Idempotent; call it from the thread that armed."""
@@ -66,7 +83,7 @@ class Timeout:
             return
         with self._lock:
             self.at = None
-            if self._main:
+            if self._main and self._timed:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             if self._raised:
                 # Cancel an interruption that is requested and not raised yet.
@@ -74,28 +91,41 @@ class Timeout:
 
     def check(self) -> None:
         """
-        Interrupt the thread if its time is over, and in the main thread no signal has done so. Call it in another
-        thread, every few milliseconds.
+        Interrupt the thread if its jobs are to be cancelled, or if its time is over, and in the main thread no signal
+        has done so. Call it in another thread, every few milliseconds.
         """
         with self._lock:
-            if self.at is None or monotonic() < self.at + (LATE if self._main else 0.0):
+            if self.at is None:
                 return
+            if not self._cancelled and self._jobs and all(job._cancelled for job in self._jobs):
+                self._cancelled = True
+                self.at = monotonic() - LATE
+                self._check_at = 0.0
+            now = monotonic()
+            # A signal every few milliseconds would keep psycopg from noticing any: it restarts its wait.
+            if now < self.at + (LATE if self._main else 0.0) or now < self._check_at:
+                return
+            self._check_at = now + AGAIN
             if self._main and get_signal(signal.SIGALRM) is self._handler:
-                # The job's handler has set or stopped the timer.
+                # No timer, or the job's handler has set or stopped it.
                 signal.pthread_kill(self._thread, signal.SIGALRM)
                 return
-            self.at = monotonic() + AGAIN
+            self.at = now + AGAIN
             self._raised = True
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(TimedOut))
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(self._error()))
+
+    def _error(self) -> type[KeyboardInterrupt]:
+        return Cancelled if self._cancelled else TimedOut
 
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         # Without the lock, which the interrupted code may hold.
-        if self.at is None:
+        if self.at is None or self.at == inf:
             return
         left = self.at - monotonic()
         if left > 0:
             # The job's handler has set the timer to an earlier time.
-            signal.setitimer(signal.ITIMER_REAL, left, AGAIN)
+            if self._timed:
+                signal.setitimer(signal.ITIMER_REAL, left, AGAIN)
             return
         self.at = monotonic() + AGAIN
-        raise TimedOut
+        raise self._error()

@@ -123,7 +123,9 @@ class Worker:
     @cached_property
     def presence(self) -> Presence:
         """The presence, also made at the first use."""
-        return Presence(self.settings, self._executions, self._claims_paused, lambda: self.handlers.kinds)
+        return Presence(
+            self.settings, self._executions, self._claims_paused, lambda: self.handlers.kinds, self._held_jobs
+        )
 
     def run(self, lifeline: socket.socket | None = None) -> None:
         """
@@ -261,6 +263,10 @@ class Worker:
         """Return whether each loop does its work, or could not for a short time only."""
         # Each is asked: a loop takes note of the time.
         return False not in [loop.is_well() for loop in self.loops]
+
+    def _held_jobs(self, seconds: float) -> list[Job]:
+        """Return the jobs that run or have not begun, and were claimed longer ago than this."""
+        return [job for loop in self.loops for job in loop.held_jobs(seconds)]
 
     @contextmanager
     def _claims_paused(self) -> Iterator[list[Job] | None]:

@@ -1,0 +1,120 @@
+-- Cancel a job, as an operator: end it, or ask its worker to.
+
+CREATE FUNCTION _pgq_job_state(id bigint) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_job_state$
+DECLARE
+    v_allowed text[] := _pgq_allowed_queues('admin');
+    v_state text;
+BEGIN
+    SELECT j.state INTO v_state
+    FROM pgq_jobs AS j
+    WHERE j.id = _pgq_job_state.id
+      AND (v_allowed IS NULL OR j.queue = ANY (v_allowed));
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no job %', coalesce(id::text, 'null')
+            USING ERRCODE = 'PGQ01',
+                  HINT = 'Look up the id in pgq_jobs; a job that was completed without a result is deleted.';
+    END IF;
+    RETURN v_state;
+END
+$_pgq_job_state$;
+
+COMMENT ON FUNCTION _pgq_job_state(bigint) IS
+    'Return the state of a job, as in the view pgq_jobs. Raises PGQ01 if there is no such job, if it is in a queue '
+    'that the calling role may not use, or for NULL.';
+
+
+CREATE FUNCTION pgq_cancel(id bigint) RETURNS text
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+    SET lock_timeout = '500ms'
+AS $pgq_cancel$
+DECLARE
+    v_now timestamptz := pgq_now();
+    v_allowed text[] := _pgq_allowed_queues('admin');
+    v_waiting pgq_waiting;
+    v_running pgq_running;
+    v_state text;
+BEGIN
+    -- Repeat when the job has moved from one table to another between two statements.
+    LOOP
+        DELETE FROM pgq_waiting AS w
+        WHERE w.ctid = (
+            SELECT o.ctid
+            FROM pgq_waiting AS o
+            WHERE o.id = pgq_cancel.id
+              AND (v_allowed IS NULL OR o.queue = ANY (v_allowed))
+            FOR UPDATE SKIP LOCKED)
+        RETURNING w.* INTO v_waiting;
+        IF FOUND THEN
+            PERFORM _pgq_cancel_waiting(v_waiting, v_now);
+            RETURN 'cancelled';
+        END IF;
+
+        -- The lease is over, and nothing but the next rescue would end the job. It is marked with those that it was lost
+        -- with, while they can still be seen together.
+        IF EXISTS (
+            SELECT
+            FROM pgq_running AS r
+            WHERE r.id = pgq_cancel.id
+              AND r.lease_until < v_now
+              AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
+        ) THEN
+            PERFORM _pgq_mark_lost(ARRAY[id]);
+        END IF;
+        DELETE FROM pgq_running AS r
+        WHERE r.ctid = (
+            SELECT o.ctid
+            FROM pgq_running AS o
+            WHERE o.id = pgq_cancel.id
+              AND o.lease_until < v_now
+              AND (v_allowed IS NULL OR o.queue = ANY (v_allowed))
+            FOR UPDATE SKIP LOCKED)
+        RETURNING r.* INTO v_running;
+        IF FOUND THEN
+            PERFORM _pgq_take_cancel_request(id);
+            PERFORM _pgq_end(
+                v_running, 'cancelled', v_now,
+                _pgq_prepend_error(
+                    v_running, v_now,
+                    CASE WHEN v_running.lease_until > v_running.claimed_at THEN 'the lease ran out'
+                         ELSE 'the worker is gone'
+                    END),
+                NULL);
+            RETURN 'cancelled';
+        END IF;
+
+        -- Read without a lock: a transaction may hold the job, and the worker must not wait for the caller's.
+        IF EXISTS (
+            SELECT FROM pgq_running AS r WHERE r.id = pgq_cancel.id AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
+        ) THEN
+            PERFORM _pgq_request_cancel(id, v_now);
+            -- It may have ended, or gone back to waiting, before the request was there.
+            IF EXISTS (SELECT FROM pgq_running AS r WHERE r.id = pgq_cancel.id) THEN
+                RETURN 'requested';
+            END IF;
+        ELSE
+            v_state := _pgq_job_state(id);
+            IF v_state = 'waiting' THEN
+                PERFORM _pgq_await_waiting(id);
+            ELSIF v_state <> 'running' THEN
+                RAISE EXCEPTION 'job % is % and cannot be cancelled', id, v_state
+                    USING ERRCODE = 'PGQ03',
+                          HINT = 'Cancel only a job that is waiting or running.';
+            END IF;
+        END IF;
+    END LOOP;
+END
+$pgq_cancel$;
+
+COMMENT ON FUNCTION pgq_cancel(bigint) IS
+    'Cancel a waiting or running job. Returns cancelled if the job has ended: it waited, or its lease was over. '
+    'Returns requested if it is running: it ends as cancelled when its worker gives it up, fails, snoozes or releases '
+    'it, or when its lease ends; a worker that completes it first is not stopped, and the request lapses. '
+    'pgq_cancel_requested tells the worker. An ended job is kept in pgq_ended as cancelled. '
+    'Waits for no running job, and for other locks less than two seconds. Raises PGQ01 if there is no such job, if it '
+    'is in a queue that the calling role may not use, or for NULL; PGQ03 for a job that has ended; 55P03 while '
+    'another transaction has the waiting job locked.';
