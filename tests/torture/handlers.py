@@ -1,7 +1,7 @@
 """
 The handlers of the torture run.
 
-Each run of a job inserts an effect, which lists the enqueues that it has seen. There are five kinds; three promise
+Each run of a job inserts an effect, which lists the enqueues that it has seen. There are six kinds; three promise
 exactly one effect. The arguments of a job contain its fate, which is what else happens to it:
 
     none          it succeeds
@@ -10,6 +10,7 @@ exactly one effect. The arguments of a job contain its fate, which is what else 
     fail late     the first attempt fails after its effect
     cut           the first attempt loses its connection after its effect
     kill          the first attempt kills its process after its effect
+    kill always   each attempt kills its process, with other jobs in hand, until the job is dead
     snooze        it is put back once
     cancel        it is cancelled by its handler
     operator      it is cancelled by an operator while it runs
@@ -22,6 +23,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -29,12 +31,14 @@ from typing import Any
 import psycopg
 
 import pgq
+from torture.pool import Pool
 
 Connection = psycopg.Connection[Any]
 BATCH = 10
 # Seconds after which a job fails that an operator has cancelled, and whose worker does not learn of it.
 GIVE_UP_AFTER = 10.0
 local = threading.local()
+pool = Pool()
 
 
 class Failed(Exception):
@@ -97,6 +101,17 @@ def own(job: pgq.Job) -> None:
         job.complete(conn)
 
 
+@pgq.handler("pool")
+def pooled(job: pgq.Job) -> None:
+    """Take effect at least once, after another process has computed something."""
+    try:
+        assert pool.compute(job.attempt) == 2**job.attempt
+    except (BrokenExecutor, RuntimeError, TimeoutError) as error:
+        raise Failed("the process of the pool does not answer") from error
+    with session() as conn:
+        work(job, conn)
+
+
 def work(job: pgq.Job, conn: Connection) -> None:
     """Read the ledger, take some time and insert an effect, unless the job's fate is another."""
     topic, fate = job.args["topic"], job.args["fate"]
@@ -112,6 +127,8 @@ def work(job: pgq.Job, conn: Connection) -> None:
         while not job.cancelled and time.monotonic() < give_up_at:
             time.sleep(0.01)
         raise Failed(fate)
+    if fate == "kill always":
+        os.kill(os.getpid(), signal.SIGKILL)
     if fate == "fail always" or (fate == "fail" and job.attempt <= 2):
         raise Failed(fate)
     row = conn.execute("SELECT ARRAY(SELECT n FROM torture.ledger WHERE topic = %s)", [topic]).fetchone()

@@ -17,17 +17,21 @@ import psycopg
 
 from pgq import Queue
 
-KINDS = ("plain", "list", "transaction", "batch", "own")
+KINDS = ("plain", "list", "transaction", "batch", "own", "pool")
 # How long handlers take: a few of them longer than the lease.
 SECONDS = (2.5,) + 6 * (0.5,) + 193 * (0.02,)
 # Weights; handlers.py describes the fates.
 FATES = {
     "none": 300, "fail": 20, "fail late": 10, "cut": 10, "snooze": 10, "cancel": 5, "operator": 3, "fail always": 5,
-    "kill": 1,
+    "kill": 1, "kill always": 1,
 }  # fmt: skip
+# These end dead, and all others never do.
+POISON = ("fail always", "kill always")
 # Short enough for twins to come while the first one waits, and while it runs.
 TOPIC_SECONDS = 0.4
 TWIN_SECONDS = (0.02, 0.3)
+# Topics of which twins come all the time: while one waits, fails, waits again or dies.
+LASTING = 3
 MAX_BACKLOG = 400
 JOIN_TIMEOUT = 30.0
 
@@ -40,6 +44,8 @@ class Work:
     fates: Mapping[str, int] = field(default_factory=lambda: FATES)
     seconds: tuple[float, ...] = SECONDS
     pause: float = 0.04
+    # The part of the twins that belong to lasting topics.
+    lasting: float = 0.3
 
 
 class Producer:
@@ -151,24 +157,31 @@ class Producer:
             "args": args,
             "delay": f"{rng.uniform(0, 2):.3f} seconds" if later else None,
             "priority": rng.randint(0, 9),
-            "max_retries": 2 if fate == "fail always" else 1000,
+            "max_retries": 2 if fate in POISON else 1000,
             "backoff": "100 milliseconds",
             "backoff_cap": "1 second",
         }
 
     def _twin_job(self) -> dict[str, Any]:
-        """Return the arguments of a job with the same signature as others of this moment, which often still wait."""
+        """
+        Return the arguments of a job with the same signature as others: those of this moment, which often still wait,
+        or those of a topic that lasts as long as the run. Of the lasting topics one is poison.
+        """
         job, rng = self._job(), self._rng
         moment = int(time.monotonic() / TOPIC_SECONDS)
         kind = self._work.kinds[moment % len(self._work.kinds)]
-        topic = f"{moment} {kind}"
-        args = {"topic": topic, "fate": rng.choice(("none", "none", "fail late")), "seconds": rng.choice(TWIN_SECONDS)}
+        topic, fate = f"{moment} {kind}", rng.choice(("none", "none", "fail late"))
+        if rng.random() < self._work.lasting:
+            kind, topic = rng.choice(self._work.kinds), f"lasting {rng.randrange(LASTING)}"
+            fate = "fail always" if topic.endswith("0") else rng.choice(("none", "fail", "fail late"))
+            topic += f" {kind}"
+        args = {"topic": topic, "fate": fate, "seconds": rng.choice(TWIN_SECONDS)}
         return {
             **job,
             "kind": kind,
             "args": args,
             "delay": f"{rng.uniform(0, TOPIC_SECONDS):.3f} seconds",
-            "max_retries": 1000,
+            "max_retries": 2 if fate in POISON else 1000,
             # With "keep" the arguments may differ: the key decides.
             "dedup_key": topic,
             "on_duplicate": rng.choice(("keep", "keep", "soonest", "replace")),

@@ -54,6 +54,7 @@ class Run:
     verdict: Verdict
     counts: Mapping[str, int]
     undone: int
+    dead: int
     duplicates: int
     repeated: int
 

@@ -16,6 +16,8 @@ SCRIPT = Path(__file__).parents[2] / "build/pgq.sql"
 # A foreign end is the end of an attempt, before its lease has ended, by a worker that has not claimed it. The
 # application name of a worker's session begins with "pgq " and the worker's name; its presence session, which adds a
 # suffix, may end attempts, too: it reconciles. Sessions that handlers open have other names, and are not checked.
+#
+# An attempt that was lost together with others does not count; the number of such losses is then negative.
 TABLES = """
 CREATE SCHEMA torture;
 CREATE TABLE torture.ledger (
@@ -25,6 +27,7 @@ CREATE INDEX ON torture.ledger (job);
 CREATE TABLE torture.effect (
     kind text, topic text, job bigint, token bigint, attempt integer, pid integer, seen bigint[]);
 CREATE INDEX ON torture.effect (topic);
+CREATE TABLE torture.uncounted (job bigint, token bigint);
 CREATE TABLE torture.foreign_end (job bigint, kind text, holder text, other text);
 
 CREATE FUNCTION torture.note_foreign_end() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -34,6 +37,9 @@ BEGIN
     IF starts_with(session, 'pgq ') AND NOT starts_with(session, 'pgq ' || OLD.worker)
        AND OLD.lease_until > clock_timestamp() THEN
         INSERT INTO torture.foreign_end VALUES (OLD.id, OLD.kind, OLD.worker, substr(session, 5));
+    END IF;
+    IF (to_jsonb(OLD) ->> 'losses')::integer < 0 THEN
+        INSERT INTO torture.uncounted VALUES (OLD.id, OLD.token);
     END IF;
     RETURN NULL;
 END $$;

@@ -9,24 +9,28 @@ from typing import Any
 import psycopg
 
 from torture.faults import Injector
+from torture.producers import POISON
 from torture.workers import Workers
 
 EXACTLY_ONCE = ["transaction", "batch", "own"]
 
 # A committed enqueue is lost unless a run of its job has seen it and left an effect, or the job has ended as dead or
-# cancelled. For a duplicate this also proves that the run read the ledger after the duplicate's commit.
+# cancelled. For a duplicate this also proves that the run read the ledger after the duplicate's commit. A poisoned job
+# that merges into its twin, which is a later one, ends with that.
 LOST = """
 SELECT format('enqueue %%s of %%s job %%s (%%s, %%s) has no effect', n, kind, job, topic, fate)
 FROM torture.ledger AS l
 WHERE NOT EXISTS (SELECT FROM torture.effect AS e WHERE e.topic = l.topic AND l.n = ANY (e.seen))
   AND NOT EXISTS (SELECT FROM pgq_ended AS d WHERE d.id = l.job)
+  AND NOT (l.fate = ANY (%(poison)s) AND EXISTS (
+      SELECT FROM pgq_ended AS d WHERE d.id > l.job AND (d.kind, d.dedup_key) = (l.kind, l.topic)))
 UNION ALL
 SELECT format('enqueue %%s was acknowledged, but the database does not know it', n)
 FROM unnest(%(acknowledged)s::bigint[]) AS n
 WHERE n NOT IN (SELECT n FROM torture.ledger)
 """
 # Where effects may repeat, attempts increase from claim to claim, unless a process that was told twice to stop has
-# released the job.
+# released the job, or the job was lost together with others.
 DOUBLED = """
 SELECT format('%%s job %%s has %%s effects', kind, job, count(*))
 FROM torture.effect
@@ -47,7 +51,9 @@ FROM (
     WHERE kind <> ALL (%(exactly_once)s)
     WINDOW w AS (PARTITION BY job ORDER BY token)
 ) AS e
-WHERE token = last_token OR attempt < last_attempt OR (attempt = last_attempt AND last_pid <> ALL (%(stopped_twice)s))
+WHERE token = last_token OR attempt < last_attempt OR (
+    attempt = last_attempt AND last_pid <> ALL (%(stopped_twice)s)
+    AND NOT EXISTS (SELECT FROM torture.uncounted AS u WHERE (u.job, u.token) = (e.job, e.last_token)))
 UNION ALL
 SELECT format('%%s job %%s of %%s was ended by %%s', kind, job, holder, other)
 FROM torture.foreign_end
@@ -57,14 +63,16 @@ SELECT format('%%s job %%s is %%s at attempt %%s: %%s', kind, id, state, attempt
 FROM pgq_jobs
 WHERE state IN ('waiting', 'running')
    OR state <> CASE
-                   WHEN args ->> 'fate' = 'fail always' THEN 'dead'
+                   WHEN args ->> 'fate' = ANY (%(poison)s) THEN 'dead'
                    WHEN args ->> 'fate' IN ('cancel', 'operator') THEN 'cancelled'
                    ELSE 'gone'
                END
+   OR (state = 'dead' AND attempt <> max_retries + 1)
 """
 
 COVERAGE = """
-SELECT (SELECT count(*) FROM torture.ledger WHERE NOT created),
+SELECT (SELECT count(*) FROM pgq_ended WHERE outcome = 'dead' AND dedup_key IS NOT NULL),
+       (SELECT count(*) FROM torture.ledger WHERE NOT created),
        (SELECT count(*) FROM (SELECT FROM torture.effect GROUP BY job HAVING count(*) > 1) AS e)
 """
 
@@ -107,17 +115,17 @@ def judge(conn: psycopg.Connection[Any], acknowledged: list[int], injector: Inje
         jobs,
         injector.counts["kill"],
         injector.counts["restart"],
-        _texts(conn, LOST, acknowledged=acknowledged),
+        _texts(conn, LOST, acknowledged=acknowledged, poison=list(POISON)),
         doubled(conn, injector.stopped_twice),
-        _texts(conn, LEFT),
+        _texts(conn, LEFT, poison=list(POISON)),
         workers.crashes,
     )
 
 
-def coverage(conn: psycopg.Connection[Any]) -> tuple[int, int]:
-    """Return the number of duplicates, and of jobs with more than one effect."""
-    duplicates, repeated = conn.execute(COVERAGE).fetchone() or (0, 0)
-    return duplicates, repeated
+def coverage(conn: psycopg.Connection[Any]) -> tuple[int, int, int]:
+    """Return the number of dead jobs that had twins, of duplicates, and of jobs with more than one effect."""
+    dead, duplicates, repeated = conn.execute(COVERAGE).fetchone() or (0, 0, 0)
+    return dead, duplicates, repeated
 
 
 def _texts(conn: psycopg.Connection[Any], query: str, **parameters: Any) -> list[str]:

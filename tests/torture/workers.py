@@ -17,12 +17,14 @@ from typing import NamedTuple
 from postgres.children import ignored, in_child, masked
 
 HERE = Path(__file__).parent
-# One worker of each kind: one loop, several threads, several processes, and without session state.
+# One worker of each kind: one loop, several threads, several processes, without session state, and without handlers for
+# some kinds.
 OPTIONS = (
     ("--concurrency", "1"),
     ("--concurrency", "4"),
     ("--processes", "2"),
     ("--transaction-pooler",),
+    ("torture.fewer",),
 )
 # Stopped or killed. Before a process has installed its signal handlers, SIGTERM kills it.
 ORDINARY_ENDS = frozenset({0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM})
@@ -77,8 +79,14 @@ class Workers:
             for slot in self.slots:
                 if slot.process is not None:
                     slot.process.wait()
+            # Processes of pools outlive their workers.
             give_up_at = time.monotonic() + STOPS_WITHIN
-            while any(_is_alive(process) for process in self._seen) and time.monotonic() < give_up_at:
+            while time.monotonic() < give_up_at:
+                left = [process for process in {*self._seen, *self._orphans()} if _is_alive(process)]
+                if not left:
+                    break
+                for process in left:
+                    self.signal(process, signal.SIGKILL)
                 time.sleep(0.01)
 
     def replace_ended(self) -> None:
@@ -90,13 +98,23 @@ class Workers:
                 self._start(slot)
 
     def processes(self) -> list[Process]:
-        """Return all processes, including supervisors and their children."""
+        """Return all processes, including supervisors, their children, and the children of these."""
         found: list[Process] = []
         for slot in self.slots:
             if slot.process is not None and slot.process.poll() is None:
                 pid = slot.process.pid
                 found += [Process(each, _stat(each)[1]) for each in (pid, *children(pid))]
         self._seen.update(found)
+        return found
+
+    def _orphans(self) -> list[Process]:
+        """Return the processes that have the environment of a worker; none where there is no /proc."""
+        mark = f"PGQ_DSN={self.dsn}".encode()
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (path / "environ").read_bytes().split(b"\0"):
+                    found.append(Process(int(path.name), _stat(int(path.name))[1]))
         return found
 
     def signal(self, process: Process, signum: signal.Signals) -> None:
@@ -159,11 +177,13 @@ class Workers:
 
 
 def children(pid: int) -> list[int]:
-    """Return the children of a process; none where there is no /proc."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+    """Return the children of a process, and theirs; none where there is no /proc."""
+    found: list[int] = []
+    # A child belongs to the thread that has forked it.
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in path.read_text().split()]
+    return [*found, *(each for child in found for each in children(child))]
 
 
 def _stat(pid: int) -> tuple[str, str]:

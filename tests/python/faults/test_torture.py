@@ -40,6 +40,7 @@ def test_nothing_is_lost_doubled_or_left(tmp_path: Path) -> None:
     assert verdict.jobs > 100
     assert all(run.counts[act] > 0 for act in ("kill", "freeze", "stop", "stop twice", "cut", "cut all"))
     assert run.undone > 10
+    assert run.dead > 0
     assert run.duplicates > 10
     assert run.repeated > 0
 
