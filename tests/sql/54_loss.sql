@@ -64,9 +64,9 @@ SELECT pgq_complete(id, token) FROM pgq_running WHERE queue = 'alive' AND kind =
 SELECT pgq_fail(id, token, retry_in => '0') FROM pgq_running WHERE queue = 'alive' AND kind = 'c';
 SELECT pgq_release(id, token) FROM pgq_running WHERE queue = 'alive' AND kind = 'd';
 SELECT pgq_snooze(id, token, delay => '0') FROM pgq_running WHERE queue = 'alive' AND kind = 'e';
-SELECT pgq_cancel(id) FROM pgq_running WHERE queue = 'alive' AND kind = 'f';
+SELECT pgq_cancel_claimed(id, token) FROM pgq_running WHERE queue = 'alive' AND kind = 'f';
 SELECT is(pg_temp.look('alive'), 'a waiting 0 1, c waiting 1, d waiting 0 1, e waiting 0 1, f cancelled 1 1', 'a failure ends the suspicion; a release, a snooze and a cancel do not');
-SELECT is(pgq_cancel(id)::text, '', 'a suspect can be cancelled') FROM pgq_waiting WHERE queue = 'alive' AND kind = 'a';
+SELECT is(pgq_cancel(id), 'cancelled', 'a suspect can be cancelled') FROM pgq_waiting WHERE queue = 'alive' AND kind = 'a';
 SELECT is(pg_temp.look('alive'), 'a cancelled 0 1, c waiting 1, d waiting 0 1, e waiting 0 1, f cancelled 1 1', 'a suspect that was cancelled keeps its number');
 
 -- Again and again together, under a name that several clients share.

@@ -1,6 +1,6 @@
 -- Requests to cancel running jobs: what each way back makes of them, and how they lapse.
 BEGIN;
-SELECT plan(31);
+SELECT plan(33);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -98,6 +98,17 @@ SELECT is(pg_temp.requests(), '{}', 'the request goes with the job');
 INSERT INTO pgq_cancel_request VALUES (:late, pgq_now());
 SELECT pgq_retry(:late);
 SELECT is(pg_temp.requests(), '{}', 'a retry removes a request from before');
+
+-- Two jobs that were lost together: the one that is left is not taken for lost alone.
+DELETE FROM pgq_waiting;
+DELETE FROM pgq_running;
+SELECT pgq_enqueue(k, queue => 'together') FROM unnest('{a,b}'::text[]) AS k;
+SELECT count(*) FROM pgq_claim('{together}', 2);
+SELECT set_config('pgq.now', (pgq_now() + interval '1 hour')::text, true);
+SELECT is(pgq_cancel(id), 'cancelled', 'a job whose lease is over is cancelled at once') FROM pgq_running WHERE kind = 'a';
+SELECT pgq_claim('{somewhere else}');
+SELECT results_eq($$ SELECT kind, state, attempt, losses FROM pgq_jobs WHERE queue = 'together' ORDER BY kind $$,
+                  $$ VALUES ('a', 'cancelled', 1, 1), ('b', 'waiting', 0, 1) $$, 'the attempt of the other one does not count');
 
 -- More than fifty requests: those of running jobs do not hide one that has lapsed.
 DELETE FROM pgq_waiting;
