@@ -62,7 +62,7 @@ BEGIN
             pgq_enqueue.id := v_id;
             created := true;
             -- An assignment, because a PERFORM would cost one more statement.
-            v_awake := v_ripe_at > v_now OR NOT _pgq_wake(queue);
+            v_awake := NOT _pgq_is_soon(v_ripe_at, v_now) OR NOT _pgq_wake(queue, (v_ripe_at <= v_now)::integer);
             RETURN;
         END IF;
 
@@ -92,7 +92,8 @@ BEGIN
                           HINT = 'Use on_duplicate => ''keep'' to get the id of that job instead.';
             END IF;
             created := false;
-            v_awake := v_ripe_at > v_now OR on_duplicate = 'keep' OR NOT _pgq_wake(queue);
+            v_awake := NOT _pgq_is_soon(v_ripe_at, v_now) OR on_duplicate = 'keep'
+                       OR NOT _pgq_wake(queue, (v_ripe_at <= v_now)::integer);
             RETURN;
         END IF;
     END LOOP;

@@ -59,7 +59,8 @@ BEGIN
            array_agg(j.problem ORDER BY j.n) FILTER (WHERE j.problem IS NOT NULL),
            array_agg(j.id ORDER BY j.n),
            (SELECT count(*) FROM inserted),
-           array_agg(DISTINCT j.queue COLLATE "C") FILTER (WHERE (j.ripe_at > v_now OR j.delay > '0') IS NOT TRUE)
+           array_agg(DISTINCT j.queue COLLATE "C")
+               FILTER (WHERE _pgq_is_soon(coalesce(j.ripe_at, v_now + j.delay, v_now), v_now))
     INTO v_n, v_problems, v_ids, v_inserted, v_queues
     FROM job AS j;
 
@@ -70,7 +71,12 @@ BEGIN
             HINT = v_problems[1][3];
     END IF;
     FOREACH v_queue IN ARRAY coalesce(v_queues, '{}') LOOP
-        PERFORM _pgq_wake(v_queue);
+        -- Counted only where a session may sleep.
+        PERFORM _pgq_wake(v_queue, (
+            SELECT count(*)
+            FROM _pgq_parse_jobs(jobs) AS j
+            WHERE j.queue = v_queue
+              AND coalesce(j.ripe_at, v_now + j.delay, v_now) <= v_now));
     END LOOP;
     IF v_inserted = coalesce(cardinality(v_ids), 0) THEN
         RETURN QUERY SELECT j.n, j.id, true FROM unnest(v_ids) WITH ORDINALITY AS j (id, n);

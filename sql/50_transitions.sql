@@ -180,8 +180,8 @@ BEGIN
         )
         ON CONFLICT (signature) DO NOTHING;
         IF FOUND THEN
-            IF ripe_at <= pgq_now() THEN
-                PERFORM _pgq_wake(job.queue);
+            IF _pgq_is_soon(ripe_at, pgq_now()) THEN
+                PERFORM _pgq_wake(job.queue, (ripe_at <= pgq_now())::integer);
             END IF;
             RETURN 'waiting';
         END IF;

@@ -1,83 +1,101 @@
--- Waking idle workers: notify only queues in which a worker sleeps.
+-- Waking idle workers: one for each ripe job, and only where a worker sleeps.
 --
--- A notification takes a lock at commit that all sessions share, so it is sent only where a worker sleeps. A worker
--- that sleeps holds the advisory lock of its queue in shared mode; a session that makes a job ripe tries to take it
--- exclusively. If that session looks just before the worker falls asleep, and commits after, the worker finds the job
--- with its next poll.
+-- A notification takes a lock at commit that all sessions share, so it is sent only where a worker sleeps. A session
+-- that sleeps holds advisory locks, and a session that makes a job ripe tries to take them:
 --
--- The key of the lock has two parts: the oid of pgq_waiting, which differs between installations in one database, and a
--- hash of the queue. Two queues with the same hash wake each other's workers, at worst.
+-- - Queues are hashed into 64 buckets. A sleeping session has the locks of its buckets in shared mode. If an enqueue
+--   gets the lock of its bucket, no session sleeps there: this is all that it does.
+-- - Otherwise it looks for a session to wake. Each queue has 16 slots. A sleeping session has one of them exclusively,
+--   and LISTENs to the channel of the slot. Those for which no slot is left share the slot 16, and wake together.
+-- - A session that serves many queues would need too many locks. It takes all buckets, and one slot of the empty queue.
+--
+-- The session that wakes leaves its slot, so that the next enqueue wakes another one. If an enqueue looks just before a
+-- worker falls asleep, and commits after, the worker finds the job when it looks next.
+--
+-- The key of each lock has two parts: the oid of pgq_waiting, which differs between installations in one database, and
+-- the bucket, or a hash of queue and slot. Two slots with the same hash wake each other's sessions, at worst.
 
-CREATE FUNCTION _pgq_channel(queue text) RETURNS text
+CREATE FUNCTION _pgq_channel(queue text, slot integer) RETURNS text
     LANGUAGE sql
     STABLE
-    RETURN 'pgq_' || 'pgq_waiting'::regclass::oid || '_' || md5(queue);
+    RETURN 'pgq_' || 'pgq_waiting'::regclass::oid || '_' || md5(queue) || '_' || slot;
 
-COMMENT ON FUNCTION _pgq_channel(text) IS
-    'Return the channel on which the idle workers of a queue are notified.';
+COMMENT ON FUNCTION _pgq_channel(text, integer) IS
+    'Return the channel on which the session in a slot of a queue is notified.';
 
 
--- An expression, so that PostgreSQL inlines it.
-CREATE FUNCTION _pgq_wake(queue text) RETURNS boolean
+CREATE FUNCTION _pgq_slot_key(queue text, slot integer) RETURNS integer
+    LANGUAGE sql
+    IMMUTABLE
+    RETURN hashtext(slot || '/' || queue);
+
+COMMENT ON FUNCTION _pgq_slot_key(text, integer) IS
+    'Return the second part of the key of the advisory lock for a slot of a queue.';
+
+
+-- A session looks at least once a second when the next job is ripe, so it need not be told of a job for later.
+CREATE FUNCTION _pgq_is_soon(ripe_at timestamptz, at timestamptz) RETURNS boolean
+    LANGUAGE sql
+    STABLE
+    RETURN ripe_at <= at OR ripe_at <= at + interval '2 seconds';
+
+COMMENT ON FUNCTION _pgq_is_soon(timestamptz, timestamptz) IS
+    'Return whether a job with this ripe_at is to wake a session: it is ripe at a time, or within 2 seconds.';
+
+
+-- Slots are probed in shared mode, which keeps them from no other session that probes; the shared slot exclusively. The
+-- first one is chosen at random: a session that was woken and is stuck then delays few other jobs, and jobs of one
+-- transaction wake several sessions.
+CREATE FUNCTION _pgq_wake_sleepers(queue text, jobs bigint) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_wake_sleepers$
+DECLARE
+    c_class CONSTANT integer := 'pgq_waiting'::regclass::oid::integer;
+    v_first CONSTANT integer := floor(random() * 16);
+    v_left bigint := greatest(jobs, 1);
+    v_queue text;
+    v_slot integer;
+    v_key integer;
+    v_free boolean;
+BEGIN
+    <<search>>
+    FOREACH v_queue IN ARRAY ARRAY[queue, ''] LOOP
+        FOR v_n IN 0..16 LOOP
+            v_slot := CASE WHEN v_n < 16 THEN (v_first + v_n) % 16 ELSE 16 END;
+            v_key := _pgq_slot_key(v_queue, v_slot);
+            IF v_n < 16 THEN
+                v_free := pg_try_advisory_lock_shared(c_class, v_key) AND pg_advisory_unlock_shared(c_class, v_key);
+            ELSE
+                v_free := pg_try_advisory_lock(c_class, v_key) AND pg_advisory_unlock(c_class, v_key);
+            END IF;
+            IF NOT v_free THEN
+                PERFORM pg_notify(_pgq_channel(v_queue, v_slot), CASE WHEN jobs = 0 THEN 'later' ELSE '' END);
+                v_left := v_left - 1;
+                EXIT search WHEN v_left = 0;
+            END IF;
+        END LOOP;
+    END LOOP;
+    RETURN v_left < greatest(jobs, 1);
+END
+$_pgq_wake_sleepers$;
+
+COMMENT ON FUNCTION _pgq_wake_sleepers(text, bigint) IS
+    'Notify as many sleeping sessions as there are ripe jobs when this transaction commits, first those of this queue, '
+    'then those of many queues. 0 means that a job is ripe soon: one session is notified, with the payload "later". '
+    'Returns whether a session sleeps.';
+
+
+-- An expression, so that PostgreSQL inlines it, and evaluates jobs only where a session may sleep.
+CREATE FUNCTION _pgq_wake(queue text, jobs bigint DEFAULT 1) RETURNS boolean
     LANGUAGE sql
     VOLATILE
     RETURN CASE
-        WHEN pg_try_advisory_lock('pgq_waiting'::regclass::oid::integer, hashtext(queue)) THEN
-            NOT pg_advisory_unlock('pgq_waiting'::regclass::oid::integer, hashtext(queue))
+        WHEN pg_try_advisory_lock('pgq_waiting'::regclass::oid::integer, hashtext(queue) & 63) THEN
+            NOT pg_advisory_unlock('pgq_waiting'::regclass::oid::integer, hashtext(queue) & 63)
         ELSE
-            pg_notify(_pgq_channel(queue), '') IS NOT NULL
+            _pgq_wake_sleepers(queue, jobs)
     END;
 
-COMMENT ON FUNCTION _pgq_wake(text) IS
-    'If a worker of a queue sleeps, notify the channel of the queue when this transaction commits. Returns whether a '
-    'worker sleeps.';
-
-
-CREATE FUNCTION pgq_idle(queues text[] DEFAULT '{default}', idle boolean DEFAULT true) RETURNS SETOF text
-    LANGUAGE plpgsql
-    SECURITY DEFINER
-    SET search_path FROM CURRENT
-AS $pgq_idle$
-DECLARE
-    c_class CONSTANT integer := 'pgq_waiting'::regclass::oid::integer;
-    v_queue text;
-    v_asleep boolean;
-BEGIN
-    IF idle IS NULL THEN
-        RAISE EXCEPTION 'idle is null'
-            USING ERRCODE = 'null_value_not_allowed',
-                  HINT = 'Pass true before the session sleeps, and false when it is awake again.';
-    END IF;
-    PERFORM _pgq_check_claim(queues, 0, NULL);
-
-    FOREACH v_queue IN ARRAY queues LOOP
-        -- Session locks are counted: a second one would outlive the next call with idle => false.
-        v_asleep := EXISTS (
-            SELECT FROM pg_locks AS l
-            WHERE l.locktype = 'advisory'
-              AND l.pid = pg_backend_pid()
-              AND l.classid = 'pgq_waiting'::regclass
-              AND l.objid::integer = hashtext(v_queue)
-              AND l.objsubid = 2);
-        IF NOT idle AND v_asleep THEN
-            PERFORM pg_advisory_unlock_shared(c_class, hashtext(v_queue));
-        END IF;
-        -- An enqueue holds this lock for an instant. Do not wait longer: any role can take it and keep it.
-        FOR v_try IN 1..20 LOOP
-            EXIT WHEN v_asleep OR NOT idle;
-            v_asleep := pg_try_advisory_lock_shared(c_class, hashtext(v_queue));
-            IF NOT v_asleep THEN
-                PERFORM pg_sleep(0.001);
-            END IF;
-        END LOOP;
-        RETURN NEXT _pgq_channel(v_queue);
-    END LOOP;
-END
-$pgq_idle$;
-
-COMMENT ON FUNCTION pgq_idle(text[], boolean) IS
-    'Declare that this session is about to sleep until jobs of these queues are ripe (idle true), or is awake again '
-    '(false). Returns the channels, one for each queue in the order given, on which the session is notified of ripe '
-    'jobs while it sleeps. Before it sleeps, a worker calls this function, executes LISTEN for the channels, and '
-    'claims once more. It sleeps no longer than until its next poll: a notification is a hint. NULL for queues, one of '
-    'them or idle raises 22004. Raises 22023 for an empty array, 42501 for a queue that the calling role may not use.';
+COMMENT ON FUNCTION _pgq_wake(text, bigint) IS
+    'If sessions sleep for a queue, call _pgq_wake_sleepers. Returns whether one sleeps.';

@@ -30,6 +30,7 @@ from support.workers import MakeWorker
 from pgq import Handlers, Worker, WorkerQueue
 from pgq.testing import Clock, time_travel
 from pgq.worker.loop import Loop
+from pgq.worker.settings import Timing
 
 __all__ = ["start"]
 
@@ -252,7 +253,11 @@ def make_worker(dsn: str, handlers: Handlers) -> Iterator[MakeWorker]:
     made: list[Worker] = []
 
     def make(**options: Any) -> Worker:
-        defaults: dict[str, Any] = {"poll": 60, "name": "test"}
+        defaults: dict[str, Any] = {
+            "poll": 60,
+            "name": "test",
+            "timing": Timing(look=60),
+        }
         made.append(Worker(dsn, handlers, **defaults | options))
         return made[-1]
 

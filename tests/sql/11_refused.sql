@@ -1,6 +1,6 @@
 -- Bad arguments raise an error with SQLSTATE and message, and change nothing.
 BEGIN;
-SELECT plan(106);
+SELECT plan(107);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('held');
@@ -91,6 +91,7 @@ FROM (VALUES
     (format('SELECT pgq_complete_many(ARRAY[%s], ARRAY[%s, 1])', :id, :token), '2202E', 'there are 1 ids but 2 tokens'),
     ('SELECT pgq_purge(NULL)', '22004', 'older_than or max_jobs is null'),
     ('SELECT pgq_purge(max_jobs => NULL)', '22004', 'older_than or max_jobs is null'),
+    ('SELECT pgq_idle(pass_on => NULL)', '22004', 'pass_on is null'),
     ('SELECT pgq_idle(idle => NULL)', '22004', 'idle is null'),
     ('SELECT pgq_purge(''101 years'')', '22023', 'cannot purge 10000 jobs older than 101 years with outcome "<NULL>"'),
     ('SELECT pgq_purge(''170000000 years'')', '22023', NULL),

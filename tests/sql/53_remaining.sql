@@ -1,6 +1,6 @@
--- pgq_remaining: whether jobs wait or run.
+-- pgq_remaining: whether jobs wait or run. pgq_ripe_in: when the next one is ripe.
 BEGIN;
-SELECT plan(11);
+SELECT plan(18);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 CREATE FUNCTION pg_temp.remaining(queues text[]) RETURNS text LANGUAGE sql AS $$
@@ -21,6 +21,18 @@ SELECT is(r::text, '(,f)', 'none waits if all are of other kinds') FROM pgq_rema
 SELECT is(r::text, '(,t)', 'jobs of other kinds count while they run') FROM pgq_remaining('{default}', '{none}') AS r;
 SELECT throws_ok('SELECT pgq_remaining(NULL)', '22004', NULL, 'pgq_remaining refuses NULL for queues');
 SELECT throws_ok($$ SELECT pgq_remaining('{}') $$, '22023', NULL, 'pgq_remaining refuses an empty array');
+
+SELECT is(pgq_ripe_in('{default}'), '58 minutes', 'pgq_ripe_in looks past the jobs that are claimed');
+SELECT is(pgq_ripe_in('{nothing}'), NULL, 'pgq_ripe_in does not count a job of another queue');
+SELECT pgq_enqueue('n', queue => 'other', delay => '1 minute', priority => 9);
+SELECT is(pgq_ripe_in('{default,other}'), '1 minute', 'for pgq_ripe_in the job that is ripe first counts, whatever its queue and priority');
+SET LOCAL pgq.now = '2030-01-01 12:04Z';
+SELECT is(pgq_ripe_in('{default,other}'), '-1 minute', 'pgq_ripe_in is negative for a job that has been ripe for some time');
+SET LOCAL pgq.now = '2030-01-01 12:10Z';
+SELECT is(pgq_ripe_in('{default}'), '0', 'pgq_ripe_in rescues jobs whose lease has ended')
+FROM pgq_register('w');
+SELECT throws_ok('SELECT pgq_ripe_in(NULL)', '22004', NULL, 'pgq_ripe_in refuses NULL for queues');
+SELECT throws_ok($$ SELECT pgq_ripe_in('{}') $$, '22023', NULL, 'pgq_ripe_in refuses an empty array');
 
 SELECT * FROM finish();
 ROLLBACK;

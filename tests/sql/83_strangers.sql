@@ -63,6 +63,7 @@ INSERT INTO call VALUES
     ('tap_producer', 'SELECT created FROM pgq_enqueue_many(''[{"kind": "waiting", "args": "theirs", "queue": "%s"}]'')', 'theirs', 'nowhere'),
     ('tap_worker', 'SELECT kind FROM pgq_claim(''{%s}'')', 'theirs', 'nowhere'),
     ('tap_worker', 'SELECT p FROM pgq_remaining(''{%s}'') AS p', 'theirs', 'nowhere'),
+    ('tap_worker', 'SELECT pgq_ripe_in(''{%s}'')', 'theirs', 'nowhere'),
     ('tap_admin', 'SELECT pgq_purge(''0'', queue => ''%s'')', 'theirs', 'nowhere');
 -- A token under which a job of the other application is held, and one that does not exist.
 INSERT INTO call

@@ -23,6 +23,7 @@ LIFE = """
     pgq_enqueue('l', dedup_key => 'x', on_duplicate => 'replace', delay => '1 hour')
     pgq_enqueue('l', dedup_key => 'x', on_duplicate => 'replace', delay => '2 hours')
     pgq_remaining()
+    pgq_ripe_in()
     pgq_claim(lease => '90 s')
     pgq_hold(':id', ':token')
     pgq_cancel_requested('{:id}', '{:token}')

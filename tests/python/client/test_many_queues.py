@@ -12,15 +12,10 @@ from support.database import Connection
 from pgq import WorkerQueue
 
 FEW, MANY = 1000, 10_000
-# As after a claim that has read ten million entries in vain, and has filled its batch of 20 jobs.
-LONG_WALK = """
-    SELECT _pgq_move_heads(
-        ARRAY(SELECT ROW(queue, now(), '0', '{}')::pgq_head FROM unnest(%s::text[]) AS queue),
-        ARRAY(SELECT ctid FROM pgq_waiting LIMIT 20), true, 10000000, now(), now())
-"""
 CALLS: dict[str, Callable[[WorkerQueue, list[str]], object]] = {
     "claim": lambda queue, queues: queue.claim(queues),
-    "move heads": lambda queue, queues: queue.conn.execute(LONG_WALK, [queues]),
+    "idle": lambda queue, queues: queue.idle(queues),
+    "ripe in": lambda queue, queues: queue.ripe_in(queues),
 }
 
 

@@ -158,7 +158,7 @@ def test_a_worker_waits_while_the_database_is_read_only(
     name = conn.info.dbname
     with caplog.at_level(logging.WARNING, "pgq"):
         thread = Thread(worker.run)
-        eventually(lambda: worker.loops[0].session.idle)
+        eventually(lambda: worker.presence.session.idle)
         conn.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
         cut(conn)
         queue.enqueue("k")

@@ -62,7 +62,7 @@ def test_a_transactional_job_has_its_effect_once(
         inside.execute("INSERT INTO effect VALUES (%s)", [job.attempt])
 
     thread = Thread(worker.run)
-    eventually(lambda: worker.loops[0].session.idle)
+    eventually(lambda: worker.presence.session.idle)
     sprung = (proxy.cut_after if delivered else proxy.cut_before)(pattern.encode())
     queue.enqueue("k", backoff="0")
     assert sprung.wait(30)
@@ -106,7 +106,7 @@ def test_a_worker_waits_for_a_server_that_refuses_connections(
     done: list[int] = []
     handlers.handler("k")(lambda job: done.append(job.args))
     thread = Thread(worker.run)
-    eventually(lambda: worker.loops[0].session.idle)
+    eventually(lambda: worker.presence.session.idle)
     proxy.refuse()
     proxy.cut()
     queue.enqueue("k", 1)

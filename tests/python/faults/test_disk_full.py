@@ -89,7 +89,7 @@ def test_a_worker_waits_for_a_full_or_read_only_database(
     worker = Worker(f"host={server.host} user={server.user}", handlers, poll=0.05)
     with caplog.at_level(logging.WARNING, "pgq"), small_disk(server, conn, "pgq_running") as disk:
         thread = Thread(worker.run)
-        eventually(lambda: worker.loops[0].session.idle)
+        eventually(lambda: worker.presence.session.idle)
         with ExitStack() as stack:
             if trouble == "full":
                 disk.fill()

@@ -17,7 +17,7 @@ from pgq.schema.install import install
 from pgq.worker.loop import Loop
 from pgq.worker.settings import Timing
 
-# The locks of idle sessions; a worker that is present has another one.
+# The locks of idle sessions, two for each queue; a worker that is present has another one.
 IDLE_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 'pgq_waiting'::regclass"
 
 
@@ -32,13 +32,18 @@ def heard(conn: Connection) -> list[str]:
     return [notify.channel for notify in conn.notifies(timeout=0)]
 
 
+def channels(conn: Connection, queue: str = "default") -> list[str]:
+    """Return the channels of all slots of a queue."""
+    rows = conn.execute("SELECT _pgq_channel(%s, slot) FROM generate_series(0, 16) AS slot", [queue])
+    return [row[0] for row in rows]
+
+
 @pytest.fixture
 def listener(connect: Connect) -> Connection:
-    """A session that listens to the queue "default"."""
+    """A session that listens to the queue "default", to all of its slots, and does not count as asleep."""
     listener = connect()
-    (channel,) = WorkerQueue(listener).idle()
-    WorkerQueue(listener).idle(idle=False)
-    listen(listener, channel)
+    for channel in channels(listener):
+        listen(listener, channel)
     return listener
 
 
@@ -61,7 +66,7 @@ def retry_one(queue: Queue) -> None:
 def claim_one(queue: WorkerQueue) -> Job:
     """Claim a job that was not ripe when it was enqueued, so that the enqueue sends no notification."""
     queue.conn.execute("SELECT set_config('pgq.now', '2100-01-01Z', false)")
-    queue.enqueue("k", delay="1 second")
+    queue.enqueue("k", delay="1 hour")
     queue.conn.execute("SELECT set_config('pgq.now', '2100-01-02Z', false)")
     (job,) = queue.claim()
     return job
@@ -99,8 +104,8 @@ RIPE: list[Callable[[WorkerQueue], object]] = [
     fail_one,
 ]
 NOT_RIPE: list[Callable[[WorkerQueue], object]] = [
-    lambda queue: queue.enqueue("k", delay="1 second"),
-    lambda queue: queue.enqueue_many([{"kind": "k", "delay": "1 second"}]),
+    lambda queue: queue.enqueue("k", delay="3 seconds"),
+    lambda queue: queue.enqueue_many([{"kind": "k", "delay": "3 seconds"}]),
     lambda queue: queue.enqueue("k", queue="other"),
     lambda queue: queue.enqueue_many([{"kind": "k", "queue": "other"}]),
     lambda queue: queue.enqueue_many([]),
@@ -109,7 +114,10 @@ NOT_RIPE: list[Callable[[WorkerQueue], object]] = [
 
 @pytest.mark.parametrize("ripe", RIPE)
 def test_a_ripe_job_wakes_a_sleeping_session(
-    queue: WorkerQueue, listener: Connection, sleeper: Queue, ripe: Callable[[WorkerQueue], object]
+    queue: WorkerQueue,
+    listener: Connection,
+    sleeper: Queue,
+    ripe: Callable[[WorkerQueue], object],
 ) -> None:
     """This holds for each way to become ripe. A transaction sends one notification, after its commit."""
     with queue.conn.transaction():
@@ -130,7 +138,10 @@ def test_no_notification_is_sent_when_no_session_sleeps(
 
 @pytest.mark.parametrize("other", NOT_RIPE)
 def test_a_job_that_is_not_ripe_or_in_another_queue_wakes_no_session(
-    queue: WorkerQueue, listener: Connection, sleeper: Queue, other: Callable[[WorkerQueue], object]
+    queue: WorkerQueue,
+    listener: Connection,
+    sleeper: Queue,
+    other: Callable[[WorkerQueue], object],
 ) -> None:
     other(queue)
     assert heard(listener) == []
@@ -168,12 +179,12 @@ def test_each_queue_has_its_own_channel(queue: Queue, connect: Connect) -> None:
     """The channels are returned in the order of the queues, whatever their names are."""
     sleeper = WorkerQueue(connect())
     names = ["default", "x" * 200, 'a"b', "ä"]
-    channels = sleeper.idle(names)
-    assert len(set(channels)) == 4
-    assert channels == sleeper.idle(names)
-    for channel in channels:
+    listened = sleeper.idle(names)
+    assert len(set(listened)) == 4
+    assert listened == sleeper.idle(names)
+    for channel in listened:
         listen(sleeper.conn, channel)
-    for name, channel in zip(names, channels, strict=True):
+    for name, channel in zip(names, listened, strict=True):
         queue.enqueue("k", queue=name)
         assert heard(sleeper.conn) == [channel]
 
@@ -201,8 +212,8 @@ def test_advisory_locks_of_an_application_do_not_look_like_a_sleeper(
     """Neither a key of one part with the same bits, nor one of two parts in another class, is one of pgq's."""
     application = connect()
     ours = "'pgq_waiting'::regclass::oid::bigint"
-    application.execute(f"SELECT {mode}(({ours} << 32) | (hashtext('default')::bigint & 4294967295))".encode())
-    application.execute(f"SELECT {mode}(({ours} + 1)::integer, hashtext('default'))".encode())
+    application.execute(f"SELECT {mode}(({ours} << 32) | (hashtext('default') & 63)::bigint)".encode())
+    application.execute(f"SELECT {mode}(({ours} + 1)::integer, hashtext('default') & 63)".encode())
     queue.enqueue("k")
     assert heard(listener) == []
 
@@ -210,11 +221,11 @@ def test_advisory_locks_of_an_application_do_not_look_like_a_sleeper(
 def test_an_application_that_holds_the_lock_blocks_no_session(queue: WorkerQueue, connect: Connect) -> None:
     """It causes only needless notifications, and workers that poll."""
     application = connect()
-    application.execute("SELECT pg_advisory_lock('pgq_waiting'::regclass::oid::integer, hashtext('default'))")
+    application.execute("SELECT pg_advisory_lock('pgq_waiting'::regclass::oid::integer, hashtext('default') & 63)")
     queue.conn.execute("SET lock_timeout = '2s'")
     assert len(queue.idle()) == 1
     queue.enqueue("k")
-    assert queue.idle(idle=False)
+    queue.idle(idle=False)
 
 
 def test_an_idle_worker_starts_a_job_at_once(queue: Queue, worker: Worker, loop: Loop, handlers: Handlers) -> None:
@@ -223,7 +234,7 @@ def test_an_idle_worker_starts_a_job_at_once(queue: Queue, worker: Worker, loop:
     handlers.handler("k")(lambda job: done.release())
     thread = Thread(worker.run)
     for n in range(3):
-        eventually(lambda: loop.session.idle)
+        eventually(lambda: worker.presence.session.idle)
         queue.enqueue("k", n)
         assert done.acquire(timeout=30)
     worker.stop()
@@ -242,32 +253,38 @@ def test_a_busy_worker_is_not_notified(
 
     loop.batch_size.limit = 1
     thread = Thread(worker.run)
-    eventually(lambda: loop.session.idle)
+    eventually(lambda: worker.presence.session.idle)
     queue.enqueue_many({"kind": "k", "args": n} for n in range(4))
     eventually(lambda: jobs(conn) == [])
-    eventually(lambda: one(conn, IDLE_LOCKS) == 1)
+    eventually(lambda: one(conn, IDLE_LOCKS) == 2)
     worker.stop()
     thread.result(30)
-    assert asleep == [1, 0, 0, 0]
+    assert asleep == [2, 0, 0, 0]
 
 
-def test_a_notification_that_libpq_has_already_read_wakes_the_worker(queue: Queue, loop: Loop) -> None:
+def test_a_notification_that_libpq_has_already_read_wakes_the_worker(
+    queue: Queue, worker: Worker, handlers: Handlers
+) -> None:
     """It arrived with a result, so the socket has nothing more to read."""
-    loop.turn()
-    loop.rest()
-    loop.turn()
-    queue.enqueue("k")
-    # Through libpq alone: psycopg would have seen it.
-    loop.session.queue().conn.pgconn.exec_(b"SELECT pg_sleep(0.1)")
-    Thread(loop.rest).result(30)
+    done = threading.Event()
+    handlers.handler("k")(lambda job: done.set())
+    thread = Thread(worker.run)
+    session = worker.presence.session
+    eventually(lambda: session.idle)
+    with session.lock:
+        queue.enqueue("k")
+        # Through libpq alone: psycopg would have seen it.
+        session.queue().conn.pgconn.exec_(b"SELECT pg_sleep(0.1)")
+    assert done.wait(30)
+    worker.stop()
+    thread.result(30)
 
 
 def test_a_worker_with_a_slow_handler_does_not_count_as_asleep(
     conn: Connection, queue: Queue, make_worker: MakeWorker, handlers: Handlers
 ) -> None:
-    """It was woken for this one job; enqueues need not notify it while the job runs."""
-    worker = make_worker(timing=Timing(keep_unstarted=0.1))
-    loop = worker.loops[0]
+    """It was woken for this one job; enqueues must not notify it, but another worker, while the job runs."""
+    worker = make_worker(timing=Timing(look=60))
     go = threading.Event()
 
     @handlers.handler("k")
@@ -275,11 +292,11 @@ def test_a_worker_with_a_slow_handler_does_not_count_as_asleep(
         assert go.wait(30)
 
     thread = Thread(worker.run)
-    eventually(lambda: loop.session.idle)
+    eventually(lambda: worker.presence.session.idle)
     queue.enqueue("k")
     eventually(lambda: one(conn, IDLE_LOCKS) == 0)
     go.set()
-    eventually(lambda: loop.session.idle)
+    eventually(lambda: worker.presence.session.idle)
     worker.stop()
     thread.result(30)
 
@@ -289,7 +306,7 @@ def test_the_ticker_of_a_sleeping_worker_rests(queue: Queue, worker: Worker, loo
     handlers.handler("k")(lambda job: None)
     thread = Thread(worker.run)
     for _ in range(2):
-        eventually(lambda: loop.session.idle)
+        eventually(lambda: worker.presence.session.idle)
         queue.enqueue("k")
         eventually(lambda: jobs(queue.conn) == [])
         eventually(lambda: not loop.ticker.is_running)

@@ -59,7 +59,13 @@ from pgq.worker.worker import RELEASE_WITHIN, Worker
     default="5m",
     help="Time after the last extension until other workers may take a job.",
 )
-@click.option("--poll", type=duration, metavar="DURATION", default="1s", help="Longest sleep when no job is ripe.")
+@click.option(
+    "--poll",
+    type=duration,
+    metavar="DURATION",
+    default="1s",
+    help="Time between two looks for ripe jobs; more than 1s only with --transaction-pooler.",
+)
 @click.option(
     "--grace",
     type=duration,

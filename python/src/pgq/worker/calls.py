@@ -101,10 +101,21 @@ class WorkerQueue(Queue):
         )
         return set(rows[0][0]), [Job(*row[1:]) for row in rows if row[1] is not None]
 
-    def idle(self, queues: Sequence[str] = ("default",), idle: bool = True) -> list[str]:
-        """Declare that this session is about to sleep (or awake again); return the channels to LISTEN to."""
-        rows = self._rows(f"SELECT {self._prefix}pgq_idle(%s::text[], %s::boolean)", [list(queues), idle])
+    def idle(self, queues: Sequence[str] = ("default",), idle: bool = True, *, pass_on: bool = False) -> list[str]:
+        """
+        Declare that this session is about to sleep (or awake again); return the channels to LISTEN to.
+
+        With ``pass_on`` a session that is awake again wakes another one, for a job that it cannot claim.
+        """
+        rows = self._rows(
+            f"SELECT {self._prefix}pgq_idle(%s::text[], %s::boolean, %s::boolean)", [list(queues), idle, pass_on]
+        )
         return [row[0] for row in rows]
+
+    def ripe_in(self, queues: Sequence[str] = ("default",)) -> timedelta | None:
+        """Return the time until the next job of these queues is ripe (0 or less: one is ripe; None: none waits)."""
+        ripe_in: timedelta | None = self._row(f"SELECT {self._prefix}pgq_ripe_in(%s::text[])", [list(queues)])[0]
+        return ripe_in
 
     def remaining(self, queues: Sequence[str] = ("default",), kinds: Sequence[str] | None = None) -> Remaining:
         """Return what is left to do in these queues; of the jobs that wait, only those of these kinds (None: all)."""

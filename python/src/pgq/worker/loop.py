@@ -16,12 +16,14 @@ from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, is_main_thread
 from pgq.worker.batching import BatchSize
 from pgq.worker.executor import Executor, NotBegun
+from pgq.worker.idle import IdleLoops
 from pgq.worker.joblog import first_line
 from pgq.worker.outcomes import Declined, Released
 from pgq.worker.refusal import Refusal, Refused
 from pgq.worker.session import Interrupted, Session
 from pgq.worker.settings import RunState, Settings
 from pgq.worker.settle import Settler
+from pgq.worker.sleep import Sleep
 from pgq.worker.ticker import Ticker
 from pgq.worker.wakeup import Wakeup
 
@@ -56,6 +58,7 @@ class Loop:
         *,
         extend: Callable[[Job, timedelta], datetime],
         connection_lost: Callable[[], None],
+        idle: IdleLoops,
     ) -> None:
         self.settings = settings
         self.timing = settings.timing
@@ -64,7 +67,7 @@ class Loop:
         self.wakeup = Wakeup()
         state.wakeups.append(self.wakeup)
         self.batch_size = BatchSize(settings.batch, settings.batch_bytes)
-        self.session = self._session(notified=self.wakeup.set)
+        self.session = self._session()
         # The session of transactional handlers.
         self.inside = self._session()
         self.executor = Executor(handlers, self.inside, settings, extend)
@@ -76,18 +79,19 @@ class Loop:
         # The loop counts as well for so long.
         self.well_until = self.timing.clock() + self.timing.unwell_after
         self._connection_lost = connection_lost
+        self._idle = idle
+        self.sleep = Sleep(settings, state, self.session, idle, self.wakeup, self._wait)
         self._batch: list[Job] = []
         self._previous_was_empty = True
         self._tick_again_at = 0.0
 
-    def _session(self, notified: Callable[[], None] | None = None) -> Session:
+    def _session(self) -> Session:
         settings = self.settings
         return Session(
             settings.server,
             settings.name,
             settings.schema,
             transaction_pooler=settings.transaction_pooler,
-            notified=notified,
         )
 
     def run(self) -> None:
@@ -164,10 +168,8 @@ class Loop:
             self.release_unstarted()
             if self.settler.pending:
                 self.settle()
-            if not self.settings.transaction_pooler:
-                # A producer would notify this session in vain.
-                with self.session.lock:
-                    self.session.leave_idle(self.settings.queues)
+            # A producer would notify this worker in vain.
+            self._idle.declare_awake_if_busy(at_once=True)
             gate.leave(self)
             if self.state.stopping:
                 return False
@@ -209,9 +211,12 @@ class Loop:
         finally:
             budget.give_back(size - len(jobs))
         self.batch_size.note_claimed(jobs, size)
-        self.claimed_at = claimed_at
+        self.claimed_at = self._idle.looked_at = claimed_at
         self.well_until = claimed_at + self.timing.unwell_after
         self._batch = jobs
+        if jobs and (len(jobs) == size or self.batch_size.bytes is not None):
+            # There may be more of them.
+            self._idle.wake_one()
         return jobs
 
     def settle(self) -> None:
@@ -241,8 +246,6 @@ class Loop:
                 return
             if now - execution.since > min(self.timing.keep_unstarted, self.settings.begin_within):
                 self.release_unstarted()
-                if not self.settings.transaction_pooler:
-                    self.session.leave_idle(self.settings.queues)
             if self.settler.is_due:
                 self.settle()
         except Exception as error:
@@ -333,38 +336,47 @@ class Loop:
         """
         Sleep until there may be something to do; return true when the worker is drained instead.
 
-        The first call after work only registers the session as idle: the next claim finds jobs that came just before.
+        Of the loops that sleep, one looks when the next job is ripe, at most ``poll`` seconds after its last look; then
+        it claims, or wakes another loop to do so. All wait for notifications. A loop that is to be drained only waits.
         """
         self.ticker.pause()
         with self.session.lock, self.session.interruptible():
             queue = self.session.queue()
-            seconds = self.settings.poll
+            seconds = None
             if self.settings.drain is not None:
                 remaining = queue.remaining(self.settings.queues, self.handlers.kinds)
                 if self.settings.drain.is_reached(remaining):
                     return True
-                seconds = self.settings.drain.sleep(remaining, seconds)
-            if not self.settings.transaction_pooler:
-                if not self.session.idle:
-                    self.session.enter_idle(self.settings.queues)
-                    return False
-                if self.session.take_notification():
-                    return False
+                seconds = self.settings.drain.sleep(remaining, self.settings.poll)
             socket = queue.conn.fileno()
-        self.well_until = self.timing.clock() + seconds + self.timing.unwell_after
-        self.wakeup.wait(seconds, socket)
+        if not self._idle.enter(self.wakeup):
+            return False
+        try:
+            if seconds is not None:
+                self._wait(seconds, socket)
+            else:
+                self.sleep.until_ripe(socket)
+        finally:
+            self._idle.leave(self.wakeup)
+            self.well_until = self.timing.clock() + self.timing.unwell_after
         return False
+
+    def _wait(self, seconds: float | None, socket: int) -> bool:
+        """Sleep; return whether the connection is lost. Until then the loop counts as well."""
+        longest = float("inf") if seconds is None else seconds
+        self.well_until = self.timing.clock() + longest + self.timing.unwell_after
+        return bool(self.wakeup.wait(seconds, socket))
 
     def stay_awake(self) -> None:
         """
-        Jobs arrived. Drop the idle lock only on the second non-empty batch in a row, so that a worker that is woken for
-        single jobs saves a round trip.
+        Jobs arrived. Declare the session awake only on the second non-empty batch in a row, so that a worker that is
+        woken for single jobs saves a round trip.
         """
         self.ticker.resume()
-        if not self._previous_was_empty and not self.settings.transaction_pooler:
-            with self.session.lock:
-                self.session.leave_idle(self.settings.queues)
+        if not self._previous_was_empty:
+            self._idle.declare_awake_if_busy(at_once=True)
         self._previous_was_empty = False
+        self.sleep.forget()
 
     def finish(self) -> None:
         """Settle, and give back what has not begun; if that fails, leave the jobs to their leases."""

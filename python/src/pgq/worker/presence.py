@@ -16,6 +16,7 @@ from pgq.job import Job
 from pgq.process.logs import logger
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.executor import Execution
+from pgq.worker.idle import IdleLoops
 from pgq.worker.joblog import first_line, log_job
 from pgq.worker.session import Interrupted, Session
 from pgq.worker.settings import Settings
@@ -32,7 +33,8 @@ INTERRUPT_AGAIN = 0.1
 
 class Presence:
     """
-    Register the worker, and extend the leases of the jobs that its handlers run, in a thread of its own.
+    Register the worker, extend the leases of the jobs that its handlers run, and hear of ripe jobs, in a thread of its
+    own.
 
     A handler that does not let other threads run (a computation in C that holds the interpreter's lock) delays that,
     and loses its lease when it does so for two thirds of the lease. The lease of a handler that is past its timeout is
@@ -60,6 +62,7 @@ class Presence:
             f"{settings.name} presence",
             settings.schema,
             transaction_pooler=settings.transaction_pooler,
+            notified=self._notified,
         )
         self._executions = executions
         self._claims_paused = claims_paused
@@ -73,6 +76,7 @@ class Presence:
         # By job, because the jobs of one claim share a token.
         self._extended: dict[tuple[int, int], float] = {}
         self._wakeup = Wakeup()
+        self.idle = IdleLoops(settings, self.session, self._wakeup)
         self._closed = False
         self.is_started = False
         self._thread = threading.Thread(target=self._run, name="pgq-presence", daemon=True)
@@ -90,6 +94,7 @@ class Presence:
         self._end()
         if self._registered and not self.session.closed:
             try:
+                self.idle.end()
                 # A lock that another session holds for long must not delay the end.
                 with self.session.queue().conn.transaction():
                     self._limit_lock_wait()
@@ -122,6 +127,9 @@ class Presence:
             self._register()
         if self._uncertain and self._registered:
             self._reconcile()
+        if self._registered:
+            self.idle.declare_idle_again()
+            self._rescue()
         running = list(self._running())
         keys = {(job.id, job.token) for job, _, _ in running}
         self._extended = {key: at for key, at in self._extended.items() if key in keys}
@@ -145,6 +153,13 @@ class Presence:
         for job_id in requested:
             jobs[job_id]._cancelled = True
             log_job(jobs[job_id], "requested", "an operator has cancelled it")
+
+    def _rescue(self) -> None:
+        """Rescue the jobs of workers that are gone, if no loop has done so of late because all run handlers."""
+        if self._clock() > self.idle.looked_at + max(LONGEST_TICK, self.settings.timing.look):
+            with self.session.lock:
+                self._queue().claim(self.settings.queues, max_jobs=0)
+            self.idle.looked_at = self._clock()
 
     def _running(self) -> Iterable[tuple[Job, float, timedelta]]:
         """Yield the jobs that run within their timeout, when they were claimed, and how long their lease is to be."""
@@ -191,6 +206,9 @@ class Presence:
             "SELECT set_config('lock_timeout', %s, true)", [self.settings.timing.lock_timeout]
         )
 
+    def _notified(self, payload: str) -> None:
+        self.idle.notified(payload)
+
     def _queue(self) -> WorkerQueue:
         """Return the queue; a new connection is registered first. The caller holds ``session.lock``."""
         if self.session.closed and self.registers and not self._closed:
@@ -232,16 +250,19 @@ class Presence:
             self._sleep(seconds)
 
     def _sleep(self, seconds: float) -> None:
-        """Sleep until the next tick, or until the server ends the connection."""
+        """Sleep until the next tick, or until the server sends a notification or ends the connection."""
         if self.session.closed or not self.registers:
             self._wakeup.wait(seconds)
             return
         try:
             with self.session.lock:
                 pgconn = self._queue().conn.pgconn
-            self._wakeup.wait(seconds, pgconn.socket)
+                # Read along with a result, they do not make the socket readable.
+                self.session.read_notifications()
+            self._wakeup.wait(self.idle.patience(seconds), pgconn.socket)
             with self.session.lock:
-                pgconn.consume_input()
+                self.session.read_notifications()
+            self.idle.declare_awake_if_busy()
         except Exception:
             # The connection is lost; perhaps a loop, in job.extend, has noticed that before this thread.
             self.session.close()

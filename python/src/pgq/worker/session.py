@@ -52,8 +52,8 @@ class Session:
     """
     A connection that is replaced when it is lost. Where threads share it, each holds ``lock`` while it uses it.
 
-    ``notified`` is called when a notification has arrived. Behind a transaction pooler nothing is set or kept in the
-    session.
+    ``notified`` is called with the payload of each notification, in any thread that uses the connection. Behind a
+    transaction pooler nothing is set or kept in the session.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Session:
         schema: str | None,
         *,
         transaction_pooler: bool = False,
-        notified: Callable[[], None] | None = None,
+        notified: Callable[[str], None] | None = None,
     ) -> None:
         self.server = server
         self.name = name
@@ -183,25 +183,30 @@ class Session:
             return self._interruptible
 
     def enter_idle(self, queues: Sequence[str]) -> None:
-        """Register as idle, and listen for notifications. One more claim then finds the jobs that came just before."""
+        """Declare this session idle, and listen. One more claim then finds the jobs that came just before."""
         queue = self.queue()
         for channel in queue.idle(queues):
             queue.conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
         self.idle = True
 
-    def leave_idle(self, queues: Sequence[str]) -> None:
-        """Register as awake, and read notifications that have arrived, so that they do not pile up on the server."""
-        queue = self.queue()
-        if self.idle:
-            queue.idle(queues, False)
-            self.idle = False
-        queue.conn.pgconn.consume_input()
-        while self.take_notification():
-            pass
+    def leave_idle(self, queues: Sequence[str], *, pass_on: bool = False) -> None:
+        """
+        Declare this session awake, and no longer listen: another one may get its channel.
 
-    def take_notification(self) -> bool:
-        """Take a notification that libpq has read along with a result; return whether there was one."""
-        return self.queue().conn.pgconn.notifies() is not None
+        ``pass_on`` wakes another session for a notification that this one cannot heed.
+        """
+        queue = self.queue()
+        queue.idle(queues, False, pass_on=pass_on)
+        queue.conn.execute("UNLISTEN *")
+        self.idle = False
+
+    def read_notifications(self) -> None:
+        """Read what the server has sent; the caller holds ``lock``. Raises an error if the connection is lost."""
+        pgconn = self.queue().conn.pgconn
+        pgconn.consume_input()
+        while (notification := pgconn.notifies()) is not None:
+            if self.notified is not None:
+                self.notified(notification.extra.decode())
 
     def shut_down(self) -> None:
         """Cancel the statement and shut the socket down, while another thread may be waiting for a result."""
@@ -231,7 +236,7 @@ class Session:
             self._check_connection(conn)
         if self.notified is not None:
             notified = self.notified
-            conn.add_notify_handler(lambda _: notified())
+            conn.add_notify_handler(lambda notification: notified(notification.payload))
 
     def _set_defaults(self, conn: psycopg.Connection[Any]) -> None:
         """

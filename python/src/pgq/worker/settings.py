@@ -34,6 +34,12 @@ class Timing:
     # The part of a lease in which jobs may begin. The rest of the batch goes back, so each job has nearly a whole
     # lease.
     begin_within: float = 0.1
+    # While loops sleep, one of them looks this often when the next job is ripe. A session without a sleeping loop is
+    # declared awake after stay_idle.
+    look: float = 1.0
+    stay_idle: float = 0.025
+    # A look that finds a ripe job which the claim before did not is repeated after this pause, and twice as long ones.
+    look_again: float = 0.02
     # The pauses before new connections: short enough that work goes on soon after a restart of the server, and jittered
     # so that its workers do not all come at once.
     first_pause: float = 0.5

@@ -22,12 +22,13 @@ class Wakeup:
         with contextlib.suppress(OSError):
             self._writer.send(b"\0")
 
-    def wait(self, seconds: float, *files: int) -> None:
-        """Sleep until ``set`` is called, one of the files is readable, or the time is over."""
-        select.select([self._reader.fileno(), *files], [], [], seconds)
+    def wait(self, seconds: float | None, *files: int) -> list[int]:
+        """Sleep until ``set`` is called, a file is readable, or the time is over; return the readable files."""
+        readable, _, _ = select.select([self._reader.fileno(), *files], [], [], seconds)
         with contextlib.suppress(BlockingIOError):
             while self._reader.recv(4096):
                 pass
+        return [file for file in readable if file in files]
 
     def close(self) -> None:
         """Close the sockets."""

@@ -1,0 +1,148 @@
+-- How a worker sleeps: it is notified of ripe jobs (60_notify.sql), and knows when the next one is ripe.
+
+-- Session locks are counted, so all are released before any is taken. An enqueue holds such a lock for an instant; the
+-- session waits no longer, because any role can take it and keep it.
+CREATE FUNCTION _pgq_sleep_in_slot(queue text) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_sleep_in_slot$
+DECLARE
+    c_class CONSTANT integer := 'pgq_waiting'::regclass::oid::integer;
+    v_slot integer;
+BEGIN
+    FOR v_n IN 0..15 LOOP
+        v_slot := (pg_backend_pid() + v_n) % 16;
+        IF pg_try_advisory_lock(c_class, _pgq_slot_key(queue, v_slot)) THEN
+            RETURN _pgq_channel(queue, v_slot);
+        END IF;
+    END LOOP;
+    FOR v_try IN 1..20 LOOP
+        EXIT WHEN pg_try_advisory_lock_shared(c_class, _pgq_slot_key(queue, 16));
+        PERFORM pg_sleep(0.001);
+    END LOOP;
+    RETURN _pgq_channel(queue, 16);
+END
+$_pgq_sleep_in_slot$;
+
+COMMENT ON FUNCTION _pgq_sleep_in_slot(text) IS
+    'Take a free slot of a queue, or else the shared one. Returns its channel.';
+
+
+CREATE FUNCTION pgq_idle(
+    queues text[] DEFAULT '{default}',
+    idle boolean DEFAULT true,
+    pass_on boolean DEFAULT false
+) RETURNS SETOF text
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+AS $pgq_idle$
+DECLARE
+    c_class CONSTANT integer := 'pgq_waiting'::regclass::oid::integer;
+    c_many CONSTANT integer := 16;
+    v_queue text;
+    v_buckets integer[];
+BEGIN
+    IF idle IS NULL OR pass_on IS NULL THEN
+        RAISE EXCEPTION '% is null', CASE WHEN idle IS NULL THEN 'idle' ELSE 'pass_on' END
+            USING ERRCODE = 'null_value_not_allowed',
+                  HINT = 'Pass true before the session sleeps, and false when it is awake again.';
+    END IF;
+    PERFORM _pgq_check_claim(queues, 0, NULL);
+    queues := _pgq_distinct(queues);
+
+    PERFORM CASE l.mode
+                WHEN 'ShareLock' THEN pg_advisory_unlock_shared(c_class, l.objid::integer)
+                ELSE pg_advisory_unlock(c_class, l.objid::integer)
+            END
+    FROM pg_locks AS l
+    WHERE l.locktype = 'advisory'
+      AND l.pid = pg_backend_pid()
+      AND l.classid = 'pgq_waiting'::regclass
+      AND l.objsubid = 2;
+
+    IF idle THEN
+        v_buckets := ARRAY(
+            SELECT DISTINCT hashtext(q) & 63 FROM unnest(queues) AS q WHERE cardinality(queues) <= c_many
+            UNION ALL
+            SELECT b FROM generate_series(0, 63) AS b WHERE cardinality(queues) > c_many);
+        FOR v_try IN 1..20 LOOP
+            v_buckets := ARRAY(
+                SELECT b FROM unnest(v_buckets) AS b WHERE NOT pg_try_advisory_lock_shared(c_class, b));
+            EXIT WHEN v_buckets = '{}';
+            PERFORM pg_sleep(0.001);
+        END LOOP;
+    END IF;
+    FOREACH v_queue IN ARRAY CASE WHEN cardinality(queues) <= c_many THEN queues ELSE '{""}' END LOOP
+        IF idle THEN
+            RETURN NEXT _pgq_sleep_in_slot(v_queue);
+        ELSIF pass_on THEN
+            PERFORM _pgq_wake(v_queue);
+        END IF;
+    END LOOP;
+END
+$pgq_idle$;
+
+COMMENT ON FUNCTION pgq_idle(text[], boolean, boolean) IS
+    'Declare that this session is about to sleep until jobs of these queues are ripe (idle true), or is awake again '
+    '(false). Returns the channels on which the session is notified of ripe jobs while it sleeps: one for each queue, '
+    'one in all for more than 16 queues, none for an awake session. A ripe job wakes one of the sleeping sessions. '
+    'Before it sleeps, a worker calls this function, executes LISTEN for the channels, and claims once more. It sleeps '
+    'until it is notified, or until pgq_ripe_in tells that a job is ripe, but looks once a second: a notification is a '
+    'hint. After the payload "later" it asks pgq_ripe_in, because a job will be ripe soon; after any other it calls '
+    'this function with idle false, and claims. If it was notified and cannot claim, pass_on wakes another session '
+    'instead. NULL for an argument, or one of the queues, raises 22004. Raises 22023 for an empty array, 42501 for a '
+    'queue that the calling role may not use.';
+
+
+-- A claim finds the jobs before the heads only when it scans from the start, so it is called when that is due.
+CREATE FUNCTION pgq_ripe_in(queues text[] DEFAULT '{default}') RETURNS interval
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $pgq_ripe_in$
+DECLARE
+    v_now timestamptz := pgq_now();
+    v_begun_at timestamptz;
+    v_queue text;
+    v_head pgq_head;
+    v_heads pgq_head[];
+BEGIN
+    PERFORM _pgq_check_claim(queues, 0, NULL);
+    PERFORM _pgq_maintain(v_now);
+
+    v_begun_at := clock_timestamp();
+    FOREACH v_queue IN ARRAY queues LOOP
+        v_head := _pgq_load_head(v_queue, v_begun_at);
+        IF v_head.due <= v_begun_at AND v_head.lanes <> '{}' THEN
+            RETURN '0';
+        END IF;
+        v_heads := v_heads || v_head;
+    END LOOP;
+    RETURN (
+        SELECT min(soonest.ripe_at) - v_now
+        FROM unnest(v_heads) AS h (queue, due, rescan_delay, lanes)
+        CROSS JOIN generate_series(0, 9) AS p (priority)
+        LEFT JOIN LATERAL unnest(h.lanes) AS known USING (priority)
+        CROSS JOIN LATERAL (
+            SELECT w.ripe_at
+            FROM pgq_waiting AS w
+            WHERE w.queue = h.queue COLLATE "C"
+              AND w.priority = p.priority
+              AND (w.ripe_at, w.id) > (_pgq_lane_start(known.here_ripe_us), coalesce(known.here_id, 0))
+            ORDER BY w.ripe_at, w.id
+            LIMIT 1
+        ) AS soonest
+    );
+END
+$pgq_ripe_in$;
+
+COMMENT ON FUNCTION pgq_ripe_in(text[]) IS
+    'Return the time until the next job of these queues is ripe (0 or less: claim now; NULL: none waits). It looks '
+    'where the next claim of this session would begin, and first rescues jobs as a claim does, so that a session which '
+    'calls it once a second need not claim. NULL for queues or one of them raises 22004. Raises 22023 for an empty array, 42501 '
+    'for a queue that the calling role may not use.';
