@@ -107,6 +107,19 @@ def report():
     pathlib.Path("started").write_text(" ".join(sockets()))
 
 
+def tell_handlers():
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    pathlib.Path("started").write_text(str(handlers == [signal.SIG_DFL, signal.default_int_handler]))
+
+
+@pgq.handler("handlers")
+def handlers(job):
+    process = multiprocessing.get_context(job.args).Process(target=tell_handlers)
+    process.start()
+    process.join()
+    return pathlib.Path("started").read_text()
+
+
 STARTS = {
     "subprocess": lambda: subprocess.run(PROGRAM, close_fds=False, check=True),
     "posix_spawn": lambda: os.waitpid(os.posix_spawn(PROGRAM[0], PROGRAM, os.environ), 0),
@@ -280,6 +293,19 @@ def test_a_program_that_a_handler_starts_inherits_no_socket(
     worker = start("--processes", "2")
     eventually(lambda: [state for _, state, _ in jobs(conn)] == ["done"])
     assert Views(conn).job(enqueued.id)["result"] == "[]"
+    worker.terminate()
+    assert worker.wait(30) == 0
+
+
+@pytest.mark.parametrize("how", ["fork", "spawn", "forkserver"])
+def test_a_process_of_multiprocessing_has_the_signal_handlers_of_any_program(
+    conn: Connection, queue: Queue, start: Start, begun: Callable[[int], list[int]], how: str
+) -> None:
+    """Also one that imports pgq anew, with the arguments of ``pgq worker``."""
+    enqueued = queue.enqueue("handlers", how)
+    worker = start()
+    eventually(lambda: [state for _, state, _ in jobs(conn)] == ["done"])
+    assert Views(conn).job(enqueued.id)["result"] == '"True"'
     worker.terminate()
     assert worker.wait(30) == 0
 
