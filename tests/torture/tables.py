@@ -21,7 +21,8 @@ SCRIPT = Path(__file__).parents[2] / "build/pgq.sql"
 TABLES = """
 CREATE SCHEMA torture;
 CREATE TABLE torture.ledger (
-    n bigint GENERATED ALWAYS AS IDENTITY, kind text, topic text, fate text, job bigint, created boolean);
+    n bigint GENERATED ALWAYS AS IDENTITY, kind text, topic text, fate text, job bigint, created boolean,
+    at timestamptz DEFAULT clock_timestamp());
 CREATE INDEX ON torture.ledger (topic);
 CREATE INDEX ON torture.ledger (job);
 CREATE TABLE torture.effect (
@@ -47,11 +48,15 @@ CREATE TRIGGER note_foreign_end AFTER DELETE ON pgq_running FOR EACH ROW EXECUTE
 """
 
 
+# Several times within a run, a job is declined by the worker that has no handler for it.
+DECLINED_SOONER = ("pgq_decline", "'30 seconds', '10 minutes'", "'200 milliseconds', '1 second'")
+
+
 def prepare(conn: psycopg.Connection[Any], patches: Sequence[tuple[str, str, str]]) -> None:
     """Install pgq and the tables. A patch is the name of a function, a text in its source, and the replacement."""
     conn.execute(SCRIPT.read_bytes())
     conn.execute(TABLES)
-    for function, old, new in patches:
+    for function, old, new in (DECLINED_SOONER, *patches):
         row = conn.execute("SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = %s", [function]).fetchone()
         if row is None or old not in row[0]:
             raise LookupError(f"no function {function} with {old!r} in its source")

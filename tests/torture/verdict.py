@@ -16,14 +16,14 @@ EXACTLY_ONCE = ["transaction", "batch", "own"]
 
 # A committed enqueue is lost unless a run of its job has seen it and left an effect, or the job has ended as dead or
 # cancelled. For a duplicate this also proves that the run read the ledger after the duplicate's commit. A poisoned job
-# that merges into its twin, which is a later one, ends with that.
+# that merges into its twin ends with that, whichever was enqueued first.
 LOST = """
 SELECT format('enqueue %%s of %%s job %%s (%%s, %%s) has no effect', n, kind, job, topic, fate)
 FROM torture.ledger AS l
 WHERE NOT EXISTS (SELECT FROM torture.effect AS e WHERE e.topic = l.topic AND l.n = ANY (e.seen))
   AND NOT EXISTS (SELECT FROM pgq_ended AS d WHERE d.id = l.job)
   AND NOT (l.fate = ANY (%(poison)s) AND EXISTS (
-      SELECT FROM pgq_ended AS d WHERE d.id > l.job AND (d.kind, d.dedup_key) = (l.kind, l.topic)))
+      SELECT FROM pgq_ended AS d WHERE (d.kind, d.dedup_key) = (l.kind, l.topic) AND d.ended_at > l.at))
 UNION ALL
 SELECT format('enqueue %%s was acknowledged, but the database does not know it', n)
 FROM unnest(%(acknowledged)s::bigint[]) AS n
