@@ -29,6 +29,7 @@ NOW, LATER, LATEST = "1990-01-01Z", "2101-01-01Z", "2212-01-01Z"
 MEANT = {
     "queues": ["{default}", "{a,default,b}", "{a,a,a}"],
     "queue": ["default", "a"],
+    "kinds": ["{k}", "{k,mail}"],
     "args": ["{}", "1"],
     "on_duplicate": ["keep", "replace", "soonest", "error"],
     "outcome": ["dead", "cancelled", "done"],
@@ -38,7 +39,6 @@ MEANT = {
     "privilege": ["producer", "worker", "admin", "reader"],
     "text": ["k", "mail"],
     "bigint": ["1", "9"],
-    "integer": ["1", "9"],
     "boolean": ["true", "false"],
     "timestamp with time zone": ["1989-12-31Z", "1990-01-02Z", "1950-01-01Z", "2089-01-01Z"],
     "interval": ["1 second", "1 hour", "100 years"],
