@@ -28,11 +28,12 @@ COMMENT ON FUNCTION _pgq_is_long_scan(bigint, integer) IS
 CREATE FUNCTION _pgq_rescan_delay(entries bigint) RETURNS interval
     LANGUAGE sql
     IMMUTABLE
-    RETURN least(entries * interval '4 microseconds', interval '5 minutes');
+    RETURN greatest(interval '50 milliseconds', least(entries * interval '4 microseconds', interval '5 minutes'));
 
 COMMENT ON FUNCTION _pgq_rescan_delay(bigint) IS
     'Return the least time between a long scan that read so many entries in vain and the next one: about 20 times as '
-    'long as it takes on an idle machine, so that such scans take 5 % of the time, but at most 5 minutes.';
+    'long as it takes on an idle machine, so that such scans take 5 % of the time, but at least 50 milliseconds and at '
+    'most 5 minutes.';
 
 
 -- The server does not count entries that are known to be dead to all, but it counts the pages full of them.

@@ -50,17 +50,21 @@ COMMENT ON FUNCTION _pgq_replace_head(pgq_head) IS
     'Share what is known of a queue in place of what was shared before, without waiting for a lock. Returns nothing.';
 
 
--- A scan of less than a millisecond (a delay of 20) is not worth sharing; what is shared is found again after a second
--- at least.
+-- A scan of less than 12,500 entries, which has the shortest delay, is not worth sharing; after one that is shared, the
+-- next comes a second later at least.
 CREATE FUNCTION _pgq_share_head(head pgq_head) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_share_head$
 DECLARE
     v_scanned_at timestamptz := head.due - head.rescan_delay;
-    v_old pgq_head := _pgq_shared_head(head.queue, v_scanned_at);
+    v_old pgq_head;
 BEGIN
-    IF head.rescan_delay < interval '20 milliseconds' OR head.due < v_old.due THEN
+    IF head.rescan_delay <= interval '50 milliseconds' THEN
+        RETURN;
+    END IF;
+    v_old := _pgq_shared_head(head.queue, v_scanned_at);
+    IF head.due < v_old.due THEN
         RETURN;
     END IF;
     head.rescan_delay := greatest(head.rescan_delay, interval '1 second');
@@ -75,8 +79,8 @@ END
 $_pgq_share_head$;
 
 COMMENT ON FUNCTION _pgq_share_head(pgq_head) IS
-    'Share what a scan of a queue has found, if it took a millisecond or more. No session makes the next one before '
-    'due, or within a second. Returns nothing.';
+    'Share what a scan of a queue has found, if it took a few milliseconds or more. No session makes the next one '
+    'before due, or within a second. Returns nothing.';
 
 
 -- The lanes that the scan has not come to have no "here": they are scanned from their start. Where nothing was shared

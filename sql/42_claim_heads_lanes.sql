@@ -23,15 +23,17 @@ BEGIN
             WHERE w.queue = head.queue
             GROUP BY w.priority
         ) AS taken USING (priority)
-        LEFT JOIN (
-            SELECT l.priority, max(least(ARRAY[l.next_ripe_us, l.next_id], v_end)) AS place
-            FROM unnest(head.lanes) AS l
-            GROUP BY l.priority
-        ) AS known USING (priority)
         CROSS JOIN LATERAL (
-            SELECT CASE WHEN p.priority < ended THEN greatest(coalesce(taken.place, v_end), known.place)
-                        ELSE taken.place
+            SELECT CASE
+                       WHEN p.priority >= ended THEN taken.place
+                       WHEN taken.place IS NULL THEN v_end
+                       ELSE greatest(taken.place, (
+                           SELECT max(least(ARRAY[l.next_ripe_us, l.next_id], v_end))
+                           FROM unnest(head.lanes) AS l
+                           WHERE l.priority = p.priority))
                    END AS place
+            -- A fence, too: the expression would be evaluated for each of its uses.
+            OFFSET 0
         ) AS reached
         WHERE reached.place IS NOT NULL
     );

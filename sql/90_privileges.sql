@@ -20,7 +20,7 @@ REVOKE ALL ON FUNCTION
     _pgq_lease_end, _pgq_check_claim, _pgq_distinct,
     _pgq_is_long_scan, _pgq_rescan_delay, _pgq_entries_read, _pgq_microseconds, _pgq_lane_start, _pgq_head_setting,
     _pgq_save_head, _pgq_shared_head, _pgq_replace_head, _pgq_share_head, _pgq_share_scan, _pgq_share_lanes,
-    _pgq_try_scan, _pgq_await_head, _pgq_may_scan, _pgq_load_head,
+    _pgq_try_scan, _pgq_await_head, _pgq_is_kept, _pgq_may_scan, _pgq_load_head,
     _pgq_lanes_reached, _pgq_taken_from, _pgq_move_heads,
     _pgq_move_token, _pgq_skip_lost_tokens, pgq_claim,
     _pgq_raise_lease_lost, _pgq_check_pairs, _pgq_take, _pgq_end, _pgq_merge_errors, _pgq_merge, _pgq_requeue,
