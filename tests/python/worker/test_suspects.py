@@ -160,6 +160,17 @@ def test_a_stop_releases_a_suspect_that_has_not_begun(
     assert ran == []
 
 
+def test_a_suspect_is_settled_before_the_other_loops_go_on(
+    conn: Connection, queue: Queue, loop: Loop, handlers: Handlers
+) -> None:
+    """A job that they claim then, and that ends the process, is lost alone."""
+    queue.enqueue("s")
+    suspect(conn, "s")
+    handlers.handler("s")(lambda job: None)
+    assert loop.turn() == 1
+    assert jobs(conn) == []
+
+
 def test_a_loop_that_fails_opens_the_gate(conn: Connection, queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """The error of a loop with a suspect does not keep the others from claiming."""
     queue.enqueue("s")

@@ -393,7 +393,6 @@ class Loop:
 
     def close(self) -> None:
         """Close the connections, and end the ticker's thread."""
-        self.state.gate.open(self)
         self.state.gate.leave(self)
         self.ticker.close()
         self.session.close()
