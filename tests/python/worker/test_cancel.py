@@ -226,6 +226,8 @@ def test_a_list_is_interrupted_when_all_of_it_is_cancelled(
     @handlers.handler("k", batch=3)
     def work(jobs: list[Job]) -> dict[int, None]:
         eventually(lambda: jobs[0].cancelled, "the first job is to be cancelled")
+        # Longer than an interruption takes, if there were one.
+        threading.Event().wait(0.3)
         seen.append([job.cancelled for job in jobs])
         return {job.id: None for job in jobs if not job.cancelled}
 

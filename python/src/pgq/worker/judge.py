@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pgq import errors
 from pgq.control import Cancel, Retry, Snooze
 from pgq.errors import TimedOut
 from pgq.handlers import Handler
@@ -26,8 +25,6 @@ def _judge(handler: Handler, job: Job, error: BaseException, raised_by_handler: 
         return Snoozed(job, error.until, error.delay, seconds)
     if isinstance(error, Cancel):
         return Cancelled(job, clean(error.reason[:MAX_ERROR]), cause, seconds)
-    if isinstance(error, errors.Cancelled) and job._cancelled:
-        return Cancelled(job, describe(error), cause, seconds)
     if isinstance(error, Retry):
         return Failed(job, describe(error), cause, seconds, retry_in=error.in_)
     if isinstance(error, handler.cancel_on):
