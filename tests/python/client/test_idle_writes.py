@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 from support.database import Connect, Connection, one
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Job, Worker, WorkerQueue
-from pgq.worker.settle import Settler
+from pgq import Handlers, Worker, WorkerQueue
 
 NEXT_XID = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text"
 
@@ -82,26 +82,26 @@ def test_a_worker_that_is_gone_and_kept_is_not_locked(
 def test_an_idle_worker_assigns_no_transaction_id(
     conn: Connection, dsn: str, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor does its presence, whatever it does between claims."""
-    claims = []
-    settle_and_claim = Settler.settle_and_claim
+    """Nor does its presence, whatever it does between the looks of its loop."""
+    looks = []
+    ripe_in = WorkerQueue.ripe_in
 
-    def count(settler: Settler, max_jobs: int) -> list[Job]:
-        claims.append(max_jobs)
-        return settle_and_claim(settler, max_jobs)
+    def count(queue: WorkerQueue, queues: Sequence[str]) -> timedelta | None:
+        looks.append(queues)
+        return ripe_in(queue, queues)
 
-    monkeypatch.setattr(Settler, "settle_and_claim", count)
+    monkeypatch.setattr(WorkerQueue, "ripe_in", count)
     handlers.handler("k")(lambda job: None)
     worker = Worker(dsn, handlers, poll=0.02, lease=timedelta(seconds=0.6))
     thread = Thread(worker.run)
     eventually(lambda: one(conn, "SELECT count(*) FROM pgq_workers WHERE present") == 1)
 
     def is_silent() -> bool:
-        before, begun = one(conn, NEXT_XID), len(claims)
-        eventually(lambda: len(claims) > begun + 20, "the worker claims")
+        before, begun = one(conn, NEXT_XID), len(looks)
+        eventually(lambda: len(looks) > begun + 20, "the worker looks for ripe jobs")
         return bool(one(conn, NEXT_XID) == before)
 
     # The server's own processes assign transaction ids, too, but not all the time.
-    eventually(is_silent, "the worker claims twenty times, and writes nothing", 30)
+    eventually(is_silent, "the worker looks twenty times, and writes nothing", 30)
     worker.stop()
     thread.result(30)
