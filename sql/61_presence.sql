@@ -18,7 +18,7 @@ CREATE FUNCTION pgq_register(
     worker text,
     queues text[] DEFAULT '{default}',
     host text DEFAULT NULL,
-    pid integer DEFAULT NULL,
+    pid bigint DEFAULT NULL,
     kinds text[] DEFAULT NULL
 ) RETURNS void
     LANGUAGE plpgsql
@@ -40,6 +40,11 @@ BEGIN
         RAISE EXCEPTION 'worker is empty, or worker or host takes more than 200 bytes'
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Use 1 to 200 bytes, such as the host, the process id and something random.';
+    END IF;
+    IF pid NOT BETWEEN 0 AND 2147483647 THEN
+        RAISE EXCEPTION 'pid % is out of range', pid
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give the number of the process, from 0 to 2147483647, or leave the argument out.';
     END IF;
     IF EXISTS (SELECT FROM unnest(kinds) AS k WHERE k IS NULL) THEN
         RAISE EXCEPTION 'one of the kinds is null'
@@ -76,7 +81,7 @@ BEGIN
 END
 $pgq_register$;
 
-COMMENT ON FUNCTION pgq_register(text, text[], text, integer, text[]) IS
+COMMENT ON FUNCTION pgq_register(text, text[], text, bigint, text[]) IS
     'Register a worker, which is then present for as long as this session lives. Run nothing in the session that takes '
     'long: while a statement runs, the server does not notice that the client is gone. Returns nothing. If the session '
     'ends without pgq_unregister, the next claims of other sessions, usually within two seconds, end the leases on '

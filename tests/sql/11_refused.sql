@@ -1,6 +1,6 @@
 -- Bad arguments raise an error with SQLSTATE and message, and change nothing.
 BEGIN;
-SELECT plan(107);
+SELECT plan(109);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('held');
@@ -55,6 +55,8 @@ FROM (VALUES
     ('SELECT pgq_claim(''{}'')', '22023', 'queues is empty'),
     ('SELECT pgq_claim(max_jobs => -1)', '22023', 'max_jobs -1 is out of range'),
     ('SELECT pgq_claim(max_jobs => 10001)', '22023', 'max_jobs 10001 is out of range'),
+    ('SELECT pgq_register(''w'', pid => -1)', '22023', 'pid -1 is out of range'),
+    ('SELECT pgq_register(''w'', pid => 2147483648)', '22023', 'pid 2147483648 is out of range'),
     ('SELECT pgq_register(''w'', kinds => ''{k,NULL}'')', '22004', 'one of the kinds is null'),
     ('SELECT pgq_claim(max_bytes => NULL)', '22004', 'max_bytes is null'),
     ('SELECT pgq_claim(max_bytes => 0)', '22023', 'max_bytes 0 is out of range'),

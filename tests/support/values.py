@@ -113,7 +113,6 @@ def _braced(elements: Sequence[str]) -> str:
 
 OF_TYPE: dict[str, Text] = {
     "text": texts,
-    "integer": integers,
     "bigint": integers,
     "boolean": booleans,
     "timestamp with time zone": timestamps,

@@ -140,7 +140,7 @@ class WorkerQueue(Queue):
         Raises WrongState while another session has the name.
         """
         self._row(
-            f"SELECT {self._prefix}pgq_register(%s::text, %s::text[], %s::text, %s::integer, %s::text[])",
+            f"SELECT {self._prefix}pgq_register(%s::text, %s::text[], %s::text, %s::bigint, %s::text[])",
             [worker, list(queues), host, pid, None if kinds is None else list(kinds)],
         )
 
