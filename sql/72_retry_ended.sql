@@ -40,8 +40,8 @@ BEGIN
         )
         ON CONFLICT (signature) DO NOTHING;
         IF FOUND THEN
-            IF v_ripe_at <= v_now THEN
-                PERFORM _pgq_wake(v_job.queue);
+            IF _pgq_is_soon(v_ripe_at, v_now) THEN
+                PERFORM _pgq_wake(v_job.queue, (v_ripe_at <= v_now)::integer);
             END IF;
             RETURN 'retry';
         END IF;

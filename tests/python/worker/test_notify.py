@@ -58,7 +58,7 @@ def sleeper(connect: Connect) -> WorkerQueue:
 def retry_one(queue: Queue) -> None:
     """Bring back a cancelled job."""
     queue.conn.execute("SELECT set_config('pgq.now', '2100-01-01Z', false)")
-    queue.cancel(queue.enqueue("k", delay="1 second").id)
+    queue.cancel(queue.enqueue("k", delay="1 hour").id)
     queue.conn.execute("SELECT set_config('pgq.now', '2100-01-02Z', false)")
     queue.retry(int(one(queue.conn, "SELECT id FROM pgq_ended")))
 
@@ -242,9 +242,11 @@ def test_an_idle_worker_starts_a_job_at_once(queue: Queue, worker: Worker, loop:
 
 
 def test_a_busy_worker_is_not_notified(
-    conn: Connection, queue: Queue, worker: Worker, loop: Loop, handlers: Handlers
+    conn: Connection, queue: Queue, make_worker: MakeWorker, handlers: Handlers
 ) -> None:
     """From its second batch on it counts as awake, and when the queue is empty it sleeps again."""
+    worker = make_worker(timing=Timing(look=60, stay_idle=60))
+    loop = worker.loops[0]
     asleep: list[int] = []
 
     @handlers.handler("k")
