@@ -28,7 +28,7 @@ import pgq
 
 README, HANDLERS = Page("README.md"), Page("docs/handlers.md")
 RUN = ("sql", "python", "sh")
-OTHERS = ("text", "ini")
+OTHERS = ("text", "ini", "yaml")
 # The page and the first line of every block that is not run.
 EXCEPTIONS: set[tuple[str, str]] = set()
 # A page whose first command installs pgq begins with an empty database.
