@@ -58,8 +58,8 @@ COMMENT ON COLUMN pgq_waiting.args IS 'Arguments for the handler: any JSON of at
 COMMENT ON COLUMN pgq_waiting.priority IS '0 is claimed first, 9 last.';
 COMMENT ON COLUMN pgq_waiting.ripe_at IS 'No worker can claim the job before this time.';
 COMMENT ON COLUMN pgq_waiting.attempt IS
-    'Attempts so far: a claim adds one, a snooze, decline or release takes it off, pgq_retry starts at 0, a merge keeps '
-    'the larger number.';
+    'Attempts so far: a claim adds one; a snooze, decline or release takes it back; pgq_retry starts at 0; a merge '
+    'keeps the larger number.';
 COMMENT ON COLUMN pgq_waiting.max_retries IS 'Number of attempts allowed after the first one.';
 COMMENT ON COLUMN pgq_waiting.backoff IS 'Delay before the first retry; it doubles with each further one.';
 COMMENT ON COLUMN pgq_waiting.backoff_cap IS 'Longest delay between two attempts, before jitter.';
@@ -69,13 +69,13 @@ COMMENT ON COLUMN pgq_waiting.dedup_key IS
 COMMENT ON COLUMN pgq_waiting.enqueued_at IS 'When the job was enqueued.';
 COMMENT ON COLUMN pgq_waiting.errors IS
     'The newest ten failures, newest first: objects with attempt, at, worker and error; those of merged jobs, too. A '
-    'note of pgq_decline has declined, the number of times.';
+    'note of pgq_decline also has declined: how often the job was declined.';
 COMMENT ON COLUMN pgq_waiting.context IS
     'JSON object that the worker gets beside args, such as a trace to continue; NULL: none.';
 COMMENT ON COLUMN pgq_waiting.signature IS 'MD5 over queue, kind, and dedup_key or else args; NULL without dedup.';
 COMMENT ON COLUMN pgq_waiting.losses IS
-    'How often the job was lost together with others, so that the attempt did not count; NULL: never since its last '
-    'failure. A job that has a number is a suspect, which is claimed alone.';
+    'Number of attempts that did not count because the job was lost together with others; NULL: none since its last '
+    'failure. A job with a number is a suspect, which is claimed alone.';
 COMMENT ON SEQUENCE pgq_job_id IS 'Source of the ids of jobs.';
 
 -- Compressed args would be compressed again each time the row moves to another table.

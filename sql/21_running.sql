@@ -53,8 +53,8 @@ COMMENT ON COLUMN pgq_running.lease_until IS
 COMMENT ON COLUMN pgq_running.worker IS 'Name under which the worker has claimed the job; NULL: it gave none.';
 COMMENT ON COLUMN pgq_running.claimed_at IS 'When the job was claimed.';
 COMMENT ON COLUMN pgq_running.losses IS
-    'As in pgq_waiting. Negative once the job was found lost together with others, where the number includes that '
-    'loss; the rescue puts it back.';
+    'As in pgq_waiting. Negative from when the job is found lost together with others until the rescue puts it back; '
+    'the number then includes this loss.';
 COMMENT ON SEQUENCE pgq_token IS 'Source of tokens; it follows the clock, in microseconds since 1970.';
 
 -- For the reason given in pgq_waiting.

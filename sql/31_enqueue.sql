@@ -105,12 +105,12 @@ COMMENT ON FUNCTION pgq_enqueue(
 ) IS
     'Enqueue a job in the transaction of the caller. Returns its id and created = true. If a job with the same queue, '
     'kind and dedup_key (or args, without a key) is already waiting, locks that job until the end of the transaction, '
-    'and returns its id and created = false. on_duplicate then decides: keep leaves the waiting job as it is, so '
-    'that one in backoff after a failure runs when that is over; replace gives it the new args, ripe_at and priority, '
-    'soonest gives it the earlier ripe_at, error raises PGQ04. None of them changes its attempts and errors. '
-    'With dedup false the job is always created, and no later job is a duplicate of it. ripe_at or delay, not both, '
-    'says when the job is ripe; priority 0 is claimed first, 9 last. context is a JSON object that the worker gets beside args, such '
-    'as a trace to continue; it has no part in what makes duplicates. NULL for both ripe_at and delay means now. NULL '
-    'for dedup_key means that args decide. NULL for kind, args or queue raises 22004; any other NULL means the '
-    'default. Raises 22023 or 22008 for a bad value, 54000 for args of more than 1 MiB as text, 42501 for a queue that '
-    'the calling role may not use.';
+    'and returns its id and created = false. on_duplicate then decides: keep leaves the waiting job as it is, so that '
+    'one in backoff after a failure runs when that is over; replace gives it the new args, ripe_at and priority, '
+    'soonest gives it the earlier ripe_at, error raises PGQ04. None of them changes its attempts and errors. With '
+    'dedup false the job is always created, and no later job is a duplicate of it. ripe_at or delay, not both, says '
+    'when the job is ripe; priority 0 is claimed first, 9 last. context is a JSON object that the worker gets beside '
+    'args, such as a trace to continue; it has no part in what makes duplicates. NULL for both ripe_at and delay means '
+    'now. NULL for dedup_key means that args decide. NULL for kind, args or queue raises 22004; any other NULL means '
+    'the default. Raises 22023 or 22008 for a bad value, 54000 for args of more than 1 MiB as text, 42501 for a queue '
+    'that the calling role may not use.';

@@ -50,7 +50,7 @@ COMMENT ON FUNCTION _pgq_replace_head(pgq_head) IS
     'Share what is known of a queue in place of what was shared before, without waiting for a lock. Returns nothing.';
 
 
--- A scan of less than 12,500 entries, which has the shortest delay, is not worth sharing; after one that is shared, the
+-- A scan of up to 12,500 entries, which has the shortest delay, is not worth sharing; after one that is shared, the
 -- next comes a second later at least.
 CREATE FUNCTION _pgq_share_head(head pgq_head) RETURNS void
     LANGUAGE plpgsql
@@ -80,7 +80,7 @@ $_pgq_share_head$;
 
 COMMENT ON FUNCTION _pgq_share_head(pgq_head) IS
     'Share what a scan of a queue has found, if it took a few milliseconds or more. No session makes the next one '
-    'before due, or within a second. Returns nothing.';
+    'before due, which is a second later at least. Returns nothing.';
 
 
 -- The lanes that the scan has not come to have no "here": they are scanned from their start. Where nothing was shared

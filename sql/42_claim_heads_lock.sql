@@ -32,8 +32,8 @@ END
 $_pgq_await_head$;
 
 COMMENT ON FUNCTION _pgq_await_head(text, timestamptz) IS
-    'Wait until this session may make the first scan of a queue, or another one has shared what it found; at most '
-    'until five seconds after a time. Returns nothing.';
+    'Wait until this session may make the first scan of a queue, or another one has shared what it found; five seconds '
+    'after the given time at most. Returns nothing.';
 
 
 -- A session may keep the lock for ever. A claim that finds the lock taken, and the scan overdue by a delay, leaves a
@@ -62,7 +62,7 @@ END
 $_pgq_is_kept$;
 
 COMMENT ON FUNCTION _pgq_is_kept(pgq_head, timestamptz) IS
-    'Return whether another session has kept the lock for so long that claims make the long scan without it.';
+    'Return whether another session has kept the lock of the long scan for so long that claims scan without it.';
 
 
 CREATE FUNCTION _pgq_may_scan(shared pgq_head, at timestamptz) RETURNS boolean

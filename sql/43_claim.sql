@@ -132,8 +132,8 @@ BEGIN
     END LOOP;
     v_read := _pgq_entries_read('pgq_waiting_claim');
 
-    -- Lane by lane, lazily: nothing is locked but what is found. The sum is that of the args as they are stored, without
-    -- reading what lies out of line.
+    -- Lane by lane, lazily: nothing is locked but what is found. The sum is that of the args as they are stored; what
+    -- lies out of line is not read.
     SELECT coalesce(array_agg(locked.ctid), '{}'), count(*), sum(locked.bytes), count(locked.losses)
     INTO v_rows, v_found, v_bytes, v_suspects
     FROM (
@@ -161,8 +161,9 @@ BEGIN
         ) AS ripe
         LIMIT max_jobs
     ) AS locked;
-    -- Jobs beyond max_bytes, and all from the first suspect on unless that is the first job, stay where they are, locked
-    -- until the end of this transaction. A statement of its own, for the same reason as the last one.
+    -- Jobs beyond max_bytes stay where they are, locked until the end of this transaction. So do all jobs after a
+    -- suspect that is the first job, or else all from the first suspect on. A statement of its own, for the same reason
+    -- as the last one.
     IF v_bytes > max_bytes OR v_suspects > 0 THEN
         v_rows := ARRAY(
             SELECT sized.ctid
@@ -176,7 +177,7 @@ BEGIN
             ORDER BY sized.n
         );
     END IF;
-    -- After a cut the lanes are not walked to their ends, and what is left is no dead entry.
+    -- After a cut the lanes are not walked to their ends, and the jobs that are left do not count as dead entries.
     PERFORM _pgq_move_heads(
         v_heads, v_rows, v_found = max_jobs OR cardinality(v_rows) < v_found,
         _pgq_entries_read('pgq_waiting_claim') - v_read - v_found, v_now, v_begun_at);
@@ -214,15 +215,15 @@ $pgq_claim$;
 
 COMMENT ON FUNCTION pgq_claim(text[], bigint, interval, text, bigint) IS
     'Take up to max_jobs ripe jobs of these queues: by priority, 0 first, then by queue in the order given, then by '
-    'ripe_at. So ripe jobs of one priority and queue keep back those after them, for as long as there are any; a worker '
-    'that names its queues in another order each time lets each come first in turn. Once the args of the jobs taken '
-    'reach max_bytes, as they are stored, it takes no further job; some that it leaves may stay locked until the end of '
-    'the transaction. A suspect, which is a job that was lost together with others, is returned alone, so that another '
-    'loss is its own. So fewer rows than max_jobs do not mean that no other job is ripe. Each row has the token that '
-    'every further call about the job must present; the attempt is counted. If the lease ends before the job is '
-    'completed, failed, released, snoozed or extended, a later claim rescues the job. '
-    'About once a second in each session, a claim first rescues up to 50 jobs, of any queue, whose lease has ended or '
-    'whose worker is gone. Returns no row if no job is ripe. A ripe job is not returned while another transaction has '
-    'it locked, and may be missed for some minutes while it lies among the index entries of many claimed jobs. worker '
-    'is the name under which the jobs are held (see pgq_register); NULL means none. Any other NULL, also among the '
-    'queues, raises 22004. Raises 22023 for a bad value, 42501 for a queue that the calling role may not use.';
+    'ripe_at. So ripe jobs of one priority and queue keep back those after them; a worker that names its queues in '
+    'another order each time lets each come first in turn. Each row has the token that every further call about the '
+    'job must present; the attempt is counted. Fewer rows than max_jobs do not mean that no other job is ripe: once '
+    'the args of the jobs taken reach max_bytes, as they are stored, no further job is taken; and a suspect, which is '
+    'a job that was lost together with others, is returned alone. Ripe jobs that are not taken may stay locked until '
+    'the end of the transaction. If the lease ends before the job is completed, put back or extended, a later claim '
+    'rescues it. About once a second in each session, a claim first rescues up to 50 jobs, of any queue, whose lease '
+    'has ended or whose worker is gone. Returns no row if no job is ripe. A ripe job is not returned while another '
+    'transaction has it locked, and may be missed for some minutes while it lies among the index entries of many '
+    'claimed jobs. worker is the name under which the jobs are held (see pgq_register); NULL means none. Any other '
+    'NULL, also among the queues, raises 22004. Raises 22023 for a bad value, 42501 for a queue that the calling role '
+    'may not use.';

@@ -145,8 +145,8 @@ $_pgq_merge$;
 
 COMMENT ON FUNCTION _pgq_merge(uuid, timestamptz, integer, jsonb, smallint) IS
     'Merge a job into its waiting twin: the twin keeps the larger number of attempts and of losses, the newest ten '
-    'errors of both, and the later ripe_at, where a time that is past delays nothing. Returns true, or false if no twin is waiting '
-    'any more.';
+    'errors of both, and the later ripe_at, unless that of the job has passed. Returns true, or false if no twin is '
+    'waiting any more.';
 
 
 -- Every way back to waiting goes through here, so no request to cancel the job is missed. May wait for the open
@@ -200,8 +200,9 @@ $_pgq_requeue$;
 
 COMMENT ON FUNCTION _pgq_requeue(pgq_running, timestamptz, integer, jsonb, boolean) IS
     'Put a job that was just removed from pgq_running back into pgq_waiting, and wake a worker if it is ripe. Returns '
-    'waiting; merged if it has merged with a twin that was waiting; or cancelled if that was requested: it has ended. '
-    'With merge false, NULL instead of merged: the job is nowhere, and the caller must call again.';
+    'waiting; merged if it has merged with a twin that was waiting; or cancelled if pgq_cancel has requested that: it '
+    'has ended. With merge false, returns NULL instead of merging: the job is in no table, and the caller must call '
+    'again.';
 
 
 CREATE FUNCTION _pgq_prepend_error(job pgq_running, at timestamptz, error text) RETURNS jsonb
@@ -243,4 +244,5 @@ $_pgq_record_failure$;
 
 COMMENT ON FUNCTION _pgq_record_failure(pgq_running, timestamptz, text, boolean, timestamptz) IS
     'Record the error of a failed attempt. Then put the job back, ripe at ripe_at, or end it as dead if its retries '
-    'are used up or retry is false, and as cancelled if that was requested. Returns retry, merged, dead or cancelled.';
+    'are used up or retry is false, and as cancelled if pgq_cancel has requested that. Returns retry, merged, dead or '
+    'cancelled.';

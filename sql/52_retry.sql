@@ -65,11 +65,11 @@ COMMENT ON FUNCTION pgq_fail(bigint, bigint, text, interval, boolean) IS
     'ripe_at. outcome is cancelled if pgq_cancel has requested that, dead if the retries are used up or retry is '
     'false, merged if a twin is waiting, and retry otherwise. A twin that the job merges into keeps its settings and '
     'its priority, but takes over the attempts if the job has had more, the errors, and the time of the next attempt '
-    'if that is later. The job is no suspect any more (see pgq_claim). ripe_at is the time '
-    'from which the job is ripe again, now + retry_in; NULL unless outcome is retry. '
-    'NULL for retry_in means the backoff of the job, varied by up to 10 % either way unless the setting pgq.jitter is '
-    '0; NULL for retry means true, NULL for error none. Raises PGQ02 if the job is not held under this token, or for a '
-    'NULL id or token; 22023 for a retry_in out of range.';
+    'if that is later. The job is not a suspect any more (see pgq_claim). ripe_at is the time from which the job is '
+    'ripe again, now + retry_in; NULL unless outcome is retry. NULL for retry_in means the backoff of the job, varied '
+    'by up to 10 % either way unless the setting pgq.jitter is 0; NULL for retry means true, NULL for error none. '
+    'Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 22023 for a retry_in out of '
+    'range.';
 
 
 CREATE FUNCTION pgq_cancel_claimed(id bigint, token bigint, reason text DEFAULT NULL) RETURNS void
@@ -88,6 +88,6 @@ END
 $pgq_cancel_claimed$;
 
 COMMENT ON FUNCTION pgq_cancel_claimed(bigint, bigint, text) IS
-    'End a running job that its worker gives up, on purpose or because pgq_cancel has requested it; it is kept in pgq_ended as cancelled, with the first 4000 '
-    'characters of reason as its newest error. Returns nothing. NULL for reason means none. Raises PGQ02 if the job '
-    'is not held under this token, or for a NULL id or token.';
+    'End a running job that its worker gives up, on purpose or because pgq_cancel has requested it; it is kept in '
+    'pgq_ended as cancelled, with the first 4000 characters of reason as its newest error. Returns nothing. NULL for '
+    'reason means none. Raises PGQ02 if the job is not held under this token, or for a NULL id or token.';

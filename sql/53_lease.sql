@@ -91,9 +91,9 @@ $pgq_snooze$;
 COMMENT ON FUNCTION pgq_snooze(bigint, bigint, timestamptz, interval) IS
     'Put a running job back until a time, or for a delay; the attempt does not count. Returns snoozed, or merged if a '
     'twin is waiting: the twin then waits as long, at least, and takes over earlier attempts and errors. Returns '
-    'cancelled if pgq_cancel has requested that: the job has ended. Exactly one of until and delay must be given; NULL for both raises 22004. Raises PGQ02 if the '
-    'job is not held under this token, or for a NULL id or token; 22008 for a time out of range; 22023 for a delay out '
-    'of range, or if both are given.';
+    'cancelled if pgq_cancel has requested that: the job has ended. Exactly one of until and delay must be given; NULL '
+    'for both raises 22004. Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 22008 for '
+    'a time out of range; 22023 for a delay out of range, or if both are given.';
 
 
 CREATE FUNCTION pgq_release(id bigint, token bigint) RETURNS text
@@ -112,6 +112,7 @@ END
 $pgq_release$;
 
 COMMENT ON FUNCTION pgq_release(bigint, bigint) IS
-    'Put a running job back at its old place, ripe at once; the attempt does not count. Returns released, or merged '
-    'if a twin is waiting: the twin keeps its time, and takes over earlier attempts and errors. Returns cancelled if '
-    'pgq_cancel has requested that: the job has ended. Raises PGQ02 if the job is not held under this token, or for a NULL id or token.';
+    'Put a running job back at its old place, ripe at once; the attempt does not count. Returns released, or merged if '
+    'a twin is waiting: the twin keeps its time, and takes over earlier attempts and errors. Returns cancelled if '
+    'pgq_cancel has requested that: the job has ended. Raises PGQ02 if the job is not held under this token, or for a '
+    'NULL id or token.';

@@ -39,7 +39,8 @@ $pgq_decline$;
 COMMENT ON FUNCTION pgq_decline(bigint, bigint) IS
     'Put a running job back because its worker has no handler for its kind; the attempt does not count. The job waits '
     'for 30 seconds, and twice as long each time that it is declined again, up to 10 minutes, varied by up to 10 % '
-    'either way unless the setting pgq.jitter is 0. A note among its errors says so, with the number of times as '
-    '"declined". Returns outcome and ripe_at. outcome is declined, or merged if a twin is waiting: the twin then waits '
-    'as long, at least, and takes over earlier attempts and errors, or cancelled if pgq_cancel has requested that. ripe_at is '
-    'NULL unless outcome is declined. Raises PGQ02 if the job is not held under this token, or for a NULL id or token.';
+    'either way unless the setting pgq.jitter is 0. A note among its errors says so, and counts how often in '
+    '"declined". Returns outcome and ripe_at. outcome is cancelled if pgq_cancel has requested that, merged if a twin '
+    'is waiting, and declined otherwise. A twin that the job merges into waits as long, at least, and takes over '
+    'earlier attempts and errors. ripe_at is NULL unless outcome is declined. Raises PGQ02 if the job is not held '
+    'under this token, or for a NULL id or token.';

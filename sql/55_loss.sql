@@ -1,9 +1,9 @@
 -- Which jobs are lost together: any of them may have ended the process of its worker, so their attempts do not count.
 --
--- A job whose worker is gone, or whose lease has ended, is lost. Where its worker held no other job, the job is to
--- blame, and the attempt counts. Otherwise all of them go back uncounted, as suspects: pgq_claim returns each of these
--- alone, so the next loss is that of one job. The whole set is marked when the loss is found, because the rescue takes
--- 50 jobs at a time, and the last of them would otherwise look alone.
+-- A job whose worker is gone, or whose lease has ended, is lost. Where its worker held no other job, the job has done
+-- it, and the attempt counts. Otherwise all of them go back uncounted, as suspects: pgq_claim returns each of these
+-- alone, so the next loss is that of one job. The whole set is marked when the loss is found: the rescue takes 50 jobs
+-- at a time, and the last one would otherwise look as if lost alone.
 
 CREATE FUNCTION _pgq_count_loss(losses smallint) RETURNS smallint
     LANGUAGE sql
@@ -11,15 +11,15 @@ CREATE FUNCTION _pgq_count_loss(losses smallint) RETURNS smallint
     RETURN (CASE WHEN losses < 0 THEN losses ELSE -1 - coalesce(losses, 0) END)::smallint;
 
 COMMENT ON FUNCTION _pgq_count_loss(smallint) IS
-    'Return the value of pgq_running.losses after one more loss together with others: a negative number. A job that '
-    'was found lost already keeps its number.';
+    'Return the value of pgq_running.losses after one more loss together with others: a negative number. The number of '
+    'a job that was found lost before stays as it is.';
 
 
--- Without a name only the token tells what one client held. Under a name that several clients share, jobs look as if
+-- Without a name only the token tells what one client held. Where several clients share a name, jobs may look as if
 -- lost together that were not; c_uncounted in _pgq_expire_leases limits how often that takes an attempt back.
 --
--- A row that a live transaction has locked counts as one of the set, and stays as it is. A lease that the sweep has
--- ended is left out: the sweep has decided about it.
+-- A row that a live transaction has locked counts as one of the set, and stays as it is. A job whose lease the sweep
+-- has ended is left out: the sweep has decided whether it was lost together with others.
 CREATE FUNCTION _pgq_mark_lost(ids bigint[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -56,5 +56,5 @@ END
 $_pgq_mark_lost$;
 
 COMMENT ON FUNCTION _pgq_mark_lost(bigint[]) IS
-    'Mark the running jobs that are lost together with one of these, whose leases have ended: those with the same '
-    'token or the same name of a worker, if there are several. Returns nothing.';
+    'Mark the running jobs that are lost together, given some whose leases have ended: all with the same token, or '
+    'with the same name of a worker, if there are several. Returns nothing.';

@@ -1,4 +1,4 @@
--- Requests to cancel running jobs: made, met and removed.
+-- Requests to cancel running jobs: how they are made, looked up and removed.
 
 -- Waits if another transaction has inserted the same request, and not committed yet.
 CREATE FUNCTION _pgq_request_cancel(id bigint, at timestamptz) RETURNS void
@@ -18,11 +18,12 @@ END
 $_pgq_request_cancel$;
 
 COMMENT ON FUNCTION _pgq_request_cancel(bigint, timestamptz) IS
-    'Request that a running job be cancelled, unless that is requested already. Returns nothing. Raises 55P03 if that '
-    'takes longer than the lock_timeout.';
+    'Request to cancel a running job, unless that is requested already. Returns nothing. Raises 55P03 if that takes '
+    'longer than the lock_timeout.';
 
 
--- The subtransaction is for those who wait only: a transaction that cancels many jobs should have few of them.
+-- A function of its own, so that only a call that waits has a subtransaction: a transaction that cancels many jobs
+-- should have few of them.
 CREATE FUNCTION _pgq_await_waiting(id bigint) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -109,9 +110,9 @@ END
 $pgq_cancel_requested$;
 
 COMMENT ON FUNCTION pgq_cancel_requested(bigint[], bigint[]) IS
-    'Return the ids of those running jobs, each held under its token, that pgq_cancel has asked to be cancelled. Their '
-    'worker stops working on them, and calls pgq_cancel_claimed. It waits for no lock and is cheap: call it about once '
-    'a second while jobs run. NULL for ids or tokens raises 22004, arrays of different lengths raise 2202E.';
+    'Return which of these running jobs, each held under its token, pgq_cancel has requested to cancel. Their worker '
+    'stops working on them, and calls pgq_cancel_claimed. Waits for no lock, and is cheap: call it about once a second '
+    'while jobs run. NULL for ids or tokens raises 22004, arrays of different lengths raise 2202E.';
 
 
 -- Claims call it, so it waits for no lock and reads fifty requests at most, from a random one on if there are more.
@@ -142,7 +143,7 @@ BEGIN
         );
     END IF;
 
-    -- Those that came too late for a way back to waiting.
+    -- Requests that were committed too late for a way back to waiting: end the jobs while they wait.
     FOR v_job IN
         DELETE FROM pgq_waiting AS w
         WHERE w.ctid = ANY (ARRAY(
@@ -156,8 +157,8 @@ BEGIN
         PERFORM _pgq_cancel_waiting(v_job, at);
     END LOOP;
 
-    -- Those of jobs that have ended. In one statement, so that a job that is just being claimed or put back is seen on
-    -- one side or the other.
+    -- Requests of jobs that have ended. In one statement, so that a job that is just being claimed or put back is seen
+    -- on one side or the other.
     DELETE FROM pgq_cancel_request AS c
     WHERE c.ctid = ANY (ARRAY(
         SELECT o.ctid

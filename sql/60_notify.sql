@@ -10,7 +10,7 @@
 -- - A session that serves many queues would need too many locks. It takes all buckets, and one slot of the empty queue.
 --
 -- The session that wakes leaves its slot, so that the next enqueue wakes another one. If an enqueue looks just before a
--- worker falls asleep, and commits after, the worker finds the job when it looks next.
+-- session falls asleep, and commits afterwards, the session finds the job at its next look.
 --
 -- The key of each lock has two parts: the oid of pgq_waiting, which differs between installations in one database, and
 -- the bucket, or a hash of queue and slot. Two slots with the same hash wake each other's sessions, at worst.
@@ -33,7 +33,8 @@ COMMENT ON FUNCTION _pgq_slot_key(text, integer) IS
     'Return the second part of the key of the advisory lock for a slot of a queue.';
 
 
--- A session looks at least once a second when the next job is ripe, so it need not be told of a job for later.
+-- A session asks at least once a second when the next job is ripe, so it need not be notified of a job that is ripe
+-- later.
 CREATE FUNCTION _pgq_is_soon(ripe_at timestamptz, at timestamptz) RETURNS boolean
     LANGUAGE sql
     STABLE
@@ -43,9 +44,9 @@ COMMENT ON FUNCTION _pgq_is_soon(timestamptz, timestamptz) IS
     'Return whether a job with this ripe_at is to wake a session: it is ripe at a time, or within 2 seconds.';
 
 
--- Slots are probed in shared mode, which keeps them from no other session that probes; the shared slot exclusively. The
--- first one is chosen at random: a session that was woken and is stuck then delays few other jobs, and jobs of one
--- transaction wake several sessions.
+-- Slots are tried in shared mode, so sessions that try the same one do not disturb each other; the shared slot, which
+-- sleeping sessions hold in shared mode, is tried exclusively. The first slot is random: so a woken session that is
+-- stuck delays few other jobs, and the calls of one transaction wake several sessions.
 CREATE FUNCTION _pgq_wake_sleepers(queue text, jobs bigint) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path FROM CURRENT

@@ -87,8 +87,8 @@ COMMENT ON FUNCTION pgq_register(text, text[], text, bigint, text[]) IS
     'ends without pgq_unregister, the next claims of other sessions, usually within two seconds, end the leases on '
     'jobs that were claimed under the name (the argument worker of pgq_claim). The name must belong to one process: '
     'registering it again in a new session brings the worker back with its jobs. host and pid are shown in '
-    'pgq_workers; NULL means unknown. kinds are those that the worker has handlers for, by which pgq_stats shows kinds '
-    'that no worker handles; NULL means that it does not tell. NULL for worker or queues, or one of the queues or '
+    'pgq_workers; NULL means unknown. kinds are those that the worker has handlers for: so pgq_stats shows which kinds '
+    'no worker handles; NULL means that the worker does not tell. NULL for worker or queues, or one of the queues or '
     'kinds, raises 22004. Raises PGQ03 while another session has the name, or if a role with other queues has '
     'registered it; 22023 for a bad value, 42501 for a queue that the calling role may not use.';
 

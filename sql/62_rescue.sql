@@ -65,8 +65,8 @@ END
 $_pgq_expire_leases$;
 
 COMMENT ON FUNCTION _pgq_expire_leases(timestamptz) IS
-    'Put back, or end as dead, up to 50 jobs whose lease ended before a time. One that was lost together with others '
-    'goes back uncounted, five times at most. Returns how many.';
+    'Put back, or end as dead or cancelled, up to 50 jobs whose lease ended before a time. One that was lost together '
+    'with others goes back without its attempt counted, five times at most. Returns how many jobs it has taken back.';
 
 
 -- Right after a start of the server, or a promotion, no worker is present, so workers have five seconds to reconnect.
@@ -179,5 +179,5 @@ $_pgq_sweep_workers$;
 
 COMMENT ON FUNCTION _pgq_sweep_workers(timestamptz, boolean) IS
     'End the leases of registered workers whose sessions are gone, mark the jobs of one that held several, and delete '
-    'those workers some time later. A new session does so where another look has found the worker gone at least a '
-    'second before. Returns nothing.';
+    'those workers some time later. A new session does so only if a worker was found gone at least a second before; '
+    'otherwise it records that. Returns nothing.';

@@ -37,6 +37,6 @@ $pgq_remaining$;
 COMMENT ON FUNCTION pgq_remaining(text[], text[]) IS
     'Look for jobs that wait or run in these queues. Returns ripe_in, the time until the next waiting job is ripe (0 '
     'or less: one is ripe; NULL: none waits), and running, whether jobs are running. It reads each queue from its '
-    'start, so it may take longer than a claim. With kinds, jobs of other kinds do not count as waiting; NULL for kinds '
-    'means all. NULL for queues or one of them raises 22004. Raises 22023 for an '
-    'empty array, 42501 for a queue that the calling role may not use.';
+    'start, so it may take longer than a claim. With kinds, waiting jobs of other kinds do not count; NULL for kinds '
+    'means all. NULL for queues or one of them raises 22004. Raises 22023 for an empty array, 42501 for a queue that '
+    'the calling role may not use.';

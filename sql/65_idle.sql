@@ -1,7 +1,7 @@
 -- How a worker sleeps: it is notified of ripe jobs (60_notify.sql), and knows when the next one is ripe.
 
--- Session locks are counted, so all are released before any is taken. An enqueue holds such a lock for an instant; the
--- session waits no longer, because any role can take it and keep it.
+-- An enqueue holds the lock of the shared slot for an instant, so it is tried for about 20 milliseconds, and no longer:
+-- any role can take it and keep it.
 CREATE FUNCTION _pgq_sleep_in_slot(queue text) RETURNS text
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -51,6 +51,7 @@ BEGIN
     PERFORM _pgq_check_claim(queues, 0, NULL);
     queues := _pgq_distinct(queues);
 
+    -- Session locks are counted, so all are released before any is taken.
     PERFORM CASE l.mode
                 WHEN 'ShareLock' THEN pg_advisory_unlock_shared(c_class, l.objid::integer)
                 ELSE pg_advisory_unlock(c_class, l.objid::integer)
@@ -143,6 +144,6 @@ $pgq_ripe_in$;
 
 COMMENT ON FUNCTION pgq_ripe_in(text[]) IS
     'Return the time until the next job of these queues is ripe (0 or less: claim now; NULL: none waits). It looks '
-    'where the next claim of this session would begin, and first rescues jobs as a claim does, so that a session which '
-    'calls it once a second need not claim. NULL for queues or one of them raises 22004. Raises 22023 for an empty array, 42501 '
-    'for a queue that the calling role may not use.';
+    'where the next claim of this session would begin, and first rescues jobs as a claim does, so a session that calls '
+    'it once a second need not claim. NULL for queues or one of them raises 22004. Raises 22023 for an empty array, '
+    '42501 for a queue that the calling role may not use.';

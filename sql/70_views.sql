@@ -64,7 +64,7 @@ COMMENT ON COLUMN pgq_jobs.kind IS 'Kind of work, by which a worker finds its ha
 COMMENT ON COLUMN pgq_jobs.args IS 'Arguments for the handler; NULL to a role that is not an admin of the queue.';
 COMMENT ON COLUMN pgq_jobs.priority IS '0 is claimed first, 9 last.';
 COMMENT ON COLUMN pgq_jobs.ripe_at IS 'No worker can claim the job before this time.';
-COMMENT ON COLUMN pgq_jobs.attempt IS 'Attempts so far: a claim adds one, a snooze, decline or release takes it off.';
+COMMENT ON COLUMN pgq_jobs.attempt IS 'Attempts so far: a claim adds one; a snooze, decline or release takes it back.';
 COMMENT ON COLUMN pgq_jobs.max_retries IS 'Number of attempts allowed after the first one.';
 COMMENT ON COLUMN pgq_jobs.backoff IS 'Delay before the first retry; it doubles with each further one.';
 COMMENT ON COLUMN pgq_jobs.backoff_cap IS 'Longest delay between two attempts, before jitter.';
@@ -84,10 +84,11 @@ COMMENT ON COLUMN pgq_jobs.result IS 'Result that was given to pgq_complete; NUL
 COMMENT ON COLUMN pgq_jobs.context IS
     'JSON object that the worker gets beside args; NULL: none, or it is hidden like args.';
 COMMENT ON COLUMN pgq_jobs.losses IS
-    'How often the job was lost together with others, so that the attempt did not count; NULL: never since its last '
-    'failure. A job that has a number is a suspect, which is claimed alone.';
+    'Number of attempts that did not count because the job was lost together with others; NULL: none since its last '
+    'failure. A job with a number is a suspect, which is claimed alone.';
 COMMENT ON COLUMN pgq_jobs.cancel_requested_at IS
-    'When pgq_cancel asked the worker of the job to give it up; NULL: it did not, or the job is not running.';
+    'When pgq_cancel asked the worker of the job to give it up; NULL: there is no such request, or the job is not '
+    'running.';
 
 
 -- Both sides are filtered before the join: a worker that claims under the name of a hidden worker must not learn that
@@ -137,8 +138,8 @@ COMMENT ON COLUMN pgq_workers.handles IS
     'Kinds that the worker has handlers for; NULL: it does not tell, is not registered, or serves queues that the role '
     'may not see.';
 COMMENT ON COLUMN pgq_workers.overdue IS
-    'Number of the jobs that the worker holds, and whose leases have ended. Claims rescue such a job within two '
-    'seconds, unless a transaction holds it (see pgq_hold), as that of a frozen worker may.';
+    'Number of the jobs that the worker holds although their leases have ended. Claims rescue such a job within two '
+    'seconds, unless a transaction holds it (see pgq_hold), such as that of a frozen worker.';
 
 
 CREATE VIEW pgq_stats AS
@@ -178,4 +179,5 @@ COMMENT ON COLUMN pgq_stats.cancelled IS 'Number of jobs that were given up on p
 COMMENT ON COLUMN pgq_stats.done IS 'Number of jobs that were completed with a result or a note.';
 COMMENT ON COLUMN pgq_stats.oldest_ripe_age IS 'How long the first ripe job has been ripe; NULL: none is.';
 COMMENT ON COLUMN pgq_stats.handled IS
-    'Whether a present worker that serves the queue has a handler for the kind; NULL: a present one does not tell.';
+    'Whether a present worker that serves the queue has a handler for the kind; NULL: none is known to have one, and '
+    'one of them does not tell its kinds.';

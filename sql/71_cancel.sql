@@ -54,8 +54,8 @@ BEGIN
             RETURN 'cancelled';
         END IF;
 
-        -- The lease is over, and nothing but the next rescue would end the job. It is marked with those that it was lost
-        -- with, while they can still be seen together.
+        -- The lease is over, and only the next rescue would end the job. The jobs that were lost with it are marked
+        -- while it is still there: without it they may look as if lost alone.
         IF EXISTS (
             SELECT
             FROM pgq_running AS r
@@ -112,9 +112,9 @@ $pgq_cancel$;
 
 COMMENT ON FUNCTION pgq_cancel(bigint) IS
     'Cancel a waiting or running job. Returns cancelled if the job has ended: it waited, or its lease was over. '
-    'Returns requested if it is running: it ends as cancelled when its worker gives it up, fails, snoozes or releases '
-    'it, or when its lease ends; a worker that completes it first is not stopped, and the request lapses. '
-    'pgq_cancel_requested tells the worker. An ended job is kept in pgq_ended as cancelled. '
-    'Waits for no running job, and for other locks less than two seconds. Raises PGQ01 if there is no such job, if it '
-    'is in a queue that the calling role may not use, or for NULL; PGQ03 for a job that has ended; 55P03 while '
-    'another transaction has the waiting job locked.';
+    'Returns requested if it is running: the worker learns of it from pgq_cancel_requested, and the job ends as '
+    'cancelled when the worker gives it up, fails, declines, snoozes or releases it, or when its lease ends. If the '
+    'worker completes it first, the request lapses. A cancelled job is kept in pgq_ended. Waits for no running job; '
+    'for another transaction that has the waiting job locked, or cancels the same job, half a second. Raises PGQ01 if '
+    'there is no such job, if it is in a queue that the calling role may not use, or for NULL; PGQ03 for a job that '
+    'has ended; 55P03 if that transaction has not ended then.';
