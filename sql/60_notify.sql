@@ -8,6 +8,8 @@
 -- - Otherwise it looks for a session to wake. Each queue has 16 slots. A sleeping session has one of them exclusively,
 --   and LISTENs to the channel of the slot. Those for which no slot is left share the slot 16, and wake together.
 -- - A session that serves many queues would need too many locks. It takes all buckets, and one slot of the empty queue.
+--   An enqueue does not know which of these sessions serves its queue, so it notifies all of them, but only if too few
+--   sleep for this queue alone.
 --
 -- The session that wakes leaves its slot, so that the next enqueue wakes another one. If an enqueue looks just before a
 -- session falls asleep, and commits afterwards, the session finds the job at its next look.
@@ -60,8 +62,8 @@ DECLARE
     v_key integer;
     v_free boolean;
 BEGIN
-    <<search>>
     FOREACH v_queue IN ARRAY ARRAY[queue, ''] LOOP
+        EXIT WHEN v_left <= 0;
         FOR v_n IN 0..16 LOOP
             v_slot := CASE WHEN v_n < 16 THEN (v_first + v_n) % 16 ELSE 16 END;
             v_key := _pgq_slot_key(v_queue, v_slot);
@@ -73,7 +75,7 @@ BEGIN
             IF NOT v_free THEN
                 PERFORM pg_notify(_pgq_channel(v_queue, v_slot), CASE WHEN jobs = 0 THEN 'later' ELSE '' END);
                 v_left := v_left - 1;
-                EXIT search WHEN v_left = 0;
+                EXIT WHEN v_left = 0 AND v_queue <> '';
             END IF;
         END LOOP;
     END LOOP;
@@ -82,9 +84,9 @@ END
 $_pgq_wake_sleepers$;
 
 COMMENT ON FUNCTION _pgq_wake_sleepers(text, bigint) IS
-    'Notify as many sleeping sessions as there are ripe jobs when this transaction commits, first those of this queue, '
-    'then those of many queues. 0 means that a job is ripe soon: one session is notified, with the payload "later". '
-    'Returns whether a session sleeps.';
+    'Notify as many sleeping sessions of this queue as there are ripe jobs when this transaction commits; if there are '
+    'fewer of them, all sessions of many queues, too. 0 means that a job is ripe soon: as for one job, but with the '
+    'payload "later". Returns whether a session sleeps.';
 
 
 -- An expression, so that PostgreSQL inlines it, and evaluates jobs only where a session may sleep.

@@ -74,7 +74,14 @@ BEGIN
             PERFORM pg_sleep(0.001);
         END LOOP;
     END IF;
-    FOREACH v_queue IN ARRAY CASE WHEN cardinality(queues) <= c_many THEN queues ELSE '{""}' END LOOP
+    IF cardinality(queues) > c_many THEN
+        -- All sessions like this one were notified, so it passes nothing on.
+        IF idle THEN
+            RETURN NEXT _pgq_sleep_in_slot('');
+        END IF;
+        RETURN;
+    END IF;
+    FOREACH v_queue IN ARRAY queues LOOP
         IF idle THEN
             RETURN NEXT _pgq_sleep_in_slot(v_queue);
         ELSIF pass_on THEN
@@ -87,7 +94,8 @@ $pgq_idle$;
 COMMENT ON FUNCTION pgq_idle(text[], boolean, boolean) IS
     'Declare that this session is about to sleep until jobs of these queues are ripe (idle true), or is awake again '
     '(false). Returns the channels on which the session is notified of ripe jobs while it sleeps: one for each queue, '
-    'one in all for more than 16 queues, none for an awake session. A ripe job wakes one of the sleeping sessions. '
+    'one in all for more than 16 queues, none for an awake session. A ripe job wakes one of the sessions that sleep '
+    'for its queue, but all of those with more than 16 queues, whichever these are, if no other sleeps for it. '
     'Before it sleeps, a worker calls this function, executes LISTEN for the channels, and claims once more. It sleeps '
     'until it is notified, or until pgq_ripe_in tells that a job is ripe, but looks once a second: a notification is a '
     'hint. After the payload "later" it asks pgq_ripe_in, because a job will be ripe soon; after any other it calls '

@@ -131,6 +131,29 @@ def test_a_session_with_many_queues_takes_a_bounded_number_of_locks(queue: Queue
     assert one(queue.conn, LOCKS, many.queue.conn.info.backend_pid) == 0
 
 
+def test_all_sessions_with_many_queues_wake(queue: Queue, connect: Connect) -> None:
+    """No enqueue knows which of them serves its queue. There are more of them than slots."""
+    sleepers = [Sleeper(connect(), *(f"{service} {n}" for n in range(17))) for service in range(SLOTS + 2)]
+    queue.enqueue("k", queue="7 7")
+    assert woken(sleepers) == sleepers
+    queue.enqueue("k", queue="8 8", delay="0.5 seconds")
+    assert [sleeper.heard() for sleeper in sleepers] == [["later"]] * len(sleepers)
+
+
+def test_a_job_wakes_the_worker_that_serves_its_queue_among_those_with_many(
+    queue: Queue, make_worker: MakeWorker, handlers: Handlers, running: list[Worker]
+) -> None:
+    """They serve different queues, and look once a minute only."""
+    done = threading.Semaphore(0)
+    handlers.handler("k")(lambda job: done.release())
+    for service in ("a", "b"):
+        start(make_worker(queues=[f"{service} {n}" for n in range(17)], timing=Timing(look=60)), running)
+    for n in range(10):
+        queue.enqueue("k", n, queue=f"{'ab'[n % 2]} {n}")
+        assert done.acquire(timeout=20)
+        eventually(lambda: all(worker.presence.idle._sleeping for worker in running))
+
+
 def test_a_session_that_cannot_claim_passes_the_notification_on(queue: Queue, connect: Connect) -> None:
     """Without pass_on it does not."""
     first, second = Sleeper(connect()), Sleeper(connect())
