@@ -39,6 +39,7 @@ def filled(as_: As, extension: Path, request: pytest.FixtureRequest) -> Connecti
         elif job.kind == "dead":
             queue.fail(job, "no such address")
         else:
+            queue.release(job)
             queue.cancel(job.id)
     queue.enqueue("running")
     owner.execute("SELECT pgq_register('w')")

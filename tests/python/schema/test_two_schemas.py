@@ -52,10 +52,11 @@ def test_notifications_are_separate(as_: As, queues: tuple[WorkerQueue, WorkerQu
     """Channels and locks differ: an enqueue in one neither notifies the other nor sees its sleeping worker."""
     a, b = queues
     sleeper = as_("owner")
-    asleep = WorkerQueue(sleeper, schema=NAMES[0])
-    (channel,) = asleep.idle()
-    assert [channel] == a.idle(["default"], False) != b.idle(["default"], False)
-    for name in (channel, *b.idle(["default"], False)):
+    (channel,) = WorkerQueue(sleeper, schema=NAMES[0]).idle()
+    (other,) = WorkerQueue(sleeper, schema=NAMES[1]).idle()
+    assert channel != other
+    WorkerQueue(sleeper, schema=NAMES[1]).idle(idle=False)
+    for name in (channel, other):
         sleeper.execute(f'LISTEN "{name}"'.encode())
     b.enqueue("k")
     assert list(sleeper.notifies(timeout=0.2)) == []
