@@ -63,10 +63,9 @@ def test_a_batch_of_large_jobs_is_what_fits() -> None:
 def test_a_batch_of_small_jobs_is_not_added_up() -> None:
     """A claim that returns what it was asked for has met no limit, and one of few jobs no large ones."""
     pace = BatchSize(100, 1000)
-    pace.note_claimed([job(5)] * 100, 100)
-    pace.note_claimed([job(5)] * 3, 100)
-    pace.note_claimed([], 100)
-    assert pace.bytes is None
+    for claimed, asked in (([job(300)] * 3, 3), ([job(5)] * 3, 100), ([], 100)):
+        pace.note_claimed(claimed, asked)
+        assert pace.bytes is None
 
 
 def job(size: int) -> Job:
