@@ -119,7 +119,7 @@ def report(harness: Harness, claims: Sequence[Claim], dead: int, alone: float, c
 
 
 def most_at_once(scans: Sequence[Claim]) -> int:
-    """Return the greatest number of scans that may have run at the same time; of two that held the lock, none has."""
+    """Return the greatest number of scans that may have run at once; two that held the lock did not."""
     return max(
         (
             1

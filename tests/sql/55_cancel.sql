@@ -6,7 +6,7 @@ SET LOCAL pgq.jitter = '0';
 
 CREATE FUNCTION pg_temp.requests() RETURNS bigint[] LANGUAGE sql AS $$ SELECT coalesce(array_agg(id ORDER BY id), '{}') FROM pgq_cancel_request $$;
 
--- A job with two failed attempts is claimed, asked for, and goes the given way. Return what is left of it.
+-- A job with two failed attempts is claimed, is to be cancelled, and goes the given way. Return what is left of it.
 CREATE FUNCTION pg_temp.goes(way text, retries integer DEFAULT 9) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     v_asked text;
@@ -67,7 +67,7 @@ SELECT results_eq('SELECT state, attempt FROM pgq_jobs WHERE state = ''waiting''
 SELECT pgq_claim('{somewhere else}');
 SELECT is(pg_temp.requests(), '{}', 'the next claim removes a request that has lapsed');
 
--- Who is told of a request.
+-- Which callers learn of a request.
 SELECT set_config('pgq.now', '2030-01-01 13:00Z', true);
 DELETE FROM pgq_waiting;
 SELECT pgq_enqueue(k, dedup => false) FROM unnest('{a,b,c}'::text[]) AS k;

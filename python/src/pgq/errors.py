@@ -85,7 +85,7 @@ class JobsRemain(Error):
 
 
 class TransactionPooler(Error):
-    """The worker's connections lead through a pooler in transaction mode, and it was not told so."""
+    """The connections of a worker without ``transaction_pooler`` lead through a pooler in transaction mode."""
 
 
 class PayloadError(Error):
@@ -137,7 +137,7 @@ BY_SQLSTATE: dict[str, type[Error]] = {
 NOT_INSTALLED_HINT = "Run pgq install, set the search path, or let the owner call pgq_grant for this role."
 
 
-# A pooler in transaction mode gives the statements of one client to the session of another.
+# A pooler in transaction mode runs the statements of one client in the sessions of others.
 NOT_PREPARED_HERE: Final = {"42P05", "26000"}
 POOLER_HINT: Final = (
     "Behind a pooler in transaction mode set prepare_threshold of the connection to None, and give a worker the option "

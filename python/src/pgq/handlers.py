@@ -118,9 +118,9 @@ class Handlers:
         ``timeout``, in seconds, interrupts the handler: TimedOut is raised in it. ``lease``, where it is longer, takes
         the place of the worker's own: another worker may take the job this long after the last extension.
 
-        When an operator cancels the job, Cancelled is raised in the handler in the same way, in that of a list when
-        all its jobs are cancelled. With ``interrupt_on_cancel=False`` the handler is left alone; it may ask
-        ``job.cancelled``.
+        When an operator cancels the job, Cancelled is raised in the handler in the same way; in a batch handler, when
+        all jobs of its list are to be cancelled. With ``interrupt_on_cancel=False`` the handler is left alone; it may
+        ask ``job.cancelled``.
 
         ``retry_on``: only these exceptions lead to another attempt, after any other the job is dead. ``cancel_on``:
         these end the job as cancelled. ``queue``, ``max_retries`` and ``backoff`` are defaults for jobs of this kind

@@ -1,4 +1,4 @@
-"""Cancels and other transactions: which answer the operator gets, and that no request is missed."""
+"""Cancels and other transactions: what the operator is told, and that no request is missed."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_a_request_does_not_hold_for_a_job_that_was_retried(connect: Connect, qu
 
 
 def test_a_retry_never_runs_a_job_beside_its_old_attempt(queue: WorkerQueue) -> None:
-    """A job that is asked for is still running: it can be retried when its worker has let go."""
+    """A job that is to be cancelled still runs: it can be retried when its worker has given it up."""
     queue.enqueue("job")
     (job,) = queue.claim()
     queue.cancel(job.id)

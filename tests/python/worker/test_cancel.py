@@ -108,7 +108,7 @@ def query(job: Job, *conn: Connection) -> None:
 
 
 def cancel_when_begun(operator: Queue, begun: Begun, ids: list[int]) -> Iterator[str]:
-    """Cancel each job when its handler has begun, and yield the answers."""
+    """Cancel each job when its handler has begun, and yield the results of pgq_cancel."""
     for job_id in ids:
         eventually(lambda job_id=job_id: job_id in begun.ids, f"job {job_id} begins")  # type: ignore[misc]
         yield operator.cancel(job_id)

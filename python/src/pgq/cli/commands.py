@@ -330,8 +330,8 @@ def cancel(target: Target, job_ids: tuple[int, ...], match: Filter, dry_run: boo
     """
     Cancel waiting or running jobs.
 
-    Name them by ID, or all that match the options. A waiting job is cancelled at once. For a running one that is
-    requested: its worker gives it up within some seconds, unless it is done before.
+    Name them by ID, or all that match the options. A waiting job is cancelled at once. The worker of a running job is
+    asked to give it up, and does so within some seconds, unless the job is done before.
     """
 
     change_each(

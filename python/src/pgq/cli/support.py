@@ -59,7 +59,7 @@ INSTALL_HINT: Final = "Connect as the owner of the database or schema, or let it
 
 
 def hint_of(error: psycopg.Error, role: str | None) -> str | None:
-    """Return the server's hint, or else which privilege the command needs if that is missing, or the driver's hint."""
+    """Return the server's hint, or else which privilege the command lacks, or else the driver's hint."""
     if error.diag.message_hint:
         return error.diag.message_hint
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
@@ -105,7 +105,7 @@ class Target:
         """
         Open a connection in autocommit mode; its errors become a CommandError.
 
-        It prepares no statements, which a pooler in transaction mode would leave to other clients.
+        It prepares no statements: a pooler in transaction mode would run them in sessions that have not prepared them.
         """
         with (
             command_errors(),

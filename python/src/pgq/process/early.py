@@ -1,8 +1,8 @@
 """
 Heed stop signals from the first line of the command ``pgq worker`` on.
 
-The package imports this module before anything else, because the first process of a container ignores signals that
-have no handler, for as long as imports take. It does nothing in any other program.
+The package imports this module before anything else: the first process of a container ignores signals that have no
+handler, and would do so while modules are imported. It does nothing in any other program.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class File(Protocol):
 
 
 F = TypeVar("F", bound=File)
-# Connections that are opened one after the other while other threads fork all the time.
+# How many connections are opened, one after the other, while other threads fork all the time.
 TRIES: Final = 5
 
 
@@ -40,7 +40,7 @@ class Shared:
     """
     What this process keeps from its children.
 
-    Any thread may fork at any time, so the hooks take no lock: in the child, nobody would release it. Instead each
+    Any thread may fork at any time, so the hooks take no lock: in the child, no thread would release it. Instead each
     change here is one operation of CPython, during which no other thread runs.
     """
 
@@ -124,7 +124,7 @@ def _in_child() -> None:
     interruptible = False
     for number, (handler, before) in _shared.handlers.items():
         if signal.getsignal(number) == handler:
-            # Nobody would see the KeyboardInterrupt of this hook, so a SIGINT that has arrived ends the child instead.
+            # Python ignores the KeyboardInterrupt of a hook, so a SIGINT that has arrived ends the child instead.
             is_raising = before is signal.default_int_handler
             interruptible |= is_raising
             signal.signal(number, signal.SIG_DFL if before is None or is_raising else before)

@@ -52,7 +52,7 @@ class Health:
     """
     Tell that this process is well, by the modification time of a file and to systemd, as far as each is wanted.
 
-    A child tells its supervisor whether it is well, and the supervisor tells it for all.
+    A child tells its supervisor whether it is well instead, and the supervisor tells for all.
     """
 
     def __init__(self, path: Path | None, lifeline: socket.socket | None = None) -> None:
@@ -67,13 +67,13 @@ class Health:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether anything wants to know."""
+        """Whether a file, the supervisor or systemd is to be told."""
         return self.path is not None or self.lifeline is not None or self.has_watchdog
 
     def tell(self, well: bool) -> None:
-        """Tell it once. That does not fail: a disk that is full must not end a worker."""
+        """Tell once whether this process is well. Errors are logged: a full disk must not end a worker."""
         if self.lifeline is not None:
-            # The supervisor is gone, or so slow that it has not read what came before.
+            # The supervisor may be gone, or so slow that it has not read what came before.
             with contextlib.suppress(OSError):
                 self.lifeline.send(WELL if well else UNWELL, socket.MSG_DONTWAIT)
         if not well:
@@ -100,7 +100,7 @@ class HealthReport:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the thread, if anything wants to know."""
+        """Start the thread, if there is anything to tell."""
         if self._health.is_wanted:
             self._thread = threading.Thread(target=self._run, name="pgq-health", daemon=True)
             self._thread.start()

@@ -16,14 +16,14 @@ from pgq.process.health import DRAINED, READY, REFUSED, UNWELL, UNWELL_AFTER, WE
 from pgq.process.logs import logger
 from pgq.process.signals import STOP
 
-# What a service manager tells the supervisor, and no child.
+# Variables by which a service manager addresses the supervisor; the children do not inherit them.
 SERVICE_MANAGER = frozenset(("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"))
 # The environment variable with the descriptor of a child's end of its lifeline.
 LIFELINE = "PGQ_LIFELINE"
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 # A child that ran for this many seconds resets the restart backoff.
 LONG_LIFE = 10.0
-# When every place has had so many processes in a row that ended before they worked, the next ones would, too.
+# When so many processes in a row have ended in every place before they worked, none is started again.
 FAILED_STARTS = 3
 # The exit code of a process without a connection, whose successor may find one.
 NO_CONNECTION = 3
@@ -46,9 +46,9 @@ class Child:
     messages: bytes = b""
     # How many processes in a row have ended before they worked, for another reason than the connection.
     failed_starts: int = 0
-    # Since when the server has refused the connections of processes in this place.
+    # When the server began to refuse the connections of processes in this place.
     refused_since: float = float("inf")
-    # The place counts as well for so long.
+    # Until when the place counts as well.
     well_until: float = 0.0
 
     @property
@@ -180,8 +180,8 @@ class Supervisor:
         Let the successor of a process that has ended start, at once or later.
 
         Return the exit code for the supervisor if no child has ever worked and this one has failed: it has printed the
-        reason, such as a module that cannot be imported. Return one, too, if no process gets as far as to work any
-        longer, as when each one crashes at the import of a module.
+        reason, such as a module that cannot be imported. Return one, too, when in each place FAILED_STARTS processes in
+        a row have ended before they worked, as when each one crashes at the import of a module.
         """
         assert child.process is not None
         pid = child.process.pid

@@ -26,7 +26,7 @@ class BatchSize:
         self.limit = limit
         self.max_bytes = max_bytes
         self.seconds: float | None = None
-        # None while the claims return as many jobs as were asked for: then nothing is added up.
+        # Mean size of the arguments of a job; None while claims return as many jobs as were asked for.
         self.bytes: float | None = None
 
     def size(self, wanted: int = 1) -> int:
@@ -44,7 +44,7 @@ class BatchSize:
         self.seconds = mean if self.seconds is None else (self.seconds + mean) / 2
 
     def note_claimed(self, jobs: Sequence[Job], asked: int) -> None:
-        """Note the jobs that a claim returned, when it was asked for so many."""
+        """Note the jobs that a claim returned that was asked for ``asked`` of them."""
         if not jobs or (len(jobs) == asked and self.bytes is None):
             return
         mean = sum(len(job.payload) for job in jobs) / len(jobs)

@@ -103,9 +103,9 @@ class WorkerQueue(Queue):
 
     def idle(self, queues: Sequence[str] = ("default",), idle: bool = True, *, pass_on: bool = False) -> list[str]:
         """
-        Declare that this session is about to sleep (or awake again); return the channels to LISTEN to.
+        Declare that this session is about to sleep, or is awake again; return the channels to LISTEN to.
 
-        With ``pass_on`` a session that is awake again wakes another one, for a job that it cannot claim.
+        With ``pass_on`` a session that is awake again wakes another one, for a job that it cannot claim itself.
         """
         rows = self._rows(
             f"SELECT {self._prefix}pgq_idle(%s::text[], %s::boolean, %s::boolean)", [list(queues), idle, pass_on]
@@ -135,7 +135,7 @@ class WorkerQueue(Queue):
         kinds: Sequence[str] | None = None,
     ) -> None:
         """
-        Register a worker; it counts as present until this connection closes. ``kinds`` are those that it handles.
+        Register a worker; it is present until this connection closes. ``kinds`` are those that it has handlers for.
 
         Raises WrongState while another session has the name.
         """
@@ -255,7 +255,7 @@ class WorkerQueue(Queue):
         """
         Put back a job for whose kind this worker has no handler, for longer each time; the attempt does not count.
 
-        The outcome is declined or merged. Raises LeaseLost.
+        The outcome is declined, merged, or cancelled if an operator has asked for that. Raises LeaseLost.
         """
         return Failure(
             *self._row(

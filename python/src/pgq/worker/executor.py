@@ -29,8 +29,8 @@ from pgq.worker.settle import complete_in, record, without_result
 from pgq.worker.timeout import Interruption
 
 Result = Outcome | Settlement
-# A worker that is frozen ends no handler. So many seconds after the timeout of a transactional handler the server ends
-# its session, which gives its job back; without a freeze the handler is interrupted before.
+# A worker that is frozen interrupts no handler. So many seconds after the timeout of a transactional handler the server
+# ends its session, so that its job can be rescued; a worker that is not frozen interrupts the handler before.
 IDLE_AFTER_TIMEOUT: Final = 5.0
 
 
@@ -127,7 +127,7 @@ class Executor:
         WorkerQueue(conn, schema=self.settings.schema, handlers=self.handlers).complete(job, result)
 
     def _refuse_in_child(self) -> None:
-        """Raise RuntimeError in a process that a handler has forked, where locks of the worker may never be free."""
+        """Raise RuntimeError in a process that a handler has forked, where a lock of the worker may never be free."""
         if os.getpid() != self._pid:
             raise RuntimeError("a job can be extended or completed only in the process of its worker")
 

@@ -12,9 +12,10 @@ class Gate:
     """
     Keep the other loops of a process from claiming while one loop runs a suspect.
 
-    A suspect may end the process. If another loop held jobs then, no one could tell which job has done it. So each loop
-    enters before it claims, and leaves when it holds no job. The loop with a suspect closes the gate, waits until the
-    others have left, and opens it in the end. No call blocks: ``wakeups`` are set when there may be something new.
+    A suspect may end the process. If another loop held jobs then, it would not be known which job has done it. So each
+    loop enters before it claims, and leaves when it holds no job. The loop with a suspect closes the gate, waits until
+    the others have left, and opens it in the end. No call blocks: ``wakeups`` are set when the gate opens, or when a
+    loop leaves while it is closed.
     """
 
     def __init__(self, wakeups: Sequence[Wakeup]) -> None:

@@ -1,4 +1,4 @@
-"""The idle loops of a process: one session is notified for all of them, and one of them keeps the time."""
+"""The idle loops of a process: one session is notified for all of them, and one of them looks for all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LATER = "later"
 
 class IdleLoops:
     """
-    The loops that sleep. The first one keeps the time for all: it looks when the next job is ripe.
+    The loops that sleep. The first one keeps the time for all: it asks when the next job is ripe.
 
     ``session`` is that of the worker's presence. It is declared idle (``pgq_idle``) while a loop sleeps, and hears of
     ripe jobs; each notification wakes one loop. The thread of the presence waits for notifications: ``listener`` ends
@@ -36,7 +36,7 @@ class IdleLoops:
         self._busy_since = self._clock()
         # Whether a notification found no loop asleep.
         self._missed = False
-        # When a loop has claimed or looked, and so rescued the jobs of workers that are gone.
+        # When a loop last claimed or looked, and so rescued the jobs of workers that are gone.
         self.looked_at = self._clock()
 
     @property
@@ -48,9 +48,9 @@ class IdleLoops:
 
     def enter(self, loop: Wakeup) -> bool:
         """
-        Add a loop to those that sleep, and return true; return false if it is to claim once more before.
+        Add a loop to those that sleep, and return true; return false if it must claim once more first.
 
-        The claim finds jobs that came just before the session was declared idle, or for which no loop was asleep.
+        That claim finds jobs that came just before the session was declared idle, or while no loop was asleep.
         """
         if self._declare_idle():
             return False
@@ -106,7 +106,7 @@ class IdleLoops:
         self._listener.set()
 
     def patience(self, seconds: float) -> float:
-        """Return after how many of these seconds the session may have to be declared awake."""
+        """Return how long to wait, at most ``seconds``, until the session may have to be declared awake."""
         with self._lock:
             if self._sleeping or not (self.session.idle or self._missed):
                 return seconds
@@ -114,9 +114,10 @@ class IdleLoops:
 
     def declare_awake_if_busy(self, *, at_once: bool = False) -> None:
         """
-        Declare the session awake if no loop sleeps, and pass a notification on that none of them heeds.
+        Declare the session awake if no loop sleeps, and pass on a notification for which none was asleep.
 
-        A loop that is woken for a single short job sleeps again before that, which saves the round trips.
+        It does so only after a pause, unless ``at_once``: a loop that is woken for a single short job sleeps again
+        before, which saves the round trips.
         """
         if not self.session.idle and not self._missed:
             return
@@ -140,7 +141,7 @@ class IdleLoops:
             self.wake_one()
 
     def end(self) -> None:
-        """Declare the session awake for good; a notification that came last may have woken a loop that has ended."""
+        """Declare the session awake for good, and pass on a notification that may have woken a loop that has ended."""
         if self.session.idle and not self.session.closed:
             with self.session.lock:
                 self.session.leave_idle(self.settings.queues, pass_on=True)

@@ -76,7 +76,7 @@ class Loop:
         # Claimed and not begun. The ticker's thread takes jobs from here, too.
         self.unstarted: deque[Job] = deque()
         self.claimed_at = 0.0
-        # The loop counts as well for so long.
+        # Until when the loop counts as well.
         self.well_until = self.timing.clock() + self.timing.unwell_after
         self._connection_lost = connection_lost
         self._idle = idle
@@ -168,7 +168,7 @@ class Loop:
             self.release_unstarted()
             if self.settler.pending:
                 self.settle()
-            # A producer would notify this worker in vain.
+            # A notification would wake no loop that can claim.
             self._idle.declare_awake_if_busy(at_once=True)
             gate.leave(self)
             if self.state.stopping:
@@ -181,7 +181,8 @@ class Loop:
         """
         Run a suspect while no other loop holds jobs, and settle: if the process ends meanwhile, this job has done it.
 
-        When the others take too long, the suspect runs beside them. If another loop has a suspect, this one goes back.
+        When the others take too long, the suspect runs beside them. If another loop runs a suspect, this one is
+        released.
         """
         gate, now = self.state.gate, self.timing.clock()
         until = now + min(self.timing.alone_within, self.settings.begin_within)
@@ -257,7 +258,7 @@ class Loop:
 
     def dispatch(self, job: Job) -> int:
         """
-        Run a job, for a batch handler along with others of its kind; return how many.
+        Run a job, or for a batch handler several of its kind; return how many jobs were run.
 
         A job for which there is no handler is declined, and counts neither here nor in the budget.
         """
@@ -290,7 +291,7 @@ class Loop:
         """
         Return whether the loop does its work, or could not for a short time only. The health thread calls this.
 
-        It does its work while it claims, sleeps for want of ripe jobs, or runs a handler that is within its timeout.
+        It does its work while it claims, sleeps because no job is ripe, or runs a handler that is within its timeout.
         """
         now = self.timing.clock()
         execution = self.executor.execution
@@ -336,8 +337,8 @@ class Loop:
         """
         Sleep until there may be something to do; return true when the worker is drained instead.
 
-        Of the loops that sleep, one looks when the next job is ripe, at most ``poll`` seconds after its last look; then
-        it claims, or wakes another loop to do so. All wait for notifications. A loop that is to be drained only waits.
+        Of the loops that sleep, one looks, at most ``poll`` seconds after its last look. When a job is ripe it claims,
+        or wakes another loop to do so. All wait for notifications. A loop that is to be drained only waits.
         """
         self.ticker.pause()
         with self.session.lock, self.session.interruptible():
@@ -362,7 +363,7 @@ class Loop:
         return False
 
     def _wait(self, seconds: float | None, socket: int) -> bool:
-        """Sleep; return whether the connection is lost. Until then the loop counts as well."""
+        """Sleep; return whether the connection is lost. While it sleeps the loop counts as well."""
         longest = float("inf") if seconds is None else seconds
         self.well_until = self.timing.clock() + longest + self.timing.unwell_after
         return bool(self.wakeup.wait(seconds, socket))

@@ -1,10 +1,10 @@
 """
 Notice a pooler in transaction mode before the worker leaves anything in a session that others use, too.
 
-A connection of its own has one process of the server for as long as it lives, and shares it with no other connection. A
-pooler in session mode keeps to that. In transaction mode it gives each statement outside a transaction any process that
-is free. So one connection with two processes, or two connections with one process, prove that mode, however busy the
-pooler is.
+A direct connection has one process of the server for as long as it lives, and shares it with no other connection. So
+has one through a pooler in session mode. In transaction mode a pooler gives each statement outside a transaction any
+process that is free. So one connection with two processes, or two connections with one process, prove that mode,
+however busy the pooler is.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from pgq.worker.server import Server
 
 # Processes of two servers may have the same number, but not since the same time.
 PROCESS: Final = b"SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_postmaster_start_time()"
-# An instance of a pooler knows only its own processes of the server: with three connections, two of them lead to the
-# same instance where there are two.
+# An instance of a pooler knows only its own processes of the server: of three connections, two lead to the same
+# instance where there are two instances.
 CONNECTIONS: Final = 3
-# Two looks in a row see two processes where a pooler takes its processes in turn.
+# The connections that are asked, in order. Twice in a row the same one: it has two processes where a pooler takes its
+# processes in turn.
 LOOKS: Final = (0, 1, 1, 0, 2, 2, 1, 0) * 3
 # A pooler lets a connection wait while all of its processes are in use.
 ANSWERED_WITHIN: Final = 1.0
@@ -33,9 +34,9 @@ def refuse_transaction_pooler(server: Server, name: str) -> None:
     """
     Raise TransactionPooler if connections lead through a pooler in transaction mode.
 
-    At the connect the server tells the number of its process. A pooler makes up another number, because its connections
-    outlive the processes. Where the number is right, nothing more is done. Raises the error of the first connection;
-    what goes wrong with the others proves nothing.
+    When it connects, a client gets the number of the process that serves it. A pooler makes up a number, because its
+    connections outlive the processes. Where the number is right, nothing more is done. Raises the error of the first
+    connection; what goes wrong with the others proves nothing.
     """
     with ExitStack() as stack:
         conns = [stack.enter_context(closing(server.connect(name)))]

@@ -25,7 +25,7 @@ from pgq.worker.wakeup import Wakeup
 # A lease is extended when a third of it is over, which leaves time for two more tries.
 PART = 3
 LONGEST_TICK = 1.0
-# Seconds from its claim until the worker begins to ask whether a job is to be cancelled: shorter ones cost nothing.
+# Seconds from the claim of a job until the worker asks whether it is to be cancelled: shorter jobs cost nothing.
 HELD_FOR = 0.5
 # Seconds between two attempts to cancel what runs in an interruptible context.
 INTERRUPT_AGAIN = 0.1
@@ -38,8 +38,8 @@ class Presence:
 
     A handler that does not let other threads run (a computation in C that holds the interpreter's lock) delays that,
     and loses its lease when it does so for two thirds of the lease. The lease of a handler that is past its timeout is
-    not extended. Behind a transaction pooler the worker is not registered, and the connection opens only while jobs run
-    for long.
+    not extended. Behind a transaction pooler the worker is not registered, and the connection opens only for jobs that
+    run for longer than half a second.
 
     ``executions`` returns what the executors run. ``claims_paused`` returns a context in which no loop claims, with all
     jobs that the loops know of, or with None if a loop is claiming. ``kinds`` returns the kinds that have handlers.
@@ -201,7 +201,7 @@ class Presence:
             logger.warning("%d claimed jobs did not arrive here, and go back", count)
 
     def _limit_lock_wait(self) -> None:
-        """Let the rest of the transaction wait for no lock for long."""
+        """Limit how long the rest of the transaction waits for a lock."""
         self.session.queue().conn.execute(
             "SELECT set_config('lock_timeout', %s, true)", [self.settings.timing.lock_timeout]
         )

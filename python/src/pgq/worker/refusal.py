@@ -1,8 +1,8 @@
 """
 Whether the server refuses a connection for good: its role, its password, or its database.
 
-The server writes its messages in its own language, so only the SQLSTATE decides, and libpq tells it of a failed
-connection in no other way than in a message of the verbosity SQLSTATE, which psycopg cannot ask for.
+The server writes its messages in its own language, so only the SQLSTATE decides. Of a failed connection libpq gives it
+only in a message of the verbosity SQLSTATE, which psycopg cannot ask for.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Refusal:
         self._since: float | None = None
 
     def seconds(self) -> float:
-        """Try to connect once more after a failure; return for how long that has been refused, or -1."""
+        """Try to connect once more after a failure; return for how long that has been refused, or -1 if it is not."""
         if not refuses(self._server):
             self._since = None
             return -1.0

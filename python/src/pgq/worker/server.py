@@ -26,7 +26,7 @@ REACHABLE: Final = {
 INVALID: Final = "unresolved"
 # Options that are paths.
 FILES: Final = frozenset(("passfile", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslcrldir"))
-# What libpq and its libraries read from the environment and no option says.
+# What libpq and its libraries read from the environment, and no option of a connection string replaces.
 ENVIRONMENT: Final = (
     "HOME",
     "KRB5CCNAME",
@@ -44,7 +44,7 @@ environment_lock: Final = threading.Lock()
 @dataclass(frozen=True)
 class Server:
     """
-    A connection string with all options that libpq would take from elsewhere, and the rest of the environment.
+    A connection string with all options that libpq would take from elsewhere, and the variables that it reads besides.
 
     Both may hold a password, so neither is shown.
     """

@@ -75,7 +75,7 @@ class Session:
         self.idle = False
         self._queue: WorkerQueue | None = None
         self._can_check = True
-        # Both change under this lock, so that no statement is cancelled that comes after the interruptible ones.
+        # The next two change under this lock, so that no statement after the interruptible ones is cancelled.
         self._interrupting = threading.Lock()
         self._interruptible = False
         self._interrupted = False
@@ -193,7 +193,7 @@ class Session:
         """
         Declare this session awake, and no longer listen: another one may get its channel.
 
-        ``pass_on`` wakes another session for a notification that this one cannot heed.
+        ``pass_on`` wakes another session, for a job that this one was notified of and cannot claim.
         """
         queue = self.queue()
         queue.idle(queues, False, pass_on=pass_on)

@@ -38,7 +38,8 @@ class Timing:
     # declared awake after stay_idle.
     look: float = 1.0
     stay_idle: float = 0.025
-    # A look that finds a ripe job which the claim before did not is repeated after this pause, and twice as long ones.
+    # After a look that finds a ripe job which the claim before did not return, the next look comes after this pause;
+    # the pause then doubles.
     look_again: float = 0.02
     # The pauses before new connections: short enough that work goes on soon after a restart of the server, and jittered
     # so that its workers do not all come at once.

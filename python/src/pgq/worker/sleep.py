@@ -61,7 +61,7 @@ class Sleep:
         """
         Return for how many seconds to sleep, and whether a job is ripe then.
 
-        A job that is ripe already became so after the last claim, or another transaction has it locked.
+        A job that is ripe already has become so after the last claim, or another transaction has it locked.
         """
         timing = self._settings.timing
         with self._session.lock, self._session.interruptible():

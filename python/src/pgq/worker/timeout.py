@@ -60,9 +60,9 @@ class Interruption:
 
     def arm(self, seconds: float | None, jobs: Sequence[Job]) -> None:
         """
-        Interrupt the calling thread after this time, and when all of these jobs are to be cancelled.
+        Interrupt the calling thread after this time, or when all of these jobs are to be cancelled.
 
-        Without a time, or without jobs, that does not interrupt it.
+        Without ``seconds`` there is no timeout; without jobs a cancel does not interrupt the thread.
         """
         self._main = is_main_thread()
         self._thread = threading.get_ident()

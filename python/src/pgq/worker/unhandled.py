@@ -10,7 +10,7 @@ from pgq.process.logs import logger
 
 # Seconds between two warnings about a kind.
 WARN_EVERY: Final = 60.0
-# Producers choose kinds: beyond so many, warnings that are past are forgotten.
+# Producers choose kinds, so their number is limited: beyond so many, warnings older than a minute are forgotten.
 MOST_KINDS: Final = 1000
 
 

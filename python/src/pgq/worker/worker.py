@@ -51,7 +51,7 @@ class Worker:
     ``concurrency`` is the number of threads, each with a loop and connections of its own; a single one is the thread
     that calls ``run``. A loop claims at most ``batch`` jobs at a time, fewer when they take long or their arguments
     reach ``batch_bytes``, for ``lease``. When no job is ripe, it sleeps until it is notified of one, or the next one is
-    ripe. Whether that is so it looks every ``poll`` seconds, and at least once a second.
+    ripe. It looks every ``poll`` seconds, and at least once a second unless behind a transaction pooler.
 
     Of ripe jobs with the same priority, those of the first of the ``queues`` are claimed first, so a queue that never
     runs dry keeps back the ones after it. With ``queue_order="rotate"`` each queue comes first in turn.
