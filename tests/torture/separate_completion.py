@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pgq.handlers import Handler
 from pgq.job import Job
-from pgq.worker.executor import Executor, Result
+from pgq.worker.outcomes import Result
+from pgq.worker.transactions import Transactions
 
 
-def _in_transaction(self: Executor, handler: Handler, job: Job) -> Result:
+def _run_one(self: Transactions, handler: Handler, job: Job) -> Result:
     try:
-        queue = self.session.queue()
+        queue = self._session.queue()
         with queue.conn.transaction():
-            self._call(handler, job, queue.conn)
+            self._handler_call.call(handler, job, queue.conn)
     except Exception as error:
         return self._undone(handler, job, error)
-    return self._returned(job, None)
+    return self._handler_call.returned(job, None)
 
 
-Executor._in_transaction = _in_transaction  # type: ignore[method-assign]
+Transactions.run_one = _run_one  # type: ignore[method-assign]

@@ -15,7 +15,8 @@ from pgq.job import Job
 from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, is_main_thread
 from pgq.worker.batching import BatchSize
-from pgq.worker.executor import Executor, NotBegun
+from pgq.worker.execution import NotBegun
+from pgq.worker.executor import Executor
 from pgq.worker.idle import IdleLoops
 from pgq.worker.joblog import first_line
 from pgq.worker.outcomes import Declined, Released

@@ -106,3 +106,6 @@ class Settlement:
     ripe_at: datetime | None = None
     cause: str | None = None
     seconds: float | None = None
+
+
+Result = Outcome | Settlement

@@ -15,7 +15,7 @@ from pgq.errors import LeaseLost, WrongState
 from pgq.job import Job
 from pgq.process.logs import logger
 from pgq.worker.calls import WorkerQueue
-from pgq.worker.executor import Execution
+from pgq.worker.execution import Execution
 from pgq.worker.idle import IdleLoops
 from pgq.worker.joblog import first_line, log_job
 from pgq.worker.session import Interrupted, Session

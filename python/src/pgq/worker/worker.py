@@ -27,7 +27,7 @@ from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, exit_within
 from pgq.worker.calls import MAX_BYTES, WorkerQueue
 from pgq.worker.drain import Drain
-from pgq.worker.executor import Execution
+from pgq.worker.execution import Execution
 from pgq.worker.joblog import first_line, log_settlement
 from pgq.worker.loop import Loop
 from pgq.worker.outcomes import Outcome, Released

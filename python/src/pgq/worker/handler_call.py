@@ -1,0 +1,129 @@
+"""The call of a handler: what is done around it, and the outcome that its result or its exception leads to."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from pgq import tracing
+from pgq.convert import as_result
+from pgq.handlers import Handler, Handlers
+from pgq.job import Job
+from pgq.process.signals import StopSignals
+from pgq.worker.django_connections import close_old_connections
+from pgq.worker.execution import Execution
+from pgq.worker.joblog import describe
+from pgq.worker.judge import judge
+from pgq.worker.outcomes import Completed, CompletedWithNote, Outcome, Result, Settlement
+from pgq.worker.settle import without_result
+from pgq.worker.timeout import Interruption
+
+
+def lend(job: Job) -> Job:
+    """Return a copy of a job for its handler, which may do anything to it."""
+    lent = object.__new__(Job)
+    lent.__dict__ = job.__dict__.copy()
+    return lent
+
+
+class HandlerCall:
+    """
+    Call handlers, one at a time, in runs from ``begin`` to ``end``.
+
+    A handler is interrupted when its time is over, gets copies of its jobs, and leaves the process as it was.
+    """
+
+    def __init__(self, handlers: Handlers, interruption: Interruption, clock: Callable[[], float]) -> None:
+        self.execution: Execution | None = None
+        # Whether a handler was called in this run, and whether one is being called now.
+        self.begun = False
+        self.calling = False
+        # The process of the worker.
+        self.pid = 0
+        self._handlers = handlers
+        self._interruption = interruption
+        self._clock = clock
+        self._called_at = 0.0
+        self._recursion_limit = sys.getrecursionlimit()
+
+    def begin(self, handler: Handler, jobs: list[Job], claimed_at: float) -> None:
+        """Begin a run of these jobs."""
+        self._called_at = self._clock()
+        self.begun = self.calling = False
+        self.pid = os.getpid()
+        self.execution = Execution(tuple(jobs), handler, self._called_at, claimed_at)
+
+    def end(self) -> None:
+        """End the run."""
+        self._interruption.disarm()
+        self.execution = None
+
+    def call(self, handler: Handler, job: Job | list[Job], *connection: Any) -> Any:
+        """Call a handler. A child process that it forks ends here, and does not go on as a second worker."""
+        jobs = job if isinstance(job, list) else [job]
+        lent = [lend(one) for one in jobs]
+        argument = lent.copy() if isinstance(job, list) else lent[0]
+        self._called_at = self._clock()
+        if self.execution is not None:
+            self.execution = Execution(*self.execution[:2], self._called_at, self.execution.claimed_at)
+        self.begun = self.calling = True
+        try:
+            if handler.timeout is not None or handler.interrupt_on_cancel:
+                self._interruption.arm(handler.timeout, jobs if handler.interrupt_on_cancel else [])
+            # Within the timeout, because it may ask a server that is unreachable.
+            close_old_connections()
+            try:
+                if tracing.is_on():
+                    with tracing.span(handler.kind, jobs):
+                        result = self._handlers.execute(handler, argument, *connection)
+                else:
+                    result = self._handlers.execute(handler, argument, *connection)
+            finally:
+                if os.getpid() == self.pid:
+                    close_old_connections()
+        finally:
+            # Before anything else: in the child a lock may be held by a thread that does not exist there.
+            if os.getpid() != self.pid:
+                os._exit(1)
+            self._interruption.disarm()
+            for one, copy in zip(jobs, lent, strict=True):
+                one._completed = getattr(copy, "_completed", False)
+            self._restore_process()
+        self.calling = False
+        return result
+
+    def returned(self, job: Job, result: Any) -> Result:
+        """Return the result of a job whose handler has returned, perhaps after it completed the job itself."""
+        if job._completed:
+            return Settlement(job, "done", seconds=self.seconds())
+        return self.encoded(job, result)
+
+    def encoded(self, job: Job, result: Any) -> Completed | CompletedWithNote:
+        """Return the outcome of a job whose handler has returned, whatever the conversion of its result raises."""
+        if result is None:
+            return Completed(job, None, self.seconds())
+        try:
+            return Completed(job, as_result(result, self._handlers.json_hook), self.seconds())
+        except BaseException as error:
+            return without_result(job, describe(error), type(error).__name__, self.seconds())
+
+    def judge(self, handler: Handler, job: Job, error: BaseException, *, raised_by_handler: bool = False) -> Outcome:
+        """Return the outcome of a job after an exception, which may be one that the worker has raised."""
+        return judge(handler, job, error, raised_by_handler=raised_by_handler or self.calling, seconds=self.seconds())
+
+    def seconds(self) -> float:
+        """Return for how long the run has lasted, from the call of the handler if there was one."""
+        return self._clock() - self._called_at
+
+    def _restore_process(self) -> None:
+        """Put back what the job's handler has changed in the process, as far as that would stop the worker."""
+        if sys.getrecursionlimit() < self._recursion_limit:
+            sys.setrecursionlimit(self._recursion_limit)
+        # Only the main thread can set signal handlers.
+        signals = StopSignals.active
+        if signals is not None and signals.main_thread == threading.get_ident():
+            signals.restore(self._clock() - self._called_at)
+            self._interruption.restore()
