@@ -196,14 +196,15 @@ def test_a_handler_that_is_not_interrupted_can_ask(
     queue: Queue, operator: Queue, make_worker: MakeWorker, handlers: Handlers, begun: Begun, ending: str
 ) -> None:
     """A job is done if it returns, and cancelled if it raises; another one of its kind is left alone."""
-    asked = threading.Event()
+    waited = threading.Event()
 
     @handlers.handler("k", interrupt_on_cancel=False)
     def look(job: Job) -> str:
         if job.args == "asked":
             eventually(lambda: job.cancelled, "the job is to be cancelled")
             # Longer than an interruption takes, if there were one.
-            assert not asked.wait(0.3)
+            assert not waited.wait(0.3)
+            waited.set()
             if ending == "raises":
                 raise pgq.Snooze(delay=timedelta(hours=1))
         assert job.cancelled == (job.args == "asked")
@@ -213,6 +214,7 @@ def test_a_handler_that_is_not_interrupted_can_ask(
     thread = Thread(lambda: list(cancel_when_begun(operator, begun, [first.id])))
     make_worker(drain=Drain(until_empty=False), poll=0.1).run()
     thread.result()
+    assert waited.is_set()
     expected = "done" if ending == "returns" else "cancelled"
     assert [row[:2] for row in jobs(queue.conn)] == [(first.id, expected), (second.id, "done")]
 
