@@ -49,13 +49,14 @@ def test_a_batch_handler_gets_a_suspect_alone(
     """Also one that could take the whole batch, and the others follow in theirs."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(10))
     conn.execute("UPDATE pgq_waiting SET losses = 1 WHERE args <= '1'")
-    batches: list[int] = []
-    if transaction:
-        handlers.handler("k", batch=100, transaction=True)(lambda job, conn: batches.append(1))
-    else:
-        handlers.handler("k", batch=100)(lambda several: batches.append(len(several)))
+    held: list[int] = []
+
+    def look(*_: Any) -> None:
+        held.append(one(conn, "SELECT count(*) FROM pgq_running"))
+
+    handlers.handler("k", batch=100, transaction=transaction)(look)
     drain(loop)
-    assert batches == ([1] * 10 if transaction else [1, 1, 8])
+    assert held == ([1, 1] + [8] * 8 if transaction else [1, 1, 8])
     assert jobs(conn) == []
 
 
