@@ -58,12 +58,14 @@ def test_a_filter_changes_what_matches_it_and_nothing_else(
     conn.execute("UPDATE pgq_ended SET ended_at = ended_at - interval '2 days' WHERE kind = 'b'")
     conn.execute("UPDATE pgq_waiting SET enqueued_at = enqueued_at - interval '2 days' WHERE kind = 'b'")
     before = jobs(conn)
+    asked_for = "SELECT id FROM pgq_jobs WHERE cancel_requested_at IS NOT NULL"
     ids = [stock[name] for name in wanted]
     verb = "cancelled" if arguments.startswith("cancel") else "retried"
     dry = run(dsn, *arguments.split(), "--dry-run")
     assert dry.stdout.splitlines() == [f"{job_id} would be {verb}" for job_id in ids]
     assert dry.stderr == f"pgq: {len(ids)} jobs would be {verb}\n"
     assert jobs(conn) == before
+    assert conn.execute(asked_for).fetchall() == []
     done = run(dsn, *arguments.split())
     assert changed(done) == ids
     requested = [stock[name] for name in wanted if name == "running a"]
@@ -71,8 +73,7 @@ def test_a_filter_changes_what_matches_it_and_nothing_else(
     assert done.stderr == f"pgq: {len(ids) - len(requested)} jobs {verb}{asked}\n"
     assert [line for line in done.stdout.splitlines() if "requested" in line] == [f"{n} requested" for n in requested]
     assert {job_id for job_id, *_ in set(before) ^ set(jobs(conn))} == set(ids) - set(requested)
-    asked_for = conn.execute("SELECT id FROM pgq_jobs WHERE cancel_requested_at IS NOT NULL").fetchall()
-    assert [job_id for (job_id,) in asked_for] == requested
+    assert [job_id for (job_id,) in conn.execute(asked_for).fetchall()] == requested
 
 
 @pytest.mark.parametrize(
