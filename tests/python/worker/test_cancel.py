@@ -274,7 +274,9 @@ def test_jobs_that_have_not_begun_are_not_begun(
             for job_id in ids[1:3]:
                 assert operator.cancel(job_id) == "requested"
             (loop,) = worker.loops
-            eventually(lambda: [job._cancelled for job in loop.unstarted] == [True, True, False], "both are marked")
+            eventually(
+                lambda: [job._cancelled for job in loop.claimed.unstarted] == [True, True, False], "both are marked"
+            )
 
     ids = [queue.enqueue("k", n).id for n in range(4)]
     worker = make_worker(drain=Drain(until_empty=False), poll=0.1)

@@ -126,7 +126,7 @@ def test_the_other_loops_wait_while_a_suspect_runs(
     assert begun.wait(30)
     queue.enqueue("k")
     gate, loops = worker.state.gate, worker.loops
-    eventually(lambda: sum(gate.is_alone(loop) for loop in loops) == 1)
+    eventually(lambda: sum(gate.is_alone(loop.wakeup) for loop in loops) == 1)
     done.set()
     thread.result()
     assert order == ["s", "k"]

@@ -144,7 +144,7 @@ def test_each_job_starts_with_nearly_a_whole_lease(
 
     @handlers.handler("k", transaction=transaction)
     def work(job: Job, *_: object) -> None:
-        claimed_at.append(now[0] - loop.claimed_at)
+        claimed_at.append(now[0] - loop.claimed.at)
         attempts.append(job.attempt)
         now[0] += job.args
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from random import uniform
@@ -15,16 +14,19 @@ from pgq.job import Job
 from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, is_main_thread
 from pgq.worker.batching import BatchSize
+from pgq.worker.claimed import ClaimedJobs
 from pgq.worker.execution import NotBegun
 from pgq.worker.executor import Executor
 from pgq.worker.idle import IdleLoops
 from pgq.worker.joblog import first_line
+from pgq.worker.liveness import Liveness
 from pgq.worker.outcomes import Declined, Released
 from pgq.worker.refusal import Refusal, Refused
 from pgq.worker.session import Interrupted, Session
 from pgq.worker.settings import RunState, Settings
 from pgq.worker.settle import Settler
 from pgq.worker.sleep import Sleep
+from pgq.worker.suspect import LoopAtGate
 from pgq.worker.ticker import Ticker
 from pgq.worker.wakeup import Wakeup
 
@@ -35,10 +37,6 @@ UNAVAILABLE = (
     psycopg.errors.ReadOnlySqlTransaction,
     psycopg.errors.FeatureNotSupported,
 )
-
-
-# Seconds between two looks at a gate, should a wake-up be lost.
-LONGEST_WAIT = 1.0
 
 
 class Loop:
@@ -74,16 +72,12 @@ class Loop:
         self.executor = Executor(handlers, self.inside, settings, extend)
         self.settler = Settler(settings, self.session)
         self.ticker = Ticker(self.tick, self.timing.tick)
-        # Claimed and not begun. The ticker's thread takes jobs from here, too.
-        self.unstarted: deque[Job] = deque()
-        self.claimed_at = 0.0
-        # Until when the loop counts as well.
-        self.well_until = self.timing.clock() + self.timing.unwell_after
+        self.claimed = ClaimedJobs(self.settler, state.budget, self.session.lock)
+        self.liveness = Liveness(self.timing)
+        self.gate = LoopAtGate(settings, state, self.wakeup, self.liveness)
         self._connection_lost = connection_lost
         self._idle = idle
-        self.sleep = Sleep(settings, state, self.session, idle, self.wakeup, self._wait)
-        self._batch: list[Job] = []
-        self._previous_was_empty = True
+        self.sleep = Sleep(settings, state, self.session, handlers, idle, self.wakeup, self.liveness)
         self._tick_again_at = 0.0
 
     def _session(self) -> Session:
@@ -132,78 +126,25 @@ class Loop:
         """Settle the last batch, claim the next one, and run it; return how many jobs were claimed."""
         if (signals := StopSignals.active) is not None and is_main_thread():
             signals.restore()
-        if not self.enter():
+        if not self.gate.enter(self.let_go):
             return 0
         with self.session.lock, self.session.interruptible():
             jobs = self.settle_and_claim()
         if not jobs:
-            self._previous_was_empty = True
-            self.state.gate.leave(self)
+            self.sleep.note(found=False)
+            self.gate.leave()
             return 0
-        self.unstarted.extend(jobs)
-        self.stay_awake()
+        self.ticker.resume()
+        self.sleep.note(found=True)
         if jobs[0].suspect:
             self.run_alone()
         else:
             self.run_batch()
         return len(jobs)
 
-    def run_batch(self) -> None:
-        """Run the claimed jobs while they may begin."""
-        begin_until = self.claimed_at + self.settings.begin_within
-        begun_at, begun = self.timing.clock(), 0
-        while not self.state.stopping and (job := self.next_job()) is not None:
-            begun += self.dispatch(job)
-            now = self.timing.clock()
-            if now > begin_until or self.state.gate.is_closed(self, now):
-                break
-            if self.settler.is_due:
-                self.settle()
-        if begun:
-            self.batch_size.note(begun, self.timing.clock() - begun_at)
-
-    def enter(self) -> bool:
-        """Wait while another loop runs a suspect, without jobs; return false when the worker is told to stop."""
-        gate = self.state.gate
-        while not gate.enter(self, self.timing.clock()):
-            self.release_unstarted()
-            if self.settler.pending:
-                self.settle()
-            # A notification would wake no loop that can claim.
-            self._idle.declare_awake_if_busy(at_once=True)
-            gate.leave(self)
-            if self.state.stopping:
-                return False
-            self.wakeup.wait(LONGEST_WAIT)
-            self.well_until = self.timing.clock() + self.timing.unwell_after
-        return True
-
-    def run_alone(self) -> None:
-        """
-        Run a suspect while no other loop holds jobs, and settle: if the process ends meanwhile, this job has done it.
-
-        When the others take too long, the suspect runs beside them. If another loop runs a suspect, this one is
-        released.
-        """
-        gate, now = self.state.gate, self.timing.clock()
-        until = now + min(self.timing.alone_within, self.settings.begin_within)
-        if not gate.close(self, now, until):
-            self.release_unstarted()
-            return
-        try:
-            while not gate.is_alone(self) and not self.state.stopping and (now := self.timing.clock()) < until:
-                self.wakeup.wait(min(until - now, LONGEST_WAIT))
-                self.well_until = self.timing.clock() + self.timing.unwell_after
-            gate.close(self, now, self.timing.clock() + self.timing.alone_for)
-            self.run_batch()
-            if self.settler.pending:
-                self.settle()
-        finally:
-            gate.open(self)
-
     def settle_and_claim(self) -> list[Job]:
         """Record the outcomes of the last batch, give back the rest of it, and claim the next one."""
-        self.release_unstarted()
+        self.claimed.release_unstarted()
         budget = self.state.budget
         size = budget.reserve(self.batch_size.size(self.handlers.largest_batch))
         claimed_at = self.timing.clock()
@@ -213,13 +154,85 @@ class Loop:
         finally:
             budget.give_back(size - len(jobs))
         self.batch_size.note_claimed(jobs, size)
-        self.claimed_at = self._idle.looked_at = claimed_at
-        self.well_until = claimed_at + self.timing.unwell_after
-        self._batch = jobs
+        self.claimed.take(jobs, claimed_at)
+        self._idle.looked_at = claimed_at
+        self.liveness.note(claimed_at)
         if jobs and (len(jobs) == size or self.batch_size.bytes is not None):
             # There may be more of them.
             self._idle.wake_one()
         return jobs
+
+    def run_batch(self) -> None:
+        """Run the claimed jobs while they may begin."""
+        begin_until = self.claimed.at + self.settings.begin_within
+        begun_at, begun = self.timing.clock(), 0
+        while not self.state.stopping and (job := self.claimed.next()) is not None:
+            begun += self.dispatch(job)
+            now = self.timing.clock()
+            if now > begin_until or self.gate.is_closed(now):
+                break
+            if self.settler.is_due:
+                self.settle()
+        if begun:
+            self.batch_size.note(begun, self.timing.clock() - begun_at)
+
+    def dispatch(self, job: Job) -> int:
+        """
+        Run a job, or for a batch handler several of its kind; return how many jobs were run.
+
+        A job for which there is no handler is declined, and counts neither here nor in the budget.
+        """
+        handler = self.handlers.get(job.kind)
+        if handler is None:
+            self.state.unhandled.warn(job.kind)
+            self.settler.add([Declined(job)])
+            self.state.budget.give_back(1)
+            return 0
+        jobs = [job]
+        if handler.batch is not None:
+            jobs += self.claimed.next_of_kind(job.kind, handler.batch - 1)
+        # A job that is to be cancelled goes back: the database then ends it.
+        if cancelled := [job for job in jobs if job._cancelled]:
+            jobs = [job for job in jobs if not job._cancelled]
+            self.settler.add(Released(job) for job in cancelled)
+            self.state.budget.give_back(len(cancelled))
+            if not jobs:
+                return 0
+        try:
+            self.settler.add(self.executor.run(handler, jobs, self.claimed.at))
+        except NotBegun as error:
+            self.claimed.put_back(error.jobs)
+            raise (error.__cause__ or error) from None
+        if self.state.budget.begin(len(jobs)):
+            self.state.stop()
+        return len(jobs)
+
+    def run_alone(self) -> None:
+        """
+        Run a suspect while no other loop holds jobs, and settle: if the process ends meanwhile, this job has done it.
+
+        If another loop runs a suspect, this one is released.
+        """
+        with self.gate.alone() as is_mine:
+            if not is_mine:
+                self.claimed.release_unstarted()
+                return
+            self.run_batch()
+            if self.settler.pending:
+                self.settle()
+
+    def rest(self) -> bool:
+        """Sleep until there may be something to do; return true when the worker is drained instead."""
+        self.ticker.pause()
+        return self.sleep.rest()
+
+    def let_go(self) -> None:
+        """Hold no job, and be notified of none, because another loop runs a suspect."""
+        self.claimed.release_unstarted()
+        if self.settler.pending:
+            self.settle()
+        # A notification would wake no loop that can claim.
+        self._idle.declare_awake_if_busy(at_once=True)
 
     def settle(self) -> None:
         """Record outcomes without claiming."""
@@ -247,7 +260,7 @@ class Loop:
             if execution is None:
                 return
             if now - execution.since > min(self.timing.keep_unstarted, self.settings.begin_within):
-                self.release_unstarted()
+                self.claimed.release_unstarted()
             if self.settler.is_due:
                 self.settle()
         except Exception as error:
@@ -257,132 +270,9 @@ class Loop:
         finally:
             self.session.lock.release()
 
-    def dispatch(self, job: Job) -> int:
-        """
-        Run a job, or for a batch handler several of its kind; return how many jobs were run.
-
-        A job for which there is no handler is declined, and counts neither here nor in the budget.
-        """
-        handler = self.handlers.get(job.kind)
-        if handler is None:
-            self.state.unhandled.warn(job.kind)
-            self.settler.add([Declined(job)])
-            self.state.budget.give_back(1)
-            return 0
-        jobs = [job]
-        if handler.batch is not None:
-            jobs += self.next_jobs(job.kind, handler.batch - 1)
-        # A job that is to be cancelled goes back: the database then ends it.
-        if cancelled := [job for job in jobs if job._cancelled]:
-            jobs = [job for job in jobs if not job._cancelled]
-            self.settler.add(Released(job) for job in cancelled)
-            self.state.budget.give_back(len(cancelled))
-            if not jobs:
-                return 0
-        try:
-            self.settler.add(self.executor.run(handler, jobs, self.claimed_at))
-        except NotBegun as error:
-            self.unstarted.extendleft(reversed(error.jobs))
-            raise (error.__cause__ or error) from None
-        if self.state.budget.begin(len(jobs)):
-            self.state.stop()
-        return len(jobs)
-
-    def is_well(self) -> bool:
-        """
-        Return whether the loop does its work, or could not for a short time only. The health thread calls this.
-
-        It does its work while it claims, sleeps because no job is ripe, or runs a handler that is within its timeout.
-        """
-        now = self.timing.clock()
-        execution = self.executor.execution
-        if execution is not None and execution.is_in_time(now):
-            self.well_until = now + self.timing.unwell_after
-        return now <= self.well_until
-
-    def held_jobs(self, seconds: float) -> list[Job]:
-        """Return the jobs that run or have not begun, if they were claimed longer ago than this."""
-        if self.timing.clock() - self.claimed_at < seconds:
-            return []
-        # Read in the order in which jobs move on, so that none is missed.
-        unstarted = self.unstarted.copy()
-        execution = self.executor.execution
-        return [*unstarted, *(execution.jobs if execution is not None else ())]
-
-    def known_jobs(self) -> list[Job]:
-        """Return all jobs that this loop holds, and perhaps some that it held; the caller holds ``session.lock``."""
-        return [*self._batch, *(outcome.job for outcome in self.settler.pending)]
-
-    def release_unstarted(self) -> None:
-        """Let the jobs that have not begun go back with the next settlement."""
-        while (job := self.next_job()) is not None:
-            self.settler.add([Released(job)])
-            self.state.budget.give_back(1)
-
-    def next_job(self) -> Job | None:
-        """Take the next job of the batch."""
-        try:
-            return self.unstarted.popleft()
-        except IndexError:
-            return None
-
-    def next_jobs(self, kind: str, count: int) -> list[Job]:
-        """Take the next jobs of a kind."""
-        with self.session.lock:
-            jobs = [job for job in self.unstarted if job.kind == kind][:count]
-            for job in jobs:
-                self.unstarted.remove(job)
-        return jobs
-
-    def rest(self) -> bool:
-        """
-        Sleep until there may be something to do; return true when the worker is drained instead.
-
-        Of the loops that sleep, one looks, at most ``poll`` seconds after its last look. When a job is ripe it claims,
-        or wakes another loop to do so. All wait for notifications. A loop that is to be drained only waits.
-        """
-        self.ticker.pause()
-        with self.session.lock, self.session.interruptible():
-            queue = self.session.queue()
-            seconds = None
-            if self.settings.drain is not None:
-                remaining = queue.remaining(self.settings.queues, self.handlers.kinds)
-                if self.settings.drain.is_reached(remaining):
-                    return True
-                seconds = self.settings.drain.sleep(remaining, self.settings.poll)
-            socket = queue.conn.fileno()
-        if not self._idle.enter(self.wakeup):
-            return False
-        try:
-            if seconds is not None:
-                self._wait(seconds, socket)
-            else:
-                self.sleep.until_ripe(socket)
-        finally:
-            self._idle.leave(self.wakeup)
-            self.well_until = self.timing.clock() + self.timing.unwell_after
-        return False
-
-    def _wait(self, seconds: float | None, socket: int) -> bool:
-        """Sleep; return whether the connection is lost. While it sleeps the loop counts as well."""
-        longest = float("inf") if seconds is None else seconds
-        self.well_until = self.timing.clock() + longest + self.timing.unwell_after
-        return bool(self.wakeup.wait(seconds, socket))
-
-    def stay_awake(self) -> None:
-        """
-        Jobs arrived. Declare the session awake only on the second non-empty batch in a row, so that a worker that is
-        woken for single jobs saves a round trip.
-        """
-        self.ticker.resume()
-        if not self._previous_was_empty:
-            self._idle.declare_awake_if_busy(at_once=True)
-        self._previous_was_empty = False
-        self.sleep.forget()
-
     def finish(self) -> None:
         """Settle, and give back what has not begun; if that fails, leave the jobs to their leases."""
-        self.release_unstarted()
+        self.claimed.release_unstarted()
         if self.settler.pending:
             try:
                 try:
@@ -393,9 +283,26 @@ class Loop:
             except UNAVAILABLE as error:
                 logger.warning("%d jobs are left to their leases: %s", len(self.settler.pending), first_line(error))
 
+    def is_well(self) -> bool:
+        """Return whether the loop does its work, or could not for a short time only. The health thread calls this."""
+        return self.liveness.is_well(self.executor.execution)
+
+    def held_jobs(self, seconds: float) -> list[Job]:
+        """Return the jobs that run or have not begun, if they were claimed longer ago than this."""
+        if self.timing.clock() - self.claimed.at < seconds:
+            return []
+        # Read in the order in which jobs move on, so that none is missed.
+        unstarted = self.claimed.unstarted.copy()
+        execution = self.executor.execution
+        return [*unstarted, *(execution.jobs if execution is not None else ())]
+
+    def known_jobs(self) -> list[Job]:
+        """Return all jobs that this loop holds, and perhaps some that it held; the caller holds ``session.lock``."""
+        return [*self.claimed.jobs, *(outcome.job for outcome in self.settler.pending)]
+
     def close(self) -> None:
         """Close the connections, and end the ticker's thread."""
-        self.state.gate.leave(self)
+        self.gate.leave()
         self.ticker.close()
         self.session.close()
         self.inside.close()

@@ -2,42 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
+from math import inf
 
+from pgq.handlers import Handlers
 from pgq.worker.idle import IdleLoops
+from pgq.worker.liveness import Liveness
 from pgq.worker.session import Session
 from pgq.worker.settings import RunState, Settings
 from pgq.worker.wakeup import Wakeup
 
 
 class Sleep:
-    """
-    The sleep of a loop that has found no ripe job, and is among the ``idle`` ones.
-
-    ``wait`` sleeps for some seconds, or until it is woken; it returns whether the connection is lost.
-    """
+    """The sleep of a loop that has found no ripe job, and is then among the ``idle`` ones."""
 
     def __init__(
         self,
         settings: Settings,
         state: RunState,
         session: Session,
+        handlers: Handlers,
         idle: IdleLoops,
         loop: Wakeup,
-        wait: Callable[[float | None, int], bool],
+        liveness: Liveness,
     ) -> None:
         self._settings = settings
         self._state = state
         self._session = session
+        self._handlers = handlers
         self._idle = idle
         self._loop = loop
-        self._wait = wait
+        self._liveness = liveness
         self._again = 0.0
+        self._found = False
 
-    def forget(self) -> None:
-        """Forget the ripe jobs that no claim could take: a claim has found jobs."""
-        self._again = 0.0
+    def note(self, *, found: bool) -> None:
+        """
+        Note whether a claim has found jobs.
+
+        Declare the session awake only at the second claim in a row that has, so that a worker that is woken for single
+        jobs saves a round trip.
+        """
+        if found:
+            if self._found:
+                self._idle.declare_awake_if_busy(at_once=True)
+            # The ripe jobs that no claim could take may be among them.
+            self._again = 0.0
+        self._found = found
+
+    def rest(self) -> bool:
+        """
+        Sleep until there may be something to do; return true when the worker is drained instead.
+
+        Of the loops that sleep, one looks, at most ``poll`` seconds after its last look. When a job is ripe it claims,
+        or wakes another loop to do so. All wait for notifications. A loop that is to be drained only waits.
+        """
+        settings = self._settings
+        with self._session.lock, self._session.interruptible():
+            queue = self._session.queue()
+            seconds = None
+            if settings.drain is not None:
+                remaining = queue.remaining(settings.queues, self._handlers.kinds)
+                if settings.drain.is_reached(remaining):
+                    return True
+                seconds = settings.drain.sleep(remaining, settings.poll)
+            socket = queue.conn.fileno()
+        if not self._idle.enter(self._loop):
+            return False
+        try:
+            if seconds is not None:
+                self._wait(seconds, socket)
+            else:
+                self.until_ripe(socket)
+        finally:
+            self._idle.leave(self._loop)
+            self._liveness.note(settings.timing.clock())
+        return False
 
     def until_ripe(self, socket: int) -> None:
         """Sleep until the loop is to claim, the connection is lost, or the worker stops."""
@@ -77,3 +117,8 @@ class Sleep:
         seconds = min(self._again, longest)
         self._again = max(2 * self._again, timing.look_again)
         return seconds, True
+
+    def _wait(self, seconds: float | None, socket: int) -> bool:
+        """Sleep; return whether the connection is lost. While it sleeps the loop counts as well."""
+        self._liveness.note(self._settings.timing.clock(), inf if seconds is None else seconds)
+        return bool(self._loop.wait(seconds, socket))

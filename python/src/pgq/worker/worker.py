@@ -286,7 +286,7 @@ class Worker:
         for loop in self.loops:
             loop.inside.shut_down()
             # Read in the order in which jobs move on, so that none is missed; some may be met twice.
-            unstarted = [*loop.unstarted]
+            unstarted = [*loop.claimed.unstarted]
             execution = loop.executor.execution
             ended = [*loop.settler.pending]
             running = execution.jobs if execution is not None else ()

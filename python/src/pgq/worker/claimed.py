@@ -1,0 +1,58 @@
+"""The jobs that a loop has claimed, from which it takes one after the other."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from pgq.job import Job
+from pgq.worker.batching import JobBudget
+from pgq.worker.outcomes import Released
+from pgq.worker.settle import Settler
+
+
+class ClaimedJobs:
+    """
+    The jobs of a loop's last claim: all ``jobs``, and those that are ``unstarted``.
+
+    The ticker's thread takes jobs from here, too. ``at`` is when they were claimed.
+    """
+
+    def __init__(self, settler: Settler, budget: JobBudget, lock: AbstractContextManager[object]) -> None:
+        self.jobs: Sequence[Job] = ()
+        self.unstarted: deque[Job] = deque()
+        self.at = 0.0
+        self._settler = settler
+        self._budget = budget
+        self._lock = lock
+
+    def take(self, jobs: list[Job], at: float) -> None:
+        """Hold the jobs of a claim; those of the one before have begun or been released."""
+        self.jobs, self.at = jobs, at
+        self.unstarted.extend(jobs)
+
+    def next(self) -> Job | None:
+        """Take the next job."""
+        try:
+            return self.unstarted.popleft()
+        except IndexError:
+            return None
+
+    def next_of_kind(self, kind: str, count: int) -> list[Job]:
+        """Take the next jobs of a kind."""
+        with self._lock:
+            jobs = [job for job in self.unstarted if job.kind == kind][:count]
+            for job in jobs:
+                self.unstarted.remove(job)
+        return jobs
+
+    def put_back(self, jobs: Sequence[Job]) -> None:
+        """Put back jobs that were taken and have not begun."""
+        self.unstarted.extendleft(reversed(jobs))
+
+    def release_unstarted(self) -> None:
+        """Let the jobs that have not begun go back with the next settlement."""
+        while (job := self.next()) is not None:
+            self._settler.add([Released(job)])
+            self._budget.give_back(1)
