@@ -6,7 +6,8 @@
 
 CREATE TABLE pgq_worker_session (
     name           text COLLATE "C" NOT NULL,
-    number         integer          NOT NULL GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME pgq_worker_session_number CYCLE),
+    number         integer          NOT NULL
+        GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME pgq_worker_session_number CYCLE),
     queues         text[]           NOT NULL,
     host           text,
     pid            integer,
