@@ -33,8 +33,8 @@ CREATE INDEX pgq_ended_ended_at ON pgq_ended (ended_at);
 COMMENT ON TABLE pgq_ended IS
     'Jobs that have ended, until pgq_purge deletes them. The columns of pgq_waiting, and those of the end.';
 COMMENT ON COLUMN pgq_ended.outcome IS
-    'dead (retries used up, or failed for good), cancelled (by an operator or its worker), or done (with a '
-    'result or a note).';
+    'dead (retries used up, or failed for good), cancelled (by an operator or its worker), or done (with a result or a '
+    'note).';
 COMMENT ON COLUMN pgq_ended.result IS 'Result that was given to pgq_complete; NULL unless done.';
 COMMENT ON COLUMN pgq_ended.worker IS
     'Worker of the last attempt; NULL: it gave no name, or the job was cancelled while it waited.';

@@ -64,8 +64,7 @@ $_pgq_check_grant$;
 
 COMMENT ON FUNCTION _pgq_check_grant(text, text, text[]) IS
     'Check the arguments of pgq_grant and pgq_revoke. Returns the role. Raises 22004 for a NULL role, privilege or '
-    'element of queues; 22023 for an unknown privilege, an empty array or a bad queue name; 42704 for an unknown '
-    'role.';
+    'element of queues; 22023 for an unknown privilege, an empty array or a bad queue name; 42704 for an unknown role.';
 
 
 -- This and its counterpart are the only dynamic SQL of pgq, because GRANT and REVOKE take no parameters. They run with

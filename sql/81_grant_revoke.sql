@@ -94,5 +94,5 @@ $pgq_revoke$;
 COMMENT ON FUNCTION pgq_revoke(text, text, text[]) IS
     'Take a privilege back from a role, in these queues. Returns nothing, and does nothing if there is nothing to '
     'take. USAGE of the schema stays, and so does what the role inherits from others. Only the owner of pgq may call '
-    'it. NULL for queues means all; NULL for role, privilege or one of the queues raises 22004. Raises PGQ03 if '
-    'queues are given but the role may use all, 42704 and 22023 as pgq_grant.';
+    'it. NULL for queues means all; NULL for role, privilege or one of the queues raises 22004. Raises PGQ03 if queues '
+    'are given but the role may use all, 42704 and 22023 as pgq_grant.';
