@@ -51,7 +51,9 @@ BEGIN
             USING ERRCODE = 'null_value_not_allowed',
                   HINT = 'Name each kind that the worker has a handler for, or leave the argument out.';
     END IF;
-    PERFORM _pgq_check_claim(queues, 0, NULL);
+    IF queues IS DISTINCT FROM '{}' THEN
+        PERFORM _pgq_check_claim(queues, 0, NULL);
+    END IF;
 
     -- A session that takes over a name keeps the jobs that were claimed under it, so its role must be allowed all their
     -- queues.
@@ -89,8 +91,10 @@ COMMENT ON FUNCTION pgq_register(text, text[], text, bigint, text[]) IS
     'registering it again in a new session brings the worker back with its jobs. host and pid are shown in '
     'pgq_workers; NULL means unknown. kinds are those that the worker has handlers for: so pgq_stats shows which kinds '
     'no worker handles; NULL means that the worker does not tell. NULL for worker or queues, or one of the queues or '
-    'kinds, raises 22004. Raises PGQ03 while another session has the name, or if a role with other queues has '
-    'registered it; 22023 for a bad value, 42501 for a queue that the calling role may not use.';
+    'kinds, raises 22004. A worker that finds its queues by pgq_queues_to_serve registers those that it knows, perhaps '
+    'none, and registers again in the same session when it knows more. Raises PGQ03 while another session has the '
+    'name, or if a role with other queues has registered it; 22023 for a bad value, 42501 for a queue that the calling '
+    'role may not use.';
 
 
 CREATE FUNCTION pgq_unregister(worker text) RETURNS boolean

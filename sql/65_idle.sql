@@ -40,6 +40,7 @@ AS $pgq_idle$
 DECLARE
     c_class CONSTANT integer := 'pgq_waiting'::regclass::oid::integer;
     c_many CONSTANT integer := 16;
+    v_many boolean;
     v_queue text;
     v_buckets integer[];
 BEGIN
@@ -48,8 +49,13 @@ BEGIN
             USING ERRCODE = 'null_value_not_allowed',
                   HINT = 'Pass true before the session sleeps, and false when it is awake again.';
     END IF;
-    PERFORM _pgq_check_claim(queues, 0, NULL);
-    queues := _pgq_distinct(queues);
+    IF queues = '{}' THEN
+        PERFORM _pgq_refuse_in_maintenance();
+    ELSE
+        PERFORM _pgq_check_claim(queues, 0, NULL);
+        queues := _pgq_distinct(queues);
+    END IF;
+    v_many := cardinality(queues) = 0 OR cardinality(queues) > c_many;
 
     -- Session locks are counted, so all are released before any is taken.
     PERFORM CASE l.mode
@@ -64,9 +70,9 @@ BEGIN
 
     IF idle THEN
         v_buckets := ARRAY(
-            SELECT DISTINCT hashtext(q) & 63 FROM unnest(queues) AS q WHERE cardinality(queues) <= c_many
+            SELECT DISTINCT hashtext(q) & 63 FROM unnest(queues) AS q WHERE NOT v_many
             UNION ALL
-            SELECT b FROM generate_series(0, 63) AS b WHERE cardinality(queues) > c_many);
+            SELECT b FROM generate_series(0, 63) AS b WHERE v_many);
         FOR v_try IN 1..20 LOOP
             v_buckets := ARRAY(
                 SELECT b FROM unnest(v_buckets) AS b WHERE NOT pg_try_advisory_lock_shared(c_class, b));
@@ -74,7 +80,7 @@ BEGIN
             PERFORM pg_sleep(0.001);
         END LOOP;
     END IF;
-    IF cardinality(queues) > c_many THEN
+    IF v_many THEN
         -- All sessions like this one were notified, so it passes nothing on.
         IF idle THEN
             RETURN NEXT _pgq_sleep_in_slot('');
@@ -93,15 +99,16 @@ $pgq_idle$;
 
 COMMENT ON FUNCTION pgq_idle(text[], boolean, boolean) IS
     'Declare that this session is about to sleep until jobs of these queues are ripe (idle true), or is awake again '
-    '(false). Returns the channels on which the session is notified of ripe jobs while it sleeps: one for each queue, '
-    'one in all for more than 16 queues, none for an awake session. A ripe job wakes one of the sessions that sleep '
-    'for its queue, but all of those with more than 16 queues, whichever these are, if no other sleeps for it. '
+    '(false). An empty array stands for all queues, and counts as more than 16. Returns the channels on which the '
+    'session is notified of ripe jobs while it sleeps: one for each queue, one in all for more than 16 queues, none for '
+    'an awake session. A ripe job wakes one of the sessions that sleep for its queue, but all of those with more than '
+    '16 queues, whichever these are, if no other sleeps for it. '
     'Before it sleeps, a worker calls this function, executes LISTEN for the channels, and claims once more. It sleeps '
     'until it is notified, or until pgq_ripe_in tells that a job is ripe, but looks once a second: a notification is a '
     'hint. After the payload "later" it asks pgq_ripe_in, because a job will be ripe soon; after any other it calls '
     'this function with idle false, and claims. If it was notified and cannot claim, pass_on wakes another session '
-    'instead. NULL for an argument, or one of the queues, raises 22004. Raises 22023 for an empty array, 42501 for a '
-    'queue that the calling role may not use.';
+    'instead. NULL for an argument, or one of the queues, raises 22004. Raises 42501 for a queue that the calling '
+    'role may not use.';
 
 
 -- A claim finds the jobs before the heads only when it scans from the start, so it is called when that is due.

@@ -36,7 +36,7 @@ REVOKE ALL ON FUNCTION
     pgq_register, pgq_unregister, pgq_reconcile,
     _pgq_expire_leases, _pgq_workers_reconnect, _pgq_sweep_workers, _pgq_maintain,
     pgq_remaining,
-    _pgq_sleep_in_slot, pgq_idle, pgq_ripe_in,
+    _pgq_sleep_in_slot, pgq_idle, pgq_ripe_in, pgq_queues_to_serve,
     _pgq_job_state, pgq_cancel, pgq_retry,
     pgq_purge,
     _pgq_granted_functions, _pgq_check_grant, _pgq_grant_privileges, _pgq_revoke_privileges,

@@ -1,6 +1,6 @@
 -- Presence: registered workers, and the jobs of workers whose sessions have ended.
 BEGIN;
-SELECT plan(47);
+SELECT plan(49);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 -- In the first five seconds after the start of the server no worker counts as gone: wait until they are over.
 CREATE FUNCTION pg_temp.claim() RETURNS bigint LANGUAGE plpgsql AS $$
@@ -115,6 +115,11 @@ SELECT throws_ok($$ SELECT pgq_reconcile(NULL, '{}', '{}') $$, 'PGQ03', NULL, 'p
 SELECT is(pgq_unregister('back'), true, 'a worker can unregister');
 SELECT is_empty('SELECT FROM pgq_worker_session', 'a worker that has unregistered has no row');
 SELECT is_empty('SELECT FROM _pgq_presence', 'a worker that has unregistered holds no lock');
+SELECT pgq_register('all', '{}');
+SELECT pgq_register('all', '{a,b}');
+SELECT results_eq($$ SELECT queues, present FROM pgq_workers WHERE name = 'all' $$, $$ VALUES ('{a,b}'::text[], true) $$, 'a worker that knew no queue can register again with those that it has found');
+SELECT is(pgq_unregister('all'), true, 'a worker that has registered twice unregisters once');
+SELECT is_empty('SELECT FROM _pgq_presence', 'then it holds no lock');
 SELECT is(pgq_unregister(NULL), false, 'pgq_unregister returns false for NULL');
 
 SELECT throws_ok(call, state, message, message)
@@ -123,7 +128,6 @@ FROM (VALUES
     ('SELECT pgq_register('''')', '22023', 'worker is empty, or worker or host takes more than 200 bytes'),
     ('SELECT pgq_register(repeat(''x'', 201))', '22023', 'worker is empty, or worker or host takes more than 200 bytes'),
     ('SELECT pgq_register(''x'', ''{a}'', repeat(''x'', 201))', '22023', 'worker is empty, or worker or host takes more than 200 bytes'),
-    ('SELECT pgq_register(''x'', ''{}'')', '22023', 'queues is empty'),
     ('SELECT pgq_register(''x'', NULL)', '22004', 'queues, or one of them, is null')
 ) AS t (call, state, message);
 SELECT is_empty('SELECT FROM pgq_worker_session', 'a refused registration leaves no row');

@@ -17,6 +17,7 @@ INSERT INTO matrix VALUES
     ('pgq_reconcile', '{worker}', 'SELECT pgq_reconcile({q}, ''{}'', ''{}'') FROM pgq_register({q}, ''{mine}'')', '1', '0'),
     ('pgq_remaining', '{worker}', 'SELECT running FROM pgq_remaining(ARRAY[{q}])', 'true', '42501'),
     ('pgq_ripe_in', '{worker}', 'SELECT pgq_ripe_in(ARRAY[{q}]) <= interval ''0''', 'true', '42501'),
+    ('pgq_queues_to_serve', '{worker}', 'SELECT count(*) FROM pgq_queues_to_serve(ARRAY[{q}])', '1', '0'),
     ('pgq_idle', '{worker}', 'SELECT count(*) FROM pgq_idle(ARRAY[{q}], false)', '0', '42501'),
     ('pgq_hold', '{worker}', 'SELECT pgq_hold({running}, {token})', '', 'PGQ02'),
     ('pgq_complete', '{worker}', 'SELECT pgq_complete({running}, {token}, ''1'')', '', 'PGQ02'),

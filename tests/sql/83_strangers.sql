@@ -1,6 +1,6 @@
 -- Two applications in one database: to each, the jobs of the other do not exist.
 BEGIN;
-SELECT plan(71);
+SELECT plan(73);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT format('CREATE ROLE tap_%s', role) FROM unnest('{producer,worker,admin,reader,mixed}'::text[]) AS r (role) \gexec
@@ -64,6 +64,7 @@ INSERT INTO call VALUES
     ('tap_worker', 'SELECT kind FROM pgq_claim(''{%s}'')', 'theirs', 'nowhere'),
     ('tap_worker', 'SELECT p FROM pgq_remaining(''{%s}'') AS p', 'theirs', 'nowhere'),
     ('tap_worker', 'SELECT pgq_ripe_in(''{%s}'')', 'theirs', 'nowhere'),
+    ('tap_worker', 'SELECT count(*) FROM pgq_queues_to_serve(''{%s}'')', 'theirs', 'nowhere'),
     ('tap_admin', 'SELECT pgq_purge(''0'', queue => ''%s'')', 'theirs', 'nowhere');
 -- A token under which a job of the other application is held, and one that does not exist.
 INSERT INTO call

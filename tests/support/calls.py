@@ -24,6 +24,7 @@ LIFE = """
     pgq_enqueue('l', dedup_key => 'x', on_duplicate => 'replace', delay => '2 hours')
     pgq_remaining()
     pgq_ripe_in()
+    pgq_queues_to_serve()
     pgq_claim(lease => '90 s')
     pgq_hold(':id', ':token')
     pgq_cancel_requested('{:id}', '{:token}')

@@ -7,7 +7,7 @@ from time import perf_counter
 
 import psycopg
 import pytest
-from support.database import Connection
+from support.database import Connection, read
 
 from pgq import WorkerQueue
 
@@ -55,6 +55,17 @@ def test_ten_times_as_many_queues_of_a_list_take_some_ten_times_as_long(conn: Co
         conn.execute("RESET ROLE")
     few, many = times
     assert many < 25 * few
+
+
+def test_queues_to_serve_are_found_without_reading_their_jobs(conn: Connection, queue: WorkerQueue) -> None:
+    """One entry of each queue is read, and one behind those with the prefix."""
+    queue.enqueue_many({"kind": "k", "args": n, "queue": name} for name in names(50) for n in range(100))
+    before = read("pgq_waiting_claim", conn)
+    assert queue.queues_to_serve() == sorted(names(50))
+    assert read("pgq_waiting_claim", conn) - before <= 50
+    before = read("pgq_waiting_claim", conn)
+    assert queue.queues_to_serve(["queue 1"]) == ["queue 1", *(f"queue 1{n}" for n in range(10))]
+    assert read("pgq_waiting_claim", conn) - before <= 12
 
 
 def test_of_many_queues_one_that_is_not_allowed_is_refused(conn: Connection, queue: WorkerQueue) -> None:

@@ -105,7 +105,8 @@ class WorkerQueue(Queue):
         """
         Declare that this session is about to sleep, or is awake again; return the channels to LISTEN to.
 
-        With ``pass_on`` a session that is awake again wakes another one, for a job that it cannot claim itself.
+        An empty list of queues stands for all queues. With ``pass_on`` a session that is awake again wakes another one,
+        for a job that it cannot claim itself.
         """
         rows = self._rows(
             f"SELECT {self._prefix}pgq_idle(%s::text[], %s::boolean, %s::boolean)", [list(queues), idle, pass_on]
@@ -116,6 +117,10 @@ class WorkerQueue(Queue):
         """Return the time until the next job of these queues is ripe (0 or less: one is ripe; None: none waits)."""
         ripe_in: timedelta | None = self._row(f"SELECT {self._prefix}pgq_ripe_in(%s::text[])", [list(queues)])[0]
         return ripe_in
+
+    def queues_to_serve(self, prefixes: Sequence[str] = ("",)) -> list[str]:
+        """Return the queues in which jobs wait and that this role may use as worker, those with these prefixes."""
+        return [row[0] for row in self._rows(f"SELECT {self._prefix}pgq_queues_to_serve(%s::text[])", [list(prefixes)])]
 
     def remaining(self, queues: Sequence[str] = ("default",), kinds: Sequence[str] | None = None) -> Remaining:
         """Return what is left to do in these queues; of the jobs that wait, only those of these kinds (None: all)."""
