@@ -383,3 +383,29 @@ def test_grant_and_revoke_change_the_privileges_of_a_role(run: Run, conn: Connec
     finally:
         conn.execute("DROP OWNED BY clerk")
         conn.execute("DROP ROLE clerk")
+
+
+@pytest.mark.parametrize(
+    ("options", "left"), [(["--all-queues"], []), (["--queue-prefix", "rep", "--queue-prefix", "x"], ["mail"])]
+)
+def test_a_worker_that_names_no_queue_drains_those_that_it_finds(
+    run: Run, conn: Connection, tmp_path: Path, options: list[str], left: list[str]
+) -> None:
+    (tmp_path / "tasks.py").write_text("import pgq\npgq.handler('k')(print)\n")
+    for queue in ("reports", "mail", "x"):
+        Queue(conn).enqueue("k", queue=queue)
+    run("worker", "tasks", "--drain", *options, cwd=tmp_path)
+    assert one(conn, "SELECT array(SELECT queue FROM pgq_jobs)") == left
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--queue", "a", "--all-queues"], "exclude each other"),
+        (["--queue", "a", "--queue-prefix", "b"], "exclude each other"),
+        (["--all-queues", "--queue-prefix", "b"], "exclude each other"),
+        (["--all-queues", "--until-empty"], "--until-empty takes --queue"),
+    ],
+)
+def test_options_for_queues_that_do_not_go_together_are_refused(run: Run, options: list[str], message: str) -> None:
+    assert message in run("worker", "tasks", *options, code=2).stderr

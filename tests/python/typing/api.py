@@ -85,6 +85,8 @@ def operate(conn: psycopg.Connection[Any]) -> list[str]:
 def work(dsn: str) -> None:
     handlers = pgq.Handlers()
     handlers.handler("mail")(mail)
+    pgq.Worker(dsn, handlers, queue_prefixes=["mail."], queue_order="strict")
+    pgq.Worker(dsn, handlers, all_queues=True)
     worker = pgq.Worker(dsn, handlers, queues=["default"], concurrency=2, drain=pgq.Drain(until_empty=True))
     worker.run()
 

@@ -30,13 +30,17 @@ from pgq.worker.worker import RELEASE_WITHIN, Worker
 
 @click.command()
 @click.argument("modules", metavar="MODULE...", nargs=-1, required=True)
-@click.option("--queue", "queues", multiple=True, default=("default",), help="Queue to serve; may be repeated.")
+@click.option("--queue", "queues", multiple=True, help="Queue to serve; may be repeated.  [default: default]")
+@click.option(
+    "--queue-prefix", "queue_prefixes", multiple=True, help="Serve the queues that begin with this; may be repeated."
+)
+@click.option("--all-queues", is_flag=True, help="Serve all queues that the role of the worker may use.")
 @click.option(
     "--queue-order",
     type=click.Choice(["strict", "rotate"]),
-    default="strict",
     help="Within a priority, serve all jobs of the first --queue before any of the second (strict), however long that "
-    "is, or let each queue come first in turn (rotate).",
+    "is, or let each queue come first in turn (rotate).  [default: strict, but rotate with --queue-prefix or "
+    "--all-queues]",
 )
 @click.option(
     "--concurrency", type=click.IntRange(1, 100), default=1, help="Threads, for handlers that wait for the network."
@@ -101,7 +105,9 @@ def worker(
     target: Target,
     modules: tuple[str, ...],
     queues: tuple[str, ...],
-    queue_order: QueueOrder,
+    queue_prefixes: tuple[str, ...],
+    all_queues: bool,
+    queue_order: QueueOrder | None,
     concurrency: int,
     processes: int,
     batch: int,
@@ -125,6 +131,10 @@ def worker(
     --grace, jobs that have not begun go back, and the exit code is 0. A second signal does not wait: running jobs are
     given back where that is possible, and the exit code is 143 or 130.
     """
+    if bool(queues) + bool(queue_prefixes) + all_queues > 1:
+        raise click.UsageError("--queue, --queue-prefix and --all-queues exclude each other.")
+    if until_empty and (queue_prefixes or all_queues):
+        raise click.UsageError("--until-empty takes --queue: jobs may run in queues that this worker does not find.")
     logs.configure(log_level, log_format)
     # The modules may change the working directory.
     health_file = health_file.absolute() if health_file is not None else None
@@ -143,7 +153,9 @@ def worker(
                 load(modules)
             one = Worker(
                 target.dsn,
-                queues=queues,
+                queues=queues or None,
+                queue_prefixes=queue_prefixes,
+                all_queues=all_queues,
                 queue_order=queue_order,
                 concurrency=concurrency,
                 batch=batch,

@@ -22,6 +22,7 @@ from pgq.worker.joblog import first_line
 from pgq.worker.liveness import Liveness
 from pgq.worker.outcomes import Declined, Released
 from pgq.worker.refusal import Refusal, Refused
+from pgq.worker.served import ServedQueues
 from pgq.worker.session import Interrupted, Session
 from pgq.worker.settings import RunState, Settings
 from pgq.worker.settle import Settler
@@ -58,6 +59,7 @@ class Loop:
         extend: Callable[[Job, timedelta], datetime],
         connection_lost: Callable[[], None],
         idle: IdleLoops,
+        served: ServedQueues,
     ) -> None:
         self.settings = settings
         self.timing = settings.timing
@@ -70,14 +72,15 @@ class Loop:
         # The session of transactional handlers.
         self.inside = self._session()
         self.executor = Executor(handlers, self.inside, settings, extend)
-        self.settler = Settler(settings, self.session)
+        self.settler = Settler(settings, self.session, served)
         self.ticker = Ticker(self.tick, self.timing.tick)
         self.claimed = ClaimedJobs(self.settler, state.budget, self.session.lock)
         self.liveness = Liveness(self.timing)
         self.gate = LoopAtGate(settings, state, self.wakeup, self.liveness)
         self._connection_lost = connection_lost
         self._idle = idle
-        self.sleep = Sleep(settings, state, self.session, handlers, idle, self.wakeup, self.liveness)
+        self._served = served
+        self.sleep = Sleep(settings, state, self.session, handlers, idle, served, self.wakeup, self.liveness)
         self._tick_again_at = 0.0
 
     def _session(self) -> Session:
@@ -145,12 +148,19 @@ class Loop:
     def settle_and_claim(self) -> list[Job]:
         """Record the outcomes of the last batch, give back the rest of it, and claim the next one."""
         self.claimed.release_unstarted()
+        if self._served.prefixes:
+            # The claim before the loop sleeps finds jobs in new queues, too.
+            self._served.search(self.session.queue(), at_once=not self.sleep.found)
         budget = self.state.budget
         size = budget.reserve(self.batch_size.size(self.handlers.largest_batch))
         claimed_at = self.timing.clock()
         jobs: list[Job] = []
         try:
             jobs = self.settler.settle_and_claim(size)
+        except psycopg.errors.InsufficientPrivilege:
+            # The role has lost a queue since the last search; the next turn searches again.
+            if not self._served.prefixes:
+                raise
         finally:
             budget.give_back(size - len(jobs))
         self.batch_size.note_claimed(jobs, size)

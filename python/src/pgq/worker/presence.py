@@ -18,6 +18,7 @@ from pgq.worker.calls import WorkerQueue
 from pgq.worker.execution import Execution
 from pgq.worker.idle import IdleLoops
 from pgq.worker.joblog import first_line, log_job
+from pgq.worker.served import ServedQueues
 from pgq.worker.session import Interrupted, Session
 from pgq.worker.settings import Settings
 from pgq.worker.wakeup import Wakeup
@@ -54,6 +55,7 @@ class Presence:
         claims_paused: Callable[[], AbstractContextManager[list[Job] | None]],
         kinds: Callable[[], list[str]],
         held_jobs: Callable[[float], list[Job]],
+        served: ServedQueues,
     ) -> None:
         self.settings = settings
         self.registers = not settings.transaction_pooler
@@ -68,6 +70,9 @@ class Presence:
         self._claims_paused = claims_paused
         self._kinds = kinds
         self._held_jobs = held_jobs
+        self._served = served
+        # The queues that were registered.
+        self._queues: tuple[str, ...] = ()
         self._clock = settings.timing.clock
         # Whether the result of a claim may be lost: then the database knows of more jobs of this worker than its loops.
         self._uncertain = False
@@ -123,7 +128,7 @@ class Presence:
 
     def tick(self) -> None:
         """Register and reconcile if need be, extend the leases that are due, and ask which jobs are to be cancelled."""
-        if self.registers and (self.session.closed or not self._registered):
+        if self.registers and (self.session.closed or not self._registered or self._queues != self._served.known):
             self._register()
         if self._uncertain and self._registered:
             self._reconcile()
@@ -158,7 +163,10 @@ class Presence:
         """Rescue the jobs of workers that are gone, if no loop has done so of late because all run handlers."""
         if self._clock() > self.idle.looked_at + max(LONGEST_TICK, self.settings.timing.look):
             with self.session.lock:
-                self._queue().claim(self.settings.queues, max_jobs=0)
+                if self._served.prefixes:
+                    self._served.search(self._queue(), at_once=True)
+                else:
+                    self._queue().claim(self._served.names, max_jobs=0)
             self.idle.looked_at = self._clock()
 
     def _running(self) -> Iterable[tuple[Job, float, timedelta]]:
@@ -217,11 +225,15 @@ class Presence:
 
     def _register(self) -> None:
         with self.session.lock:
+            queues = self._served.known
             try:
                 self.session.queue().register(
-                    self.settings.name, self.settings.queues, socket.gethostname(), os.getpid(), self._kinds()
+                    self.settings.name, queues, socket.gethostname(), os.getpid(), self._kinds()
                 )
-                self._registered = True
+                self._registered, self._queues = True, queues
+            except psycopg.errors.InsufficientPrivilege:
+                self._served.forget()
+                raise
             except WrongState:
                 # After a lost connection the server may not have noticed yet that the old session is gone.
                 self._registered = False

@@ -61,12 +61,17 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of a worker, as its parts need them. ``name`` is unique among processes."""
+    """
+    The settings of a worker, as its parts need them. ``name`` is unique among processes.
+
+    A worker has either ``queues`` or ``queue_prefixes``; the prefix of all queues is empty.
+    """
 
     server: Server
     name: str
     schema: str | None
     queues: tuple[str, ...]
+    queue_prefixes: tuple[str, ...]
     queue_order: QueueOrder
     batch: int
     batch_bytes: int
@@ -79,6 +84,9 @@ class Settings:
     def __post_init__(self) -> None:
         if self.queue_order not in get_args(QueueOrder):
             raise ValueError(f'queue_order is "strict" or "rotate", not {self.queue_order!r}')
+        if self.queue_prefixes and self.drain is not None and self.drain.until_empty:
+            # Jobs may run in queues that this worker never finds, because none waits there.
+            raise ValueError("until_empty needs a worker that names its queues")
 
     @property
     def begin_within(self) -> float:

@@ -25,6 +25,7 @@ from pgq.worker.outcomes import (
     Snoozed,
     is_plain,
 )
+from pgq.worker.served import ServedQueues
 from pgq.worker.session import Session
 from pgq.worker.settings import Settings
 
@@ -50,15 +51,17 @@ class Settler:
     """
     Record the outcomes of one loop through its session, and log what the database made of them.
 
-    ``pending`` are the outcomes that are not recorded yet, and ``queues`` those of the next claim, in its order. The
-    caller of ``settle`` and ``settle_and_claim`` holds ``session.lock``.
+    ``pending`` are the outcomes that are not recorded yet. The caller of ``settle`` and ``settle_and_claim`` holds
+    ``session.lock``.
     """
 
-    def __init__(self, settings: Settings, session: Session) -> None:
+    def __init__(self, settings: Settings, session: Session, served: ServedQueues) -> None:
         self.settings = settings
         self.session = session
         self.pending: list[Outcome] = []
-        self.queues = settings.queues
+        self._served = served
+        # How many claims there were, for queues that take turns.
+        self._claims = 0
         self.settled_at = 0.0
 
     def add(self, results: Iterable[Outcome | Settlement]) -> None:
@@ -90,9 +93,14 @@ class Settler:
         Where all outcomes are plain, that is one statement.
         """
         settings = self.settings
+        queues = self._queues()
+        if not queues:
+            if self.pending:
+                self.settle()
+            return []
         queue = self.session.queue()
         outcomes = self.pending.copy()
-        claim = (self.queues, max_jobs, settings.lease, settings.name, settings.batch_bytes)
+        claim = (queues, max_jobs, settings.lease, settings.name, settings.batch_bytes)
         settlements: list[Settlement] = []
         if settings.transaction_pooler or not all(is_plain(outcome) for outcome in outcomes):
             with queue.conn.transaction():
@@ -104,10 +112,17 @@ class Settler:
                 settlements = [_completion(outcome, outcome.job.id not in lost) for outcome in outcomes]
         else:
             jobs = queue._claim_only(*claim)
-        if settings.queue_order == "rotate":
-            self.queues = (*self.queues[1:], self.queues[0])
+        self._claims += 1
         self._note(len(outcomes), settlements)
         return jobs
+
+    def _queues(self) -> tuple[str, ...]:
+        """Return the queues of the next claim, in its order."""
+        names = self._served.names
+        if self.settings.queue_order == "strict" or not names:
+            return names
+        first = self._claims % len(names)
+        return names[first:] + names[:first]
 
     def _note(self, count: int, settlements: list[Settlement]) -> None:
         """Forget the first pending outcomes, which are committed, and log their settlements."""

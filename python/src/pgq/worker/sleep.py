@@ -6,15 +6,21 @@ from datetime import timedelta
 from math import inf
 
 from pgq.handlers import Handlers
+from pgq.job import Remaining
 from pgq.worker.idle import IdleLoops
 from pgq.worker.liveness import Liveness
+from pgq.worker.served import ServedQueues
 from pgq.worker.session import Session
 from pgq.worker.settings import RunState, Settings
 from pgq.worker.wakeup import Wakeup
 
 
 class Sleep:
-    """The sleep of a loop that has found no ripe job, and is then among the ``idle`` ones."""
+    """
+    The sleep of a loop that has found no ripe job, and is then among the ``idle`` ones.
+
+    ``found`` tells whether the last claim has found jobs.
+    """
 
     def __init__(
         self,
@@ -23,6 +29,7 @@ class Sleep:
         session: Session,
         handlers: Handlers,
         idle: IdleLoops,
+        served: ServedQueues,
         loop: Wakeup,
         liveness: Liveness,
     ) -> None:
@@ -31,10 +38,11 @@ class Sleep:
         self._session = session
         self._handlers = handlers
         self._idle = idle
+        self._served = served
         self._loop = loop
         self._liveness = liveness
         self._again = 0.0
-        self._found = False
+        self.found = False
 
     def note(self, *, found: bool) -> None:
         """
@@ -44,11 +52,11 @@ class Sleep:
         jobs saves a round trip.
         """
         if found:
-            if self._found:
+            if self.found:
                 self._idle.declare_awake_if_busy(at_once=True)
             # The ripe jobs that no claim could take may be among them.
             self._again = 0.0
-        self._found = found
+        self.found = found
 
     def rest(self) -> bool:
         """
@@ -62,7 +70,9 @@ class Sleep:
             queue = self._session.queue()
             seconds = None
             if settings.drain is not None:
-                remaining = queue.remaining(settings.queues, self._handlers.kinds)
+                self._served.search(queue, at_once=True)
+                names = self._served.names
+                remaining = queue.remaining(names, self._handlers.kinds) if names else Remaining(None, False)
                 if settings.drain.is_reached(remaining):
                     return True
                 seconds = settings.drain.sleep(remaining, settings.poll)
@@ -105,7 +115,9 @@ class Sleep:
         """
         timing = self._settings.timing
         with self._session.lock, self._session.interruptible():
-            ripe_in = self._session.queue().ripe_in(self._settings.queues)
+            queue = self._session.queue()
+            self._served.search(queue, at_once=True)
+            ripe_in = queue.ripe_in(self._served.names) if self._served.names else None
         self._idle.looked_at = timing.clock()
         longest = self._idle.look_after
         if ripe_in is None or ripe_in.total_seconds() > longest:

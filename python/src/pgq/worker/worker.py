@@ -34,6 +34,7 @@ from pgq.worker.outcomes import Outcome, Released
 from pgq.worker.pooler import refuse_transaction_pooler
 from pgq.worker.presence import INTERRUPT_AGAIN, Presence
 from pgq.worker.refusal import Refused, refuses
+from pgq.worker.served import ServedQueues
 from pgq.worker.server import Server
 from pgq.worker.session import Interrupted
 from pgq.worker.settings import QueueOrder, RunState, Settings, Timing
@@ -53,8 +54,10 @@ class Worker:
     reach ``batch_bytes``, for ``lease``. When no job is ripe, it sleeps until it is notified of one, or the next one is
     ripe. It looks every ``poll`` seconds, and at least once a second unless behind a transaction pooler.
 
-    Of ripe jobs with the same priority, those of the first of the ``queues`` are claimed first, so a queue that never
-    runs dry keeps back the ones after it. With ``queue_order="rotate"`` each queue comes first in turn.
+    The worker serves the named ``queues``, by default the queue "default"; or those whose names begin with one of the
+    ``queue_prefixes``; or with ``all_queues`` every queue that its role may use. Of ripe jobs with the same priority,
+    those of the first of the ``queues`` are claimed first, so a queue that never runs dry keeps back the ones after it.
+    With ``queue_order="rotate"``, the default for queues that are not named, each queue comes first in turn.
 
     Other workers take the jobs of a killed worker within two seconds. The leases of running handlers are extended. With
     ``transaction_pooler`` nothing is kept in a session, as a pooler in transaction mode demands: the worker polls, and
@@ -70,8 +73,10 @@ class Worker:
     conninfo: str = ""
     handlers: registry.Handlers = registry.default
     _: KW_ONLY
-    queues: Sequence[str] = ("default",)
-    queue_order: QueueOrder = "strict"
+    queues: Sequence[str] | None = None
+    queue_prefixes: Sequence[str] = ()
+    all_queues: bool = False
+    queue_order: QueueOrder | None = None
     concurrency: int = 1
     batch: int = 100
     batch_bytes: int = MAX_BYTES
@@ -87,12 +92,17 @@ class Worker:
     timing: Timing = field(default_factory=Timing)
 
     def __post_init__(self) -> None:
+        if (self.queues is not None) + bool(self.queue_prefixes) + self.all_queues > 1:
+            raise ValueError("queues, queue_prefixes and all_queues exclude each other")
+        prefixes = ("",) if self.all_queues else tuple(self.queue_prefixes)
+        queues = ("default",) if self.queues is None else tuple(self.queues)
         self.settings = Settings(
             server=Server.resolve(self.conninfo),
             name=f"{self.name or socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}",
             schema=self.schema,
-            queues=tuple(self.queues),
-            queue_order=self.queue_order,
+            queues=() if prefixes else queues,
+            queue_prefixes=prefixes,
+            queue_order=self.queue_order or ("rotate" if prefixes else "strict"),
             batch=self.batch,
             batch_bytes=self.batch_bytes,
             lease=self.lease,
@@ -102,6 +112,7 @@ class Worker:
             timing=self.timing,
         )
         self.state = RunState.start(self.max_jobs, self.timing.clock)
+        self._served = ServedQueues(self.settings)
         self.drained = False
         # Whether the loops are made, and other threads may use them.
         self._begun = False
@@ -117,6 +128,7 @@ class Worker:
                 extend=self.presence.extend,
                 connection_lost=self.presence.mark_uncertain,
                 idle=self.presence.idle,
+                served=self._served,
             )
             for _ in range(self.concurrency)
         ]
@@ -125,7 +137,12 @@ class Worker:
     def presence(self) -> Presence:
         """The presence, also made at the first use."""
         return Presence(
-            self.settings, self._executions, self._claims_paused, lambda: self.handlers.kinds, self._held_jobs
+            self.settings,
+            self._executions,
+            self._claims_paused,
+            lambda: self.handlers.kinds,
+            self._held_jobs,
+            self._served,
         )
 
     def run(self, lifeline: socket.socket | None = None) -> None:
@@ -206,9 +223,7 @@ class Worker:
 
     def _work(self, lifeline: socket.socket | None, health: HealthReport) -> None:
         """Say that the worker is ready, and run the loops."""
-        logger.info(
-            "worker %s serves %s: %s", self.settings.name, ", ".join(self.queues), ", ".join(self.handlers.kinds)
-        )
+        logger.info("worker %s serves %s: %s", self.settings.name, self._queue_names(), ", ".join(self.handlers.kinds))
         notify_systemd("READY=1")
         if lifeline is not None:
             # Where the supervisor is gone, the end of the lifeline stops this worker.
@@ -216,6 +231,12 @@ class Worker:
                 lifeline.send(READY)
         health.start()
         self._run_loops()
+
+    def _queue_names(self) -> str:
+        """Return the queues in words."""
+        if self.all_queues:
+            return "all queues"
+        return ", ".join([*self.settings.queues, *(f"{prefix}…" for prefix in self.settings.queue_prefixes)])
 
     def _start_interrupting(self) -> None:
         # Not a threading.Thread: a signal handler may run in a thread that holds a lock of that module.
