@@ -61,7 +61,7 @@ def test_new_queues_are_found_without_waiting_for_the_look(
     arrived = threading.Semaphore(0)
     handlers.handler("k")(lambda job: arrived.release())
     for prefix in ("a", "b"):
-        start(make_worker(queue_prefixes=[prefix], timing=LOOK), running)
+        start(make_worker(queue_prefixes=[prefix], concurrency=2, timing=LOOK), running)
     for n in range(10):
         queue.enqueue("k", queue=f"{'ab'[n % 2]} {n}", delay=f"{n % 3 * 0.1} seconds")
         assert arrived.acquire(timeout=20)
