@@ -29,6 +29,7 @@ NOW, LATER, LATEST = "1990-01-01Z", "2101-01-01Z", "2212-01-01Z"
 MEANT = {
     "queues": ["{default}", "{a,default,b}", "{a,a,a}"],
     "queue": ["default", "a"],
+    "prefixes": ['{""}', "{a,d}"],
     "kinds": ["{k}", "{k,mail}"],
     "args": ["{}", "1"],
     "on_duplicate": ["keep", "replace", "soonest", "error"],

@@ -19,7 +19,7 @@ from pgq.views import Views
 
 IDLE = (
     "SELECT count(*) FROM pg_stat_activity "
-    "WHERE application_name LIKE 'pgq %%' AND state = 'idle' AND query ~ 'pgq_claim'"
+    "WHERE application_name LIKE 'pgq %%' AND state = 'idle' AND query ~ 'pgq_(claim|ripe_in)'"
 )
 
 
