@@ -22,6 +22,11 @@ from pgq.worker.settings import Timing
 # As many as there are slots of which each has one session.
 SLOTS = 16
 LOCKS = "SELECT count(*) FROM pg_locks WHERE pid = %s AND locktype = 'advisory'"
+# A sleeping session has the lock of the bucket of its queue.
+ASLEEP = (
+    "SELECT l.pid FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database "
+    "WHERE d.datname = current_database() AND l.classid = 'pgq_waiting'::regclass AND l.mode = 'ShareLock'"
+)
 
 
 class Sleeper:
@@ -282,10 +287,9 @@ def test_a_worker_whose_notified_session_is_lost_claims_all_the_same(
     handlers.handler("k")(lambda job: done.release())
     worker = make_worker()
     start(worker, running)
-    session = worker.presence.session
-    pid = session.queue().conn.info.backend_pid
+    pid = one(conn, ASLEEP)
     conn.execute("SELECT pg_terminate_backend(%s)", [pid])
-    eventually(lambda: session.idle and session.queue().conn.info.backend_pid != pid)
+    eventually(lambda: conn.execute(ASLEEP).fetchone() not in (None, (pid,)))
     queue.enqueue("k")
     assert done.acquire(timeout=20)
 
