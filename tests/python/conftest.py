@@ -282,3 +282,12 @@ def loop(worker: Worker) -> Loop:
 def grown_up(conn: Connection) -> None:
     """Wait until the server is old enough for workers to count as gone."""
     conn.execute("SELECT pg_sleep_until(pg_postmaster_start_time() + interval '5.1 seconds')")
+
+
+@pytest.fixture
+def running(make_worker: MakeWorker) -> Iterator[list[Worker]]:
+    """Workers that the test runs in threads; they are stopped at its end."""
+    workers: list[Worker] = []
+    yield workers
+    for worker in workers:
+        worker.stop()

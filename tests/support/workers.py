@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from pgq import Worker
 from pgq.worker.loop import Loop
+from support.threads import Thread, eventually
 
 
 class MakeWorker(Protocol):
@@ -18,3 +19,10 @@ def drain(loop: Loop) -> None:
     """Take turns until no job is ripe; the last turn settles."""
     while loop.turn():
         pass
+
+
+def start(worker: Worker, running: list[Worker]) -> None:
+    """Run a worker until all of its loops sleep."""
+    running.append(worker)
+    Thread(worker.run)
+    eventually(lambda: len(worker.presence.idle._sleeping) == len(worker.loops))

@@ -294,7 +294,7 @@ def test_jobs_that_a_claim_leaves_for_their_size_are_no_dead_entries(conn: Conne
 
 
 def test_queues_that_take_turns_lose_no_job_and_keep_their_order(queue: WorkerQueue, past: None) -> None:
-    """A head belongs to a queue, wherever a claim names it: claims find each job once, and scan the past once."""
+    """A head belongs to a queue, not to its place in a claim: claims find each job once, and scan the past once."""
     order = ["default", "other", "third"]
     queue.enqueue_many(
         {"kind": "k", "args": n, "queue": name, "priority": 5 + n % 2} for n in range(200) for name in order

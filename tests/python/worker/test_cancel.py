@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.database import Connect, Connection, jobs, one
+from support.interrupted import LONG, compute, sleep, swallow, wait
 from support.threads import Thread, eventually
 from support.workers import MakeWorker
 
@@ -20,7 +21,6 @@ from pgq.views import Views
 from pgq.worker import presence
 
 # Longer than any test waits.
-LONG = 60.0
 
 
 @pytest.fixture(autouse=True)
@@ -58,31 +58,6 @@ def begun(handlers: Handlers) -> Begun:
         return proceed()
 
     return begun
-
-
-def sleep(job: Job, *conn: Connection) -> None:
-    """Wait in C for the clock."""
-    time.sleep(LONG)
-
-
-def wait(job: Job, *conn: Connection) -> None:
-    """Wait in C for another thread."""
-    threading.Event().wait(LONG)
-
-
-def compute(job: Job, *conn: Connection) -> None:
-    """Compute in Python."""
-    end = time.monotonic() + LONG
-    while time.monotonic() < end:
-        pass
-
-
-def swallow(job: Job, *conn: Connection) -> None:
-    """Catch the interruption once and go on."""
-    try:
-        compute(job)
-    except BaseException:
-        compute(job)
 
 
 def fail_in_cleanup(job: Job, *conn: Connection) -> None:

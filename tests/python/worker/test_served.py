@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from support.database import Connect, Connection, jobs, one
-from support.threads import Thread, eventually
-from support.workers import MakeWorker, drain
+from support.threads import eventually
+from support.workers import MakeWorker, drain, start
 
 from pgq import Drain, Handlers, Queue, Worker, WorkerQueue
 from pgq.worker.settings import Timing
@@ -23,22 +23,6 @@ def done(handlers: Handlers) -> dict[str, list[Any]]:
     done: dict[str, list[Any]] = {}
     handlers.handler("k")(lambda job: done.setdefault(job.queue, []).append(job.args))
     return done
-
-
-@pytest.fixture
-def running(make_worker: MakeWorker) -> Iterator[list[Worker]]:
-    """Workers that the test runs in threads; they are stopped at its end."""
-    workers: list[Worker] = []
-    yield workers
-    for worker in workers:
-        worker.stop()
-
-
-def start(worker: Worker, running: list[Worker]) -> None:
-    """Run a worker until all of its loops sleep."""
-    running.append(worker)
-    Thread(worker.run)
-    eventually(lambda: len(worker.presence.idle._sleeping) == len(worker.loops))
 
 
 def test_a_worker_of_all_queues_serves_each(queue: Queue, make_worker: MakeWorker, done: dict[str, list[Any]]) -> None:

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import pytest
 from support.database import Connection, jobs, one
+from support.interrupted import LONG, compute, sleep, swallow, wait
 from support.threads import Thread, eventually
 from support.workers import MakeWorker, drain
 
@@ -18,35 +19,8 @@ from pgq.process.signals import StopSignals
 from pgq.views import Views
 from pgq.worker.loop import Loop
 
+
 # Longer than any test waits.
-LONG = 60.0
-
-
-def sleep(job: Job, *conn: Connection) -> None:
-    """Wait in C for the clock."""
-    time.sleep(LONG)
-
-
-def wait(job: Job, *conn: Connection) -> None:
-    """Wait in C for another thread."""
-    threading.Event().wait(LONG)
-
-
-def compute(job: Job, *conn: Connection) -> None:
-    """Compute in Python."""
-    end = time.monotonic() + LONG
-    while time.monotonic() < end:
-        pass
-
-
-def swallow(job: Job, *conn: Connection) -> None:
-    """Catch the interruption once and go on."""
-    try:
-        compute(job)
-    except BaseException:
-        compute(job)
-
-
 def ignore(job: Job, *conn: Connection) -> None:
     """Catch every Exception, again and again."""
     end = time.monotonic() + LONG

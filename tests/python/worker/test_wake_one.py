@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from time import monotonic
@@ -12,8 +12,8 @@ import pytest
 from psycopg import sql
 from support.database import Connect, Connection, jobs, one, ration, read
 from support.heads import PAST
-from support.threads import Thread, eventually
-from support.workers import MakeWorker
+from support.threads import eventually
+from support.workers import MakeWorker, start
 
 from pgq import Handlers, Job, Queue, Worker, WorkerQueue
 from pgq.worker.loop import Loop
@@ -52,22 +52,6 @@ class Sleeper:
 def woken(sleepers: list[Sleeper]) -> list[Sleeper]:
     """Return the sessions that were notified."""
     return [sleeper for sleeper in sleepers if sleeper.heard()]
-
-
-@pytest.fixture
-def running(make_worker: MakeWorker) -> Iterator[list[Worker]]:
-    """Workers that the test runs in threads; they are stopped at its end."""
-    workers: list[Worker] = []
-    yield workers
-    for worker in workers:
-        worker.stop()
-
-
-def start(worker: Worker, running: list[Worker]) -> None:
-    """Run a worker until all of its loops sleep."""
-    running.append(worker)
-    Thread(worker.run)
-    eventually(lambda: len(worker.presence.idle._sleeping) == len(worker.loops))
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 1), (2, 2), (3, 3), (10, 3)])
@@ -172,7 +156,7 @@ def test_a_session_that_cannot_claim_passes_the_notification_on(queue: Queue, co
 
 @pytest.mark.parametrize("delay", ["0.5 seconds", "2 seconds"])
 def test_a_job_that_is_ripe_soon_lets_one_session_look(queue: Queue, connect: Connect, delay: str) -> None:
-    """It would not look by itself in time."""
+    """Its next look would come too late."""
     sleepers = [Sleeper(connect()) for _ in range(3)]
     queue.enqueue("k", delay=delay)
     assert sorted(payload for sleeper in sleepers for payload in sleeper.heard()) == ["later"]
