@@ -9,6 +9,7 @@ import re
 import socket
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -216,13 +217,22 @@ def test_a_supervisor_is_as_well_as_the_least_of_its_children(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("refuse", "allow"),
     [
-        ("ALTER ROLE refused NOLOGIN", "ALTER ROLE refused LOGIN"),
-        ("ALTER DATABASE {} RENAME TO refused", "ALTER DATABASE refused RENAME TO {}"),
+        (["ALTER ROLE refused NOLOGIN"], ["ALTER ROLE refused LOGIN"]),
+        # Only a database without sessions can be renamed, so it lets none in before.
+        (
+            ["ALTER DATABASE {} ALLOW_CONNECTIONS false", "ALTER DATABASE {} RENAME TO refused"],
+            ["ALTER DATABASE refused RENAME TO {}", "ALTER DATABASE {} ALLOW_CONNECTIONS true"],
+        ),
     ],
     ids=["28000", "3D000"],
 )
 def test_a_refusal_that_lasts_ends_the_worker(
-    conn: Connection, dsn: str, handlers: Handlers, caplog: pytest.LogCaptureFixture, refuse: str, allow: str
+    conn: Connection,
+    dsn: str,
+    handlers: Handlers,
+    caplog: pytest.LogCaptureFixture,
+    refuse: list[str],
+    allow: list[str],
 ) -> None:
     """One that does not last is waited for; the exit code of the command is 3."""
     caplog.set_level("INFO")
@@ -234,26 +244,28 @@ def test_a_refusal_that_lasts_ends_the_worker(
     worker = Worker(make_conninfo(dsn, user="refused"), handlers, poll=0.05, timing=timing)
     with psycopg.connect(make_conninfo(dsn, dbname="postgres"), autocommit=True) as admin:
         thread = Thread(worker.run)
-
+        terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'refused'"
         present = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'refused'"
         try:
             # Not earlier: an error of the first connections ends a worker at once.
             eventually(lambda: "serves" in caplog.text)
             for seconds in (0.5, 0):
-                admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'refused'")
-                eventually(lambda: _try(admin, refuse.format(name)))
-                admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'refused'")
+                for statement in refuse:
+                    eventually(partial(_try, admin, statement.format(name)))
+                    admin.execute(terminate.encode())
                 if seconds:
                     time.sleep(seconds)
-                    admin.execute(allow.format(name).encode())
+                    for statement in allow:
+                        admin.execute(statement.format(name).encode())
                     eventually(lambda: one(admin, present))
             with pytest.raises(ConnectionFailed, match="cannot reach the database") as raised, command_errors():
                 thread.result(30)
             assert raised.value.exit_code == 3
         finally:
             worker.stop()
-            with contextlib.suppress(psycopg.Error):
-                admin.execute(allow.format(name).encode())
+            for statement in allow:
+                with contextlib.suppress(psycopg.Error):
+                    admin.execute(statement.format(name).encode())
 
 
 def _try(admin: Connection, statement: str) -> bool:
@@ -261,7 +273,6 @@ def _try(admin: Connection, statement: str) -> bool:
     try:
         admin.execute(statement.encode())
     except psycopg.errors.ObjectInUse:
-        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'refused'")
         return False
     return True
 

@@ -221,13 +221,17 @@ class Crew:
                     self.timed(conn, "SELECT pgq_complete(%s::bigint, %s::bigint)", job_id, token)
 
     def stop(self) -> None:
-        """Stop the producers, then the workers when no job is left; raise what a thread has raised."""
+        """
+        Stop the producers, then the workers when no job is left; raise what a thread has raised.
+
+        A worker that has met an expected error leaves its jobs to their leases of a minute.
+        """
         self.producing = False
         for thread in self.threads[:2]:
             thread.result()
         left = "SELECT (SELECT count(*) FROM pgq_waiting) + (SELECT count(*) FROM pgq_running)"
         watcher = self._connections[0]
-        eventually(lambda: one(watcher, left) == 0, "all jobs are done", 30.0)
+        eventually(lambda: one(watcher, left) == 0, "all jobs are done", 150.0)
         self.working = False
         for thread in self.threads[2:]:
             thread.result()
