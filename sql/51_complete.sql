@@ -68,22 +68,24 @@ COMMENT ON FUNCTION pgq_complete(bigint, bigint, jsonb, text) IS
     'token, or for a NULL id or token; 54000 for a result of more than 1 MiB as text.';
 
 
-CREATE FUNCTION pgq_complete_many(ids bigint[], tokens bigint[]) RETURNS SETOF bigint
+CREATE FUNCTION _pgq_complete_held(ids bigint[], tokens bigint[]) RETURNS bigint[]
     LANGUAGE plpgsql
-    SECURITY DEFINER
     SET search_path FROM CURRENT
     SET enable_seqscan = off
     SET jit = off
     SET plan_cache_mode = force_generic_plan
-AS $pgq_complete_many$
+AS $_pgq_complete_held$
 DECLARE
     v_allowed text[] := _pgq_allowed_queues('worker');
     v_rows tid[];
+    v_ended bigint[];
 BEGIN
-    PERFORM _pgq_check_pairs(ids, tokens);
+    IF (cardinality(ids) = cardinality(tokens)) IS NOT TRUE THEN
+        PERFORM _pgq_check_pairs(ids, tokens);
+    END IF;
 
     -- One look-up in the primary key for each pair, in the order of ids: a subquery that locks is never turned into a
-    -- join, whose order would depend on the statistics. The DELETE is a statement of its own, as in pgq_claim.
+    -- join, whose order would depend on the statistics. The DELETE is a statement of its own, as in a claim.
     v_rows := ARRAY(
         SELECT held.ctid
         FROM (
@@ -100,8 +102,28 @@ BEGIN
             FOR UPDATE
         ) AS held
     );
-    RETURN QUERY
-    DELETE FROM pgq_running AS r WHERE r.ctid = ANY (v_rows) RETURNING r.id;
+    WITH ended AS (
+        DELETE FROM pgq_running AS r WHERE r.ctid = ANY (v_rows) RETURNING r.id
+    )
+    SELECT coalesce(array_agg(e.id), '{}') INTO v_ended FROM ended AS e;
+    RETURN v_ended;
+END
+$_pgq_complete_held$;
+
+COMMENT ON FUNCTION _pgq_complete_held(bigint[], bigint[]) IS
+    'End running jobs that are done, without a result, each under its token, in queues that the calling role may use. '
+    'Returns the ids of the jobs that were ended. Raises what _pgq_check_pairs does.';
+
+
+CREATE FUNCTION pgq_complete_many(ids bigint[], tokens bigint[]) RETURNS SETOF bigint
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+AS $pgq_complete_many$
+DECLARE
+    v_ended bigint[] := _pgq_complete_held(ids, tokens);
+BEGIN
+    RETURN QUERY SELECT e.id FROM unnest(v_ended) AS e (id);
 END
 $pgq_complete_many$;
 

@@ -16,7 +16,7 @@ WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname
 
 SELECT is(
     (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func WHERE proname !~ '^_'),
-    '{pgq_backoff,pgq_cancel,pgq_cancel_claimed,pgq_cancel_requested,pgq_claim,pgq_complete,pgq_complete_many,pgq_decline,pgq_enqueue,
+    '{pgq_backoff,pgq_cancel,pgq_cancel_claimed,pgq_cancel_requested,pgq_claim,pgq_claim_batch,pgq_complete,pgq_complete_many,pgq_decline,pgq_enqueue,
       pgq_enqueue_many,pgq_extend,pgq_fail,pgq_grant,pgq_hold,pgq_idle,pgq_now,pgq_purge,pgq_queues_to_serve,pgq_reconcile,pgq_register,pgq_release,
       pgq_remaining,pgq_retry,pgq_revoke,pgq_ripe_in,pgq_snooze,pgq_unregister,pgq_version}',
     'these are the public functions, each with one set of arguments');

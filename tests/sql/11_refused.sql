@@ -1,6 +1,6 @@
 -- Bad arguments raise an error with SQLSTATE and message, and change nothing.
 BEGIN;
-SELECT plan(109);
+SELECT plan(116);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('held');
@@ -91,6 +91,13 @@ FROM (VALUES
     (format('SELECT pgq_complete_many(NULL, ARRAY[%s])', :token), '22004', 'ids or tokens is null'),
     (format('SELECT pgq_complete_many(ARRAY[%s, 1], ARRAY[%s])', :id, :token), '2202E', 'there are 2 ids but 1 tokens'),
     (format('SELECT pgq_complete_many(ARRAY[%s], ARRAY[%s, 1])', :id, :token), '2202E', 'there are 1 ids but 2 tokens'),
+    ('SELECT pgq_claim_batch(packed => NULL)', '22004', 'packed is null'),
+    ('SELECT pgq_claim_batch(max_jobs => NULL)', '22004', 'max_jobs is null'),
+    ('SELECT pgq_claim_batch(lease => ''0'')', '22023', 'lease 00:00:00 is out of range'),
+    ('SELECT pgq_claim_batch(done_ids => NULL)', '22004', 'ids or tokens is null'),
+    ('SELECT pgq_claim_batch(done_tokens => NULL)', '22004', 'ids or tokens is null'),
+    (format('SELECT pgq_claim_batch(done_ids => ARRAY[%s])', :id), '2202E', 'there are 1 ids but 0 tokens'),
+    (format('SELECT pgq_claim_batch(done_tokens => ARRAY[%s])', :token), '2202E', 'there are 0 ids but 1 tokens'),
     ('SELECT pgq_purge(NULL)', '22004', 'older_than or max_jobs is null'),
     ('SELECT pgq_purge(max_jobs => NULL)', '22004', 'older_than or max_jobs is null'),
     ('SELECT pgq_idle(pass_on => NULL)', '22004', 'pass_on is null'),

@@ -12,6 +12,8 @@ INSERT INTO matrix VALUES
     ('pgq_enqueue_many', '{producer}', 'SELECT created FROM pgq_enqueue_many(jsonb_build_array(''{"kind": "new", "queue": "mine"}''::jsonb, jsonb_build_object(''kind'', ''new'', ''queue'', {q}))) LIMIT 1', 'true', '42501'),
     ('pgq_claim', '{worker}', 'SELECT kind FROM pgq_claim(ARRAY[{q}])', 'waiting', '42501'),
     ('pgq_claim', '{worker}', 'SELECT count(*) FROM pgq_claim(ARRAY[''mine'', {q}], 0)', '0', '42501'),
+    ('pgq_claim_batch', '{worker}', 'SELECT kinds[1] FROM pgq_claim_batch(ARRAY[{q}])', 'waiting', '42501'),
+    ('pgq_claim_batch', '{worker}', 'SELECT cardinality(lost) FROM pgq_claim_batch(''{mine}'', 0, done_ids => ARRAY[{running}], done_tokens => ARRAY[{token}])', '0', '1'),
     ('pgq_register', '{worker}', 'SELECT pgq_register(''tap'', ARRAY[{q}])', '', '42501'),
     ('pgq_unregister', '{worker}', 'SELECT pgq_unregister(''tap'')', 'false', 'false'),
     ('pgq_reconcile', '{worker}', 'SELECT pgq_reconcile({q}, ''{}'', ''{}'') FROM pgq_register({q}, ''{mine}'')', '1', '0'),

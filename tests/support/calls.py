@@ -46,6 +46,9 @@ LIFE = """
     pgq_reconcile('w', '{:id}', '{:token}')
     pgq_complete(':id', ':token', '{"done": [1.0, null]}', 'a note')
     pgq_complete_many('{:id}', '{:token}')
+    pgq_enqueue('k', '{"b": 1.0, "a": "\\\\"}', context => '{"t": "ü"}')
+    pgq_claim_batch(worker => 'w')
+    pgq_claim_batch(max_jobs => 0, worker => 'w', done_ids => '{:id}', done_tokens => '{:token}')
     pgq_cancel(':first')
     pgq_jobs
     pgq_stats
@@ -68,8 +71,10 @@ def life(conn: Connection, home: str) -> list[Any]:
         rows = []
         for row in cursor.fetchall():
             named = dict(zip(names, row, strict=True))
-            if "token" in named:
-                held |= {"id": str(named["id"]), "token": str(named.pop("token"))}
+            if "ids" in named:
+                (named["id"],) = named.pop("ids") or [None]
+            if (token := named.pop("token", None)) is not None:
+                held |= {"id": str(named["id"]), "token": str(token)}
                 held.setdefault("first", held["id"])
             # The time of an error is stored as text, in the time zone of the session.
             for name in ("id", "errors"):

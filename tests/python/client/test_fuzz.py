@@ -115,7 +115,7 @@ def calls(draw: st.DrawFn, known: list[Function]) -> Call:
             values[name] = draw(st.one_of(*[OF_TYPE[kind]] * 3, st.none()))
         elif name in {"id", "token"}:
             values[name] = Live((live,))
-        elif name in {"ids", "tokens"}:
+        elif name in {"ids", "tokens", "done_ids", "done_tokens"}:
             values[name] = Live((live, live + 1))
         elif name == "jobs":
             values[name] = draw(jobs_of(next(f for f in known if f.name == "pgq_enqueue")))
@@ -185,7 +185,7 @@ class Target:
         """Return the text of a value, with placeholders replaced by ids or tokens."""
         if not isinstance(value, Live):
             return value
-        column = 1 if name.startswith("token") else 0
+        column = 1 if "token" in name else 0
         numbers = [str(self.live[place % len(self.live)][column]) for place in value.places]
         return f"{{{','.join(numbers)}}}" if name.endswith("s") else numbers[0]
 

@@ -1,0 +1,122 @@
+-- Settle a batch and claim the next one in one call, whose result is one row of arrays.
+--
+-- A worker that runs jobs in batches makes this call only, again and again: one round trip and one commit for a batch.
+-- Drivers decode a few arrays faster than many rows of many columns.
+
+CREATE FUNCTION pgq_claim_batch(
+    queues text[] DEFAULT '{default}',
+    max_jobs bigint DEFAULT 100,
+    lease interval DEFAULT '5 minutes',
+    worker text DEFAULT NULL,
+    done_ids bigint[] DEFAULT '{}',
+    done_tokens bigint[] DEFAULT '{}',
+    max_bytes bigint DEFAULT 16777216,
+    packed boolean DEFAULT true,
+    OUT lost bigint[],
+    OUT token bigint,
+    OUT lease_until timestamptz,
+    OUT suspect boolean,
+    OUT ids bigint[],
+    OUT queue_names text[],
+    OUT kinds text[],
+    OUT args text[],
+    OUT attempts integer[],
+    OUT max_retries integer[],
+    OUT priorities integer[],
+    OUT ripe_ats timestamptz[],
+    OUT enqueued_ats timestamptz[],
+    OUT contexts text[]
+)
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $pgq_claim_batch$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz := pgq_now();
+    v_lease_until timestamptz := _pgq_lease_end(v_now, lease);
+    v_ended bigint[];
+    v_ripe record;
+BEGIN
+    PERFORM _pgq_check_claim(queues, max_jobs, worker, max_bytes);
+    IF packed IS NULL THEN
+        RAISE EXCEPTION 'packed is null'
+            USING ERRCODE = 'null_value_not_allowed',
+                  HINT = 'Leave the argument out, or pass false if single jobs of the batch end in transactions of '
+                         'their own.';
+    END IF;
+
+    -- Settled first: the maintenance of the claim would rescue a job that is done, but whose lease has ended.
+    lost := '{}';
+    IF done_ids IS DISTINCT FROM '{}' OR done_tokens IS DISTINCT FROM '{}' THEN
+        v_ended := _pgq_complete_held(done_ids, done_tokens);
+        IF cardinality(v_ended) < cardinality(done_ids) THEN
+            lost := ARRAY(
+                SELECT d.id
+                FROM unnest(done_ids) WITH ORDINALITY AS d (id, n)
+                WHERE (d.id = ANY (v_ended)) IS NOT TRUE
+                ORDER BY d.n
+            );
+        END IF;
+    END IF;
+
+    IF max_jobs > 0 THEN
+        v_ripe := _pgq_lock_ripe(queues, max_jobs, max_bytes, v_now);
+    END IF;
+    IF max_jobs = 0 OR v_ripe.rows = '{}' THEN
+        ids := '{}';
+        queue_names := '{}';
+        kinds := '{}';
+        args := '{}';
+        attempts := '{}';
+        max_retries := '{}';
+        priorities := '{}';
+        ripe_ats := '{}';
+        enqueued_ats := '{}';
+        RETURN;
+    END IF;
+
+    token := v_ripe.token;
+    lease_until := v_lease_until;
+    WITH taken AS (
+        DELETE FROM pgq_waiting AS w
+        WHERE w.ctid = ANY (v_ripe.rows)
+        RETURNING w.*
+    ), running AS (
+        INSERT INTO pgq_running (
+            id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
+            enqueued_at, errors, context, token, lease_until, worker, claimed_at, losses
+        )
+        SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, t.max_retries, t.backoff,
+               t.backoff_cap, t.dedup, t.dedup_key, t.enqueued_at, t.errors, t.context, v_ripe.token, v_lease_until,
+               pgq_claim_batch.worker, v_now, t.losses
+        FROM taken AS t
+    )
+    SELECT bool_or(t.losses IS NOT NULL), array_agg(t.id), array_agg(t.queue), array_agg(t.kind),
+           array_agg(t.args::text), array_agg(t.attempt + 1), array_agg(t.max_retries),
+           array_agg(t.priority::integer), array_agg(t.ripe_at), array_agg(t.enqueued_at),
+           CASE WHEN count(t.context) > 0 THEN array_agg(t.context::text) END
+    INTO suspect, ids, queue_names, kinds, args, attempts, max_retries, priorities, ripe_ats, enqueued_ats, contexts
+    FROM (SELECT * FROM taken ORDER BY priority, ripe_at, id) AS t;
+END
+$pgq_claim_batch$;
+
+COMMENT ON FUNCTION pgq_claim_batch(
+    text[], bigint, interval, text, bigint[], bigint[], bigint, boolean
+) IS
+    'End the jobs done_ids, each held under its token in done_tokens, as pgq_complete_many does, and take up to max_jobs '
+    'ripe jobs as pgq_claim does, in one call. Returns one row. lost are those of done_ids that were not held: what was '
+    'done for them must be rolled back. The jobs taken share token and lease_until, and are described by arrays in the '
+    'order of the claim: ids, queue_names, kinds, args as the text of JSON, attempts, max_retries, priorities, ripe_ats, '
+    'enqueued_ats, and contexts as text, which is NULL if no job has one. suspect says that the only job is one that '
+    'was lost together with others (see pgq_claim). If no job is ripe, token is NULL and the arrays are empty. With '
+    'max_jobs 0 no job is taken, and no job rescued. The jobs of a batch are held as those of pgq_claim are, and all '
+    'calls for running jobs take any of them. packed false is for a client that holds, completes or fails single jobs '
+    'of a batch in transactions of its own which stay open: other calls for jobs of the batch do not wait for them. NULL '
+    'for worker means none. Any other NULL, also among the queues, raises 22004; a NULL among done_ids or done_tokens '
+    'ends no job. Raises 22023 for a bad value, 2202E for done_ids and done_tokens of different lengths, 42501 for a '
+    'queue that the calling role may not use.';
