@@ -42,8 +42,7 @@ COMMENT ON FUNCTION _pgq_calling_role() IS
 -- that the owner has planted there could use the queues of that role. In such a security-restricted operation
 -- PostgreSQL refuses UNLISTEN (42501). Elsewhere the UNLISTEN of a channel without a listener changes nothing.
 --
--- The only function without a search path of its own: it names no object, and a path would double what it costs each
--- call.
+-- Without a search path of its own: it names no object, and a path would double what it costs each call.
 CREATE FUNCTION _pgq_refuse_in_maintenance() RETURNS boolean
     LANGUAGE plpgsql
 AS $_pgq_refuse_in_maintenance$

@@ -12,10 +12,11 @@ Two markers, each a line of its own, stand for what the comparison of the releas
                            order; comments that differ; REVOKE from PUBLIC of what is new; then the privileges that the
                            drops took
 
-Two more state what a comparison cannot know:
+Three more state what a comparison cannot know:
 
     -- @renamed OLD NEW    privileges on a view or function OLD, which is gone, go to NEW
     -- @rewritten NAME     the written script replaces the values of function NAME that a table or index stores
+    -- @same NAME          function NAME returns what it returned before, so the stored values stay right
 
 The comparison is one of texts in the form of the files in sql/, so it needs no server. It stops with an error wherever
 it does not understand a text, or the written script leaves out what it must decide.
@@ -226,7 +227,7 @@ class Written:
         self.markers: dict[str, list[list[str]]] = {}
         for marker in MARKER.finditer(text):
             self.markers.setdefault(marker[1], []).append((marker[2] or "").split())
-        if unknown := self.markers.keys() - {"drop", "create", "renamed", "rewritten"}:
+        if unknown := self.markers.keys() - {"drop", "create", "renamed", "rewritten", "same"}:
             raise Unclear(f"unknown marker: -- @{min(unknown)}")
         for name in ("drop", "create"):
             if len(self.markers.get(name, [])) != 1:
@@ -329,15 +330,17 @@ class Comparison:
         stores = [
             (name, statement.text) for name, statement in self.new.of_kind("TABLE", "INDEX").items() if name in kept
         ]
-        rewritten = {name for names in written.markers.get("rewritten", []) for name in names}
+        decided = {
+            name for marker in ("rewritten", "same") for names in written.markers.get(marker, []) for name in names
+        }
         for name, statement in self.new.of_kind("FUNCTION").items():
-            if name not in self.old.objects or same(self.old.objects[name][1], statement) or name in rewritten:
+            if name not in self.old.objects or same(self.old.objects[name][1], statement) or name in decided:
                 continue
             for table, text in stores:
                 if mentions(text, {name}):
                     raise Unclear(
                         f"function {name} has changed, and {table} stores what it returned: rewrite that, "
-                        f"and say so with '-- @rewritten {name}'"
+                        f"and say so with '-- @rewritten {name}', or with '-- @same {name}' if it returns the same"
                     )
 
     def drop(self) -> str:

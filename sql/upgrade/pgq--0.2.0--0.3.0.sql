@@ -49,6 +49,7 @@ ALTER TABLE pgq_permission RENAME CONSTRAINT pgq_permission_what_check TO pgq_pe
 -- @renamed pgq_disown pgq_reconcile
 -- @renamed pgq_pending pgq_remaining
 -- @renamed pgq_discard pgq_cancel_claimed
+-- @same _pgq_signature
 -- @drop
 
 ALTER TABLE pgq_worker RENAME TO pgq_worker_session;

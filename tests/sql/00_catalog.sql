@@ -27,11 +27,11 @@ SELECT is(
       pgq_token,pgq_waiting,pgq_worker_session,pgq_worker_session_number,pgq_workers}',
     'these are the tables, views, sequences and types');
 
--- What names no object needs no path.
+-- What names no object, or the schema of each, needs no path.
 SELECT is_empty($$
     SELECT name FROM func
     WHERE lanname = 'plpgsql'
-      AND proname <> '_pgq_refuse_in_maintenance'
+      AND proname NOT IN ('_pgq_refuse_in_maintenance', '_pgq_signature')
       AND (proconfig IS NULL OR NOT format('search_path=%I, pg_temp', current_schema()) = ANY (proconfig))
 $$, 'every PL/pgSQL function pins the schema of pgq and pg_temp as its search path');
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from hashlib import md5
 
 import psycopg
 import pytest
@@ -176,6 +177,18 @@ def test_no_planted_object_is_used(mallory: Connection, path: str) -> None:
     """Both the path of the caller and that of the functions could lead to one."""
     set_path(mallory, path)
     assert trapped(mallory) is None
+
+
+@pytest.mark.parametrize("path", [*PATHS, "''"])
+def test_the_path_does_not_change_what_the_signature_is(conn: Connection, mallory: Connection, path: str) -> None:
+    """The function of the generated column has no path of its own; a row may be restored under any."""
+    for dedup_key in (None, "key"):
+        conn.execute("SELECT home.pgq_enqueue('a', '{\"n\": 1}', 'q', dedup_key => %s)", [dedup_key])
+    set_path(conn, path)
+    rows = conn.execute("UPDATE home.pgq_waiting SET kind = 'b' RETURNING signature").fetchall()
+    conn.execute("RESET search_path")
+    texts = ('q\x1fb\x1fa{"n": 1}', "q\x1fb\x1fkkey")
+    assert [signature.hex for (signature,) in rows] == [md5(text.encode()).hexdigest() for text in texts]
 
 
 @pytest.mark.parametrize("path", PATHS)

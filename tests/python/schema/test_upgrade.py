@@ -173,6 +173,42 @@ def test_jobs_settings_and_grants_survive(
         assert one(another, "SELECT current_setting('pgq.jitter')") == "0"
 
 
+# Rows that differ in what makes twins: NULLs, what looks alike, what is long, and what has another form as text.
+SIGNED = r"""
+FROM unnest(ARRAY['default', '', 'a', 'k', 'ü', repeat('q', 200), E'a\tb', '{}', NULL]) WITH ORDINALITY AS q (queue, n)
+CROSS JOIN unnest(ARRAY['a', '', 'kind', 'k''\', repeat('ü', 100), NULL]) WITH ORDINALITY AS k (kind, n)
+CROSS JOIN unnest(ARRAY['{}', 'null', '[]', '1', '1.0', '-0', '1e1000', '1e-20', '"a"', '"1"', '"\u0001ü\\"', 'true',
+                        '{"b":[1, 2.50,{"c":null}],"a":1}', to_jsonb(repeat('x', 100000)), NULL]) WITH ORDINALITY
+    AS a (args, n)
+CROSS JOIN unnest(ARRAY[NULL, '', '{}', 'a', 'a{}', repeat('ü', 500)]) WITH ORDINALITY AS d (dedup_key, n)
+"""
+SIGN = f"SELECT _pgq_signature(queue, kind, args, dedup_key) {SIGNED} ORDER BY q.n, k.n, a.n, d.n"
+STORE = f"""
+INSERT INTO pgq_waiting (queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup,
+    dedup_key, enqueued_at, errors)
+SELECT queue, kind, args, 5, now(), 0, 0, '1 s', '1 s', true, dedup_key, now(), '[]' {SIGNED}
+WHERE num_nulls(queue, kind, args) = 0
+ON CONFLICT DO NOTHING
+"""
+
+
+@pytest.mark.parametrize("release", RELEASED)
+def test_signatures_stay(as_: As, dsn: str, psql: Path, release: str) -> None:
+    """The function returns what that of each release returned, so what the column stores is right."""
+    owner = as_("owner")
+    put(owner, "plain", release)
+    before = owner.execute(SIGN.encode()).fetchall()
+    stored = owner.execute(STORE.encode()).rowcount
+    assert stored > 700
+
+    by_command(owner, dsn, psql)
+
+    assert owner.execute(SIGN.encode()).fetchall() == before
+    assert len(set(before)) > 700
+    right = "SELECT count(*) FROM pgq_waiting WHERE signature = _pgq_signature(queue, kind, args, dedup_key)"
+    assert one(owner, right) == stored
+
+
 ROLES = ("t_producer", "t_worker", "t_admin", "t_reader")
 PRIVILEGES = """
 SELECT p.proname::text, a.grantee::regrole::text, a.privilege_type, a.is_grantable
