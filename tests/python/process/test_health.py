@@ -43,10 +43,9 @@ def inside(job, conn):
 
 
 def test_the_json_log_has_one_object_per_line(conn: Connection, queue: Queue, start: Start, tmp_path: Path) -> None:
-    """A line about a job has its id, kind, queue and attempt, and how long it ran and waited."""
+    """A line about a job, or about the jobs of a kind that are done, has all that the text says as members."""
     (tmp_path / "tasks.py").write_text(TASKS)
-    for kind in ("good", "bad", "inside"):
-        queue.enqueue(kind, "s3cret", max_retries=0)
+    enqueued = {kind: queue.enqueue(kind, "s3cret", max_retries=0).id for kind in ("good", "bad", "inside")}
     conn.execute("UPDATE pgq_waiting SET ripe_at = ripe_at - interval '1 hour'")
     process = start("--drain", "--log-format", "json")
     _, log = process.communicate(timeout=30)
@@ -59,9 +58,13 @@ def test_the_json_log_has_one_object_per_line(conn: Connection, queue: Queue, st
         "bad": ("dead", "error"),
         "inside": ("done", "info"),
     }
+    bad = about["bad"]
+    assert (bad["job_id"], bad["queue"], bad["attempt"]) == (enqueued["bad"], "default", 1)
+    for kind in ("good", "inside"):
+        assert (about[kind]["count"], about[kind]["job_ids"]) == (1, [enqueued[kind]])
+        assert about[kind]["longest"] == about[kind]["duration"] <= about[kind]["seconds"]
     for line in about.values():
-        assert isinstance(line["job_id"], int)
-        assert (line["queue"], line["attempt"], line["logger"]) == ("default", 1, "pgq")
+        assert line["logger"] == "pgq"
         assert 0 <= line["duration"] < 10
         assert 3600 <= line["wait"] < 3700
     assert "s3cret" not in log

@@ -389,4 +389,4 @@ def test_a_frozen_worker_keeps_a_transactional_job_only_for_as_long_as_its_sessi
     assert (first.returncode, second.returncode) == (0, 0)
     winner = first if ended_by is None else second
     assert conn.execute("SELECT worker FROM effect").fetchall() == [(winner.pid,)]
-    assert ("attempt 1: done" in logs[0]) == (ended_by is None)
+    assert ("done 1 " in logs[0]) == (ended_by is None)

@@ -235,10 +235,11 @@ def test_a_batch_handler_may_leave_out_a_job_that_it_has_completed_itself(
         return {jobs[1].id: None}
 
     enqueue(queue, 2)
-    with caplog.at_level(logging.INFO, "pgq"):
+    with caplog.at_level(logging.DEBUG, "pgq"):
         drain(loop)
     assert jobs(queue.conn) == []
-    assert [record.__dict__["action"] for record in caplog.records if "action" in record.__dict__] == ["done", "done"]
+    assert [record.__dict__["action"] for record in caplog.records if "job_id" in record.__dict__] == ["done", "done"]
+    assert [record.__dict__["count"] for record in caplog.records if "count" in record.__dict__] == [2]
 
 
 @pytest.mark.parametrize(("size", "overflows"), [(64, False), (65, True)])

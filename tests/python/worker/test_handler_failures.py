@@ -71,7 +71,7 @@ def test_a_handler_that_damages_its_job_object_does_not_change_what_becomes_of_t
     queue: Queue, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     """It is done or has failed, as the handler ends, and so are the jobs after it."""
-    caplog.set_level("INFO")
+    caplog.set_level("DEBUG")
     hurt = DAMAGES[damage]
 
     def fail(job: Job, *_: Any) -> NoReturn:

@@ -21,8 +21,12 @@ from pgq.worker.settings import Timing
 
 
 def actions(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
-    """Return kind and action of each line of the log about a job."""
-    return [(r.kind, r.action) for r in caplog.records if hasattr(r, "action") and hasattr(r, "kind")]
+    """Return kind and action of each line of the log about a single job."""
+    return [
+        (r.kind, r.action)
+        for r in caplog.records
+        if hasattr(r, "job_id") and hasattr(r, "kind") and hasattr(r, "action")
+    ]
 
 
 def test_a_plain_handler_completes_its_job_by_returning(queue: Queue, loop: Loop, handlers: Handlers) -> None:
@@ -64,7 +68,7 @@ def test_a_transactional_handler_does_not_start_after_its_lease_is_lost(
 
     handlers.handler("second", transaction=True)(lambda job, conn: begun.append(job.id))
     queue.enqueue_many([{"kind": "first"}, {"kind": "second"}])
-    with caplog.at_level(logging.INFO, "pgq"):
+    with caplog.at_level(logging.DEBUG, "pgq"):
         drain(loop)
     assert begun == []
     assert [state for _, state, _ in jobs(queue.conn)] == ["cancelled"]
@@ -170,7 +174,7 @@ def test_a_failure_that_waits_for_an_open_producer_is_left_to_its_lease(
     bad, other, _ = queue.enqueue_many([{"kind": "bad"}, {"kind": "also bad"}, {"kind": "good"}])
     loop.turn()
     producer = connect()
-    with caplog.at_level(logging.INFO, "pgq"), producer.transaction():
+    with caplog.at_level(logging.DEBUG, "pgq"), producer.transaction():
         twin = Queue(producer).enqueue("bad")
         assert loop.turn() == 0
     assert sorted(actions(caplog)) == [("also bad", "retry"), ("bad", "left"), ("good", "done")]

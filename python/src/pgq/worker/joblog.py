@@ -23,7 +23,8 @@ MAX_ERROR = 4000
 MAX_MESSAGE = 2000
 
 LEVELS = {
-    "done": logging.INFO,
+    # Beside the lines of worker/donelog.py.
+    "done": logging.DEBUG,
     "released": logging.INFO,
     "snoozed": logging.INFO,
     "declined": logging.INFO,

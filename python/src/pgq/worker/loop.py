@@ -72,7 +72,7 @@ class Loop:
         # The session of transactional handlers.
         self.inside = self._session()
         self.executor = Executor(handlers, self.inside, settings, extend)
-        self.settler = Settler(settings, self.session, served)
+        self.settler = Settler(settings, self.session, served, state.done)
         self.ticker = Ticker(self.tick, self.timing.tick)
         self.claimed = ClaimedJobs(self.settler, state.budget, self.session.lock)
         self.liveness = Liveness(self.timing)

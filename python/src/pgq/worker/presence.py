@@ -15,6 +15,7 @@ from pgq.errors import LeaseLost, WrongState
 from pgq.job import Job
 from pgq.process.logs import logger
 from pgq.worker.calls import WorkerQueue
+from pgq.worker.donelog import DoneLog
 from pgq.worker.execution import Execution
 from pgq.worker.idle import IdleLoops
 from pgq.worker.joblog import first_line, log_job
@@ -56,6 +57,7 @@ class Presence:
         kinds: Callable[[], list[str]],
         held_jobs: Callable[[float], list[Job]],
         served: ServedQueues,
+        done: DoneLog,
     ) -> None:
         self.settings = settings
         self.registers = not settings.transaction_pooler
@@ -71,6 +73,7 @@ class Presence:
         self._kinds = kinds
         self._held_jobs = held_jobs
         self._served = served
+        self._done = done
         # The queues that were registered.
         self._queues: tuple[str, ...] = ()
         self._clock = settings.timing.clock
@@ -248,6 +251,7 @@ class Presence:
     def _run(self) -> None:
         seconds = min(LONGEST_TICK, self.settings.lease.total_seconds() / PART / 4)
         while not self._closed:
+            self._done.flush()
             try:
                 with self.session.interruptible():
                     self.tick()

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from pgq.process.health import UNWELL_AFTER
 from pgq.worker.batching import JobBudget
+from pgq.worker.donelog import DoneLog
 from pgq.worker.drain import Drain
 from pgq.worker.gate import Gate
 from pgq.worker.server import Server
@@ -100,6 +101,7 @@ class RunState:
 
     budget: JobBudget
     unhandled: UnhandledKinds
+    done: DoneLog
     # Claim no more jobs.
     stopping: bool = False
     # The process is about to end: jobs are being given back.
@@ -113,7 +115,7 @@ class RunState:
     @classmethod
     def start(cls, max_jobs: int | None, clock: Callable[[], float]) -> RunState:
         """Return the state of a worker that has not begun."""
-        return cls(JobBudget(max_jobs), UnhandledKinds(clock))
+        return cls(JobBudget(max_jobs), UnhandledKinds(clock), DoneLog(clock))
 
     def stop(self) -> None:
         """Let each loop end after its current handler. Safe in a signal handler and in any thread."""

@@ -13,7 +13,8 @@ from psycopg.pq import TransactionStatus
 from pgq.errors import LeaseLost
 from pgq.job import Job
 from pgq.worker.calls import WorkerQueue
-from pgq.worker.joblog import MAX_MESSAGE, clean, first_line, is_logged, log_settlement
+from pgq.worker.donelog import DoneLog
+from pgq.worker.joblog import MAX_MESSAGE, clean, first_line, log_settlement
 from pgq.worker.outcomes import (
     Cancelled,
     Completed,
@@ -55,11 +56,12 @@ class Settler:
     ``session.lock``.
     """
 
-    def __init__(self, settings: Settings, session: Session, served: ServedQueues) -> None:
+    def __init__(self, settings: Settings, session: Session, served: ServedQueues, done: DoneLog) -> None:
         self.settings = settings
         self.session = session
         self.pending: list[Outcome] = []
         self._served = served
+        self._done = done
         # How many claims there were, for queues that take turns.
         self._claims = 0
         self.settled_at = 0.0
@@ -68,7 +70,7 @@ class Settler:
         """Take what became of jobs: outcomes to be recorded, and settlements that a transaction has recorded."""
         for result in results:
             if isinstance(result, Settlement):
-                log_settlement(result)
+                self._log(result)
             else:
                 self.pending.append(result)
 
@@ -108,7 +110,7 @@ class Settler:
                 jobs = queue.claim(*claim)
         elif outcomes:
             lost, jobs = queue._complete_and_claim([outcome.job for outcome in outcomes], *claim)
-            if lost or is_logged("done"):
+            if lost or self._done.is_on:
                 settlements = [_completion(outcome, outcome.job.id not in lost) for outcome in outcomes]
         else:
             jobs = queue._claim_only(*claim)
@@ -127,9 +129,15 @@ class Settler:
     def _note(self, count: int, settlements: list[Settlement]) -> None:
         """Forget the first pending outcomes, which are committed, and log their settlements."""
         del self.pending[:count]
-        self.settled_at = self.settings.timing.clock()
         for settlement in settlements:
-            log_settlement(settlement)
+            self._log(settlement)
+        self.settled_at = self.settings.timing.clock()
+        self._done.flush()
+
+    def _log(self, settlement: Settlement) -> None:
+        """Log a settlement. The jobs of this loop that are done now were claimed at the last settlement, or later."""
+        self._done.add(settlement, self.settled_at)
+        log_settlement(settlement)
 
 
 def record(queue: WorkerQueue, outcomes: Sequence[Outcome], lock_timeout: str) -> list[Settlement]:

@@ -143,6 +143,7 @@ class Worker:
             lambda: self.handlers.kinds,
             self._held_jobs,
             self._served,
+            self.state.done,
         )
 
     def run(self, lifeline: socket.socket | None = None) -> None:
@@ -173,6 +174,7 @@ class Worker:
                 notify_systemd("STOPPING=1")
                 health.close()
                 self.close()
+                self.state.done.flush_all()
         logger.info("worker %s stopped", self.settings.name)
 
     def stop(self) -> None:
@@ -192,6 +194,7 @@ class Worker:
             self._release_all()
         except Exception as error:
             logger.warning("jobs that could not be released are left to their leases: %s", first_line(error))
+        self.state.done.flush_all()
         logging.shutdown()
         os._exit(128 + number)
 
@@ -314,6 +317,7 @@ class Worker:
             settled = {outcome.job for outcome in ended}
             outcomes += ended
             outcomes += [Released(job) for job in dict.fromkeys((*running, *unstarted)) if job not in settled]
+        since = min(loop.settler.settled_at for loop in self.loops)
         give_up_at = monotonic() + RELEASE_WITHIN
         with self.settings.server.connect(self.settings.name) as conn:
             queue = WorkerQueue(conn, schema=self.schema)
@@ -324,6 +328,7 @@ class Worker:
                 left = [settlement.job for settlement in settlements if settlement.state == "left"]
                 for settlement in settlements:
                     if settlement.state != "left":
+                        self.state.done.add(settlement, since)
                         log_settlement(settlement)
                 outcomes = [outcome for outcome in outcomes if outcome.job in left]
                 if outcomes:
