@@ -1,4 +1,5 @@
--- Jobs that a worker has claimed, each under its token and until its lease ends.
+-- Jobs that a worker has claimed, each under its token and until its lease ends. A lease that never ends would hide its
+-- job for ever; _pgq_lease_end refuses it.
 
 CREATE TABLE pgq_running (
     id          bigint      NOT NULL,
@@ -22,9 +23,7 @@ CREATE TABLE pgq_running (
     claimed_at  timestamptz NOT NULL,
     losses      smallint,
 
-    CONSTRAINT pgq_running_pkey PRIMARY KEY (id),
-
-    CONSTRAINT pgq_running_check CHECK (isfinite(lease_until))
+    CONSTRAINT pgq_running_pkey PRIMARY KEY (id)
 )
 -- A row lives for one attempt: vacuum as early as pgq_waiting.
 WITH (

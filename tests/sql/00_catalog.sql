@@ -1,6 +1,6 @@
 -- What holds for every object of pgq, read from the catalogue.
 BEGIN;
-SELECT plan(22);
+SELECT plan(23);
 
 CREATE TEMP VIEW func AS
 SELECT p.oid, p.oid::regprocedure::text AS name, p.proname, p.prosecdef, p.proconfig, p.prosqlbody, p.prorettype,
@@ -151,6 +151,13 @@ SELECT is_empty($$
     CROSS JOIN shared AS s
     WHERE s.attname <> ALL (coalesce(i.columns, '{}'))
 $$, 'every INSERT of a job names all columns that the three tables share');
+
+-- A row with a priority out of range or an infinite ripe_at would break claims, and no CHECK refuses it.
+SELECT is(
+    (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func
+     WHERE pg_get_functiondef(oid) ~* '(INSERT INTO|UPDATE)\s+pgq_waiting\M'),
+    '{_pgq_merge,_pgq_requeue,_pgq_resolve_duplicates,_pgq_update_duplicates,pgq_enqueue,pgq_enqueue_many,pgq_retry}',
+    'only these functions write to pgq_waiting, values that they, their callers or an earlier enqueue have checked');
 
 SELECT is_empty($$
     -- Each table is read by one arm of the view, so the columns that the view depends on are those of the arm.

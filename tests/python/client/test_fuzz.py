@@ -247,8 +247,10 @@ def test_every_argument_type_has_strange_values(conn: Connection) -> None:
         ("PERFORM pg_terminate_backend(pg_backend_pid())", "the backend is gone"),
         ("RAISE EXCEPTION USING ERRCODE = 'XX000'", "XX000"),
         ("UPDATE pgq_waiting SET ripe_at = '4000-01-01'", "assert 3 == 0"),
+        ("UPDATE pgq_waiting SET priority = 10", "assert 3 == 0"),
+        ("UPDATE pgq_running SET lease_until = 'infinity'", "assert 4 == 0"),
     ],
-    ids=["lost backend", "internal error", "unreachable job"],
+    ids=["lost backend", "internal error", "unreachable job", "no lane", "endless lease"],
 )
 def test_the_fuzz_test_catches_a_broken_function(conn: Connection, body: str, found: str) -> None:
     """The function that is added here does what no function may do."""
