@@ -1,4 +1,4 @@
--- Complete jobs, or hold one until the end of the transaction.
+-- Complete jobs, or hold them until the end of the transaction.
 
 CREATE FUNCTION pgq_hold(id bigint, token bigint) RETURNS void
     LANGUAGE plpgsql
@@ -29,11 +29,50 @@ COMMENT ON FUNCTION pgq_hold(bigint, bigint) IS
     'meanwhile. Returns nothing. Raises PGQ02 if the job is not held under this token, or for a NULL id or token.';
 
 
+CREATE FUNCTION pgq_hold_many(ids bigint[], tokens bigint[]) RETURNS SETOF bigint
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $pgq_hold_many$
+DECLARE
+    v_allowed text[] := _pgq_allowed_queues('worker');
+BEGIN
+    PERFORM _pgq_check_pairs(ids, tokens);
+
+    -- One look-up for each pair, in the order of ids, as in pgq_complete_many.
+    RETURN QUERY
+    SELECT held.id
+    FROM (
+        SELECT u.id, u.token
+        FROM unnest(ids, tokens) AS u (id, token)
+        ORDER BY u.id
+    ) AS given
+    CROSS JOIN LATERAL (
+        SELECT r.id
+        FROM pgq_running AS r
+        WHERE r.id = given.id
+          AND r.token = given.token
+          AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
+        FOR UPDATE
+    ) AS held;
+END
+$pgq_hold_many$;
+
+COMMENT ON FUNCTION pgq_hold_many(bigint[], bigint[]) IS
+    'Lock running jobs until the end of the transaction, as pgq_hold does, each under its token. Returns the ids of the '
+    'jobs that are locked; a job whose id is missing is not held under its token, and no work must begin for it. NULL '
+    'for ids or tokens raises 22004, arrays of different lengths raise 2202E.';
+
+
 CREATE FUNCTION pgq_complete(
     id bigint,
     token bigint,
     result jsonb DEFAULT NULL,
-    note text DEFAULT NULL
+    note text DEFAULT NULL,
+    transaction text DEFAULT NULL
 ) RETURNS void
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -43,6 +82,11 @@ DECLARE
     v_job pgq_running;
     v_now timestamptz;
 BEGIN
+    IF transaction <> pg_current_xact_id()::text THEN
+        RAISE EXCEPTION 'transaction % has ended', transaction
+            USING ERRCODE = 'invalid_transaction_state',
+                  HINT = 'Do not end the transaction that holds the job before it completes the job.';
+    END IF;
     IF octet_length(result::text) > 1048576 THEN
         RAISE EXCEPTION 'result takes % bytes as text, more than 1048576', octet_length(result::text)
             USING ERRCODE = 'program_limit_exceeded',
@@ -59,13 +103,15 @@ BEGIN
 END
 $pgq_complete$;
 
-COMMENT ON FUNCTION pgq_complete(bigint, bigint, jsonb, text) IS
+COMMENT ON FUNCTION pgq_complete(bigint, bigint, jsonb, text, text) IS
     'End a running job that is done. Returns nothing. Without a result and a note the job is deleted; with either it '
     'is kept in pgq_ended as done. Call it in the transaction that writes the effects of the job, and they happen '
     'exactly once: if the lease is lost, it raises PGQ02 and the writes roll back. NULL for result means none; the '
     'JSON null is a result. The note is kept as the newest of the errors, cut to 4000 characters, for what went wrong '
-    'although the work is done, such as a result that cannot be stored. Raises PGQ02 if the job is not held under this '
-    'token, or for a NULL id or token; 54000 for a result of more than 1 MiB as text.';
+    'although the work is done, such as a result that cannot be stored. With the id of a transaction, as text from '
+    'pg_current_xact_id, the job ends in that transaction only: after a COMMIT or ROLLBACK that has come in between, '
+    'the call raises 25000. Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 54000 for '
+    'a result of more than 1 MiB as text.';
 
 
 CREATE FUNCTION _pgq_complete_held(ids bigint[], tokens bigint[]) RETURNS bigint[]

@@ -25,7 +25,7 @@ REVOKE ALL ON FUNCTION
     _pgq_lock_ripe, _pgq_move_token, _pgq_skip_lost_tokens, pgq_claim, pgq_claim_batch,
     _pgq_raise_lease_lost, _pgq_check_pairs, _pgq_take, _pgq_end, _pgq_merge_errors, _pgq_merge, _pgq_requeue,
     _pgq_prepend_error, _pgq_record_failure,
-    pgq_hold, pgq_complete, _pgq_complete_held, pgq_complete_many,
+    pgq_hold, pgq_hold_many, pgq_complete, _pgq_complete_held, pgq_complete_many,
     pgq_backoff, pgq_fail, pgq_cancel_claimed,
     pgq_extend, pgq_snooze, pgq_release,
     pgq_decline,

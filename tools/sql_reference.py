@@ -26,7 +26,7 @@ PRIVILEGES: Final = ("producer", "worker", "admin", "reader")
 STAGES: Final[Mapping[str, Sequence[str]]] = {
     "Enqueue": ("pgq_enqueue", "pgq_enqueue_many"),
     "Claim": ("pgq_claim", "pgq_claim_batch", "pgq_queues_to_serve", "pgq_ripe_in", "pgq_remaining"),
-    "Complete": ("pgq_hold", "pgq_complete", "pgq_complete_many"),
+    "Complete": ("pgq_hold", "pgq_hold_many", "pgq_complete", "pgq_complete_many"),
     "Retry": ("pgq_fail", "pgq_cancel_requested", "pgq_cancel_claimed", "pgq_backoff"),
     "Lease": ("pgq_extend", "pgq_snooze", "pgq_release", "pgq_decline"),
     "Presence": ("pgq_register", "pgq_unregister", "pgq_reconcile", "pgq_idle"),

@@ -17,7 +17,7 @@ WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname
 SELECT is(
     (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func WHERE proname !~ '^_'),
     '{pgq_backoff,pgq_cancel,pgq_cancel_claimed,pgq_cancel_requested,pgq_claim,pgq_claim_batch,pgq_complete,pgq_complete_many,pgq_decline,pgq_enqueue,
-      pgq_enqueue_many,pgq_extend,pgq_fail,pgq_grant,pgq_hold,pgq_idle,pgq_now,pgq_purge,pgq_queues_to_serve,pgq_reconcile,pgq_register,pgq_release,
+      pgq_enqueue_many,pgq_extend,pgq_fail,pgq_grant,pgq_hold,pgq_hold_many,pgq_idle,pgq_now,pgq_purge,pgq_queues_to_serve,pgq_reconcile,pgq_register,pgq_release,
       pgq_remaining,pgq_retry,pgq_revoke,pgq_ripe_in,pgq_snooze,pgq_unregister,pgq_version}',
     'these are the public functions, each with one set of arguments');
 
@@ -113,7 +113,7 @@ SELECT is(
           CROSS JOIN LATERAL regexp_matches(pg_get_functiondef(f.oid), 'ERRCODE = ''(\w+)''|ARRAY\[''(\w{5})''', 'g') AS r (code)
           ORDER BY code),
     '{22004,22008,22023,54000,PGQ01,PGQ02,PGQ03,PGQ04,array_subscript_error,datetime_field_overflow,insufficient_privilege,invalid_parameter_value,
-      lock_not_available,null_value_not_allowed,object_not_in_prerequisite_state,program_limit_exceeded,undefined_object}'::text[],
+      invalid_transaction_state,lock_not_available,null_value_not_allowed,object_not_in_prerequisite_state,program_limit_exceeded,undefined_object}'::text[],
     'these are the errors, and the other files provoke each of them');
 
 -- Every list of a job's columns is complete: a nullable column that is left out is lost without an error.

@@ -1,6 +1,6 @@
 -- Bad arguments raise an error with SQLSTATE and message, and change nothing.
 BEGIN;
-SELECT plan(118);
+SELECT plan(122);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('held');
@@ -90,6 +90,10 @@ FROM (VALUES
     (format('SELECT pgq_snooze(%s, %s, ''2130-01-02 12:00Z'')', :id, :token), '22008', NULL),
     (format('SELECT pgq_snooze(%s, %s, ''1929-12-31 12:00Z'')', :id, :token), '22008', NULL),
     (format('SELECT pgq_complete(%s, %s, to_jsonb(repeat(''x'', 1048575)))', :id, :token), '54000', NULL),
+    (format('SELECT pgq_complete(%s, %s, transaction => ''1'')', :id, :token), '25000', 'transaction 1 has ended'),
+    (format('SELECT pgq_hold_many(ARRAY[%s], NULL)', :id), '22004', 'ids or tokens is null'),
+    (format('SELECT pgq_hold_many(NULL, ARRAY[%s])', :token), '22004', 'ids or tokens is null'),
+    (format('SELECT pgq_hold_many(ARRAY[%s, 1], ARRAY[%s])', :id, :token), '2202E', 'there are 2 ids but 1 tokens'),
     (format('SELECT pgq_complete_many(ARRAY[%s], NULL)', :id), '22004', 'ids or tokens is null'),
     (format('SELECT pgq_complete_many(NULL, ARRAY[%s])', :token), '22004', 'ids or tokens is null'),
     (format('SELECT pgq_complete_many(ARRAY[%s, 1], ARRAY[%s])', :id, :token), '2202E', 'there are 2 ids but 1 tokens'),

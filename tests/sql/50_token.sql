@@ -1,6 +1,6 @@
 -- Fencing: a worker that does not hold a job cannot change it.
 BEGIN;
-SELECT plan(61);
+SELECT plan(67);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('fenced', '{"x": 1}');
@@ -21,6 +21,9 @@ CROSS JOIN (VALUES (:id::bigint, :lost::bigint, 'the token of an earlier claim')
 SELECT is_empty(
     format('SELECT * FROM pgq_complete_many(ARRAY[%1$s, %1$s, %1$s + 1, %1$s, NULL], ARRAY[%2$s, 0, %3$s, NULL, %3$s])', :id, :lost, :token),
     'pgq_complete_many returns none of these ids');
+SELECT is_empty(
+    format('SELECT * FROM pgq_hold_many(ARRAY[%1$s, %1$s, %1$s + 1, %1$s, NULL], ARRAY[%2$s, 0, %3$s, NULL, %3$s])', :id, :lost, :token),
+    'pgq_hold_many returns none of these ids');
 SELECT results_eq('SELECT * FROM pgq_running', 'SELECT * FROM before', 'the refused calls have not changed the running job');
 SELECT is_empty('SELECT FROM pgq_waiting UNION ALL SELECT FROM pgq_ended', 'the refused calls have not moved the job to another table');
 
@@ -58,8 +61,21 @@ SELECT results_eq($$ SELECT result, errors -> 0 ->> 'error' FROM pgq_jobs $$, $$
                   'a note does not replace the result');
 SELECT pgq_purge('0');
 
+SELECT pgq_enqueue('within');
+SELECT c.id AS id, c.token AS token FROM pgq_claim() AS c \gset
+SELECT throws_ok(format('SELECT pgq_complete(%s, %s, transaction => %L)', :id, :token, '1'), '25000', 'transaction 1 has ended',
+                 'a job is not completed in another transaction than the one that is given');
+SELECT throws_ok(format('SELECT pgq_complete(%s, %s, transaction => %L)', :id, :token, ''), '25000', 'transaction  has ended',
+                 'nor in one that does not exist');
+SELECT pgq_complete(:id, :token, transaction => pg_current_xact_id()::text);
+SELECT is_empty('SELECT FROM pgq_jobs', 'a job is completed in the transaction that is given');
+
 SELECT pgq_enqueue('many', to_jsonb(n)) FROM generate_series(1, 4) AS n;
 SELECT array_agg(c.id ORDER BY c.id) AS ids, array_agg(c.token ORDER BY c.id) AS tokens FROM pgq_claim(max_jobs => 4) AS c \gset
+SELECT set_eq(
+    format('SELECT pgq_hold_many(%L, %L)', (:'ids'::bigint[])[2:4], (:'tokens'::bigint[])[2:3] || 0::bigint),
+    (:'ids'::bigint[])[2:3], 'pgq_hold_many returns the ids of the jobs that it has locked');
+SELECT is_empty($$ SELECT pgq_hold_many('{}', '{}') $$, 'pgq_hold_many of empty arrays returns no id');
 SELECT set_eq(
     format('SELECT pgq_complete_many(%L, %L)', (:'ids'::bigint[])[2:4], (:'tokens'::bigint[])[2:3] || 0::bigint),
     (:'ids'::bigint[])[2:3], 'pgq_complete_many returns the ids of the jobs that it has ended');

@@ -34,7 +34,7 @@ def test_a_worker_that_has_lost_its_lease_changes_nothing(conn: Connection, conn
     for verb in (a.hold, a.complete, a.fail, a.extend, a.release, lambda job: a.snooze(job, job.ripe_at)):
         with pytest.raises(LeaseLost):
             verb(lost)
-    assert a.complete_many([lost]) == set()
+    assert a.complete_many([lost]) == a.hold_many([lost]) == set()
     assert jobs(conn) == [(job.id, "running", 2)]
     b.complete(job)
     assert jobs(conn) == []
@@ -52,6 +52,21 @@ def test_a_held_job_is_not_rescued_after_its_lease(conn: Connection, connect: Co
         assert queue.claim() == []
         worker.complete(job)
     assert jobs(conn) == []
+
+
+def test_jobs_that_are_held_together_are_not_rescued(conn: Connection, connect: Connect, queue: WorkerQueue) -> None:
+    """The job whose lease is lost is left out; the session that holds the others completes them."""
+    queue.enqueue_many([{"kind": "k", "args": n} for n in range(3)])
+    worker = WorkerQueue(connect())
+    held = worker.claim(max_jobs=3)
+    queue.release(held[1])
+    expire(conn)
+    conn.execute("SET lock_timeout = '2s'")
+    with worker.conn.transaction():
+        assert worker.hold_many(held) == {held[0].id, held[2].id}
+        assert [job.id for job in queue.claim(max_jobs=3)] == [held[1].id]
+        assert worker.complete_many(held) == {held[0].id, held[2].id}
+    assert jobs(conn) == [(held[1].id, "running", 1)]
 
 
 def test_a_job_that_was_completed_meanwhile_cannot_be_held(connect: Connect, queue: WorkerQueue) -> None:

@@ -176,6 +176,11 @@ class WorkerQueue(Queue):
         query = f"SELECT pg_current_xact_id()::text, {self._prefix}pgq_hold(%s::bigint, %s::bigint){more}"
         return str(self._row(query, values)[0])
 
+    def hold_many(self, jobs: Sequence[Job]) -> set[int]:
+        """Lock the jobs whose lease is not lost until the end of the transaction, and return their ids."""
+        locked = self._rows(f"SELECT {self._prefix}pgq_hold_many(%s::bigint[], %s::bigint[])", held(jobs))
+        return {row[0] for row in locked}
+
     def complete(self, job: Job, result: Any = None, *, note: str | None = None) -> None:
         """
         Complete the job. A result other than None is kept; the note, as the newest of the job's errors.
