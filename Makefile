@@ -128,7 +128,7 @@ lint: $(VENV)/ready all ## ruff, mypy, vulture and the rules of the SQL
 	@$(BIN)/ruff check --config python/pyproject.toml --no-cache $(LINTED)
 	@$(BIN)/ruff format --config python/pyproject.toml --no-cache --check $(LINTED)
 	@$(BIN)/mypy --strict --config-file python/pyproject.toml --cache-dir build/mypy $(filter-out bench,$(LINTED))
-	@$(BIN)/mypy --strict --config-file python/pyproject.toml --cache-dir build/mypy bench
+	@MYPYPATH=tools $(BIN)/mypy --strict --config-file python/pyproject.toml --cache-dir build/mypy bench
 	@$(BIN)/vulture --config python/pyproject.toml $(LINTED)
 	@$(BIN)/python tools/check_sql.py $(PLAIN)
 
@@ -150,8 +150,9 @@ dist: $(VENV)/ready all ## what is published, in build/dist, of the committed so
 	@cd python && $(abspath $(BIN))/python -m hatchling build -d $(abspath $(DIST)) 2>/dev/null
 	@ls $(DIST)
 
-bench: $(BENCH)/ready all ## the benchmarks, half an hour on a durable server; QUICK=1: two minutes
-	@$(BENCH)/bin/python tools/devpg.py run --durable -- $(BENCH)/bin/python bench/run.py $(if $(QUICK),--quick)
+bench: $(BENCH)/ready all ## the benchmarks, 40 minutes on durable servers; QUICK=1, ONLY="drain bulk", ROUNDS=5
+	@PYTHONPATH=tools $(BENCH)/bin/python tools/devpg.py run --durable -- $(BENCH)/bin/python bench/run.py \
+	    $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
 
 # The install targets are those of PGXS, which needs a PostgreSQL and has a clean of its own; nothing else does.
 ifneq ($(filter install uninstall installdirs,$(MAKECMDGOALS)),)

@@ -18,16 +18,20 @@ class Task:
     """
     What a child process is to do.
 
-    A ``batch`` of None means the contender's default. A producer pauses while more than ``outstanding`` jobs are not
-    handled.
+    A ``batch`` of None means the contender's default. Handlers of a ``transaction`` insert a row; ``grouped`` is how
+    many jobs of pgq may share one. A producer pauses while more than ``outstanding`` jobs are not handled.
+    ``directory`` is for counts and logs.
     """
 
     database: str
     batch: int | None = None
     transaction: bool = False
+    grouped: int | None = None
+    concurrency: int | None = None
     pad: int = 0
     host: str | None = None
     outstanding: int = 0
+    directory: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Child:
         self.task = task
         self.stopped = False
         self.counters = counters
-        self._slot = slot
+        self.slot = slot
         self._pipe = pipe
         self._stop: Callable[[], object] = lambda: None
 
@@ -65,8 +69,8 @@ class Child:
             raise BenchError(f"the payload of job {n} is truncated")
         if self.counters.started:
             self.counters.started[n] = time.monotonic_ns()
-        self.counters.sums[self._slot] += n
-        self.counters.handled[self._slot] += 1
+        self.counters.sums[self.slot] += n
+        self.counters.handled[self.slot] += 1
 
     def _watch(self) -> None:
         try:

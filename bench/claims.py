@@ -13,15 +13,6 @@ from harness import BenchError
 JOBS = 10
 CLAIM = f"SELECT * FROM pgq_claim(max_jobs => {JOBS})"
 ENQUEUE_CHUNK = 10_000
-# Rows to be deleted at once. Inserted by hand, because draining so many jobs would take too long.
-DEAD_ROWS = """
-    INSERT INTO pgq_waiting (
-        queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, enqueued_at, errors
-    )
-    SELECT
-        'default', 'job', jsonb_build_object('dead', %s + n), 5, now(), 0, 10, '1 minute', '1 hour', true, now(), '[]'
-    FROM generate_series(1, %s) AS n
-"""
 ENQUEUE = """
     SELECT count(*) FROM pgq_enqueue_many((
         SELECT jsonb_agg(jsonb_build_object('kind', 'job', 'args', n) || %s::jsonb)

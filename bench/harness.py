@@ -17,6 +17,22 @@ class BenchError(Exception):
     """A measurement failed, or its numbers cannot be right."""
 
 
+class Unavailable(BenchError):
+    """A contender or a server cannot take part here; the message says what is missing."""
+
+
+# Of what a job may cost: the units.
+COSTS = {"server CPU": "us/job", "client CPU": "us/job", "WAL": "B/job"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measured value, and what a job has cost meanwhile, by the names in COSTS."""
+
+    value: float
+    costs: Mapping[str, float] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Measurement:
     """The values of one contender in one comparison, one for each round."""
@@ -35,12 +51,32 @@ class Measurement:
     def key(self) -> tuple[str, str]:
         return self.scenario, self.what
 
+    def ratio_to(self, other: Measurement) -> float | None:
+        """
+        Return the median of the ratios to another measurement in each round; None if that has measured nothing.
+
+        The two are measured one after the other, so what slows both in a round leaves its ratio as it is. Where they
+        have no common rounds, it is the ratio of their medians.
+        """
+        if not all(other.values):
+            return None
+        if len(self.values) != len(other.values):
+            return self.median / other.median
+        return median(one / another for one, another in zip(self.values, other.values, strict=True))
+
 
 @dataclass
 class Results:
-    """All measurements of a run, in the order in which they were taken; ``series`` holds the data of the pictures."""
+    """
+    All measurements of a run, in the order in which they were taken.
+
+    ``series`` holds the data of the pictures, ``noise`` what else the machine did in each scenario, and ``notices`` say
+    what was left out.
+    """
 
     measurements: list[Measurement] = field(default_factory=list)
+    noise: dict[str, dict[str, float]] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
     series: dict[str, dict[str, list[tuple[float, float]]]] = field(default_factory=dict)
 
     def find(self, scenario: str, what: str, contender: str = OURS) -> Measurement | None:
@@ -51,15 +87,19 @@ class Results:
         return None
 
     def ratio_to(self, yardstick: Measurement) -> float | None:
-        """Return the median of pgq divided by that of the yardstick; None if there is no other median to compare."""
+        """Return the ratio of pgq to the yardstick; None if there is nothing to compare."""
         ours = self.find(*yardstick.key)
-        if ours is None or ours is yardstick or not yardstick.median:
-            return None
-        return ours.median / yardstick.median
+        return None if ours is None or ours is yardstick else ours.ratio_to(yardstick)
 
     def to_json(self, head: Mapping[str, Any]) -> str:
         measured = [asdict(one) | {"median": one.median} for one in self.measurements]
-        return json.dumps({**head, "measurements": measured, "series": self.series}, indent=1) + "\n"
+        return (
+            json.dumps(
+                {**head, "noise": self.noise, "notices": self.notices, "measurements": measured, "series": self.series},
+                indent=1,
+            )
+            + "\n"
+        )
 
     def to_markdown(self) -> str:
         lines: list[str] = []
@@ -76,34 +116,62 @@ class Results:
             lines.append(f"| {one.what} | {one.contender} | {median_} | {spread} | {compared} |")
         return "\n".join(lines[1:]) + "\n"
 
+    def noise_to_markdown(self) -> str:
+        names = list(next(iter(self.noise.values()), {}))
+        lines = [f"| scenario | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
+        lines += [f"| {name} | {' | '.join(map(number, noise.values()))} |" for name, noise in self.noise.items()]
+        return "\n".join(lines) + "\n"
+
 
 @dataclass
 class Harness:
     """One run of the benchmarks: its size, and the results of the scenarios."""
 
     quick: bool
+    rounds: int = 5
     results: Results = field(default_factory=Results)
 
     def pick(self, full: T, quick: T) -> T:
         """Return the value for this size of run."""
         return quick if self.quick else full
 
-    @property
-    def rounds(self) -> int:
-        """The number of rounds of a comparison."""
-        return self.pick(3, 1)
-
     def compare(
-        self, scenario: str, what: str, unit: str, contenders: Mapping[str, Callable[[], float]], rounds: int = 0
+        self,
+        scenario: str,
+        what: str,
+        unit: str,
+        contenders: Mapping[str, Callable[[], float | Sample]],
+        rounds: int = 0,
     ) -> None:
-        """Measure the contenders in turns; record one value for each contender and round."""
-        values: dict[str, list[float]] = {name: [] for name in contenders}
+        """Measure the contenders in turns; record one value, and one of each cost, for each contender and round."""
+        samples: dict[str, list[Sample]] = {name: [] for name in contenders}
         for _ in range(rounds or self.rounds):
-            for name, measure in contenders.items():
-                values[name].append(measure())
-        for name, measured in values.items():
-            self.record(scenario, what, name, unit, measured)
+            for name in list(samples):
+                try:
+                    measured = contenders[name]()
+                except Unavailable as reason:
+                    self.notice(f"{scenario}: {name} is left out: {reason}")
+                    del samples[name]
+                else:
+                    samples[name].append(measured if isinstance(measured, Sample) else Sample(measured))
+        for name, taken in samples.items():
+            self.record(scenario, what, name, unit, [sample.value for sample in taken])
         self.print_ratios(scenario, what)
+        for cost, of_cost in COSTS.items():
+            for name, taken in samples.items():
+                if all(cost in sample.costs for sample in taken):
+                    self.record(scenario, f"{what}: {cost}", name, of_cost, [sample.costs[cost] for sample in taken])
+
+    def note_noise(self, scenario: str, noise: dict[str, float]) -> None:
+        """Note and print what else the machine did in a scenario."""
+        self.results.noise[scenario] = noise
+        print(f"  noise: {', '.join(f'{number(value)} {name}' for name, value in noise.items())}", flush=True)
+
+    def notice(self, text: str) -> None:
+        """Note and print, once, that something is left out."""
+        if text not in self.results.notices:
+            self.results.notices.append(text)
+            print(f"  {text}", flush=True)
 
     def record(self, scenario: str, what: str, contender: str, unit: str, values: Sequence[float]) -> None:
         """Record and print the values of a contender."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from databases import connect, value
 
-LIBRARIES = ("psycopg", "psycopg-binary", "pgqueuer", "asyncpg", "uvloop", "procrastinate")
+LIBRARIES = ("psycopg", "psycopg-binary", "pgqueuer", "asyncpg", "uvloop", "procrastinate", "pgmq")
 SETTINGS = ("fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "max_wal_size", "autovacuum")
 
 

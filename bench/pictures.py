@@ -1,4 +1,4 @@
-"""The pictures: jobs per second under a held snapshot, and the cost of a claim by dead rows."""
+"""The pictures: jobs per second in a steady state and under a held snapshot, and the cost of a claim by dead rows."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ Series = dict[str, list[tuple[float, float]]]
 STYLES: dict[str, dict[str, Any]] = {
     "pgq": {"color": "#1f6fb4", "linewidth": 2.5, "marker": "o"},
     "floor": {"color": "#d1782b", "linewidth": 1.6, "marker": "s"},
+    "graphile": {"color": "#b03a48", "linewidth": 1.6, "marker": "D"},
     "pgqueuer": {"color": "#5a9a50", "linewidth": 1.6, "marker": "^"},
     "procrastinate": {"color": "#8b63a8", "linewidth": 1.6, "marker": "v"},
 }
 OTHER: dict[str, Any] = {"color": "#777777", "linewidth": 1.2, "linestyle": "--"}
-LABELS = {"floor": "plain SKIP LOCKED (floor)"}
+LABELS = {"floor": "plain SKIP LOCKED (floor)", "graphile": "graphile-worker"}
 
 
 def draw(series: dict[str, Series], directory: Path) -> list[Path]:
@@ -51,9 +52,18 @@ def _lines(axes: Axes, series: Series) -> None:
         axes.plot(xs, ys, label=LABELS.get(name, name), markersize=4, **STYLES.get(name, OTHER))
 
 
+def _steady(axes: Axes, series: Series) -> None:
+    _rates(axes, series)
+    axes.set_title("A producer and two workers, autovacuum on")
+
+
 def _held_snapshot(axes: Axes, series: Series) -> None:
+    _rates(axes, series)
+    axes.set_title("A producer and a worker, while a snapshot is held")
+
+
+def _rates(axes: Axes, series: Series) -> None:
     _lines(axes, series)
-    axes.set_title("Produce and drain while a snapshot is held")
     axes.set_xlabel("seconds since the start")
     axes.set_ylabel("jobs handled per second")
     axes.yaxis.set_major_formatter("{x:,.0f}")
@@ -74,4 +84,4 @@ def _dead_rows(axes: Axes, series: Series) -> None:
     axes.set_xlim(left=0)
 
 
-PICTURES = {"held_snapshot": _held_snapshot, "dead_rows": _dead_rows}
+PICTURES = {"steady": _steady, "held_snapshot": _held_snapshot, "dead_rows": _dead_rows}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import multiprocessing
+import tempfile
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
@@ -12,9 +14,10 @@ from typing import Any
 
 from child import Counters, Task
 from contender import Contender
-from databases import connect, value
-from harness import BenchError
+from databases import Connection, connect, value
+from harness import BenchError, Sample
 from roles import Role, main, produce, work
+from usage import Usage, usage
 
 STALLED_AFTER = 60.0
 START_TIMEOUT = 60.0
@@ -57,8 +60,10 @@ class Processes:
         self._producers = producers
         self.workers: list[Process] = []
         self.producers: list[Process] = []
+        self._directory = tempfile.TemporaryDirectory(prefix="pgq-bench-")
 
     def __enter__(self) -> Processes:
+        self.task = dataclasses.replace(self.task, directory=self._directory.name)
         for slot in range(self._workers):
             self.workers.append(self._spawn(work, self.task, slot))
         for _ in range(self._producers):
@@ -72,6 +77,7 @@ class Processes:
             child.process.kill()
             child.process.join()
             child.pipe.close()
+        self._directory.cleanup()
 
     @property
     def handled(self) -> int:
@@ -115,16 +121,27 @@ class Processes:
             self.check()
             time.sleep(min(rest, 0.5))
 
-    def drain(self, jobs: int) -> float:
-        """Start the workers on jobs numbered from 0; return the seconds until none is left."""
+    def drain(self, jobs: int) -> Sample:
+        """
+        Start the workers on jobs numbered from 0; return the jobs per second, and what each has cost.
+
+        The clock runs from when each worker has handled a job, without the jobs handled before, until none is left.
+        """
         with connect(self.task.database) as conn:
-            started = self.start()
+            self.start()
+            self._wait_until_all_handle(jobs)
+            handled, used, started = self.handled, self.usage(conn), time.monotonic()
             self.wait_for(jobs)
             self._wait_until_none_left(conn, jobs)
             seconds = time.monotonic() - started
+            costs = self.usage(conn).since(used, jobs - handled)
         self.stop(self.workers)
         self.verify(jobs)
-        return seconds
+        return Sample((jobs - handled) / seconds, costs)
+
+    def usage(self, conn: Connection) -> Usage:
+        """Return what the server and the workers have used so far."""
+        return usage(conn, [child.process.pid for child in self.workers])
 
     def finish(self) -> None:
         """Stop producers and workers. Raises BenchError unless each job produced was handled or is still queued."""
@@ -157,7 +174,17 @@ class Processes:
                 f"not {jobs} with {expected}"
             )
 
-    def _wait_until_none_left(self, conn: Any, jobs: int) -> None:
+    def _wait_until_all_handle(self, jobs: int) -> None:
+        deadline = time.monotonic() + STALLED_AFTER
+        while not all(self.counters.handled):
+            self.check()
+            if self.handled >= jobs:
+                raise BenchError(f"{self.contender.name} handled {jobs} jobs before all its workers had begun")
+            if time.monotonic() > deadline:
+                raise BenchError(f"a worker of {self.contender.name} handles no job")
+            time.sleep(0.002)
+
+    def _wait_until_none_left(self, conn: Connection, jobs: int) -> None:
         deadline = time.monotonic() + STALLED_AFTER
         while value(conn, self.contender.left):
             if time.monotonic() > deadline:

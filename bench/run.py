@@ -1,7 +1,7 @@
 """
 Run the benchmarks on the server that libpq's variables name, which should be a throw-away, durable one.
 
-    python bench/run.py [--quick] [--only NAME ...]
+    python bench/run.py [--quick] [--rounds N] [--only NAME ...]
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib.util
 import os
 import sys
 
-NEEDED = ("psycopg", "psycopg_pool", "pgqueuer", "asyncpg", "uvloop", "procrastinate", "matplotlib")
+NEEDED = ("psycopg", "psycopg_pool", "pgqueuer", "asyncpg", "uvloop", "procrastinate", "pgmq", "matplotlib")
 
 
 def main() -> int:

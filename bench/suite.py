@@ -16,6 +16,7 @@ import pictures
 import psycopg
 import targets
 from harness import BenchError, Harness, write
+from noise import Noise
 from scenarios import NAMES
 
 import pgq.errors
@@ -27,19 +28,22 @@ FULL, QUICK = ROOT / "bench/results", ROOT / "build/bench"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the scenarios; return 1 if one of them failed."""
     parser = argparse.ArgumentParser(prog="bench/run.py", description="Run the benchmarks of pgq.")
-    parser.add_argument("--quick", action="store_true", help="run smaller scenarios, in two minutes")
+    parser.add_argument("--quick", action="store_true", help="run smaller scenarios, once each")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of a comparison (5; with --quick 1)")
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"run only these: {', '.join(NAMES)}")
     options = parser.parse_args(argv)
     # Raise an exception, so that databases and processes of the run are removed as they are after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
-    harness = Harness(options.quick)
+    harness = Harness(options.quick, options.rounds or (1 if options.quick else 5))
     status = 0
     started = time.monotonic()
     for name in options.only or NAMES:
-        print(f"{name}  ({time.monotonic() - started:.0f} s)", flush=True)
+        began, noise = time.monotonic(), Noise()
+        print(f"{name}  ({began - started:.0f} s)", flush=True)
         try:
             importlib.import_module(f"scenarios.{name}").run(harness)
+            harness.note_noise(name, {**noise.end(), "seconds": time.monotonic() - began})
         except (BenchError, psycopg.Error, pgq.errors.Error) as error:
             # Go on: the other scenarios do not depend on this one.
             print(f"bench: {name} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -58,16 +62,19 @@ def report(harness: Harness, seconds: float, directory: Path) -> None:
     table = targets.markdown(lines)
     drawn = pictures.draw(harness.results.series, directory)
 
-    size = "quick" if harness.quick else "full"
+    size = "A quick" if harness.quick else "A full"
+    notices = "".join(f"- {notice}\n" for notice in harness.results.notices) + "\n" * bool(harness.results.notices)
     parts = [
-        f"# Benchmarks of pgq\n\nA {size} run of {seconds / 60:.0f} minutes.\n\n{host.markdown(environment)}",
+        f"# Benchmarks of pgq\n\n{size} run of {seconds / 60:.0f} minutes.\n\n{notices}{host.markdown(environment)}",
         f"## To reach\n\n{table}",
         *(f"![{path.stem}]({path.name})\n" for path in drawn),
         harness.results.to_markdown(),
+        f"## Noise\n\n{harness.results.noise_to_markdown()}",
     ]
     write(directory / "results.md", "\n".join(parts))
     head = {
-        "size": size,
+        "size": "quick" if harness.quick else "full",
+        "rounds": harness.rounds,
         "seconds": round(seconds),
         "environment": environment,
         "targets": [dataclasses.asdict(line) for line in lines],

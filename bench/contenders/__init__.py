@@ -1,4 +1,4 @@
-"""The queues that are compared: pgq, the floor, and two other queues for Python. Each module defines a CONTENDER."""
+"""The queues that are compared: pgq, its last release, the floor, and other queues. Each module defines a CONTENDER."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 
 from contender import Contender
 
-NAMES = ("pgq", "floor", "pgqueuer", "procrastinate")
+NAMES = ("pgq", "floor", "graphile", "pgmq", "pgqueuer", "procrastinate")
 
 
 def by_name(name: str) -> Contender:

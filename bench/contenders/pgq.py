@@ -1,32 +1,37 @@
-"""pgq, through its driver."""
+"""pgq: the command ``pgq worker`` as users start it, with its log in a file; and the driver's own enqueue."""
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import Mapping
 
 import psycopg
 from child import Child
 from contender import Contender
 from job import KIND, args
+from programs import run
 
 import pgq
 import pgq.schema.install
 
 ENQUEUE_MANY = "SELECT id, created FROM pgq_enqueue_many(%s::jsonb) ORDER BY n"
+LEFT = "SELECT count(*) FROM pgq_jobs WHERE state IN ('waiting', 'running')"
 
 
 class Producer:
     """The driver's own calls."""
 
-    def __init__(self, database: str) -> None:
+    def __init__(self, database: str, options: Mapping[str, object] | None = None) -> None:
         self.conn = psycopg.connect(dbname=database, autocommit=True)
         self.queue = pgq.Queue(self.conn)
+        self.options = options or {}
 
     def one(self, n: int) -> None:
         self.queue.enqueue(KIND, args(n))
 
     def many(self, first: int, count: int, pad: str = "") -> None:
-        self.queue.enqueue_many({"kind": KIND, "args": args(n, pad)} for n in range(first, first + count))
+        jobs = ({"kind": KIND, "args": args(n, pad), **self.options} for n in range(first, first + count))
+        self.queue.enqueue_many(jobs)
 
     def close(self) -> None:
         self.conn.close()
@@ -38,30 +43,16 @@ def install(database: str) -> None:
 
 
 def work(child: Child) -> None:
+    command(child, {})
+
+
+def command(child: Child, env: Mapping[str, str]) -> None:
+    """Run ``pgq worker jobs`` in an environment that may name another release of pgq."""
     task = child.task
-    handlers = pgq.Handlers()
-
-    if task.transaction:
-
-        @handlers.handler(KIND, transaction=True)
-        def insert(job: pgq.Job, conn: psycopg.Connection[Any]) -> None:
-            conn.execute("INSERT INTO effect (n) VALUES (%s)", [job.args["n"]])
-            child.handle(job.args)
-
-    else:
-
-        @handlers.handler(KIND)
-        def count(job: pgq.Job) -> None:
-            child.handle(job.args)
-
-    conninfo = psycopg.conninfo.make_conninfo(dbname=task.database, host=task.host)
-    options: dict[str, Any] = {} if task.batch is None else {"batch": task.batch}
-    worker = pgq.Worker(conninfo, handlers, **options)
-    # Connect before the clock starts.
-    worker.loops[0].session.queue()
-    child.ready(worker.stop)
-    worker.run()
+    options = {"--batch": task.batch, "--concurrency": task.concurrency}
+    given = [part for option, value in options.items() if value for part in (option, str(value))]
+    dsn = psycopg.conninfo.make_conninfo(dbname=task.database, host=task.host)
+    run(child, [sys.executable, "-m", "pgq", "worker", *given, "jobs"], {"PGQ_DSN": dsn, **env})
 
 
-LEFT = "SELECT (SELECT count(*) FROM pgq_waiting) + (SELECT count(*) FROM pgq_running)"
 CONTENDER = Contender("pgq", LEFT, install, Producer, work)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 from child import Task
@@ -10,6 +9,7 @@ from contenders import by_name
 from databases import connect, fresh, value
 from harness import Harness
 from processes import Processes
+from usage import processes, programs, tree
 from wire import Proxy
 
 NAME = "idle"
@@ -30,16 +30,19 @@ def run(harness: Harness) -> None:
         connect() as conn,
     ):
         children.wait_ready()
-        started = children.start()
-        children.wait_until(started + WARM_UP)
+        children.start()
+        while not value(conn, BACKENDS, [database]):
+            children.check()
+            time.sleep(0.01)
+        children.wait_until(time.monotonic() + WARM_UP)
         backends: list[int] = value(conn, BACKENDS, [database])
-        processes = [children.workers[0].process.pid, *backends]
+        workers = [children.workers[0].process.pid]
         queries, control = proxy.counts
-        cpu = sum(map(cpu_seconds, processes))
+        cpu = cpu_seconds(workers, backends)
         since = time.monotonic()
         children.wait_until(since + seconds)
         took = time.monotonic() - since
-        used = sum(map(cpu_seconds, processes)) - cpu
+        used = cpu_seconds(workers, backends) - cpu
         queries_after, control_after = proxy.counts
         children.stop(children.workers)
     harness.record(NAME, QUERIES, "pgq", "/s", [(queries_after - queries) / took])
@@ -47,9 +50,8 @@ def run(harness: Harness) -> None:
     harness.record(NAME, CPU, "pgq", "% of a core", [100 * used / took])
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the user and system time of a process, in seconds."""
-    with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-        # The program's name, in parentheses, may contain blanks.
-        fields = stat.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def cpu_seconds(workers: list[int], backends: list[int]) -> float:
+    """Return the CPU time of worker processes and of their backends, in seconds."""
+    found = processes()
+    programs_ = [program for worker in workers for program in programs(found, worker)]
+    return sum(tree(found, pid) for pid in programs_ + backends)

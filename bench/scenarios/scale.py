@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from claims import DEAD_ROWS, FLOOR_ROWS, FloorSession, Session, enqueue, sample
+from claims import FLOOR_ROWS, FloorSession, Session, enqueue, sample
 from contenders import by_name
 from databases import connect, fresh, held_snapshot
 from harness import Harness
+from rows import insert_dead
 
 NAME = "scale"
 BASE = "pgq, fresh small table"
@@ -75,8 +76,7 @@ def stale_statistics(harness: Harness) -> None:
     """Claim while the statistics say that the table is empty."""
     with fresh(by_name("pgq")) as database:
         with connect(database) as conn:
-            conn.execute(DEAD_ROWS, [0, STALE_JOBS])
-            conn.execute("DELETE FROM pgq_waiting")
+            insert_dead(conn, 0, STALE_JOBS)
             conn.execute("ANALYZE pgq_waiting, pgq_running")
         enqueue(database, STALE_JOBS)
         against_small(harness, comparisons(harness)["stale"], database)
@@ -90,8 +90,7 @@ def dead_rows(harness: Harness) -> None:
         for number, (below, level) in enumerate(zip([0, *levels], levels, strict=False)):
             with connect(database) as conn:
                 conn.execute("DELETE FROM pgq_waiting")
-                conn.execute(DEAD_ROWS, [below, level - below])
-                conn.execute("DELETE FROM pgq_waiting")
+                insert_dead(conn, below, level - below)
             enqueue(database, SMALL, number * SMALL)
             with session(database) as claimer:
                 claimer.claim()

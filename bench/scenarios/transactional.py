@@ -1,37 +1,52 @@
-"""Handlers that write to the same database: each INSERT and the completion of its job are one transaction."""
+"""Handlers that write to the same database: an INSERT for each job, which a transaction of pgq makes exactly once."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from child import Task
 from contenders import by_name
 from databases import connect, fresh, value
-from harness import BenchError, Harness
+from harness import BenchError, Harness, Sample
 from processes import Processes
 
 from scenarios.drain import fill
 
 NAME = "transactional"
+SINGLE = "one job in a transaction"
+GROUPED = "batch=100"
+CONCURRENT = "one job in a transaction, --concurrency 8"
+CONCURRENT_GROUPED = "batch=100, --concurrency 8"
+RELEASE = "0.2.0"
 
 
 def run(harness: Harness) -> None:
-    jobs = harness.pick(10_000, 1_000)
-    for batch in (1, 100):
-        # The floor takes one job at a time in both cases: with more, a transaction would hold several jobs.
-        rates = {"pgq": partial(rate, "pgq", batch, jobs), "floor": partial(rate, "floor", 1, jobs)}
-        harness.compare(NAME, f"batch {batch}", "jobs/s", rates)
+    few, many = harness.pick(6_000, 500), harness.pick(12_000, 1_000)
+    compared = {
+        SINGLE: {"pgq": (few, Task("")), RELEASE: (few, Task(""))},
+        GROUPED: {"pgq": (many, Task("", grouped=100)), RELEASE: (many, Task("", grouped=100))},
+        # graphile-worker's INSERT commits by itself: at least once.
+        CONCURRENT: {"pgq": (many, Task("", concurrency=8)), "graphile": (3 * many, Task(""))},
+        CONCURRENT_GROUPED: {
+            "pgq": (2 * many, Task("", concurrency=8, grouped=100)),
+            "graphile": (3 * many, Task("")),
+        },
+    }
+    for what, contenders in compared.items():
+        rates = {name: partial(rate, name, jobs, task) for name, (jobs, task) in contenders.items()}
+        harness.compare(NAME, what, "jobs/s", rates)
 
 
-def rate(name: str, batch: int, jobs: int) -> float:
-    """Return jobs per second; check that each job has taken effect once."""
-    contender = by_name(name)
+def rate(name: str, jobs: int, task: Task) -> Sample:
+    """Return jobs per second, and what a job has cost; check that each job has taken effect once."""
+    contender = by_name("release" if name == RELEASE else name)
     with fresh(contender) as database, connect(database) as conn:
         conn.execute("CREATE TABLE effect (n bigint PRIMARY KEY)")
-        with Processes(contender, Task(database, batch, transaction=True)) as children:
+        with Processes(contender, replace(task, database=database, transaction=True)) as children:
             fill(contender, database, jobs)
             children.wait_ready()
-            seconds = children.drain(jobs)
+            sample = children.drain(jobs)
         if (effects := value(conn, "SELECT count(*) FROM effect")) != jobs:
             raise BenchError(f"{name}: {effects} effects of {jobs} jobs")
-        return jobs / seconds
+        return sample
