@@ -6,9 +6,9 @@ CREATE FUNCTION _pgq_granted_functions(privilege text) RETURNS text[]
     RETURN CASE privilege
         WHEN 'producer' THEN ARRAY['pgq_enqueue', 'pgq_enqueue_many']
         WHEN 'worker' THEN ARRAY['pgq_claim', 'pgq_claim_batch', 'pgq_register', 'pgq_unregister', 'pgq_reconcile',
-                                 'pgq_remaining', 'pgq_idle', 'pgq_hold', 'pgq_hold_many', 'pgq_complete', 'pgq_complete_many',
-                                 'pgq_fail', 'pgq_cancel_requested', 'pgq_cancel_claimed', 'pgq_extend',
-                                 'pgq_snooze', 'pgq_release', 'pgq_decline', 'pgq_ripe_in',
+                                 'pgq_remaining', 'pgq_idle', 'pgq_hold', 'pgq_hold_many', 'pgq_complete',
+                                 'pgq_complete_many', 'pgq_fail', 'pgq_cancel_requested', 'pgq_cancel_claimed',
+                                 'pgq_extend', 'pgq_snooze', 'pgq_release', 'pgq_decline', 'pgq_ripe_in',
                                  'pgq_queues_to_serve']
         WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_now']
         WHEN 'reader' THEN ARRAY['pgq_now']

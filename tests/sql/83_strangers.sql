@@ -73,8 +73,8 @@ SELECT 'tap_worker', format('SELECT %s(%s, %%s%s)', function, :theirs, rest), :t
 FROM (VALUES ('pgq_hold', ''), ('pgq_complete', ''), ('pgq_complete', ', ''1'''), ('pgq_complete', ', note => ''n'''), ('pgq_fail', ''), ('pgq_cancel_claimed', ''), ('pgq_extend', ''),
              ('pgq_snooze', ', delay => ''1 s'''), ('pgq_release', '')) AS f (function, rest);
 INSERT INTO call VALUES
-    ('tap_worker', format('SELECT count(*) FROM pgq_hold_many(ARRAY[%s], format('SELECT count(*) FROM pgq_complete_many(ARRAY[%s], ARRAY[%%s])', :theirs), :'token', (:token + 1)::text),
-    ('tap_worker', (:token + 1)::text),
+    ('tap_worker', format('SELECT count(*) FROM pgq_hold_many(ARRAY[%s], ARRAY[%%s])', :theirs), :'token', (:token + 1)::text),
+    ('tap_worker', format('SELECT count(*) FROM pgq_complete_many(ARRAY[%s], ARRAY[%%s])', :theirs), :'token', (:token + 1)::text),
     ('tap_worker', format('SELECT lost FROM pgq_claim_batch(''{mine}'', 0, done_ids => ARRAY[%s], done_tokens => ARRAY[%%s])', :theirs), :'token', (:token + 1)::text);
 -- A job of the other application, and one that does not exist.
 INSERT INTO call

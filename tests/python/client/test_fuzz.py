@@ -19,8 +19,8 @@ from support.values import OF_TYPE, json_values
 
 from pgq import Job, PayloadError, WorkerQueue
 
-# Data exception, integrity constraint, another transaction, access rule and syntax, program limit, wrong state, and pgq's
-# own.
+# Data exception, integrity constraint, another transaction, access rule and syntax, program limit, wrong state, and
+# pgq's own.
 FITTING = re.compile("22|23|25000|42|54|55|PGQ")
 
 # Now, and two times later than any that the calls ask for: a hundred years, and the jitter on top.
