@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -21,7 +22,7 @@ class Unavailable(BenchError):
     """A contender or a server cannot take part here; the message says what is missing."""
 
 
-# Of what a job may cost: the units.
+# The units of what a job costs.
 COSTS = {"server CPU": "us/job", "client CPU": "us/job", "WAL": "B/job"}
 
 
@@ -35,13 +36,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The values of one contender in one comparison, one for each round."""
+    """The values of one contender in one comparison, one for each round, and the medians of what a job has cost."""
 
     scenario: str
     what: str
     contender: str
     unit: str
     values: list[float]
+    costs: dict[str, float] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
@@ -50,6 +52,11 @@ class Measurement:
     @property
     def key(self) -> tuple[str, str]:
         return self.scenario, self.what
+
+    @property
+    def cpu(self) -> float:
+        """The CPU time of a job, of server and client; what was not measured is left out."""
+        return self.costs.get("server CPU", 0.0) + self.costs.get("client CPU", 0.0)
 
     def ratio_to(self, other: Measurement) -> float | None:
         """
@@ -107,13 +114,16 @@ class Results:
         for one in self.measurements:
             if one.scenario != scenario:
                 scenario = one.scenario
-                lines += ["", f"## {scenario}", "", "| what | contender | median | lowest to highest | pgq is |"]
-                lines += ["|---|---|---:|---:|---:|"]
+                names = " | ".join(COSTS)
+                lines += ["", f"## {scenario}", ""]
+                lines += [f"| what | contender | median | lowest to highest | pgq is | {names} |"]
+                lines += [f"|---|---|---:|---:|---:|{'---:|' * len(COSTS)}"]
             ratio = self.ratio_to(one)
             spread = f"{number(min(one.values))} to {number(max(one.values))}" if len(one.values) > 1 else ""
             compared = "" if ratio is None else f"{ratio:.2f} x"
             median_ = f"{number(one.median)} {one.unit}"
-            lines.append(f"| {one.what} | {one.contender} | {median_} | {spread} | {compared} |")
+            costs = " | ".join(cost(one, name) for name in COSTS)
+            lines.append(f"| {one.what} | {one.contender} | {median_} | {spread} | {compared} | {costs} |")
         return "\n".join(lines[1:]) + "\n"
 
     def noise_to_markdown(self) -> str:
@@ -143,7 +153,7 @@ class Harness:
         contenders: Mapping[str, Callable[[], float | Sample]],
         rounds: int = 0,
     ) -> None:
-        """Measure the contenders in turns; record one value, and one of each cost, for each contender and round."""
+        """Measure the contenders in turns; record one value for each contender and round."""
         samples: dict[str, list[Sample]] = {name: [] for name in contenders}
         for _ in range(rounds or self.rounds):
             for name in list(samples):
@@ -155,12 +165,9 @@ class Harness:
                 else:
                     samples[name].append(measured if isinstance(measured, Sample) else Sample(measured))
         for name, taken in samples.items():
-            self.record(scenario, what, name, unit, [sample.value for sample in taken])
+            costs = {cost: median(sample.costs[cost] for sample in taken) for cost in taken[0].costs}
+            self.record(scenario, what, name, unit, [sample.value for sample in taken], costs)
         self.print_ratios(scenario, what)
-        for cost, of_cost in COSTS.items():
-            for name, taken in samples.items():
-                if all(cost in sample.costs for sample in taken):
-                    self.record(scenario, f"{what}: {cost}", name, of_cost, [sample.costs[cost] for sample in taken])
 
     def note_noise(self, scenario: str, noise: dict[str, float]) -> None:
         """Note and print what else the machine did in a scenario."""
@@ -173,22 +180,38 @@ class Harness:
             self.results.notices.append(text)
             print(f"  {text}", flush=True)
 
-    def record(self, scenario: str, what: str, contender: str, unit: str, values: Sequence[float]) -> None:
+    def record(
+        self,
+        scenario: str,
+        what: str,
+        contender: str,
+        unit: str,
+        values: Sequence[float],
+        costs: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         """Record and print the values of a contender."""
-        one = Measurement(scenario, what, contender, unit, list(values))
+        one = Measurement(scenario, what, contender, unit, list(values), dict(costs))
         self.results.measurements.append(one)
         spread = f"  ({number(min(values))} to {number(max(values))})" if len(values) > 1 else ""
         print(f"  {what:<44} {contender:<22} {number(one.median):>10} {unit}{spread}", flush=True)
+        if costs:
+            print(f"  {'':<44} {'':<22} {', '.join(f'{name} {cost(one, name)}' for name in costs)}", flush=True)
 
     def print_ratios(self, scenario: str, what: str) -> None:
-        """Print the median of pgq divided by that of each other contender in this comparison."""
-        ratios = [
-            f"{ratio:.2f} x {one.contender}"
-            for one in self.results.measurements
-            if one.key == (scenario, what) and (ratio := self.results.ratio_to(one)) is not None
-        ]
+        """Print how pgq compares with each other contender: its ratio, and that of the CPU time of a job."""
+        ours = self.results.find(scenario, what)
+        ratios = []
+        for one in self.results.measurements:
+            if one.key == (scenario, what) and ours and (ratio := self.results.ratio_to(one)) is not None:
+                cpu = f" with {ours.cpu / one.cpu:.2f} x its CPU" if one.cpu else ""
+                ratios.append(f"{ratio:.2f} x {one.contender}{cpu}")
         if ratios:
             print(f"  {'':<44} {OURS} is {', '.join(ratios)}", flush=True)
+
+
+def cost(one: Measurement, name: str) -> str:
+    """Return a cost with its unit, or the empty string if it was not measured."""
+    return f"{number(one.costs[name])} {COSTS[name]}" if name in one.costs else ""
 
 
 def number(value: float) -> str:
