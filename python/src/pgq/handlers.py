@@ -188,6 +188,11 @@ class Handlers:
         return hook
 
     @property
+    def has_hook(self) -> bool:
+        """Whether there is a hook around each execution."""
+        return self._around is not None
+
+    @property
     def json_hook(self) -> Default | None:
         """The hook for values that are not in JSON, or None."""
         return self._json_default
@@ -211,6 +216,11 @@ class Handlers:
     def kinds(self) -> list[str]:
         """The registered kinds, sorted."""
         return sorted(self._by_kind)
+
+    @property
+    def any_transaction(self) -> bool:
+        """Whether a handler has a transaction."""
+        return any(handler.transaction for handler in self._by_kind.values())
 
     @property
     def largest_batch(self) -> int:

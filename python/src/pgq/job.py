@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from json.scanner import make_scanner
 from typing import Any, Final, Protocol
 
 import psycopg
 
 from pgq.errors import PayloadError
 
-decode = json.JSONDecoder().decode
+# The values of one column, which None stands for if all are missing.
+Column = Any
 NOT_DECODED: Final = object()
+# The arguments of Job, in their order.
+FIELDS: Final = (
+    "id", "token", "queue", "kind", "payload", "attempt", "max_retries", "priority", "ripe_at", "enqueued_at",
+    "lease_until", "context", "suspect",
+)  # fmt: skip
+_DECODER: Final = json.JSONDecoder()
+# typeshed has the class of its Python version, which takes itself.
+_scan: Final[Callable[[str, int], tuple[Any, int]]] = make_scanner(_DECODER)  # type: ignore[arg-type]
+
+
+def decode(text: str) -> Any:
+    """Decode JSON. PostgreSQL writes none around a value, so the search for white space there is mostly saved."""
+    try:
+        value, end = _scan(text, 0)
+        if end == len(text):
+            return value
+    except StopIteration:
+        pass
+    return _DECODER.decode(text)
 
 
 class Runtime(Protocol):
@@ -27,38 +49,184 @@ class Runtime(Protocol):
     def is_cancelled(self, job: Job) -> bool: ...
 
 
-@dataclass
+class Claim:
+    """
+    The jobs of one claim, in columns. Each Job is a row of them.
+
+    A column that is seldom read comes as a function, which is called at the first use.
+    """
+
+    __slots__ = ("_columns", "attempts", "cancelled", "ids", "kinds", "lease_until", "payloads", "runtime", "suspect",
+                 "token")  # fmt: skip
+
+    def __init__(
+        self,
+        token: int,
+        lease_until: datetime,
+        suspect: bool,
+        ids: Sequence[int],
+        kinds: Sequence[str],
+        payloads: Sequence[str],
+        attempts: Sequence[int],
+        columns: Mapping[str, Column | Callable[[], Column]],
+    ) -> None:
+        self.token = token
+        self.lease_until = lease_until
+        self.suspect = suspect
+        self.ids = ids
+        self.kinds = kinds
+        self.payloads = payloads
+        self.attempts = attempts
+        self._columns = dict(columns)
+        # Set by the worker.
+        self.runtime: Runtime | None = None
+        # The ids of the jobs that an operator has asked to cancel. The worker's presence adds them.
+        self.cancelled: set[int] = set()
+
+    def jobs(self) -> list[Job]:
+        """Return new objects for all jobs."""
+        new, jobs = Job.__new__, []
+        rows = zip(self.ids, self.kinds, self.payloads, self.attempts, strict=True)
+        for index, (job_id, kind, payload, attempt) in enumerate(rows):
+            job = new(Job)
+            job.id, job.kind, job.payload, job.attempt = job_id, kind, payload, attempt
+            job._claim, job._index, job._args, job._completed = self, index, NOT_DECODED, False
+            jobs.append(job)
+        return jobs
+
+    def job(self, index: int) -> Job:
+        """Return a new object for a job."""
+        job: Job = Job.__new__(Job)
+        job.id, job.kind = self.ids[index], self.kinds[index]
+        job.payload, job.attempt = self.payloads[index], self.attempts[index]
+        job._claim, job._index, job._args, job._completed = self, index, NOT_DECODED, False
+        return job
+
+    def waited(self, ripe_at: datetime) -> timedelta | None:
+        """Return how long a job was ripe before this claim; None outside a worker."""
+        return None if self.runtime is None else self.lease_until - self.runtime.lease - ripe_at
+
+    def column(self, name: str) -> Column:
+        """Return a column that is seldom read."""
+        column = self._columns[name]
+        if callable(column):
+            column = self._columns[name] = column()
+        return column
+
+
 class Job:
     """
     A claimed job. ``id`` stays the same through all attempts, ``token`` names this one claim.
 
     ``attempt`` counts from 1. The job belongs to the worker until ``lease_until``, by the database's clock. ``payload``
     and ``context`` are JSON text. A ``suspect`` was lost together with other jobs, and was claimed alone.
+
+    Jobs with the same id and token are equal. A copy, and one that was pickled, is outside of its worker.
     """
 
+    __slots__ = ("__weakref__", "_args", "_claim", "_completed", "_index", "attempt", "id", "kind", "payload")
+
     id: int
-    token: int
-    queue: str
     kind: str
-    payload: str = field(repr=False)
+    payload: str
     attempt: int
-    max_retries: int
-    priority: int
-    ripe_at: datetime
-    enqueued_at: datetime
-    lease_until: datetime
-    context: str | None = field(default=None, repr=False)
-    suspect: bool = False
-    # Set by the worker, while the handler runs.
-    _runtime: Runtime | None = field(default=None, init=False, repr=False, compare=False)
+    _claim: Claim
+    _index: int
+    _args: Any
     # Whether the handler has completed the job in a transaction of its own.
-    _completed: bool = field(default=False, init=False, repr=False, compare=False)
-    # Set by the worker's presence; a handler has a copy of the job, and asks by ``cancelled``.
-    _cancelled: bool = field(default=False, init=False, repr=False, compare=False)
-    _args: Any = field(default=NOT_DECODED, init=False, repr=False, compare=False)
+    _completed: bool
+
+    def __init__(
+        self,
+        id: int,  # noqa: A002 - the name of the column
+        token: int,
+        queue: str,
+        kind: str,
+        payload: str,
+        attempt: int,
+        max_retries: int,
+        priority: int,
+        ripe_at: datetime,
+        enqueued_at: datetime,
+        lease_until: datetime,
+        context: str | None = None,
+        suspect: bool = False,
+    ) -> None:
+        self.id, self.kind, self.payload, self.attempt = id, kind, payload, attempt
+        self._index, self._args, self._completed = 0, NOT_DECODED, False
+        columns = {
+            "queue": [queue],
+            "max_retries": [max_retries],
+            "priority": [priority],
+            "ripe_at": [ripe_at],
+            "enqueued_at": [enqueued_at],
+            "context": [context],
+        }
+        self._claim = Claim(token, lease_until, suspect, [id], [kind], [payload], [attempt], columns)
+
+    @property
+    def token(self) -> int:
+        """The token of the claim; jobs that are claimed together share it."""
+        return self._claim.token
+
+    @property
+    def queue(self) -> str:
+        """The queue."""
+        queue: str = self._claim.column("queue")[self._index]
+        return queue
+
+    @property
+    def max_retries(self) -> int:
+        """How many attempts may follow the first one."""
+        max_retries: int = self._claim.column("max_retries")[self._index]
+        return max_retries
+
+    @property
+    def priority(self) -> int:
+        """The priority, of which 0 is the most urgent."""
+        priority: int = self._claim.column("priority")[self._index]
+        return priority
+
+    @property
+    def ripe_at(self) -> datetime:
+        """From when on the job could be claimed."""
+        ripe_at: datetime = self._claim.column("ripe_at")[self._index]
+        return ripe_at
+
+    @property
+    def enqueued_at(self) -> datetime:
+        """When the job was enqueued."""
+        enqueued_at: datetime = self._claim.column("enqueued_at")[self._index]
+        return enqueued_at
+
+    @property
+    def lease_until(self) -> datetime:
+        """The end of the lease of the claim; extensions do not change it here."""
+        return self._claim.lease_until
+
+    @property
+    def context(self) -> str | None:
+        """The context of the enqueue."""
+        contexts: Sequence[str | None] | None = self._claim.column("context")
+        return None if contexts is None else contexts[self._index]
+
+    @property
+    def suspect(self) -> bool:
+        """Whether the job was lost together with others."""
+        return self._claim.suspect
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and (self.id, self.token) == (other.id, other.token)
 
     def __hash__(self) -> int:
         return hash((self.id, self.token))
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in FIELDS if name not in {"payload", "context"})
+        return f"Job({', '.join(shown)})"
+
+    def __reduce__(self) -> tuple[type[Job], tuple[Any, ...]]:
+        return Job, tuple(getattr(self, name) for name in FIELDS)
 
     @property
     def args(self) -> Any:
@@ -82,12 +250,13 @@ class Job:
         A handler that stops early raises pgq.Cancelled or anything else; one that returns all the same has done the
         job. Outside a worker it is always false: ask ``WorkerQueue.cancel_requested``.
         """
-        return self._runtime is not None and self._runtime.is_cancelled(self)
+        runtime = self._claim.runtime
+        return runtime is not None and runtime.is_cancelled(self)
 
     @property
     def waited(self) -> timedelta | None:
         """How long the job was ripe before it was claimed, by the database's clock; None outside a worker."""
-        return None if self._runtime is None else self.lease_until - self._runtime.lease - self.ripe_at
+        return self._claim.waited(self.ripe_at)
 
     def extend(self, lease: timedelta | None = None) -> datetime:
         """
@@ -109,10 +278,15 @@ class Job:
         self._require_runtime().complete(self, conn, result)
         self._completed = True
 
+    @property
+    def _cancelled(self) -> bool:
+        """Whether an operator has asked to cancel the job, as the worker's presence has learned."""
+        return self.id in self._claim.cancelled
+
     def _require_runtime(self) -> Runtime:
-        if self._runtime is None:
+        if self._claim.runtime is None:
             raise RuntimeError("a job can be extended or completed only while its handler runs in a worker")
-        return self._runtime
+        return self._claim.runtime
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import fields
 
 from support.database import Connection, one
 
 from pgq import Job, Queue
+from pgq.job import FIELDS
 from pgq.queue import TYPES
 
 SIGNATURE = """
@@ -32,4 +32,5 @@ def test_a_job_has_what_a_claim_returns(conn: Connection) -> None:
     """It has a field for each column; the arguments come as ``payload``, JSON text."""
     columns = one(conn, "SELECT proargnames[pronargs + 1:] FROM pg_proc WHERE oid = to_regproc('pgq_claim')")
     names = {"payload": "args"}
-    assert sorted(names.get(field.name, field.name) for field in fields(Job) if field.init) == sorted(columns)
+    assert sorted(names.get(name, name) for name in FIELDS) == sorted(columns)
+    assert list(inspect.signature(Job).parameters) == list(FIELDS)

@@ -17,9 +17,11 @@ from support.servers import Place
 from support.threads import Thread, eventually
 
 from pgq import Handlers, Job, Queue, Worker, WorkerQueue
+from pgq.job import Claim
 from pgq.schema.install import install
 from pgq.views import Views
 from pgq.worker.settings import Timing
+from pgq.worker.turn import Turn
 
 
 @pytest.fixture
@@ -99,17 +101,17 @@ def test_jobs_whose_claim_lost_its_result_are_released(
         assert go.wait(30)
 
     handlers.handler("k")(lambda job: ran.append((job.args, job.attempt)))
-    claim, losses = WorkerQueue._claim_only, [1]
+    call, losses = Turn.__call__, [1]
 
-    def lose_the_result(self: WorkerQueue, *args: Any) -> list[Job]:
-        claimed = claim(self, *args)
-        if losses and any(job.kind == "k" for job in claimed):
+    def lose_the_result(self: Turn, *args: Any) -> tuple[list[int], Claim | None]:
+        lost, claim = call(self, *args)
+        if losses and claim is not None and "k" in claim.kinds:
             losses.pop()
             raise psycopg.OperationalError("the result is lost")
-        return claimed
+        return lost, claim
 
     # Patched before the loops run: a loop in the middle of a claim would get the jobs from the original method.
-    monkeypatch.setattr(WorkerQueue, "_claim_only", lose_the_result)
+    monkeypatch.setattr(Turn, "__call__", lose_the_result)
     queue.enqueue("long", -1)
     run = Run(conn, worker)
     eventually(lambda: ran == [(-1, 1)])

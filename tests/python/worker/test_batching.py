@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 import time
-from datetime import datetime
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from support.database import Connect, Connection, jobs, one, record, seen
+from support.database import Connect, jobs, one, record, seen
 from support.threads import Thread, eventually
 from support.workers import MakeWorker, drain
 
 from pgq import Handlers, Job, Queue, WorkerQueue
+from pgq.job import FIELDS
 from pgq.worker.batching import BatchSize
 from pgq.worker.calls import MAX_BYTES
 from pgq.worker.loop import Loop
 from pgq.worker.settings import Timing
+from pgq.worker.turn import Turn
+
+CLAIM: tuple[Any, ...] = (["default"], 1, timedelta(minutes=1), "me", MAX_BYTES, True)
 
 
 def test_the_first_batch_is_small() -> None:
@@ -51,27 +57,21 @@ def test_a_batch_of_large_jobs_is_what_fits() -> None:
     """The claim stops at that size anyway; a worker that asks for no more locks no more."""
     pace = BatchSize(100, 1000)
     pace.note(10, 0.0001)
-    pace.note_claimed([job(300) for _ in range(4)], 100)
+    pace.note_claimed(["x" * 300 for _ in range(4)], 100)
     assert (pace.size(), pace.size(wanted=500)) == (4, 4)
-    pace.note_claimed([job(5000)], 4)
+    pace.note_claimed(["x" * 5000], 4)
     assert pace.size() == 1
     for _ in range(10):
-        pace.note_claimed([job(5)], 1)
+        pace.note_claimed(["x" * 5], 1)
     assert pace.size() == 100
 
 
 def test_a_batch_of_small_jobs_is_not_added_up() -> None:
     """A claim that returns what it was asked for has met no limit, and one of few jobs no large ones."""
     pace = BatchSize(100, 1000)
-    for claimed, asked in (([job(300)] * 3, 3), ([job(5)] * 3, 100), ([], 100)):
+    for claimed, asked in ((["x" * 300] * 3, 3), (["x" * 5] * 3, 100), ([], 100)):
         pace.note_claimed(claimed, asked)
         assert pace.bytes is None
-
-
-def job(size: int) -> Job:
-    """Return a job with arguments of this size."""
-    at = datetime.now().astimezone()
-    return Job(1, 1, "default", "k", "x" * size, 1, 0, 5, at, at, at)
 
 
 @pytest.mark.parametrize("transaction", [False, True])
@@ -195,21 +195,66 @@ def test_only_a_claim_that_settles_nothing_commits_asynchronously(
     assert [what for what, _ in committed].count("INSERT") == 6
 
 
-def test_an_asynchronous_claim_is_refused_within_a_transaction(queue: WorkerQueue, connect: Connect) -> None:
-    """The transaction would lose its durability."""
-    with queue.conn.transaction(), pytest.raises(RuntimeError, match="autocommit"):
-        queue._claim_only(["default"], 1, "1 minute", None)
-    with pytest.raises(RuntimeError, match="autocommit"):
-        WorkerQueue(connect(autocommit=False))._claim_only(["default"], 1, "1 minute", None)
+def test_a_claim_within_a_transaction_leaves_its_commit_durable(queue: WorkerQueue, connect: Connect) -> None:
+    """The transaction may have written before."""
+    queue.enqueue_many({"kind": "k", "args": n} for n in range(3))
+    queue.conn.execute("SET synchronous_commit = on")
+    with queue.conn.transaction():
+        assert Turn(queue)([], *CLAIM)[1] is not None
+        assert one(queue.conn, "SHOW synchronous_commit") != "off"
+    other = connect()
+    other.execute("SET synchronous_commit = on")
+    other.autocommit = False
+    assert Turn(WorkerQueue(other))([], *CLAIM)[1] is not None
+    assert one(other, "SHOW synchronous_commit") != "off"
 
 
-def test_completing_and_claiming_is_one_statement(conn: Connection, queue: WorkerQueue) -> None:
+def test_completing_and_claiming_is_one_statement(queue: WorkerQueue) -> None:
     """It returns the lost leases and claims even so, and it works without a ripe job."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(4))
     first, second, third = queue.claim(max_jobs=3)
     queue.release(second)
-    lost, claimed = queue._complete_and_claim([first, second, third], ["default"], 1, "1 minute", "me")
-    assert lost == {second.id}
-    assert [job.id for job in claimed] == [second.id]
-    assert queue._complete_and_claim(claimed, ["none"], 1, "1 minute", None) == (set(), [])
+    turn = Turn(queue)
+    lost, claim = turn([(job.id, job.token) for job in (first, second, third)], *CLAIM)
+    assert lost == [second.id]
+    assert claim is not None
+    assert claim.ids == [second.id]
+    assert turn([(second.id, claim.token)], ["none"], *CLAIM[1:]) == ([], None)
     assert [job.args for job in queue.claim(max_jobs=10)] == [3]
+
+
+def test_a_job_has_all_columns_also_when_the_connection_is_gone(queue: WorkerQueue, connect: Connect) -> None:
+    """What a handler reads last of its job is converted then; it is what pgq_claim returns."""
+    for n in range(2):
+        queue.enqueue("k", {"n": n}, priority=n, max_retries=n, context={"a": "b"} if n else None)
+        queue.enqueue("without", n)
+    other = connect()
+    claims = [Turn(WorkerQueue(other))([], ["default"], size, *CLAIM[2:])[1] for size in (1, 3)]
+    other.close()
+    fresh = [job for claim in claims if claim is not None for job in claim.jobs()]
+    for job in fresh:
+        queue.conn.execute("UPDATE pgq_running SET lease_until = %s WHERE id = %s", [job.lease_until, job.id])
+        row = queue.conn.execute(
+            "SELECT id, token, queue, kind, args::text, attempt, max_retries, priority, ripe_at, enqueued_at, "
+            "lease_until, context::text, false FROM pgq_running WHERE id = %s",
+            [job.id],
+        ).fetchone()
+        assert tuple(getattr(job, name) for name in FIELDS) == row
+    assert len(fresh) == 4
+
+
+def test_a_job_can_be_compared_copied_and_pickled(queue: WorkerQueue) -> None:
+    """A copy has the same values, and is outside of the worker."""
+    queue.enqueue_many({"kind": "k", "args": {"n": n}} for n in range(2))
+    claim = Turn(queue)([], *CLAIM)[1]
+    assert claim is not None
+    claim.runtime = None
+    for job in (*claim.jobs(), *queue.claim()):
+        for copied in (copy.copy(job), copy.deepcopy(job), pickle.loads(pickle.dumps(job))):
+            assert copied == job
+            assert hash(copied) == hash(job)
+            assert [getattr(copied, name) for name in FIELDS] == [getattr(job, name) for name in FIELDS]
+            assert copied.waited is None
+        assert repr(job).startswith(f"Job(id={job.id}, token={job.token}, queue='default', kind='k', attempt=1, max_")
+        assert job.payload not in repr(job)
+        assert job != (job.id, job.token)

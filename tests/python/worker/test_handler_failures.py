@@ -49,19 +49,21 @@ def test_an_unknown_kind_or_unreadable_payload_stops_only_its_job(queue: Queue, 
     assert "PayloadError" in error_of(queue.conn, deep)
 
 
-def forget_attributes(job: Job) -> None:
-    """Leave the job without any."""
-    del job.kind, job.queue, job.ripe_at
+def clear(job: Job) -> None:
+    """Leave the job without any attribute."""
+    for name in Job.__slots__[1:]:
+        delattr(job, name)
 
 
 DAMAGES: dict[str, Callable[[Job], Any]] = {
-    "clear": lambda job: job.__dict__.clear(),
+    "clear": clear,
     "another id": lambda job: setattr(job, "id", job.id + 1),
     "no id": lambda job: setattr(job, "id", None),
-    "no token": lambda job: delattr(job, "token"),
-    "a token that is text": lambda job: setattr(job, "token", "x"),
-    "other attributes": forget_attributes,
-    "no runtime": lambda job: setattr(job, "_runtime", None),
+    "no claim": lambda job: delattr(job, "_claim"),
+    "another claim": lambda job: setattr(job, "_claim", "x"),
+    "another place in its claim": lambda job: setattr(job, "_index", job._index + 1),
+    "no kind": lambda job: delattr(job, "kind"),
+    "not completed": lambda job: delattr(job, "_completed"),
 }
 
 

@@ -16,6 +16,7 @@ from support.threads import eventually
 from support.workers import MakeWorker, start
 
 from pgq import Handlers, Job, Queue, Worker, WorkerQueue
+from pgq.job import Claim
 from pgq.worker.loop import Loop
 from pgq.worker.settings import Timing
 
@@ -187,7 +188,7 @@ def test_a_job_among_many_idle_loops_costs_few_claims(
     claims: list[Loop] = []
     claim = Loop.settle_and_claim
 
-    def counted(loop: Loop) -> list[Job]:
+    def counted(loop: Loop) -> Claim | None:
         claims.append(loop)
         return claim(loop)
 

@@ -75,7 +75,7 @@ class StopSignals:
         self.main_thread = threading.main_thread().ident
         self._outer: StopSignals | None = None
         # One object, so that it can be recognized.
-        self._handler = lambda *_: self._stop()
+        self.handler = lambda *_: self._stop()
 
     def __enter__(self) -> StopSignals:
         if is_main_thread():
@@ -83,7 +83,7 @@ class StopSignals:
             self._writer.setblocking(False)
             self._wakeup_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
             # Python writes the number of each signal to the socket from C, at once; the thread reads it there.
-            self._before = {number: set_handler(number, self._handler) for number in STOP}
+            self._before = {number: set_handler(number, self.handler) for number in STOP}
             self._before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
             self._outer, StopSignals.active = StopSignals.active, self
             self._thread = threading.Thread(target=self._watch, name="pgq-signals", daemon=True)
@@ -113,9 +113,9 @@ class StopSignals:
         """
         is_intact = True
         for number in STOP:
-            if get_signal(number) is not self._handler:
+            if get_signal(number) is not self.handler:
                 is_intact = False
-                signal.signal(number, self._handler)
+                signal.signal(number, self.handler)
         if seconds > QUICK or not is_intact:
             signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOP, signal.SIGALRM))

@@ -6,8 +6,6 @@ import threading
 from collections.abc import Sequence
 from math import ceil
 
-from pgq.job import Job
-
 # Seconds of work: enough that a claim costs little beside it, and little enough that other workers get jobs, too.
 BATCH_LASTS = 0.1
 FIRST = 10
@@ -43,11 +41,11 @@ class BatchSize:
         mean = seconds / jobs
         self.seconds = mean if self.seconds is None else (self.seconds + mean) / 2
 
-    def note_claimed(self, jobs: Sequence[Job], asked: int) -> None:
-        """Note the jobs that a claim returned that was asked for ``asked`` of them."""
-        if not jobs or (len(jobs) == asked and self.bytes is None):
+    def note_claimed(self, payloads: Sequence[str], asked: int) -> None:
+        """Note the payloads of the jobs that a claim returned that was asked for ``asked`` of them."""
+        if not payloads or (len(payloads) == asked and self.bytes is None):
             return
-        mean = sum(len(job.payload) for job in jobs) / len(jobs)
+        mean = sum(map(len, payloads)) / len(payloads)
         self.bytes = mean if self.bytes is None else (self.bytes + mean) / 2
         if self.bytes * max(asked, self.limit) < self.max_bytes:
             self.bytes = None

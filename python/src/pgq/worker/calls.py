@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import psycopg
-from psycopg.pq import TransactionStatus
 from psycopg.rows import args_row
 
 from pgq import handlers
 from pgq.convert import Interval, as_result, check_aware, held, interval
 from pgq.errors import translated
 from pgq.handlers import Handlers
-from pgq.job import Failure, Job, Remaining
+from pgq.job import FIELDS, Failure, Job, Remaining
 from pgq.queue import Queue
 
 # JSON comes as text: a value that Python cannot decode must not cost the whole batch.
@@ -29,7 +27,7 @@ LIMIT_IDLE: Final = (
 )
 # The longest of PostgreSQL's timeouts, in milliseconds.
 MAX_TIMEOUT: Final = 2**31
-COLUMNS: Final = ", ".join(AS_TEXT.get(field.name, field.name) for field in fields(Job) if field.init)
+COLUMNS: Final = ", ".join(AS_TEXT.get(name, name) for name in FIELDS)
 
 
 class WorkerQueue(Queue):
@@ -61,45 +59,6 @@ class WorkerQueue(Queue):
         return self._jobs(
             f"SELECT {COLUMNS} FROM {self._claim}", [list(queues), max_jobs, interval(lease), worker, max_bytes]
         )
-
-    def _claim_only(
-        self, queues: Sequence[str], max_jobs: int, lease: Interval, worker: str | None, max_bytes: int = MAX_BYTES
-    ) -> list[Job]:
-        """
-        Claim in a transaction that does nothing else, and whose commit does not wait for the disk.
-
-        A crash of the server may undo the claim: then the job is ripe again, and its attempt not counted. Raises
-        RuntimeError inside a transaction.
-        """
-        if self.conn.info.transaction_status != TransactionStatus.IDLE or not self.conn.autocommit:
-            raise RuntimeError("a claim on its own takes a connection in autocommit mode, outside a transaction")
-        return self._jobs(
-            f"SELECT {COLUMNS} FROM set_config('synchronous_commit', 'off', true) CROSS JOIN LATERAL {self._claim}",
-            [list(queues), max_jobs, interval(lease), worker, max_bytes],
-        )
-
-    def _complete_and_claim(
-        self,
-        jobs: Sequence[Job],
-        queues: Sequence[str],
-        max_jobs: int,
-        lease: Interval,
-        worker: str | None,
-        max_bytes: int = MAX_BYTES,
-    ) -> tuple[set[int], list[Job]]:
-        """
-        Call ``complete_many`` and ``claim`` in one statement: one round trip, one commit.
-
-        Return the ids of the jobs whose lease was lost, and the claimed jobs.
-        """
-        ids, tokens = held(jobs)
-        rows = self._rows(
-            "SELECT ended.lost, job.* FROM (SELECT ARRAY(SELECT unnest(%s::bigint[]) "
-            f"EXCEPT SELECT {self._prefix}pgq_complete_many(%s::bigint[], %s::bigint[])) AS lost) AS ended "
-            f"LEFT JOIN LATERAL (SELECT {COLUMNS} FROM {self._claim}) AS job ON true",
-            [ids, ids, tokens, list(queues), max_jobs, interval(lease), worker, max_bytes],
-        )
-        return set(rows[0][0]), [Job(*row[1:]) for row in rows if row[1] is not None]
 
     def idle(self, queues: Sequence[str] = ("default",), idle: bool = True, *, pass_on: bool = False) -> list[str]:
         """

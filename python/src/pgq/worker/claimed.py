@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from pgq.job import Job
+from pgq.job import Claim, Job
 from pgq.worker.batching import JobBudget
 from pgq.worker.outcomes import Released
 from pgq.worker.settle import Settler
@@ -14,23 +14,24 @@ from pgq.worker.settle import Settler
 
 class ClaimedJobs:
     """
-    The jobs of a loop's last claim: all ``jobs``, and those that are ``unstarted``.
+    The jobs of a loop's last ``claim``, and those of them that are ``unstarted``.
 
     The ticker's thread takes jobs from here, too. ``at`` is when they were claimed.
     """
 
     def __init__(self, settler: Settler, budget: JobBudget, lock: AbstractContextManager[object]) -> None:
-        self.jobs: Sequence[Job] = ()
+        self.claim: Claim | None = None
         self.unstarted: deque[Job] = deque()
         self.at = 0.0
         self._settler = settler
         self._budget = budget
         self._lock = lock
 
-    def take(self, jobs: list[Job], at: float) -> None:
-        """Hold the jobs of a claim; those of the one before have begun or been released."""
-        self.jobs, self.at = jobs, at
-        self.unstarted.extend(jobs)
+    def take(self, claim: Claim | None, at: float) -> None:
+        """Hold the jobs of a claim, if it has any; those of the one before have begun or been released."""
+        self.claim, self.at = claim, at
+        if claim is not None:
+            self.unstarted.extend(claim.jobs())
 
     def next(self) -> Job | None:
         """Take the next job."""

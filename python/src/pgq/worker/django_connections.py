@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 from pgq.process.logs import logger
 from pgq.worker.joblog import first_line
+
+# The module that has the connections.
+DJANGO: Final = "django.db"
 
 
 def close_old_connections() -> None:
@@ -14,7 +18,7 @@ def close_old_connections() -> None:
 
     Django does so before and after each request. A connection that is in an atomic block stays open.
     """
-    db = sys.modules.get("django.db")
+    db = sys.modules.get(DJANGO)
     if db is None:
         return
     try:

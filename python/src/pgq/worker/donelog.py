@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 from pgq.process.logs import logger
-from pgq.worker.outcomes import Settlement
+from pgq.worker.outcomes import Done, Settlement
 
 # Seconds from one line about a kind to the next.
 EVERY: Final = 1.0
@@ -29,13 +31,12 @@ class Tally:
         self.longest = 0.0
         self.waited = 0.0
 
-    def add(self, job_id: int, seconds: float, waited: float) -> None:
-        """Count a job."""
-        self.count += 1
-        if self.count <= FEW:
-            self.ids.append(job_id)
-        self.duration += seconds
-        self.longest = max(self.longest, seconds)
+    def add(self, ids: Sequence[int], durations: Sequence[float], waited: float) -> None:
+        """Count jobs, of which one waited for so long, and none longer."""
+        self.count += len(ids)
+        self.ids += ids[: FEW - len(self.ids)]
+        self.duration += sum(durations)
+        self.longest = max(self.longest, *durations)
         self.waited = max(self.waited, waited)
 
     def log(self, kind: str, seconds: float) -> None:
@@ -94,12 +95,29 @@ class DoneLog:
             return
         job, waited = settlement.job, settlement.job.waited
         with self._lock:
-            if not self._tallies:
-                self._since = max(since, self._flushed_at)
-            tally = self._tallies.get(job.kind)
-            if tally is None:
-                tally = self._tallies[job.kind] = Tally()
-            tally.add(job.id, settlement.seconds or 0.0, waited.total_seconds() if waited is not None else 0.0)
+            self._tally(job.kind, since).add(
+                [job.id], [settlement.seconds or 0.0], waited.total_seconds() if waited is not None else 0.0
+            )
+
+    def add_all(self, done: Iterable[Done], since: float) -> None:
+        """Count plain completions, of jobs that were claimed at this time or later."""
+        if not self.is_on:
+            return
+        with self._lock:
+            for claim, of_claim in groupby(done, itemgetter(1)):
+                ripe_ats = claim.column("ripe_at")
+                for kind, of_kind in groupby(of_claim, lambda one: str(one[1].kinds[one[2]])):
+                    ids, _, places, durations = zip(*of_kind, strict=True)
+                    waited = claim.waited(min(map(ripe_ats.__getitem__, places)))
+                    self._tally(kind, since).add(ids, durations, waited.total_seconds() if waited is not None else 0.0)
+
+    def _tally(self, kind: str, since: float) -> Tally:
+        if not self._tallies:
+            self._since = max(since, self._flushed_at)
+        tally = self._tallies.get(kind)
+        if tally is None:
+            tally = self._tallies[kind] = Tally()
+        return tally
 
     def flush(self) -> None:
         """Write the lines that are due."""

@@ -39,13 +39,13 @@ class Executor:
         self.lease = settings.lease
         self.interruption = Interruption()
         self._extend = extend
-        self._handler_call = HandlerCall(handlers, self.interruption, settings.timing.clock)
-        self._transactions = Transactions(self._handler_call, session, settings)
+        self.handler_call = HandlerCall(handlers, self.interruption, settings.timing.clock)
+        self._transactions = Transactions(self.handler_call, session, settings)
 
     @property
     def execution(self) -> Execution | None:
         """What runs now."""
-        return self._handler_call.execution
+        return self.handler_call.execution
 
     def run(self, handler: Handler, jobs: list[Job], claimed_at: float) -> list[Result]:
         """
@@ -54,15 +54,13 @@ class Executor:
         A result is an outcome that is to be recorded, or a settlement where the job's transaction has recorded it.
         Raises NotBegun.
         """
-        self._handler_call.begin(handler, jobs, claimed_at)
-        for job in jobs:
-            job._runtime = self
+        self.handler_call.begin(handler, jobs, claimed_at)
         try:
             if handler.batch is not None:
                 return (self._transactions.run_batch if handler.transaction else self._run_list)(handler, jobs)
             return [(self._transactions.run_one if handler.transaction else self._run_one)(handler, jobs[0])]
         finally:
-            self._handler_call.end()
+            self.handler_call.end()
 
     def extend(self, job: Job, lease: timedelta | None) -> datetime:
         """Extend the lease of a job; ``Job.extend`` calls this."""
@@ -79,7 +77,7 @@ class Executor:
 
     def _refuse_in_child(self) -> None:
         """Raise RuntimeError in a process that a handler has forked, where a lock of the worker may never be free."""
-        if os.getpid() != self._handler_call.pid:
+        if os.getpid() != self.handler_call.pid:
             raise RuntimeError("a job can be extended or completed only in the process of its worker")
 
     def is_cancelled(self, job: Job) -> bool:
@@ -90,9 +88,9 @@ class Executor:
     def _run_one(self, handler: Handler, job: Job) -> Result:
         try:
             job.args  # noqa: B018 - a payload that cannot be decoded fails here, before the handler is called
-            return self._handler_call.returned(job, self._handler_call.call(handler, job))
+            return self.handler_call.returned(job, self.handler_call.call(handler, job))
         except BaseException as error:
-            return self._handler_call.judge(handler, job, error)
+            return self.handler_call.judge(handler, job, error)
 
     def _run_list(self, handler: Handler, jobs: list[Job]) -> list[Result]:
         """Call a batch handler with all jobs whose payload can be decoded."""
@@ -103,30 +101,30 @@ class Executor:
                 job.args  # noqa: B018 - as above
                 decoded.append(job)
             except PayloadError as error:
-                results.append(self._handler_call.judge(handler, job, error))
+                results.append(self.handler_call.judge(handler, job, error))
         if not decoded:
             return results
         try:
-            returned = self._handler_call.call(handler, decoded)
+            returned = self.handler_call.call(handler, decoded)
             if returned is not None and not isinstance(returned, Mapping):
                 raise TypeError(
                     f"a batch handler returns None or a mapping from ids, and not a {type(returned).__name__}"
                 )
         except BaseException as error:
-            return results + [self._handler_call.judge(handler, job, error) for job in decoded]
+            return results + [self.handler_call.judge(handler, job, error) for job in decoded]
         for job in decoded:
             try:
                 results.append(self._returned_by_batch(handler, job, returned))
             except BaseException as error:
-                results.append(self._handler_call.judge(handler, job, error))
+                results.append(self.handler_call.judge(handler, job, error))
         return results
 
     def _returned_by_batch(self, handler: Handler, job: Job, returned: Mapping[int, Any] | None) -> Result:
         if returned is None or job._completed:
-            return self._handler_call.returned(job, None)
+            return self.handler_call.returned(job, None)
         if job.id not in returned:
             raise Error("its batch handler has left it out")
         result = returned[job.id]
         if isinstance(result, BaseException):
-            return self._handler_call.judge(handler, job, result, raised_by_handler=True)
-        return self._handler_call.returned(job, result)
+            return self.handler_call.judge(handler, job, result, raised_by_handler=True)
+        return self.handler_call.returned(job, result)

@@ -22,12 +22,13 @@ class Gate:
         self._wakeups = wakeups
         self._lock = threading.Lock()
         self._inside: set[object] = set()
-        self._owner: object | None = None
+        # The loop that has closed the gate.
+        self.owner: object | None = None
         self._closed_until = 0.0
 
     def is_closed(self, loop: object, now: float) -> bool:
         """Return whether another loop has closed the gate, and its time is not over."""
-        owner = self._owner
+        owner = self.owner
         return owner is not None and owner is not loop and now < self._closed_until
 
     def enter(self, loop: object, now: float) -> bool:
@@ -42,7 +43,7 @@ class Gate:
         """Note that the loop holds no job."""
         with self._lock:
             self._inside.discard(loop)
-            closed = self._owner is not None
+            closed = self.owner is not None
         if closed:
             self._wake()
 
@@ -51,7 +52,7 @@ class Gate:
         with self._lock:
             if self.is_closed(loop, now):
                 return False
-            self._owner, self._closed_until = loop, until
+            self.owner, self._closed_until = loop, until
             return True
 
     def is_alone(self, loop: object) -> bool:
@@ -62,9 +63,9 @@ class Gate:
     def open(self, loop: object) -> None:
         """Let the other loops in; does nothing unless this loop has closed the gate."""
         with self._lock:
-            if self._owner is not loop:
+            if self.owner is not loop:
                 return
-            self._owner = None
+            self.owner = None
         self._wake()
 
     def _wake(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from pgq import tracing
 from pgq.convert import as_result
 from pgq.handlers import Handler, Handlers
-from pgq.job import Job
+from pgq.job import Claim, Job
 from pgq.process.signals import StopSignals
 from pgq.worker.django_connections import close_old_connections
 from pgq.worker.execution import Execution
@@ -23,9 +23,9 @@ from pgq.worker.timeout import Interruption
 
 
 def lend(job: Job) -> Job:
-    """Return a copy of a job for its handler, which may do anything to it."""
-    lent = object.__new__(Job)
-    lent.__dict__ = job.__dict__.copy()
+    """Return another object for a job, for its handler, which may do anything to it."""
+    lent = job._claim.job(job._index)
+    lent._args = job._args
     return lent
 
 
@@ -37,7 +37,9 @@ class HandlerCall:
     """
 
     def __init__(self, handlers: Handlers, interruption: Interruption, clock: Callable[[], float]) -> None:
-        self.execution: Execution | None = None
+        # What runs: an execution, or for the short path what makes one.
+        self._execution: Execution | None = None
+        self.running: tuple[Claim, int, Handler, float, float] | None = None
         # Whether a handler was called in this run, and whether one is being called now.
         self.begun = False
         self.calling = False
@@ -47,19 +49,27 @@ class HandlerCall:
         self._interruption = interruption
         self._clock = clock
         self._called_at = 0.0
-        self._recursion_limit = sys.getrecursionlimit()
+        self.recursion_limit = sys.getrecursionlimit()
+
+    @property
+    def execution(self) -> Execution | None:
+        """What runs now, for other threads."""
+        if (running := self.running) is None:
+            return self._execution
+        claim, index, handler, since, claimed_at = running
+        return Execution((claim.job(index),), handler, since, claimed_at)
 
     def begin(self, handler: Handler, jobs: list[Job], claimed_at: float) -> None:
         """Begin a run of these jobs."""
         self._called_at = self._clock()
         self.begun = self.calling = False
         self.pid = os.getpid()
-        self.execution = Execution(tuple(jobs), handler, self._called_at, claimed_at)
+        self._execution = Execution(tuple(jobs), handler, self._called_at, claimed_at)
 
     def end(self) -> None:
         """End the run."""
         self._interruption.disarm()
-        self.execution = None
+        self._execution = None
 
     def call(self, handler: Handler, job: Job | list[Job], *connection: Any) -> Any:
         """Call a handler. A child process that it forks ends here, and does not go on as a second worker."""
@@ -67,8 +77,8 @@ class HandlerCall:
         lent = [lend(one) for one in jobs]
         argument = lent.copy() if isinstance(job, list) else lent[0]
         self._called_at = self._clock()
-        if self.execution is not None:
-            self.execution = Execution(*self.execution[:2], self._called_at, self.execution.claimed_at)
+        if self._execution is not None:
+            self._execution = Execution(*self._execution[:2], self._called_at, self._execution.claimed_at)
         self.begun = self.calling = True
         try:
             if handler.timeout is not None or handler.interrupt_on_cancel:
@@ -91,9 +101,13 @@ class HandlerCall:
             self._interruption.disarm()
             for one, copy in zip(jobs, lent, strict=True):
                 one._completed = getattr(copy, "_completed", False)
-            self._restore_process()
+            self.restore_process(self.seconds())
         self.calling = False
         return result
+
+    def resume(self, called_at: float, calling: bool) -> None:
+        """Go on with a call of the short path, which has made it without ``call``."""
+        self._called_at, self.calling = called_at, calling
 
     def returned(self, job: Job, result: Any) -> Result:
         """Return the result of a job whose handler has returned, perhaps after it completed the job itself."""
@@ -118,12 +132,15 @@ class HandlerCall:
         """Return for how long the run has lasted, from the call of the handler if there was one."""
         return self._clock() - self._called_at
 
-    def _restore_process(self) -> None:
-        """Put back what the job's handler has changed in the process, as far as that would stop the worker."""
-        if sys.getrecursionlimit() < self._recursion_limit:
-            sys.setrecursionlimit(self._recursion_limit)
+    def restore_process(self, seconds: float) -> None:
+        """
+        Put back what the job's handler, which took so long, has changed in the process, as far as that would stop the
+        worker.
+        """
+        if sys.getrecursionlimit() < self.recursion_limit:
+            sys.setrecursionlimit(self.recursion_limit)
         # Only the main thread can set signal handlers.
         signals = StopSignals.active
         if signals is not None and signals.main_thread == threading.get_ident():
-            signals.restore(self._clock() - self._called_at)
+            signals.restore(seconds)
             self._interruption.restore()

@@ -10,7 +10,7 @@ from random import uniform
 import psycopg
 
 from pgq.handlers import Handlers
-from pgq.job import Job
+from pgq.job import Claim, Job
 from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, is_main_thread
 from pgq.worker.batching import BatchSize
@@ -26,6 +26,7 @@ from pgq.worker.served import ServedQueues
 from pgq.worker.session import Interrupted, Session
 from pgq.worker.settings import RunState, Settings
 from pgq.worker.settle import Settler
+from pgq.worker.short_path import ShortPath
 from pgq.worker.sleep import Sleep
 from pgq.worker.suspect import LoopAtGate
 from pgq.worker.ticker import Ticker
@@ -72,11 +73,22 @@ class Loop:
         # The session of transactional handlers.
         self.inside = self._session()
         self.executor = Executor(handlers, self.inside, settings, extend)
-        self.settler = Settler(settings, self.session, served, state.done)
+        self.settler = Settler(settings, self.session, served, state.done, lambda: not handlers.any_transaction)
         self.ticker = Ticker(self.tick, self.timing.tick)
         self.claimed = ClaimedJobs(self.settler, state.budget, self.session.lock)
         self.liveness = Liveness(self.timing)
         self.gate = LoopAtGate(settings, state, self.wakeup, self.liveness)
+        self.short_path = ShortPath(
+            settings,
+            handlers,
+            state,
+            self.claimed,
+            self.settler,
+            self.executor.handler_call,
+            self.executor.interruption,
+            self.gate,
+            self.settle,
+        )
         self._connection_lost = connection_lost
         self._idle = idle
         self._served = served
@@ -132,20 +144,20 @@ class Loop:
         if not self.gate.enter(self.let_go):
             return 0
         with self.session.lock, self.session.interruptible():
-            jobs = self.settle_and_claim()
-        if not jobs:
+            claim = self.settle_and_claim()
+        if claim is None:
             self.sleep.note(found=False)
             self.gate.leave()
             return 0
         self.ticker.resume()
         self.sleep.note(found=True)
-        if jobs[0].suspect:
+        if claim.suspect:
             self.run_alone()
         else:
             self.run_batch()
-        return len(jobs)
+        return len(claim.ids)
 
-    def settle_and_claim(self) -> list[Job]:
+    def settle_and_claim(self) -> Claim | None:
         """Record the outcomes of the last batch, give back the rest of it, and claim the next one."""
         self.claimed.release_unstarted()
         if self._served.prefixes:
@@ -154,37 +166,48 @@ class Loop:
         budget = self.state.budget
         size = budget.reserve(self.batch_size.size(self.handlers.largest_batch))
         claimed_at = self.timing.clock()
-        jobs: list[Job] = []
+        claim: Claim | None = None
+        count = 0
         try:
-            jobs = self.settler.settle_and_claim(size)
+            claim = self.settler.settle_and_claim(size)
+            count = 0 if claim is None else len(claim.ids)
         except psycopg.errors.InsufficientPrivilege:
             # The role has lost a queue since the last search; the next turn searches again.
             if not self._served.prefixes:
                 raise
         finally:
-            budget.give_back(size - len(jobs))
-        self.batch_size.note_claimed(jobs, size)
-        self.claimed.take(jobs, claimed_at)
+            budget.give_back(size - count)
+        if claim is not None:
+            claim.runtime = self.executor
+            self.batch_size.note_claimed(claim.payloads, size)
+        self.claimed.take(claim, claimed_at)
         self._idle.looked_at = claimed_at
         self.liveness.note(claimed_at)
-        if jobs and (len(jobs) == size or self.batch_size.bytes is not None):
+        if claim is not None and (count == size or self.batch_size.bytes is not None):
             # There may be more of them.
             self._idle.wake_one()
-        return jobs
+        return claim
 
     def run_batch(self) -> None:
         """Run the claimed jobs while they may begin."""
         begin_until = self.claimed.at + self.settings.begin_within
         begun_at, begun = self.timing.clock(), 0
-        while not self.state.stopping and (job := self.claimed.next()) is not None:
+        while not self.state.stopping:
+            begun += self.short_path.run(begin_until)
+            if self._may_not_begin(begin_until) or (job := self.claimed.next()) is None:
+                break
             begun += self.dispatch(job)
-            now = self.timing.clock()
-            if now > begin_until or self.gate.is_closed(now):
+            if self._may_not_begin(begin_until):
                 break
             if self.settler.is_due:
                 self.settle()
         if begun:
             self.batch_size.note(begun, self.timing.clock() - begun_at)
+
+    def _may_not_begin(self, until: float) -> bool:
+        """Return whether no further job may begin; jobs of this batch may until then."""
+        now = self.timing.clock()
+        return self.state.stopping or now > until or self.gate.is_closed(now)
 
     def dispatch(self, job: Job) -> int:
         """
@@ -228,7 +251,7 @@ class Loop:
                 self.claimed.release_unstarted()
                 return
             self.run_batch()
-            if self.settler.pending:
+            if self.settler.has_pending:
                 self.settle()
 
     def rest(self) -> bool:
@@ -239,7 +262,7 @@ class Loop:
     def let_go(self) -> None:
         """Hold no job, and be notified of none, because another loop runs a suspect."""
         self.claimed.release_unstarted()
-        if self.settler.pending:
+        if self.settler.has_pending:
             self.settle()
         # A notification would wake no loop that can claim.
         self._idle.declare_awake_if_busy(at_once=True)
@@ -283,7 +306,7 @@ class Loop:
     def finish(self) -> None:
         """Settle, and give back what has not begun; if that fails, leave the jobs to their leases."""
         self.claimed.release_unstarted()
-        if self.settler.pending:
+        if self.settler.has_pending:
             try:
                 try:
                     self.settle()
@@ -308,7 +331,8 @@ class Loop:
 
     def known_jobs(self) -> list[Job]:
         """Return all jobs that this loop holds, and perhaps some that it held; the caller holds ``session.lock``."""
-        return [*self.claimed.jobs, *(outcome.job for outcome in self.settler.pending)]
+        claim = self.claimed.claim
+        return [*(claim.jobs() if claim is not None else ()), *(outcome.job for outcome in self.settler.pending)]
 
     def close(self) -> None:
         """Close the connections, and end the ticker's thread."""

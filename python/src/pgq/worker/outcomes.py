@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from pgq.job import Job
+from pgq.job import Claim, Job
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,9 @@ class Declined:
     seconds: float | None = None
 
 
+# A completion without a result, of which there are most: the id of the job, its claim, its place there, and how many
+# seconds its handler took. What the handler has had is not among it.
+Done = tuple[int, Claim, int, float]
 Outcome = Completed | CompletedWithNote | Failed | Snoozed | Cancelled | Released | Declined
 
 

@@ -159,7 +159,7 @@ class Presence:
         with self.session.lock:
             requested = self._queue().cancel_requested(unmarked)
         for job_id in requested:
-            jobs[job_id]._cancelled = True
+            jobs[job_id]._claim.cancelled.add(job_id)
             log_job(jobs[job_id], "requested", "an operator has cancelled it")
 
     def _rescue(self) -> None:

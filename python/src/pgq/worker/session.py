@@ -18,6 +18,7 @@ from psycopg.rows import tuple_row
 from pgq.version import check_version
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.server import Server
+from pgq.worker.turn import Turn
 
 # How soon the server notices that the worker is unreachable: its own defaults are in hours, and it would keep what the
 # worker has locked. And READ COMMITTED whatever the default is: SKIP LOCKED and SERIALIZABLE do not mix.
@@ -74,6 +75,7 @@ class Session:
         # Whether this session is registered as idle, by pgq_idle.
         self.idle = False
         self._queue: WorkerQueue | None = None
+        self._turn: Turn | None = None
         self._can_check = True
         # The next two change under this lock, so that no statement after the interruptible ones is cancelled.
         self._interrupting = threading.Lock()
@@ -99,6 +101,13 @@ class Session:
             self._queue = queue
             self.idle = False
         return self._queue
+
+    def turn(self) -> Turn:
+        """Return the call of pgq_claim_batch through this connection; connect if it is closed."""
+        queue = self.queue()
+        if self._turn is None or self._turn.queue is not queue:
+            self._turn = Turn(queue)
+        return self._turn
 
     def close_if_busy(self) -> bool:
         """

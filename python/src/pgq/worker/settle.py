@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -11,15 +11,16 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgq.errors import LeaseLost
-from pgq.job import Job
+from pgq.job import Claim, Job
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.donelog import DoneLog
-from pgq.worker.joblog import MAX_MESSAGE, clean, first_line, log_settlement
+from pgq.worker.joblog import MAX_MESSAGE, clean, first_line, is_logged, log_settlement
 from pgq.worker.outcomes import (
     Cancelled,
     Completed,
     CompletedWithNote,
     Declined,
+    Done,
     Failed,
     Outcome,
     Settlement,
@@ -52,43 +53,64 @@ class Settler:
     """
     Record the outcomes of one loop through its session, and log what the database made of them.
 
-    ``pending`` are the outcomes that are not recorded yet. The caller of ``settle`` and ``settle_and_claim`` holds
-    ``session.lock``.
+    ``done`` and ``others`` are the outcomes that are not recorded yet: plain completions, and the rest. The caller of
+    ``settle`` and ``settle_and_claim`` holds ``session.lock``. ``packed`` is whether the server may store the jobs of a
+    claim together: not where transactions of handlers hold them.
     """
 
-    def __init__(self, settings: Settings, session: Session, served: ServedQueues, done: DoneLog) -> None:
+    def __init__(
+        self, settings: Settings, session: Session, served: ServedQueues, done: DoneLog, packed: Callable[[], bool]
+    ) -> None:
         self.settings = settings
         self.session = session
-        self.pending: list[Outcome] = []
+        self.done: list[Done] = []
+        self.others: list[Outcome] = []
         self._served = served
-        self._done = done
+        self._log = done
+        self._packed = packed
         # How many claims there were, for queues that take turns.
         self._claims = 0
         self.settled_at = 0.0
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether there are outcomes that are not recorded yet."""
+        return bool(self.done or self.others)
+
+    @property
+    def pending(self) -> list[Outcome]:
+        """All outcomes that are not recorded yet."""
+        # In this order: the jobs of a loop move from neither list to the other.
+        return [*_outcomes(self.done.copy()), *self.others]
 
     def add(self, results: Iterable[Outcome | Settlement]) -> None:
         """Take what became of jobs: outcomes to be recorded, and settlements that a transaction has recorded."""
         for result in results:
             if isinstance(result, Settlement):
-                self._log(result)
+                self._log.add(result, self.settled_at)
+                log_settlement(result)
+            elif is_plain(result):
+                job = result.job
+                self.done.append((job.id, job._claim, job._index, result.seconds or 0.0))
             else:
-                self.pending.append(result)
+                self.others.append(result)
 
     @property
     def is_due(self) -> bool:
         """Whether outcomes must be recorded now, because they have waited long for the next claim."""
         timing = self.settings.timing
-        return bool(self.pending) and timing.clock() - self.settled_at > timing.settle_after
+        return self.has_pending and timing.clock() - self.settled_at > timing.settle_after
 
     def settle(self) -> None:
         """Record the pending outcomes in one transaction."""
         queue = self.session.queue()
-        outcomes = self.pending.copy()
+        done, others = self.done.copy(), self.others.copy()
         with queue.conn.transaction():
-            settlements = record(queue, outcomes, self.settings.timing.lock_timeout)
-        self._note(len(outcomes), settlements)
+            settlements = record(queue, [*_outcomes(done), *others], self.settings.timing.lock_timeout)
+        lost = {settlement.job.id for settlement in settlements[: len(done)] if settlement.state == "lost"}
+        self._note(done, lost, settlements[len(done) :])
 
-    def settle_and_claim(self, max_jobs: int) -> list[Job]:
+    def settle_and_claim(self, max_jobs: int) -> Claim | None:
         """
         Record the pending outcomes and claim jobs, in one transaction: a batch costs one commit.
 
@@ -97,26 +119,23 @@ class Settler:
         settings = self.settings
         queues = self._queues()
         if not queues:
-            if self.pending:
+            if self.has_pending:
                 self.settle()
-            return []
-        queue = self.session.queue()
-        outcomes = self.pending.copy()
-        claim = (queues, max_jobs, settings.lease, settings.name, settings.batch_bytes)
+            return None
+        turn = self.session.turn()
+        done, others = self.done.copy(), self.others.copy()
+        ended = [(job_id, claim.token) for job_id, claim, _, _ in done]
+        arguments = (queues, max_jobs, settings.lease, settings.name, settings.batch_bytes, self._packed())
         settlements: list[Settlement] = []
-        if settings.transaction_pooler or not all(is_plain(outcome) for outcome in outcomes):
-            with queue.conn.transaction():
-                settlements = record(queue, outcomes, settings.timing.lock_timeout)
-                jobs = queue.claim(*claim)
-        elif outcomes:
-            lost, jobs = queue._complete_and_claim([outcome.job for outcome in outcomes], *claim)
-            if lost or self._done.is_on:
-                settlements = [_completion(outcome, outcome.job.id not in lost) for outcome in outcomes]
+        if settings.transaction_pooler or others:
+            with turn.queue.conn.transaction():
+                settlements = record(turn.queue, others, settings.timing.lock_timeout)
+                lost, claim = turn(ended, *arguments)
         else:
-            jobs = queue._claim_only(*claim)
+            lost, claim = turn(ended, *arguments)
         self._claims += 1
-        self._note(len(outcomes), settlements)
-        return jobs
+        self._note(done, set(lost), settlements)
+        return claim
 
     def _queues(self) -> tuple[str, ...]:
         """Return the queues of the next claim, in its order."""
@@ -126,18 +145,24 @@ class Settler:
         first = self._claims % len(names)
         return names[first:] + names[:first]
 
-    def _note(self, count: int, settlements: list[Settlement]) -> None:
-        """Forget the first pending outcomes, which are committed, and log their settlements."""
-        del self.pending[:count]
+    def _note(self, done: list[Done], lost: set[int], settlements: list[Settlement]) -> None:
+        """Forget the outcomes that came first, which are committed, and log what became of them."""
+        del self.done[: len(done)]
+        del self.others[: len(settlements)]
+        if lost or is_logged("done"):
+            for outcome in _outcomes(done):
+                log_settlement(_completion(outcome, outcome.job.id not in lost))
+        # The jobs of this loop that are done now were claimed at the last settlement, or later.
+        self._log.add_all([one for one in done if one[0] not in lost] if lost else done, self.settled_at)
         for settlement in settlements:
-            self._log(settlement)
+            self._log.add(settlement, self.settled_at)
+            log_settlement(settlement)
         self.settled_at = self.settings.timing.clock()
-        self._done.flush()
+        self._log.flush()
 
-    def _log(self, settlement: Settlement) -> None:
-        """Log a settlement. The jobs of this loop that are done now were claimed at the last settlement, or later."""
-        self._done.add(settlement, self.settled_at)
-        log_settlement(settlement)
+
+def _outcomes(done: Iterable[Done]) -> list[Completed]:
+    return [Completed(claim.job(index), None, seconds) for _, claim, index, seconds in done]
 
 
 def record(queue: WorkerQueue, outcomes: Sequence[Outcome], lock_timeout: str) -> list[Settlement]:
