@@ -7,9 +7,12 @@ import importlib.metadata
 import os
 import platform
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 from databases import connect, value
+from programs import WORKERS
 
 LIBRARIES = ("psycopg", "psycopg-binary", "pgqueuer", "asyncpg", "uvloop", "procrastinate", "pgmq")
 SETTINGS = ("fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "max_wal_size", "autovacuum")
@@ -30,8 +33,17 @@ def environment() -> dict[str, str]:
         "PostgreSQL": version,
         "Python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        "Node.js": node_version(),
+        "graphile-worker": found(r'"graphile-worker": "(.*)"', str(WORKERS / "package.json")),
         **server,
     }
+
+
+def node_version() -> str:
+    """Return the version of Node.js, or a word if it is not installed."""
+    if shutil.which("node") is None:
+        return "none"
+    return subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def markdown(environment: dict[str, str]) -> str:

@@ -85,8 +85,9 @@ def _lines(harness: Harness, results: Results) -> Iterator[Target]:
         ratio = _ratio(results, latency.NAME, percent, "graphile")
         yield _target(what, "<= graphile-worker's", ratio, "x", operator.le, 1)
         yield _at_most(what, limit, _median(results, latency.NAME, percent), "ms")
-    for what in (queues.EMPTY, queues.FULL):
-        yield _at_most(what, 2, _median(results, queues.NAME, what), "ms")
+    for name in queues.CLAIMS:
+        for what in (queues.empty(name), queues.full(name)):
+            yield _at_most(what, 2, _median(results, queues.NAME, what), "ms")
     yield _at_most(f"WAL: {wal.WHAT}", 750, _median(results, wal.NAME, wal.WHAT), "B")
 
     for what in scale.comparisons(harness).values():

@@ -13,7 +13,7 @@ from harness import Harness, Unavailable, percentile
 from processes import Processes
 
 NAME = "latency"
-EVERY = 0.05
+EVERY = 0.04
 PERCENTS = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "max": 100.0}
 # The others take part in the first round only.
 COMPARED = ("pgq", "graphile")

@@ -15,7 +15,7 @@ from processes import Processes
 from scenarios.drain import fill
 
 NAME = "payload"
-ROUNDS = 3
+ROUNDS = 2
 # Bytes, batch, jobs of a full and of a quick run.
 SIZES = {
     "100 B": (100, 100, (20_000, 2_000)),

@@ -13,30 +13,42 @@ NAME = "queues"
 QUEUES = 1_000
 MAX_JOBS = 100
 CALLS = 100
-EMPTY = f"claim from {QUEUES:,} empty queues"
-FULL = f"claim of {MAX_JOBS} jobs from {QUEUES:,} queues with jobs"
+# The names are part of the prepared statement, so that their encoding is not measured.
+NAMES = ",".join(f"q{n}" for n in range(QUEUES))
+CLAIMS = {
+    "pgq_claim": f"SELECT id, token FROM pgq_claim(queues => '{{{NAMES}}}', max_jobs => {MAX_JOBS})",
+    "pgq_claim_batch": (
+        f"SELECT unnest(ids), token FROM pgq_claim_batch(queues => '{{{NAMES}}}', max_jobs => {MAX_JOBS})"
+    ),
+}
 ENQUEUE = """
     SELECT count(*) FROM pgq_enqueue_many((
         SELECT jsonb_agg(jsonb_build_object('kind', 'job', 'args', n, 'queue', 'q' || n % 1000))
         FROM generate_series(1, 20000) AS n
     ))
 """
-# The names are part of the prepared statement, so that their encoding is not measured.
-NAMES = ",".join(f"q{n}" for n in range(QUEUES))
-CLAIM = f"SELECT * FROM pgq_claim(queues => '{{{NAMES}}}', max_jobs => {MAX_JOBS})"
 
 
 def run(harness: Harness) -> None:
-    with fresh(by_name("pgq")) as database:
-        record(harness, EMPTY, database, 0)
-        with connect(database) as conn:
-            conn.execute(ENQUEUE)
-        record(harness, FULL, database, MAX_JOBS)
+    for name, claim in CLAIMS.items():
+        with fresh(by_name("pgq")) as database:
+            record(harness, empty(name), database, claim, 0)
+            with connect(database) as conn:
+                conn.execute(ENQUEUE)
+            record(harness, full(name), database, claim, MAX_JOBS)
 
 
-def record(harness: Harness, what: str, database: str, expected: int) -> None:
+def empty(name: str) -> str:
+    return f"{name}, {QUEUES:,} empty queues"
+
+
+def full(name: str) -> str:
+    return f"{name} of {MAX_JOBS} jobs, {QUEUES:,} queues with jobs"
+
+
+def record(harness: Harness, what: str, database: str, claim: str, expected: int) -> None:
     """Record the milliseconds of claims that each find so many jobs."""
-    with contextlib.closing(Session(database, claim=CLAIM, expected=expected)) as session:
+    with contextlib.closing(Session(database, claim=claim, expected=expected)) as session:
         # The first claim of a session also compiles the function.
         session.claim()
-        harness.record(NAME, what, "pgq", "ms", sample(CALLS, 30, session.claim))
+        harness.record(NAME, what, "pgq", "ms", sample(CALLS, 10, session.claim))

@@ -22,7 +22,7 @@ RELEASE = "0.2.0"
 
 
 def run(harness: Harness) -> None:
-    few, many = harness.pick(6_000, 500), harness.pick(12_000, 1_000)
+    few, many = harness.pick(4_000, 500), harness.pick(8_000, 1_000)
     compared = {
         SINGLE: {"pgq": (few, Task("")), RELEASE: (few, Task(""))},
         GROUPED: {"pgq": (many, Task("", grouped=100)), RELEASE: (many, Task("", grouped=100))},
