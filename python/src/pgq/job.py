@@ -56,8 +56,10 @@ class Claim:
     A column that is seldom read comes as a function, which is called at the first use.
     """
 
-    __slots__ = ("_columns", "attempts", "cancelled", "ids", "kinds", "lease_until", "payloads", "runtime", "suspect",
-                 "token")  # fmt: skip
+    __slots__ = (
+        "_columns", "attempts", "cancelled", "ids", "kinds", "lease_until", "packed", "payloads", "runtime", "suspect",
+        "token",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -78,6 +80,8 @@ class Claim:
         self.payloads = payloads
         self.attempts = attempts
         self._columns = dict(columns)
+        # Whether the server may keep the jobs in one row, which each transaction locks that completes one of them.
+        self.packed = False
         # Set by the worker.
         self.runtime: Runtime | None = None
         # The ids of the jobs that an operator has asked to cancel. The worker's presence adds them.

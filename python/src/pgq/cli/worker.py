@@ -47,7 +47,7 @@ from pgq.worker.worker import RELEASE_WITHIN, Worker
 )
 @click.option("--processes", type=click.IntRange(1, 100), default=1, help="Processes, for handlers that compute.")
 @click.option(
-    "--batch", type=click.IntRange(1, 10_000), default=100, help="Jobs claimed at a time; fewer when they take long."
+    "--batch", type=click.IntRange(1, 10_000), default=500, help="Jobs claimed at a time; fewer when they take long."
 )
 @click.option(
     "--batch-bytes",

@@ -27,11 +27,17 @@ class Executor:
     Run handlers, one at a time.
 
     Whatever goes wrong in a handler is the failure of its own job. Transactional handlers use a session of their own,
-    so that none can touch the one through which the loop claims and settles. ``extend`` extends the lease of a job.
+    so that none can touch the one through which the loop claims and settles. ``extend`` extends the lease of a job;
+    ``unpack`` lets the server keep a job and those that were claimed with it in rows of their own.
     """
 
     def __init__(
-        self, handlers: Handlers, session: Session, settings: Settings, extend: Callable[[Job, timedelta], datetime]
+        self,
+        handlers: Handlers,
+        session: Session,
+        settings: Settings,
+        extend: Callable[[Job, timedelta], datetime],
+        unpack: Callable[[Job], None],
     ) -> None:
         self.handlers = handlers
         self.session = session
@@ -39,6 +45,7 @@ class Executor:
         self.lease = settings.lease
         self.interruption = Interruption()
         self._extend = extend
+        self._unpack = unpack
         self.handler_call = HandlerCall(handlers, self.interruption, settings.timing.clock)
         self._transactions = Transactions(self.handler_call, session, settings)
 
@@ -73,6 +80,10 @@ class Executor:
         execution = self.execution
         if execution is not None and execution.handler.transaction:
             raise RuntimeError("a handler with transaction=True leaves it to the worker to complete its job")
+        if job._claim.packed:
+            # The transaction of the handler, which may stay open, then locks no other job.
+            self._unpack(job)
+            job._claim.packed = False
         WorkerQueue(conn, schema=self.settings.schema, handlers=self.handlers).complete(job, result)
 
     def _refuse_in_child(self) -> None:

@@ -72,7 +72,7 @@ class Loop:
         self.session = self._session()
         # The session of transactional handlers.
         self.inside = self._session()
-        self.executor = Executor(handlers, self.inside, settings, extend)
+        self.executor = Executor(handlers, self.inside, settings, extend, self._unpack)
         self.settler = Settler(settings, self.session, served, state.done, lambda: not handlers.any_transaction)
         self.ticker = Ticker(self.tick, self.timing.tick)
         self.claimed = ClaimedJobs(self.settler, state.budget, self.session.lock)
@@ -103,6 +103,11 @@ class Loop:
             settings.schema,
             transaction_pooler=settings.transaction_pooler,
         )
+
+    def _unpack(self, job: Job) -> None:
+        """Let the server keep a job of this loop in a row of its own. Raises LeaseLost."""
+        with self.session.lock:
+            self.session.queue().hold(job)
 
     def run(self) -> None:
         """

@@ -114,7 +114,10 @@ class Turn:
                 raise
         result = self._cursor.pgresult
         assert result is not None
-        return self._read(result)
+        lost, claim = self._read(result)
+        if claim is not None:
+            claim.packed = packed
+        return lost, claim
 
     def _read(self, result: PGresult) -> tuple[list[int], Claim | None]:
         lost = self._column(result, 0)()

@@ -78,7 +78,7 @@ class Worker:
     all_queues: bool = False
     queue_order: QueueOrder | None = None
     concurrency: int = 1
-    batch: int = 100
+    batch: int = 500
     batch_bytes: int = MAX_BYTES
     lease: timedelta = timedelta(minutes=5)
     poll: float = 1.0
