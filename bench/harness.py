@@ -195,7 +195,10 @@ class Harness:
         spread = f"  ({number(min(values))} to {number(max(values))})" if len(values) > 1 else ""
         print(f"  {what:<44} {contender:<22} {number(one.median):>10} {unit}{spread}", flush=True)
         if costs:
-            print(f"  {'':<44} {'':<22} {', '.join(f'{name} {cost(one, name)}' for name in costs)}", flush=True)
+            print(
+                f"  {'':<44} {'':<22} {', '.join(f'{name} {cost(one, name)}' for name in COSTS if name in costs)}",
+                flush=True,
+            )
 
     def print_ratios(self, scenario: str, what: str) -> None:
         """Print how pgq compares with each other contender: its ratio, and that of the CPU time of a job."""

@@ -130,10 +130,9 @@ class Processes:
         with connect(self.task.database) as conn:
             self.start()
             self._wait_until_all_handle(jobs)
-            handled, used, started = self.handled, self.usage(conn), time.monotonic()
+            started, handled, used = time.monotonic(), self.handled, self.usage(conn)
             self.wait_for(jobs)
-            self._wait_until_none_left(conn, jobs)
-            seconds = time.monotonic() - started
+            seconds = self._wait_until_none_left(conn, jobs) - started
             costs = self.usage(conn).since(used, jobs - handled)
         self.stop(self.workers)
         self.verify(jobs)
@@ -184,10 +183,14 @@ class Processes:
                 raise BenchError(f"a worker of {self.contender.name} handles no job")
             time.sleep(0.002)
 
-    def _wait_until_none_left(self, conn: Connection, jobs: int) -> None:
+    def _wait_until_none_left(self, conn: Connection, jobs: int) -> float:
+        """Return the time at which the query that found no job left has begun."""
         deadline = time.monotonic() + STALLED_AFTER
-        while value(conn, self.contender.left):
-            if time.monotonic() > deadline:
+        while True:
+            asked = time.monotonic()
+            if not value(conn, self.contender.left):
+                return asked
+            if asked > deadline:
                 raise BenchError(f"{self.contender.name} handled {jobs} jobs but has not completed them all")
             time.sleep(0.002)
 
