@@ -16,12 +16,15 @@ CREATE FUNCTION _pgq_signature(queue text, kind text, args jsonb, dedup_key text
     IMMUTABLE
 AS $_pgq_signature$
 BEGIN
+    IF dedup_key IS NULL THEN
+        RETURN pg_catalog.md5(
+            queue OPERATOR(pg_catalog.||) E'\x1f' OPERATOR(pg_catalog.||) kind OPERATOR(pg_catalog.||) E'\x1fa'
+            OPERATOR(pg_catalog.||) args::pg_catalog.text
+        )::pg_catalog.uuid;
+    END IF;
     RETURN pg_catalog.md5(
-        queue OPERATOR(pg_catalog.||) E'\x1f' OPERATOR(pg_catalog.||) kind OPERATOR(pg_catalog.||) E'\x1f'
-        OPERATOR(pg_catalog.||) CASE
-            WHEN dedup_key IS NULL THEN 'a' OPERATOR(pg_catalog.||) args::pg_catalog.text
-            ELSE 'k' OPERATOR(pg_catalog.||) dedup_key
-        END
+        queue OPERATOR(pg_catalog.||) E'\x1f' OPERATOR(pg_catalog.||) kind OPERATOR(pg_catalog.||) E'\x1fk'
+        OPERATOR(pg_catalog.||) dedup_key
     )::pg_catalog.uuid;
 END
 $_pgq_signature$;

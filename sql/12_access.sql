@@ -57,6 +57,17 @@ COMMENT ON FUNCTION _pgq_refuse_in_maintenance() IS
     'the session of another role. Returns true elsewhere.';
 
 
+-- An expression, so that PostgreSQL inlines it.
+CREATE FUNCTION _pgq_acts_as_owner() RETURNS boolean
+    LANGUAGE sql
+    STABLE
+    RETURN pg_has_role(_pgq_calling_role(), current_user, 'USAGE');
+
+COMMENT ON FUNCTION _pgq_acts_as_owner() IS
+    'Return whether the calling role has the rights of the owner of pgq, and so may use all queues. Call it only where '
+    'current_user is that owner.';
+
+
 -- Looked up once per call, so that the filter by queue costs the same for one job or a thousand.
 CREATE FUNCTION _pgq_allowed_queues(privilege text) RETURNS text[]
     LANGUAGE plpgsql
@@ -68,7 +79,7 @@ DECLARE
     v_queues text[];
     v_allowed text[] := '{}';
 BEGIN
-    IF pg_has_role(_pgq_calling_role(), current_user, 'USAGE') THEN
+    IF _pgq_acts_as_owner() THEN
         RETURN NULL;
     END IF;
     FOR v_queues IN

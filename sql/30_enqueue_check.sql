@@ -1,5 +1,41 @@
 -- Check the values of a job before it is enqueued.
 
+-- What is true of most jobs. PostgreSQL prepares an expression of PL/pgSQL anew in each transaction, and _pgq_validate
+-- is so long that this takes a quarter of pgq_enqueue. An expression, so that PostgreSQL inlines it.
+CREATE FUNCTION _pgq_is_common(
+    kind text,
+    args jsonb,
+    queue text,
+    ripe_at timestamptz,
+    delay interval,
+    priority bigint,
+    max_retries bigint,
+    backoff interval,
+    backoff_cap interval,
+    dedup boolean,
+    dedup_key text,
+    on_duplicate text,
+    context jsonb
+) RETURNS boolean
+    LANGUAGE sql
+    STABLE
+    RETURN _pgq_is_name(kind) AND _pgq_is_name(queue)
+        AND octet_length(args::text) <= 1048576
+        AND ripe_at IS NULL AND delay IS NULL AND context IS NULL
+        AND priority BETWEEN 0 AND 9
+        AND max_retries BETWEEN 0 AND 2147483647
+        AND backoff BETWEEN interval '0' AND interval '100 years'
+        AND backoff_cap BETWEEN interval '0' AND interval '100 years'
+        AND dedup IS NOT NULL
+        AND octet_length(coalesce(dedup_key, '')) <= 1000
+        AND on_duplicate = 'keep';
+
+COMMENT ON FUNCTION _pgq_is_common(
+    text, jsonb, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb
+) IS
+    'Return true for a valid job that leaves no value to a default but is ripe now, has no context, and keeps a twin as '
+    'it is; otherwise false or NULL, whether it is valid or not.';
+
 -- An expression, so that PostgreSQL inlines it, also in the check of a whole array in pgq_enqueue_many.
 CREATE FUNCTION _pgq_validate(
     kind text,

@@ -1,5 +1,51 @@
 -- Enqueue one job, in the caller's transaction.
+--
+-- In each transaction PostgreSQL prepares every expression of a PL/pgSQL function anew that is evaluated, and every
+-- statement anew that is executed. That is most of what a call costs, so the usual one evaluates few and short ones.
 
+CREATE FUNCTION _pgq_resolve_duplicate(
+    signature uuid,
+    args jsonb,
+    ripe_at timestamptz,
+    priority bigint,
+    on_duplicate text
+) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_resolve_duplicate$
+DECLARE
+    v_id bigint;
+BEGIN
+    IF on_duplicate = 'replace' THEN
+        UPDATE pgq_waiting AS w
+        SET args = _pgq_resolve_duplicate.args, ripe_at = _pgq_resolve_duplicate.ripe_at, priority = _pgq_resolve_duplicate.priority
+        WHERE w.signature = _pgq_resolve_duplicate.signature;
+    ELSIF on_duplicate = 'soonest' THEN
+        UPDATE pgq_waiting AS w
+        SET ripe_at = _pgq_resolve_duplicate.ripe_at
+        WHERE w.signature = _pgq_resolve_duplicate.signature
+          AND w.ripe_at > _pgq_resolve_duplicate.ripe_at;
+    END IF;
+
+    -- A claim skips locked rows: the twin starts after this transaction has committed, so that its handler sees what
+    -- this transaction has written.
+    SELECT w.id INTO v_id
+    FROM pgq_waiting AS w
+    WHERE w.signature = _pgq_resolve_duplicate.signature
+    FOR KEY SHARE;
+    RETURN v_id;
+END
+$_pgq_resolve_duplicate$;
+
+COMMENT ON FUNCTION _pgq_resolve_duplicate(uuid, jsonb, timestamptz, bigint, text) IS
+    'Do to a waiting job what on_duplicate asks for, and lock it until the end of the transaction. Returns its id, or '
+    'NULL if no job is waiting any more with this signature.';
+
+
+-- No planner settings: an INSERT of VALUES has one plan.
 CREATE FUNCTION pgq_enqueue(
     kind text,
     args jsonb DEFAULT '{}',
@@ -20,30 +66,44 @@ CREATE FUNCTION pgq_enqueue(
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path FROM CURRENT
-    SET enable_seqscan = off
-    SET jit = off
-    SET plan_cache_mode = force_generic_plan
 AS $pgq_enqueue$
 DECLARE
     v_now timestamptz := pgq_now();
-    v_allowed text[] := _pgq_allowed_queues('producer');
-    v_id bigint;
-    v_ripe_at timestamptz;
-    v_priority bigint := coalesce(priority, 5);
-    v_signature uuid;
+    v_problem text[];
     v_awake boolean;
-    v_problem text[] := _pgq_validate(
-        kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup_key, on_duplicate,
-        context, v_now);
 BEGIN
-    IF v_problem IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = v_problem[1], MESSAGE = v_problem[2], HINT = v_problem[3];
+    UNLISTEN pgq_nothing;  -- what _pgq_refuse_in_maintenance does, without the cost of a call
+
+    IF _pgq_is_common(
+        kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup, dedup_key, on_duplicate,
+        context
+    ) IS NOT TRUE THEN
+        v_problem := _pgq_validate(
+            kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup_key, on_duplicate,
+            context, v_now);
+        IF v_problem IS NOT NULL THEN
+            RAISE EXCEPTION USING ERRCODE = v_problem[1], MESSAGE = v_problem[2], HINT = v_problem[3];
+        END IF;
+        ripe_at := coalesce(ripe_at, v_now + delay);
+        priority := coalesce(priority, 5);
+        max_retries := coalesce(max_retries, 10);
+        backoff := coalesce(backoff, '1 minute');
+        backoff_cap := coalesce(backoff_cap, '1 hour');
+        dedup := coalesce(dedup, true);
     END IF;
-    IF queue <> ALL (v_allowed) THEN
-        PERFORM _pgq_raise_denied(queue, 'producer');
+    -- Whether _pgq_allowed_queues would return NULL or this queue among others, at half of its cost. Two statements,
+    -- because PostgreSQL prepares an expression as a whole.
+    IF NOT _pgq_acts_as_owner() THEN
+        IF NOT EXISTS (
+            SELECT
+            FROM pgq_permission AS p
+            WHERE p.privilege = 'producer'
+              AND (p.queues IS NULL OR pgq_enqueue.queue = ANY (p.queues))
+              AND pg_has_role(_pgq_calling_role(), p.role::oid, 'USAGE')
+        ) THEN
+            PERFORM _pgq_raise_denied(queue, 'producer');
+        END IF;
     END IF;
-    v_id := nextval('pgq_job_id');
-    v_ripe_at := coalesce(ripe_at, v_now + delay, v_now);
 
     -- One pass, unless a worker claims the twin between the two statements: then the job is new after all.
     LOOP
@@ -52,48 +112,35 @@ BEGIN
             enqueued_at, errors, context, losses
         )
         VALUES (
-            v_id, queue, kind, args, v_priority, v_ripe_at, 0, coalesce(max_retries, 10), coalesce(backoff, '1 minute'),
-            coalesce(backoff_cap, '1 hour'), coalesce(dedup, true), dedup_key, v_now, '[]', context,
-            NULL
+            nextval('pgq_job_id'), queue, kind, args, priority, coalesce(ripe_at, v_now), 0, max_retries, backoff,
+            backoff_cap, dedup, dedup_key, v_now, '[]', context, NULL
         )
-        ON CONFLICT (signature) DO NOTHING;
+        ON CONFLICT (signature) DO NOTHING
+        RETURNING pgq_waiting.id INTO pgq_enqueue.id;
 
         IF FOUND THEN
-            pgq_enqueue.id := v_id;
             created := true;
-            -- An assignment, because a PERFORM would cost one more statement.
-            v_awake := NOT _pgq_is_soon(v_ripe_at, v_now) OR NOT _pgq_wake(queue, (v_ripe_at <= v_now)::integer);
+            -- Assignments, because a PERFORM would cost one more statement; and the shorter one where it does.
+            IF ripe_at IS NULL THEN
+                v_awake := NOT _pgq_wake(queue);
+            ELSIF _pgq_is_soon(ripe_at, v_now) THEN
+                v_awake := NOT _pgq_wake(queue, (ripe_at <= v_now)::integer);
+            END IF;
             RETURN;
         END IF;
 
-        v_signature := _pgq_signature(queue, kind, args, dedup_key);
-        IF on_duplicate = 'replace' THEN
-            UPDATE pgq_waiting AS w
-            SET args = pgq_enqueue.args, ripe_at = v_ripe_at, priority = v_priority
-            WHERE w.signature = v_signature;
-        ELSIF on_duplicate = 'soonest' THEN
-            UPDATE pgq_waiting AS w
-            SET ripe_at = v_ripe_at
-            WHERE w.signature = v_signature
-              AND w.ripe_at > v_ripe_at;
-        END IF;
-
-        -- A claim skips locked rows: the twin starts after this transaction has committed, so that its handler sees
-        -- what this transaction has written.
-        SELECT w.id INTO pgq_enqueue.id
-        FROM pgq_waiting AS w
-        WHERE w.signature = v_signature
-        FOR KEY SHARE;
-
-        IF FOUND THEN
+        id := _pgq_resolve_duplicate(
+            _pgq_signature(queue, kind, args, dedup_key), args, coalesce(ripe_at, v_now), priority, on_duplicate);
+        IF id IS NOT NULL THEN
             IF on_duplicate = 'error' THEN
                 RAISE EXCEPTION 'job % is waiting already with this signature', id
                     USING ERRCODE = 'PGQ04',
                           HINT = 'Use on_duplicate => ''keep'' to get the id of that job instead.';
             END IF;
             created := false;
-            v_awake := NOT _pgq_is_soon(v_ripe_at, v_now) OR on_duplicate = 'keep'
-                       OR NOT _pgq_wake(queue, (v_ripe_at <= v_now)::integer);
+            IF on_duplicate <> 'keep' AND _pgq_is_soon(coalesce(ripe_at, v_now), v_now) THEN
+                v_awake := NOT _pgq_wake(queue, (coalesce(ripe_at, v_now) <= v_now)::integer);
+            END IF;
             RETURN;
         END IF;
     END LOOP;

@@ -10,10 +10,10 @@ REVOKE ALL ON SEQUENCE pgq_job_id, pgq_token, pgq_worker_session_number FROM PUB
 REVOKE ALL ON FUNCTION
     pgq_now, pgq_version,
     _pgq_signature,
-    _pgq_calling_role, _pgq_refuse_in_maintenance, _pgq_allowed_queues, _pgq_raise_denied,
+    _pgq_calling_role, _pgq_acts_as_owner, _pgq_refuse_in_maintenance, _pgq_allowed_queues, _pgq_raise_denied,
     _pgq_is_name, _pgq_is_in_range,
-    _pgq_validate,
-    pgq_enqueue,
+    _pgq_is_common, _pgq_validate,
+    _pgq_resolve_duplicate, pgq_enqueue,
     _pgq_update_duplicates, _pgq_resolve_duplicates,
     _pgq_check_jobs, _pgq_parse_jobs,
     pgq_enqueue_many,

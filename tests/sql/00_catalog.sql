@@ -156,7 +156,7 @@ $$, 'every INSERT of a job names all columns that the three tables share');
 SELECT is(
     (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func
      WHERE pg_get_functiondef(oid) ~* '(INSERT INTO|UPDATE)\s+pgq_waiting\M'),
-    '{_pgq_merge,_pgq_requeue,_pgq_resolve_duplicates,_pgq_update_duplicates,pgq_enqueue,pgq_enqueue_many,pgq_retry}',
+    '{_pgq_merge,_pgq_requeue,_pgq_resolve_duplicate,_pgq_resolve_duplicates,_pgq_update_duplicates,pgq_enqueue,pgq_enqueue_many,pgq_retry}',
     'only these functions write to pgq_waiting, values that they, their callers or an earlier enqueue have checked');
 
 SELECT is_empty($$
