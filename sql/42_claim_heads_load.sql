@@ -80,3 +80,47 @@ COMMENT ON FUNCTION _pgq_load_head(text, timestamptz) IS
     'where nothing is known. When due has passed, this claim makes the long scan, and rescan_delay is positive if '
     'other sessions leave it to this one. Otherwise, rescan_delay is NULL if the heads are those that another session '
     'has shared.';
+
+
+-- With many queues, few of them have a head. What is kept and what is shared of all of them is looked up in one
+-- statement, and only where there is something, _pgq_load_head is called.
+CREATE FUNCTION _pgq_load_heads(queues text[], at timestamptz) RETURNS pgq_head[]
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_load_heads$
+DECLARE
+    v_is_small boolean;
+BEGIN
+    IF cardinality(queues) = 1 THEN
+        RETURN ARRAY[_pgq_load_head(queues[1], at)];
+    END IF;
+    v_is_small := pg_relation_size('pgq_waiting_claim') <= 8000000
+        OR current_setting('transaction_isolation') <> 'read committed';
+    RETURN ARRAY(
+        SELECT CASE
+                   WHEN coalesce(current_setting(_pgq_head_setting(q.queue), true), '') = ''
+                        AND coalesce(shared.rescan_delay <= interval '0', v_is_small)
+                       THEN ROW(q.queue, at, '0', '{}')::pgq_head
+                   ELSE _pgq_load_head(q.queue, at)
+               END
+        FROM unnest(queues) WITH ORDINALITY AS q (queue, n)
+        LEFT JOIN LATERAL (
+            SELECT h.rescan_delay
+            FROM pgq_head AS h
+            WHERE h.queue = q.queue
+              AND h.due < at + interval '6 minutes'
+              AND h.due < at + h.rescan_delay + interval '1 second'
+            ORDER BY h.due DESC
+            LIMIT 1
+        ) AS shared ON true
+        ORDER BY q.n
+    );
+END
+$_pgq_load_heads$;
+
+COMMENT ON FUNCTION _pgq_load_heads(text[], timestamptz) IS
+    'Return for each of these queues what _pgq_load_head returns.';

@@ -1,4 +1,7 @@
 -- Which jobs a claim takes. pgq_claim and pgq_claim_batch share it, and differ in how they store and return the jobs.
+--
+-- The lanes are scanned in one of three ways, which find the same jobs. The claim of most workers is bare and from one
+-- queue, and the plan for this one has half of the nodes.
 
 CREATE FUNCTION _pgq_lock_ripe(
     queues text[],
@@ -19,10 +22,15 @@ CREATE FUNCTION _pgq_lock_ripe(
 AS $_pgq_lock_ripe$
 #variable_conflict use_column
 DECLARE
-    v_queue text;
-    v_head pgq_head;
+    v_at_us CONSTANT bigint := _pgq_microseconds(at);
+    v_digest text;
+    v_is_bare boolean;
+    v_next_due timestamptz;
     v_heads pgq_head[];
-    v_scans boolean := false;
+    v_filled pgq_head[];
+    v_has_heads boolean;
+    v_scans boolean;
+    v_is_long boolean;
     v_begun_at timestamptz;
     v_read bigint;
     v_wasted bigint;
@@ -31,53 +39,87 @@ DECLARE
     v_suspects integer;
 BEGIN
     rows := '{}';
-    PERFORM _pgq_maintain(at);
+    -- The same value as that of _pgq_digest, without a query.
+    IF cardinality(queues) = 1 THEN
+        v_digest := '1 ' || hashtextextended(queues[1] COLLATE "C", 0);
+    ELSE
+        v_digest := _pgq_digest(queues);
+    END IF;
+    v_is_bare := coalesce(_pgq_is_bare(v_digest, v_at_us), false);
+    IF NOT v_is_bare THEN
+        v_next_due := _pgq_maintain(at);
+    END IF;
     IF max_jobs = 0 THEN
         RETURN;
     END IF;
 
-    -- A queue that is named twice would give the same rows twice: SKIP LOCKED does not skip this transaction's own
-    -- locks.
     v_begun_at := clock_timestamp();
-    IF cardinality(queues) > 1 THEN
-        queues := _pgq_distinct(queues);
+    IF NOT v_is_bare THEN
+        -- A queue that is named twice would give the same rows twice: SKIP LOCKED does not skip this transaction's own
+        -- locks.
+        IF cardinality(queues) > 1 THEN
+            queues := _pgq_distinct(queues);
+        END IF;
+        v_heads := _pgq_load_heads(queues, v_begun_at);
     END IF;
-    FOREACH v_queue IN ARRAY queues LOOP
-        v_head := _pgq_load_head(v_queue, v_begun_at);
-        v_heads := v_heads || v_head;
-        v_scans := v_scans OR v_head.due <= v_begun_at;
-    END LOOP;
     v_read := _pgq_entries_read('pgq_waiting_claim');
 
     -- Lane by lane, lazily: nothing is locked but what is found. The sum is that of the args as they are stored; what
     -- lies out of line is not read.
-    SELECT coalesce(array_agg(locked.ctid), '{}'), count(*), sum(locked.bytes), count(locked.losses)
-    INTO rows, v_found, v_bytes, v_suspects
-    FROM (
-        SELECT ripe.ctid, ripe.bytes, ripe.losses
+    IF NOT v_is_bare THEN
+        v_filled := v_heads;
+        IF cardinality(v_heads) > 16 THEN
+            v_filled := _pgq_drop_empty(v_heads);
+        END IF;
+        SELECT coalesce(array_agg(locked.ctid), '{}'), count(*), sum(locked.bytes), count(locked.losses)
+        INTO rows, v_found, v_bytes, v_suspects
         FROM (
-            SELECT h.queue, l.priority, _pgq_lane_start(l.here_ripe_us) AS ripe_at, coalesce(l.here_id, 0) AS id
-            FROM unnest(v_heads) WITH ORDINALITY AS h (queue, due, rescan_delay, lanes, n)
+            SELECT ripe.ctid, ripe.bytes, ripe.losses
+            FROM (
+                SELECT h.queue, l.priority, _pgq_lane_start(l.here_ripe_us) AS ripe_at, coalesce(l.here_id, 0) AS id
+                FROM unnest(v_filled) WITH ORDINALITY AS h (queue, due, rescan_delay, lanes, n)
+                CROSS JOIN LATERAL (
+                    SELECT p.priority, known.here_ripe_us, known.here_id
+                    FROM generate_series(0, 9) AS p (priority)
+                    LEFT JOIN unnest(h.lanes) AS known USING (priority)
+                ) AS l
+                ORDER BY l.priority, h.n
+            ) AS lane
             CROSS JOIN LATERAL (
-                SELECT p.priority, known.here_ripe_us, known.here_id
-                FROM generate_series(0, 9) AS p (priority)
-                LEFT JOIN unnest(h.lanes) AS known USING (priority)
-            ) AS l
-            ORDER BY l.priority, h.n
-        ) AS lane
-        CROSS JOIN LATERAL (
-            SELECT w.ctid, pg_column_size(w.args) AS bytes, w.losses
-            FROM pgq_waiting AS w
-            WHERE w.queue = lane.queue COLLATE "C"
-              AND w.priority = lane.priority
-              AND (w.ripe_at, w.id) > (lane.ripe_at, lane.id)
-              AND w.ripe_at <= at
-            ORDER BY w.ripe_at, w.id
+                SELECT w.ctid, pg_column_size(w.args) AS bytes, w.losses
+                FROM pgq_waiting AS w
+                WHERE w.queue = lane.queue COLLATE "C"
+                  AND w.priority = lane.priority
+                  AND (w.ripe_at, w.id) > (lane.ripe_at, lane.id)
+                  AND w.ripe_at <= at
+                ORDER BY w.ripe_at, w.id
+                LIMIT max_jobs
+                FOR UPDATE SKIP LOCKED
+            ) AS ripe
             LIMIT max_jobs
-            FOR UPDATE SKIP LOCKED
-        ) AS ripe
-        LIMIT max_jobs
-    ) AS locked;
+        ) AS locked;
+    ELSIF cardinality(queues) = 1 THEN
+        SELECT coalesce(array_agg(locked.ctid), '{}'), count(*), sum(locked.bytes), count(locked.losses)
+        INTO rows, v_found, v_bytes, v_suspects
+        FROM (
+            SELECT ripe.ctid, ripe.bytes, ripe.losses
+            FROM generate_series(0, 9) AS lane (priority)
+            CROSS JOIN LATERAL (
+                SELECT w.ctid, pg_column_size(w.args) AS bytes, w.losses
+                FROM pgq_waiting AS w
+                WHERE w.queue = queues[1] COLLATE "C"
+                  AND w.priority = lane.priority
+                  AND w.ripe_at <= at
+                ORDER BY w.ripe_at, w.id
+                LIMIT max_jobs
+                FOR UPDATE SKIP LOCKED
+            ) AS ripe
+            LIMIT max_jobs
+        ) AS locked;
+    ELSE
+        SELECT l.rows, l.jobs, l.bytes, l.suspects INTO rows, v_found, v_bytes, v_suspects
+        FROM _pgq_lock_in_many(queues, max_jobs, at) AS l;
+    END IF;
     -- Jobs beyond max_bytes stay where they are, locked until the end of this transaction. So do all jobs after a
     -- suspect that is the first job, or else all from the first suspect on. A snapshot of its own: a row that was
     -- updated just before it was locked has a new ctid, which the snapshot of the statement above does not see.
@@ -94,12 +136,29 @@ BEGIN
             ORDER BY sized.n
         );
     END IF;
-    -- After a short walk from heads that are not due there is nothing to move. After a cut the lanes are not walked to
-    -- their ends, and the jobs that are left do not count as dead entries.
+    -- Jobs that a cut leaves do not count as dead entries.
     v_wasted := _pgq_entries_read('pgq_waiting_claim') - v_read - v_found;
-    IF v_scans OR _pgq_is_long_scan(v_wasted, 10 * cardinality(v_heads)) THEN
+    v_is_long := _pgq_is_long_scan(v_wasted, 10 * cardinality(queues));
+    IF NOT v_is_bare THEN
+        SELECT bool_or(h.due <= v_begun_at), bool_or(h.lanes <> '{}')
+        INTO v_scans, v_has_heads
+        FROM unnest(v_heads) AS h;
+    ELSIF v_is_long THEN
+        -- Like heads that are not known: this claim has scanned each lane from its start.
+        v_heads := ARRAY(SELECT ROW(q, v_begun_at, '0', '{}')::pgq_head FROM unnest(queues) AS q);
+        PERFORM set_config(_pgq_bare_setting(), '', false);
+    END IF;
+    -- After a short walk from heads that are not due there is nothing to move. After a cut the lanes are not walked to
+    -- their ends.
+    IF v_is_long OR v_scans THEN
         PERFORM _pgq_move_heads(
             v_heads, rows, v_found = max_jobs OR cardinality(rows) < v_found, v_wasted, at, v_begun_at);
+    END IF;
+    IF NOT (v_is_bare OR v_is_long OR v_has_heads) AND v_next_due > at THEN
+        PERFORM set_config(
+            _pgq_bare_setting(),
+            v_digest || ' ' || _pgq_microseconds(least(v_next_due, at + interval '10 seconds')),
+            false);
     END IF;
     IF rows = '{}' THEN
         RETURN;
@@ -107,8 +166,8 @@ BEGIN
 
     -- Drawn while the rows are locked: a later claim of one of these jobs draws later.
     token := nextval('pgq_token');
-    IF token < _pgq_microseconds(at) - 1000000 THEN
-        token := _pgq_move_token(_pgq_microseconds(at));
+    IF token < v_at_us - 1000000 THEN
+        token := _pgq_move_token(v_at_us);
     END IF;
 END
 $_pgq_lock_ripe$;

@@ -3,7 +3,7 @@
 -- The entries of jobs that are gone pile up in the index of the leases as in that of the claim, so the search is
 -- rationed in the same way, by _pgq_load_head. A search counts as 250,000 entries at least, so each session makes one a
 -- second at most. When the walk is long, all sessions together make one at a time.
-CREATE FUNCTION _pgq_maintain(at timestamptz) RETURNS void
+CREATE FUNCTION _pgq_maintain(at timestamptz) RETURNS timestamptz
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_maintain$
@@ -19,7 +19,7 @@ BEGIN
         PERFORM _pgq_skip_lost_tokens(at);
     END IF;
     IF v_head.due > at THEN
-        RETURN;
+        RETURN v_head.due;
     END IF;
 
     v_read := _pgq_entries_read('pgq_running_lease');
@@ -30,17 +30,20 @@ BEGIN
     v_head.rescan_delay := _pgq_rescan_delay(greatest(v_wasted, 250000));
     v_head.due := at + v_head.rescan_delay;
     -- If this search has found as many jobs as it may take, the next claim searches again.
-    IF v_count < 50 THEN
-        IF _pgq_is_long_scan(v_wasted, 1) THEN
-            PERFORM _pgq_share_head(v_head);
-        ELSIF v_is_known THEN
-            PERFORM _pgq_replace_head(ROW('', '-infinity', '0', '{}')::pgq_head);
-        END IF;
-        PERFORM _pgq_save_head(v_head);
+    IF v_count >= 50 THEN
+        RETURN at;
     END IF;
+    IF _pgq_is_long_scan(v_wasted, 1) THEN
+        PERFORM _pgq_share_head(v_head);
+    ELSIF v_is_known THEN
+        PERFORM _pgq_replace_head(ROW('', '-infinity', '0', '{}')::pgq_head);
+    END IF;
+    PERFORM _pgq_save_head(v_head);
+    RETURN v_head.due;
 END
 $_pgq_maintain$;
 
 COMMENT ON FUNCTION _pgq_maintain(timestamptz) IS
     'If the search for expired leases is due in this session, call _pgq_sweep_workers, _pgq_expire_leases and '
-    '_pgq_settle_cancel_requests. The first call of a session calls _pgq_skip_lost_tokens, too. Returns nothing.';
+    '_pgq_settle_cancel_requests. The first call of a session calls _pgq_skip_lost_tokens, too. Returns when the next '
+    'search is due.';

@@ -124,25 +124,35 @@ AS $pgq_ripe_in$
 DECLARE
     v_now timestamptz := pgq_now();
     v_begun_at timestamptz;
-    v_queue text;
-    v_head pgq_head;
     v_heads pgq_head[];
 BEGIN
     PERFORM _pgq_check_claim(queues, 0, NULL);
-    PERFORM _pgq_maintain(v_now);
-
-    v_begun_at := clock_timestamp();
-    FOREACH v_queue IN ARRAY queues LOOP
-        v_head := _pgq_load_head(v_queue, v_begun_at);
-        IF v_head.due <= v_begun_at AND v_head.lanes <> '{}' THEN
+    IF _pgq_is_bare(_pgq_digest(queues), _pgq_microseconds(v_now)) THEN
+        v_heads := ARRAY(SELECT ROW(q, v_now, '0', '{}')::pgq_head FROM unnest(queues) AS q);
+    ELSE
+        PERFORM _pgq_maintain(v_now);
+        v_begun_at := clock_timestamp();
+        v_heads := _pgq_load_heads(queues, v_begun_at);
+        IF EXISTS (SELECT FROM unnest(v_heads) AS h WHERE h.due <= v_begun_at AND h.lanes <> '{}') THEN
             RETURN '0';
         END IF;
-        v_heads := v_heads || v_head;
-    END LOOP;
+    END IF;
+    -- Of a queue without heads, the lanes are those from its first entry on.
     RETURN (
         SELECT min(soonest.ripe_at) - v_now
         FROM unnest(v_heads) AS h (queue, due, rescan_delay, lanes)
-        CROSS JOIN generate_series(0, 9) AS p (priority)
+        CROSS JOIN LATERAL (
+            SELECT 0::smallint WHERE h.lanes <> '{}'
+            UNION ALL
+            (
+                SELECT w.priority
+                FROM pgq_waiting AS w
+                WHERE h.lanes = '{}' AND w.queue = h.queue COLLATE "C"
+                ORDER BY w.priority, w.ripe_at, w.id
+                LIMIT 1
+            )
+        ) AS first (lane)
+        CROSS JOIN LATERAL generate_series(first.lane, 9) AS p (priority)
         LEFT JOIN LATERAL unnest(h.lanes) AS known USING (priority)
         CROSS JOIN LATERAL (
             SELECT w.ripe_at

@@ -130,7 +130,7 @@ def test_pgq_reads_these_settings_and_no_others(conn: Connection) -> None:
     ).fetchall()
     assert {row[0].removesuffix("::text") for row in rows} == {
         "'pgq.jitter'", "'pgq.now'", "'role'", "'synchronous_commit'", "'track_counts'", "'transaction_isolation'",
-        "_pgq_head_setting(queue)", "_pgq_head_setting('')",
+        "_pgq_head_setting(queue)", "_pgq_head_setting(q.queue)", "_pgq_head_setting('')", "_pgq_bare_setting()",
     }  # fmt: skip
 
 
@@ -222,6 +222,7 @@ def test_a_session_that_puts_off_maintenance_does_not_affect_others(conn: Connec
     assert WorkerQueue(forger).claim() == []
     assert len(queue.claim()) == 1
     expire(conn)
+    forger = connect()
     forger.execute(forge.encode(), [700])
     assert len(WorkerQueue(forger).claim()) == 1
 
