@@ -109,11 +109,11 @@ BEGIN
     LOOP
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, errors, context, losses
+            enqueued_at, context, losses, newest_error
         )
         VALUES (
             nextval('pgq_job_id'), queue, kind, args, priority, coalesce(ripe_at, v_now), 0, max_retries, backoff,
-            backoff_cap, dedup, dedup_key, v_now, '[]', context, NULL
+            backoff_cap, dedup, dedup_key, v_now, context, NULL, NULL
         )
         ON CONFLICT (signature) DO NOTHING
         RETURNING pgq_waiting.id INTO pgq_enqueue.id;

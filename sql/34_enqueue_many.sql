@@ -44,10 +44,10 @@ BEGIN
     ), inserted AS (
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, errors, context, losses
+            enqueued_at, context, losses, newest_error
         )
         SELECT j.id, j.queue, j.kind, j.args, j.priority, coalesce(j.ripe_at, v_now + j.delay, v_now), 0, j.max_retries,
-               j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, '[]', j.context, NULL
+               j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context, NULL, NULL
         FROM job AS j
         WHERE NOT EXISTS (SELECT FROM job AS other WHERE other.problem IS NOT NULL)
         ORDER BY hashtextextended(coalesce(j.dedup_key, j.args::text), 0), j.kind COLLATE "C",
@@ -85,9 +85,9 @@ BEGIN
 
     SELECT array_agg(ROW(
                v_ids[j.n], j.queue, j.kind, j.args, j.priority, coalesce(j.ripe_at, v_now + j.delay, v_now), 0,
-               j.max_retries, j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, '[]', j.context,
+               j.max_retries, j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context,
                CASE WHEN j.dedup THEN _pgq_signature(j.queue, j.kind, j.args, j.dedup_key) END,
-               NULL
+               NULL, NULL
            )::pgq_waiting ORDER BY j.n),
            array_agg(j.on_duplicate ORDER BY j.n)
     INTO v_jobs, v_policies

@@ -54,11 +54,11 @@ BEGIN
     )
     INSERT INTO pgq_running AS r (
         id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-        enqueued_at, errors, context, token, lease_until, worker, claimed_at, losses
+        enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error
     )
     SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, t.max_retries, t.backoff, t.backoff_cap,
-           t.dedup, t.dedup_key, t.enqueued_at, t.errors, t.context, v_ripe.token, v_lease_until, pgq_claim.worker, v_now,
-           t.losses
+           t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token, v_lease_until, pgq_claim.worker, v_now,
+           t.losses, t.newest_error
     FROM taken AS t
     ORDER BY t.priority, t.ripe_at, t.id
     RETURNING r.id, r.token, r.queue, r.kind, r.args, r.attempt, r.max_retries, r.priority::integer, r.ripe_at,

@@ -89,11 +89,11 @@ BEGIN
     ), running AS (
         INSERT INTO pgq_running (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, errors, context, token, lease_until, worker, claimed_at, losses
+            enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error
         )
         SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, t.max_retries, t.backoff,
-               t.backoff_cap, t.dedup, t.dedup_key, t.enqueued_at, t.errors, t.context, v_ripe.token, v_lease_until,
-               pgq_claim_batch.worker, v_now, t.losses
+               t.backoff_cap, t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token, v_lease_until,
+               pgq_claim_batch.worker, v_now, t.losses, t.newest_error
         FROM taken AS t
     )
     SELECT bool_or(t.losses IS NOT NULL), array_agg(t.id), array_agg(t.queue), array_agg(t.kind),

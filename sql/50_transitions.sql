@@ -70,22 +70,22 @@ COMMENT ON FUNCTION _pgq_take(bigint, bigint) IS
     'is in a queue that the calling role may not use.';
 
 
-CREATE FUNCTION _pgq_end(job pgq_running, outcome text, at timestamptz, errors jsonb, result jsonb) RETURNS void
+CREATE FUNCTION _pgq_end(job pgq_running, outcome text, at timestamptz, result jsonb) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_end$
 BEGIN
     INSERT INTO pgq_ended (
         id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-        enqueued_at, errors, context, outcome, result, worker, ended_at, losses
+        enqueued_at, context, outcome, result, worker, ended_at, losses, newest_error
     )
     VALUES (
         job.id, job.queue, job.kind, job.args, job.priority, job.ripe_at, job.attempt, job.max_retries, job.backoff,
-        job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, errors, job.context, outcome, result,
-        job.worker, at, abs(job.losses)
+        job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, job.context, outcome, result, job.worker, at,
+        abs(job.losses), job.newest_error
     );
 END
 $_pgq_end$;
 
-COMMENT ON FUNCTION _pgq_end(pgq_running, text, timestamptz, jsonb, jsonb) IS
+COMMENT ON FUNCTION _pgq_end(pgq_running, text, timestamptz, jsonb) IS
     'Put a job that was just removed from pgq_running into pgq_ended. Returns nothing.';

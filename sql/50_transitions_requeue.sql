@@ -1,33 +1,17 @@
 -- The ways of a job back into pgq_waiting, where it may merge into a twin, and what a failure leads to.
 
-CREATE FUNCTION _pgq_merge_errors(errors jsonb, others jsonb) RETURNS jsonb
-    LANGUAGE sql
-    STABLE
-    RETURN (
-        SELECT coalesce(jsonb_agg(newest.error ORDER BY newest.at DESC, newest.n), '[]')
-        FROM (
-            SELECT e.error, (e.error ->> 'at')::timestamptz AS at, e.n
-            FROM jsonb_array_elements(errors || others) WITH ORDINALITY AS e (error, n)
-            ORDER BY at DESC, e.n
-            LIMIT 10
-        ) AS newest
-    );
-
-COMMENT ON FUNCTION _pgq_merge_errors(jsonb, jsonb) IS
-    'Return the newest ten errors of two jobs, newest first.';
-
-
 -- The twin is a later event, so its settings and its priority decide. What the other job has learned stays: without
 -- its attempts, a job that fails each time while a twin is enqueued would never be dead.
 --
 -- A job that has nothing to tell leaves the twin unlocked. The update changes no key column, so it does not wait for
 -- producers that have only locked the twin (FOR KEY SHARE), and their locks outlive it.
 CREATE FUNCTION _pgq_merge(
+    id bigint,
     signature uuid,
     ripe_at timestamptz,
     attempt integer,
-    errors jsonb,
-    losses smallint
+    losses smallint,
+    newest_error integer
 ) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -37,22 +21,33 @@ CREATE FUNCTION _pgq_merge(
 AS $_pgq_merge$
 DECLARE
     v_delayed boolean := ripe_at > pgq_now();
+    v_twin record;
 BEGIN
-    IF attempt = 0 AND errors = '[]' AND losses IS NULL AND NOT v_delayed THEN
+    IF attempt = 0 AND newest_error IS NULL AND losses IS NULL AND NOT v_delayed THEN
         RETURN true;
     END IF;
 
     UPDATE pgq_waiting AS w
     SET attempt = greatest(w.attempt, _pgq_merge.attempt),
-        errors = _pgq_merge_errors(_pgq_merge.errors, w.errors),
+        newest_error = CASE
+            WHEN _pgq_merge.newest_error IS NULL THEN w.newest_error
+            ELSE greatest(w.newest_error, _pgq_merge.newest_error) + 10
+        END,
         ripe_at = CASE WHEN v_delayed THEN greatest(w.ripe_at, _pgq_merge.ripe_at) ELSE w.ripe_at END,
         losses = greatest(w.losses, _pgq_merge.losses)
-    WHERE w.signature = _pgq_merge.signature;
-    RETURN FOUND;
+    WHERE w.signature = _pgq_merge.signature
+    RETURNING w.id, w.newest_error INTO v_twin;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF newest_error IS NOT NULL THEN
+        PERFORM _pgq_merge_errors(_pgq_merge.id, v_twin.id, v_twin.newest_error);
+    END IF;
+    RETURN true;
 END
 $_pgq_merge$;
 
-COMMENT ON FUNCTION _pgq_merge(uuid, timestamptz, integer, jsonb, smallint) IS
+COMMENT ON FUNCTION _pgq_merge(bigint, uuid, timestamptz, integer, smallint, integer) IS
     'Merge a job into its waiting twin: the twin keeps the larger number of attempts and of losses, the newest ten '
     'errors of both, and the later ripe_at, unless that of the job has passed. Returns true, or false if no twin is '
     'waiting any more.';
@@ -64,7 +59,6 @@ CREATE FUNCTION _pgq_requeue(
     job pgq_running,
     ripe_at timestamptz,
     attempt integer,
-    errors jsonb,
     merge boolean DEFAULT true
 ) RETURNS text
     LANGUAGE plpgsql
@@ -73,7 +67,7 @@ AS $_pgq_requeue$
 BEGIN
     IF _pgq_take_cancel_request(job.id) THEN
         job.attempt := attempt;
-        PERFORM _pgq_end(job, 'cancelled', pgq_now(), errors, NULL);
+        PERFORM _pgq_end(job, 'cancelled', pgq_now(), NULL);
         RETURN 'cancelled';
     END IF;
 
@@ -81,11 +75,12 @@ BEGIN
     LOOP
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, errors, context, losses
+            enqueued_at, context, losses, newest_error
         )
         VALUES (
             job.id, job.queue, job.kind, job.args, job.priority, ripe_at, attempt, job.max_retries, job.backoff,
-            job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, errors, job.context, abs(job.losses)
+            job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, job.context, abs(job.losses),
+            job.newest_error
         )
         ON CONFLICT (signature) DO NOTHING;
         IF FOUND THEN
@@ -99,7 +94,8 @@ BEGIN
             RETURN NULL;
         END IF;
         IF _pgq_merge(
-            _pgq_signature(job.queue, job.kind, job.args, job.dedup_key), ripe_at, attempt, errors, abs(job.losses)
+            job.id, _pgq_signature(job.queue, job.kind, job.args, job.dedup_key), ripe_at, attempt, abs(job.losses),
+            job.newest_error
         ) THEN
             RETURN 'merged';
         END IF;
@@ -107,24 +103,11 @@ BEGIN
 END
 $_pgq_requeue$;
 
-COMMENT ON FUNCTION _pgq_requeue(pgq_running, timestamptz, integer, jsonb, boolean) IS
+COMMENT ON FUNCTION _pgq_requeue(pgq_running, timestamptz, integer, boolean) IS
     'Put a job that was just removed from pgq_running back into pgq_waiting, and wake a worker if it is ripe. Returns '
     'waiting; merged if it has merged with a twin that was waiting; or cancelled if pgq_cancel has requested that: it '
     'has ended. With merge false, returns NULL instead of merging: the job is in no table, and the caller must call '
     'again.';
-
-
-CREATE FUNCTION _pgq_prepend_error(job pgq_running, at timestamptz, error text) RETURNS jsonb
-    LANGUAGE sql
-    STABLE
-    RETURN (
-        jsonb_build_array(jsonb_build_object(
-            'attempt', job.attempt, 'at', at, 'worker', job.worker, 'error', left(error, 4000)))
-        || job.errors
-    ) - 10;
-
-COMMENT ON FUNCTION _pgq_prepend_error(pgq_running, timestamptz, text) IS
-    'Return the newest ten errors of a job, beginning with a new one.';
 
 
 CREATE FUNCTION _pgq_record_failure(
@@ -138,14 +121,14 @@ CREATE FUNCTION _pgq_record_failure(
     SET search_path FROM CURRENT
 AS $_pgq_record_failure$
 DECLARE
-    v_errors jsonb := _pgq_prepend_error(job, at, error);
     v_outcome text;
 BEGIN
+    job.newest_error := _pgq_add_error(job, at, error);
     IF job.attempt > job.max_retries OR NOT retry THEN
         v_outcome := CASE WHEN _pgq_take_cancel_request(job.id) THEN 'cancelled' ELSE 'dead' END;
-        PERFORM _pgq_end(job, v_outcome, at, v_errors, NULL);
+        PERFORM _pgq_end(job, v_outcome, at, NULL);
     ELSE
-        v_outcome := _pgq_requeue(job, ripe_at, job.attempt, v_errors);
+        v_outcome := _pgq_requeue(job, ripe_at, job.attempt);
     END IF;
     RETURN CASE v_outcome WHEN 'waiting' THEN 'retry' ELSE v_outcome END;
 END

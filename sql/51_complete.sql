@@ -96,9 +96,12 @@ BEGIN
     v_job := _pgq_take(id, token);
     IF result IS NOT NULL OR note IS NOT NULL THEN
         v_now := pgq_now();
-        PERFORM _pgq_end(
-            v_job, 'done', v_now,
-            CASE WHEN note IS NULL THEN v_job.errors ELSE _pgq_prepend_error(v_job, v_now, note) END, result);
+        IF note IS NOT NULL THEN
+            v_job.newest_error := _pgq_add_error(v_job, v_now, note);
+        END IF;
+        PERFORM _pgq_end(v_job, 'done', v_now, result);
+    ELSIF v_job.newest_error IS NOT NULL THEN
+        PERFORM _pgq_delete_errors(ARRAY[id]);
     END IF;
 END
 $pgq_complete$;
@@ -125,6 +128,7 @@ DECLARE
     v_allowed text[] := _pgq_allowed_queues('worker');
     v_rows tid[];
     v_ended bigint[];
+    v_failed bigint[];
 BEGIN
     IF (cardinality(ids) = cardinality(tokens)) IS NOT TRUE THEN
         PERFORM _pgq_check_pairs(ids, tokens);
@@ -149,9 +153,14 @@ BEGIN
         ) AS held
     );
     WITH ended AS (
-        DELETE FROM pgq_running AS r WHERE r.ctid = ANY (v_rows) RETURNING r.id
+        DELETE FROM pgq_running AS r WHERE r.ctid = ANY (v_rows) RETURNING r.id, r.newest_error
     )
-    SELECT coalesce(array_agg(e.id), '{}') INTO v_ended FROM ended AS e;
+    SELECT coalesce(array_agg(e.id), '{}'), array_agg(e.id) FILTER (WHERE e.newest_error IS NOT NULL)
+    INTO v_ended, v_failed
+    FROM ended AS e;
+    IF v_failed IS NOT NULL THEN
+        PERFORM _pgq_delete_errors(v_failed);
+    END IF;
     RETURN v_ended;
 END
 $_pgq_complete_held$;

@@ -83,7 +83,8 @@ DECLARE
 BEGIN
     v_job := _pgq_take(id, token);
     PERFORM _pgq_take_cancel_request(id);
-    PERFORM _pgq_end(v_job, 'cancelled', v_now, _pgq_prepend_error(v_job, v_now, reason), NULL);
+    v_job.newest_error := _pgq_add_error(v_job, v_now, reason);
+    PERFORM _pgq_end(v_job, 'cancelled', v_now, NULL);
 END
 $pgq_cancel_claimed$;
 

@@ -83,7 +83,7 @@ BEGIN
     v_until := coalesce(until, v_now + delay);
 
     v_job := _pgq_take(id, token);
-    v_outcome := _pgq_requeue(v_job, v_until, v_job.attempt - 1, v_job.errors);
+    v_outcome := _pgq_requeue(v_job, v_until, v_job.attempt - 1);
     RETURN CASE v_outcome WHEN 'waiting' THEN 'snoozed' ELSE v_outcome END;
 END
 $pgq_snooze$;
@@ -106,7 +106,7 @@ DECLARE
     v_outcome text;
 BEGIN
     v_job := _pgq_take(id, token);
-    v_outcome := _pgq_requeue(v_job, v_job.ripe_at, v_job.attempt - 1, v_job.errors);
+    v_outcome := _pgq_requeue(v_job, v_job.ripe_at, v_job.attempt - 1);
     RETURN CASE v_outcome WHEN 'waiting' THEN 'released' ELSE v_outcome END;
 END
 $pgq_release$;

@@ -9,26 +9,33 @@ CREATE FUNCTION pgq_decline(id bigint, token bigint, OUT outcome text, OUT ripe_
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
 AS $pgq_decline$
 DECLARE
     v_now timestamptz := pgq_now();
     v_jitter double precision := CASE WHEN current_setting('pgq.jitter', true) = '0' THEN 0 ELSE 0.1 END;
     v_job pgq_running;
     v_declined integer;
-    v_errors jsonb;
 BEGIN
     v_job := _pgq_take(id, token);
 
     -- A new note takes the place of the last one, unless the job has failed since.
-    v_declined := coalesce((v_job.errors -> 0 ->> 'declined')::integer, 0) + 1;
-    IF v_declined > 1 THEN
-        v_job.errors := v_job.errors - 0;
+    UPDATE pgq_error AS e
+    SET attempt = v_job.attempt, at = v_now, worker = v_job.worker, declined = e.declined + 1
+    WHERE e.id = v_job.id
+      AND e.number = v_job.newest_error
+      AND e.declined IS NOT NULL
+    RETURNING e.declined INTO v_declined;
+    IF NOT FOUND THEN
+        v_declined := 1;
+        v_job.newest_error := _pgq_add_error(
+            v_job, v_now, format('the worker has no handler for kind "%s"', v_job.kind), v_declined);
     END IF;
-    v_errors := _pgq_prepend_error(v_job, v_now, format('the worker has no handler for kind "%s"', v_job.kind));
-    v_errors := jsonb_set(v_errors, '{0,declined}', to_jsonb(v_declined));
 
     ripe_at := v_now + pgq_backoff(v_declined, '30 seconds', '10 minutes') * (1 + v_jitter * (2 * random() - 1));
-    outcome := _pgq_requeue(v_job, ripe_at, v_job.attempt - 1, v_errors);
+    outcome := _pgq_requeue(v_job, ripe_at, v_job.attempt - 1);
     outcome := CASE outcome WHEN 'waiting' THEN 'declined' ELSE outcome END;
     IF outcome <> 'declined' THEN
         ripe_at := NULL;

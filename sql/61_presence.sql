@@ -158,7 +158,7 @@ BEGIN
         FOR UPDATE SKIP LOCKED
     LOOP
         DELETE FROM pgq_running AS r WHERE r.id = v_job.id;
-        IF _pgq_requeue(v_job, v_job.ripe_at, v_job.attempt - 1, v_job.errors, merge => false) IS NULL THEN
+        IF _pgq_requeue(v_job, v_job.ripe_at, v_job.attempt - 1, merge => false) IS NULL THEN
             v_merging := v_merging || v_job;
         END IF;
         v_count := v_count + 1;
@@ -166,7 +166,7 @@ BEGIN
     FOR v_job IN
         SELECT m.* FROM unnest(v_merging) AS m ORDER BY _pgq_signature(m.queue, m.kind, m.args, m.dedup_key), m.id
     LOOP
-        PERFORM _pgq_requeue(v_job, v_job.ripe_at, v_job.attempt - 1, v_job.errors);
+        PERFORM _pgq_requeue(v_job, v_job.ripe_at, v_job.attempt - 1);
     END LOOP;
     RETURN v_count;
 END

@@ -36,7 +36,7 @@ BEGIN
             DELETE FROM pgq_running AS r WHERE r.id = v_job.id;
             IF v_job.losses BETWEEN -c_uncounted AND -1 THEN
                 -- Ripe from now on, and not from before: the head of its lane may have passed its old place.
-                PERFORM _pgq_requeue(v_job, at, v_job.attempt - 1, v_job.errors);
+                PERFORM _pgq_requeue(v_job, at, v_job.attempt - 1);
             ELSE
                 IF v_job.losses < 0 THEN
                     v_job.losses := c_uncounted;

@@ -25,24 +25,35 @@ COMMENT ON VIEW _pgq_visible_queues IS
 CREATE VIEW pgq_jobs WITH (security_barrier) AS
 SELECT j.id, j.state, j.queue, j.kind, CASE WHEN s.reads THEN j.args END AS args, j.priority, j.ripe_at, j.attempt,
        j.max_retries, j.backoff, j.backoff_cap, j.dedup, CASE WHEN s.reads THEN j.dedup_key END AS dedup_key,
-       j.enqueued_at, CASE WHEN s.reads THEN j.errors END AS errors, j.worker, j.claimed_at, j.lease_until, j.ended_at,
+       j.enqueued_at,
+       CASE WHEN s.reads AND j.newest_error IS NULL THEN '[]'
+            WHEN s.reads THEN (
+                SELECT jsonb_agg(
+                    jsonb_build_object('attempt', e.attempt, 'at', e.at, 'worker', e.worker, 'error', e.error)
+                    || CASE WHEN e.declined IS NULL THEN '{}' ELSE jsonb_build_object('declined', e.declined) END
+                    ORDER BY e.number DESC)
+                FROM pgq_error AS e
+                WHERE e.id = j.id
+            )
+       END AS errors,
+       j.worker, j.claimed_at, j.lease_until, j.ended_at,
        CASE WHEN s.reads THEN j.result END AS result, CASE WHEN s.reads THEN j.context END AS context, j.losses,
        j.cancel_requested_at
 FROM (
     SELECT id, 'waiting'::text AS state, queue, kind, args, priority::integer AS priority, ripe_at, attempt,
-           max_retries, backoff, backoff_cap, dedup, dedup_key, enqueued_at, errors, NULL::text AS worker,
+           max_retries, backoff, backoff_cap, dedup, dedup_key, enqueued_at, newest_error, NULL::text AS worker,
            NULL::timestamptz AS claimed_at, NULL::timestamptz AS lease_until, NULL::timestamptz AS ended_at,
            NULL::jsonb AS result, context, losses::integer AS losses, NULL::timestamptz AS cancel_requested_at
     FROM pgq_waiting
     UNION ALL
     SELECT id, 'running', queue, kind, args, priority, ripe_at, attempt, max_retries,
-           backoff, backoff_cap, dedup, dedup_key, enqueued_at, errors, worker,
+           backoff, backoff_cap, dedup, dedup_key, enqueued_at, newest_error, worker,
            claimed_at, lease_until, NULL, NULL, context, abs(losses),
            (SELECT c.requested_at FROM pgq_cancel_request AS c WHERE c.id = pgq_running.id)
     FROM pgq_running
     UNION ALL
     SELECT id, outcome, queue, kind, args, priority, ripe_at, attempt, max_retries,
-           backoff, backoff_cap, dedup, dedup_key, enqueued_at, errors, worker,
+           backoff, backoff_cap, dedup, dedup_key, enqueued_at, newest_error, worker,
            NULL, NULL, ended_at, result, context, losses, NULL
     FROM pgq_ended
 ) AS j
@@ -73,7 +84,9 @@ COMMENT ON COLUMN pgq_jobs.dedup_key IS
     'Key that decides, instead of args, which jobs are twins; NULL: args decide, or it is hidden like args.';
 COMMENT ON COLUMN pgq_jobs.enqueued_at IS 'When the job was enqueued.';
 COMMENT ON COLUMN pgq_jobs.errors IS
-    'The newest ten failures, and notes of pgq_complete and pgq_decline, newest first; hidden like args.';
+    'The newest ten failures, and notes of pgq_complete and pgq_decline, newest first: objects with attempt, at, worker '
+    'and error; those of merged jobs, too. A note of pgq_decline also has declined: how often the job was declined. '
+    'Hidden like args.';
 COMMENT ON COLUMN pgq_jobs.worker IS
     'Worker that holds the job or made its last attempt; NULL: none, or it gave no name.';
 COMMENT ON COLUMN pgq_jobs.claimed_at IS 'When the job was claimed; NULL unless running.';

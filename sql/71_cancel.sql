@@ -76,14 +76,12 @@ BEGIN
         RETURNING r.* INTO v_running;
         IF FOUND THEN
             PERFORM _pgq_take_cancel_request(id);
-            PERFORM _pgq_end(
-                v_running, 'cancelled', v_now,
-                _pgq_prepend_error(
-                    v_running, v_now,
-                    CASE WHEN v_running.lease_until > v_running.claimed_at THEN 'the lease ran out'
-                         ELSE 'the worker is gone'
-                    END),
-                NULL);
+            v_running.newest_error := _pgq_add_error(
+                v_running, v_now,
+                CASE WHEN v_running.lease_until > v_running.claimed_at THEN 'the lease ran out'
+                     ELSE 'the worker is gone'
+                END);
+            PERFORM _pgq_end(v_running, 'cancelled', v_now, NULL);
             RETURN 'cancelled';
         END IF;
 

@@ -31,12 +31,12 @@ BEGIN
     LOOP
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, errors, context, losses
+            enqueued_at, context, losses, newest_error
         )
         VALUES (
             v_job.id, v_job.queue, v_job.kind, v_job.args, v_job.priority, v_ripe_at, 0, v_job.max_retries,
-            v_job.backoff, v_job.backoff_cap, v_job.dedup, v_job.dedup_key, v_job.enqueued_at, v_job.errors,
-            v_job.context, v_job.losses
+            v_job.backoff, v_job.backoff_cap, v_job.dedup, v_job.dedup_key, v_job.enqueued_at, v_job.context,
+            v_job.losses, v_job.newest_error
         )
         ON CONFLICT (signature) DO NOTHING;
         IF FOUND THEN
@@ -47,8 +47,8 @@ BEGIN
         END IF;
 
         IF _pgq_merge(
-            _pgq_signature(v_job.queue, v_job.kind, v_job.args, v_job.dedup_key), v_now, 0, v_job.errors,
-            v_job.losses
+            v_job.id, _pgq_signature(v_job.queue, v_job.kind, v_job.args, v_job.dedup_key), v_now, 0, v_job.losses,
+            v_job.newest_error
         ) THEN
             RETURN 'merged';
         END IF;

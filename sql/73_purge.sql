@@ -15,6 +15,7 @@ DECLARE
     v_now timestamptz := pgq_now();
     v_allowed text[] := _pgq_allowed_queues('admin');
     v_purged bigint;
+    v_failed bigint[];
 BEGIN
     IF older_than IS NULL OR max_jobs IS NULL THEN
         RAISE EXCEPTION 'older_than or max_jobs is null'
@@ -43,10 +44,15 @@ BEGIN
         ORDER BY e.ended_at
         LIMIT max_jobs
         FOR UPDATE SKIP LOCKED
+    ), purged AS (
+        DELETE FROM pgq_ended AS e USING old WHERE e.id = old.id RETURNING e.id, e.newest_error
     )
-    DELETE FROM pgq_ended AS e USING old WHERE e.id = old.id;
-
-    GET DIAGNOSTICS v_purged = ROW_COUNT;
+    SELECT count(*), array_agg(p.id) FILTER (WHERE p.newest_error IS NOT NULL)
+    INTO v_purged, v_failed
+    FROM purged AS p;
+    IF v_failed IS NOT NULL THEN
+        PERFORM _pgq_delete_errors(v_failed);
+    END IF;
     RETURN v_purged;
 END
 $pgq_purge$;

@@ -2,7 +2,7 @@
 -- list must name them all.
 
 REVOKE ALL ON TABLE
-    pgq_permission, pgq_waiting, pgq_running, pgq_ended, pgq_worker_session, pgq_head, pgq_cancel_request,
+    pgq_permission, pgq_waiting, pgq_running, pgq_ended, pgq_worker_session, pgq_head, pgq_cancel_request, pgq_error,
     _pgq_presence, _pgq_visible_queues, pgq_jobs, pgq_workers, pgq_stats
 FROM PUBLIC;
 REVOKE ALL ON TYPE _pgq_lane_head FROM PUBLIC;
@@ -25,8 +25,9 @@ REVOKE ALL ON FUNCTION
     _pgq_lanes_reached, _pgq_taken_from, _pgq_move_heads,
     _pgq_move_token, _pgq_skip_lost_tokens,
     _pgq_lock_in_many, _pgq_drop_empty, _pgq_lock_ripe, pgq_claim, pgq_claim_batch,
-    _pgq_raise_lease_lost, _pgq_check_pairs, _pgq_take, _pgq_end, _pgq_merge_errors, _pgq_merge, _pgq_requeue,
-    _pgq_prepend_error, _pgq_record_failure,
+    _pgq_raise_lease_lost, _pgq_check_pairs, _pgq_take, _pgq_end,
+    _pgq_add_error, _pgq_delete_errors, _pgq_merge_errors,
+    _pgq_merge, _pgq_requeue, _pgq_record_failure,
     pgq_hold, pgq_hold_many, pgq_complete, _pgq_complete_held, pgq_complete_many,
     pgq_backoff, pgq_fail, pgq_cancel_claimed,
     pgq_extend, pgq_snooze, pgq_release,

@@ -7,14 +7,32 @@
 
 DO $upgrade_estimate$
 DECLARE
-    -- Measured on PostgreSQL 18, on a busy machine: 0.8 s for the catalogue, and 12 s for a million waiting jobs, most of
-    -- it for the claim index.
+    -- Measured on PostgreSQL 18, on a busy machine: 0.8 s for the catalogue; 12 s for a million waiting jobs, most of it
+    -- for the claim index; 30 s for a million jobs with errors, most of them dead, and 150 s for a gigabyte of errors.
     c_seconds CONSTANT numeric := 0.8;
     c_seconds_per_million CONSTANT numeric := 12;
+    c_seconds_per_million_failed CONSTANT numeric := 30;
+    c_seconds_per_gigabyte CONSTANT numeric := 150;
     v_waiting bigint := (SELECT count(*) FROM pgq_waiting);
+    v_failed bigint;
+    v_bytes bigint;
 BEGIN
-    RAISE NOTICE 'this upgrade takes about % s (% waiting jobs); drivers of pgq 0.2.0 cannot go on after it',
-          ceil(c_seconds + v_waiting * c_seconds_per_million / 1000000), v_waiting;
+    -- The size of the stored value is read without the value, which may be compressed; that of [] is 5.
+    SELECT count(*), coalesce(sum(pg_column_size(j.errors)), 0)
+    INTO v_failed, v_bytes
+    FROM (
+        SELECT w.errors FROM pgq_waiting AS w
+        UNION ALL
+        SELECT r.errors FROM pgq_running AS r
+        UNION ALL
+        SELECT d.errors FROM pgq_ended AS d
+    ) AS j
+    WHERE pg_column_size(j.errors) > 8;
+
+    RAISE NOTICE 'this upgrade takes about % s (% waiting jobs, % with errors); drivers of pgq 0.2.0 cannot go on after it',
+          ceil(c_seconds + (v_waiting * c_seconds_per_million + v_failed * c_seconds_per_million_failed) / 1000000
+               + v_bytes * c_seconds_per_gigabyte / 1000000000),
+          v_waiting, v_failed;
 END
 $upgrade_estimate$;
 
@@ -90,9 +108,9 @@ DROP INDEX pgq_waiting_claim;
 CREATE INDEX pgq_waiting_claim ON pgq_waiting (queue COLLATE "C", priority, ripe_at, id);
 
 -- Without a default, no row is rewritten.
-ALTER TABLE pgq_waiting ADD COLUMN losses smallint;
-ALTER TABLE pgq_running ADD COLUMN losses smallint;
-ALTER TABLE pgq_ended ADD COLUMN losses smallint;
+ALTER TABLE pgq_waiting ADD COLUMN losses smallint, ADD COLUMN newest_error integer;
+ALTER TABLE pgq_running ADD COLUMN losses smallint, ADD COLUMN newest_error integer;
+ALTER TABLE pgq_ended ADD COLUMN losses smallint, ADD COLUMN newest_error integer;
 ALTER TABLE pgq_worker_session ADD COLUMN lost_several boolean NOT NULL DEFAULT false;
 
 -- The functions refuse what these refused.
@@ -110,4 +128,29 @@ DROP TABLE pgq_head;
 
 -- @create
 
+-- Errors move to a table of their own; the newest of up to ten has the number 10. Only jobs that have any are written.
+-- The claim index must be there before: to index a table after such updates would leave an index that no transaction
+-- uses that began before.
+INSERT INTO pgq_error (id, number, attempt, at, worker, error)
+SELECT j.id, 11 - e.n, (e.error ->> 'attempt')::integer, (e.error ->> 'at')::timestamptz, e.error ->> 'worker',
+       e.error ->> 'error'
+FROM (
+    SELECT w.id, w.errors FROM pgq_waiting AS w
+    UNION ALL
+    SELECT r.id, r.errors FROM pgq_running AS r
+    UNION ALL
+    SELECT d.id, d.errors FROM pgq_ended AS d
+) AS j
+CROSS JOIN LATERAL jsonb_array_elements(j.errors) WITH ORDINALITY AS e (error, n);
+UPDATE pgq_waiting SET newest_error = 10, errors = '[]' WHERE errors <> '[]';
+UPDATE pgq_running SET newest_error = 10, errors = '[]' WHERE errors <> '[]';
+UPDATE pgq_ended SET newest_error = 10, errors = '[]' WHERE errors <> '[]';
+-- squawk-ignore ban-drop-column
+ALTER TABLE pgq_waiting DROP COLUMN errors;
+-- squawk-ignore ban-drop-column
+ALTER TABLE pgq_running DROP COLUMN errors;
+-- squawk-ignore ban-drop-column
+ALTER TABLE pgq_ended DROP COLUMN errors;
+
+SELECT pg_extension_config_dump('pgq_error', '');
 SELECT pg_extension_config_dump('pgq_cancel_request', '');

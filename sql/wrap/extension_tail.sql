@@ -5,5 +5,6 @@ SELECT pg_extension_config_dump('pgq_waiting', '');
 SELECT pg_extension_config_dump('pgq_running', '');
 SELECT pg_extension_config_dump('pgq_ended', '');
 SELECT pg_extension_config_dump('pgq_cancel_request', '');
+SELECT pg_extension_config_dump('pgq_error', '');
 SELECT pg_extension_config_dump('pgq_job_id', '');
 SELECT pg_extension_config_dump('pgq_token', '');

@@ -23,7 +23,7 @@ SELECT is(
 
 SELECT is(
     (SELECT array_agg(relname::text ORDER BY relname::text COLLATE "C") FROM rel),
-    '{_pgq_lane_head,_pgq_presence,_pgq_visible_queues,pgq_cancel_request,pgq_ended,pgq_head,pgq_job_id,pgq_jobs,pgq_permission,pgq_running,pgq_stats,
+    '{_pgq_lane_head,_pgq_presence,_pgq_visible_queues,pgq_cancel_request,pgq_ended,pgq_error,pgq_head,pgq_job_id,pgq_jobs,pgq_permission,pgq_running,pgq_stats,
       pgq_token,pgq_waiting,pgq_worker_session,pgq_worker_session_number,pgq_workers}',
     'these are the tables, views, sequences and types');
 
@@ -176,8 +176,10 @@ SELECT is_empty($$
     EXCEPT
     SELECT e.relname, e.attname, p.place
     FROM (VALUES ('arm'), ('view')) AS p (place)
-    -- Only pgq uses a signature, a token gives power over its job, and the view shows an outcome as the state.
-    JOIN (VALUES ('pgq_waiting', 'signature', true), ('pgq_running', 'token', true), ('pgq_ended', 'outcome', false))
+    -- Only pgq uses a signature, and a token gives power over its job. The view shows an outcome as the state, and the
+    -- errors instead of the number of the newest.
+    JOIN (VALUES ('pgq_waiting', 'signature', true), ('pgq_running', 'token', true), ('pgq_ended', 'outcome', false),
+                 ('pgq_waiting', 'newest_error', false), ('pgq_running', 'newest_error', false), ('pgq_ended', 'newest_error', false))
         AS e (relname, attname, in_arm_too) ON p.place = 'view' OR e.in_arm_too
 $$, 'each arm of pgq_jobs shows all columns of its table, but for the signature and the token');
 

@@ -113,7 +113,7 @@ SELECT pgq_enqueue('hopeless', queue => 'hopeless');
 SELECT * FROM pgq_claim('{hopeless}') AS c \gset c_
 SELECT results_eq(format($$ SELECT outcome, ripe_at FROM pgq_fail(%s, %s, 'no use', '1 hour', false) $$, :c_id, :c_token),
                   $$ VALUES ('dead', NULL::timestamptz) $$, 'a failure with retry false ends the job as dead');
-SELECT is(errors #>> '{0,error}', 'no use', 'a job that is dead after one failure keeps its error') FROM pgq_ended WHERE id = :c_id;
+SELECT is(errors #>> '{0,error}', 'no use', 'a job that is dead after one failure keeps its error') FROM pgq_jobs WHERE id = :c_id;
 SELECT pgq_enqueue('null', queue => 'hopeless');
 SELECT is((SELECT outcome FROM pgq_fail(c.id, c.token, retry => NULL)), 'retry', 'NULL for retry means true')
 FROM pgq_claim('{hopeless}') AS c;
@@ -122,7 +122,7 @@ SELECT pgq_enqueue('pointless', '{"n": 1}', queue => 'pointless');
 SELECT * FROM pgq_claim('{pointless}', worker => 'w') AS c \gset c_
 SELECT lives_ok(format('SELECT pgq_cancel_claimed(%s, %s, %L)', :c_id, :c_token, repeat('x', 5000)), 'a worker can cancel the job that it holds');
 SELECT results_eq(
-    format($$ SELECT outcome, args, worker, ended_at, errors #>> '{0,error}', (errors #>> '{0,attempt}')::integer, result FROM pgq_ended WHERE id = %s $$, :c_id),
+    format($$ SELECT state, args, worker, ended_at, errors #>> '{0,error}', (errors #>> '{0,attempt}')::integer, result FROM pgq_jobs WHERE id = %s $$, :c_id),
     $$ VALUES ('cancelled', '{"n": 1}'::jsonb, 'w', pgq_now(), repeat('x', 4000), 1, NULL::jsonb) $$,
     'a job that its worker has cancelled is kept, with the reason as its newest error');
 

@@ -68,14 +68,14 @@ BEGIN
     DELETE FROM pgq_waiting;
     PERFORM pgq_enqueue('p', '"old"', delay => '1 hour', priority => 5, max_retries => 3, backoff => '3 s', backoff_cap => '4 s',
                         dedup_key => 'p');
-    UPDATE pgq_waiting SET attempt = 2, errors = '[{"attempt": 2}]', enqueued_at = '2029-01-01 00:00Z';
+    UPDATE pgq_waiting SET attempt = 2, newest_error = 2, enqueued_at = '2029-01-01 00:00Z';
     PERFORM pgq_enqueue('p', args, delay => delay, priority => priority, max_retries => 7, backoff => '7 s', backoff_cap => '8 s',
                         dedup_key => 'p', on_duplicate => on_duplicate);
     RETURN QUERY SELECT * FROM pgq_waiting;
 END
 $$;
-SELECT is((p.args, p.priority, p.ripe_at - pgq_now(), p.attempt, p.max_retries, p.backoff, p.backoff_cap, p.errors, p.enqueued_at)::text,
-          (expected_args, expected_priority, expected_delay, 2, 3, interval '3 s', interval '4 s', '[{"attempt": 2}]'::jsonb, timestamptz '2029-01-01 00:00Z')::text,
+SELECT is((p.args, p.priority, p.ripe_at - pgq_now(), p.attempt, p.max_retries, p.backoff, p.backoff_cap, p.newest_error, p.enqueued_at)::text,
+          (expected_args, expected_priority, expected_delay, 2, 3, interval '3 s', interval '4 s', 2, timestamptz '2029-01-01 00:00Z')::text,
           what)
 FROM (VALUES
     ('keep leaves the waiting job as it is', 'keep', interval '1 s', '"old"'::jsonb, 5, interval '1 hour'),

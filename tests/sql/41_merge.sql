@@ -1,6 +1,6 @@
 -- Merging: on every way back to waiting, a job merges into a twin that waits.
 BEGIN;
-SELECT plan(41);
+SELECT plan(40);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -138,13 +138,8 @@ SELECT pgq_claim();
 SELECT pg_temp.fails(:twin, 'twin 3');
 SELECT is(pg_temp.fails(:job, 'job 2'), 'merged', 'a job that fails while its twin waits after failures merges');
 SELECT is(
-    (SELECT format('%s: %s', attempt, (SELECT string_agg(e ->> 'error', ', ') FROM jsonb_array_elements(errors) AS e)) FROM pgq_waiting),
+    (SELECT format('%s: %s', attempt, (SELECT string_agg(e ->> 'error', ', ') FROM jsonb_array_elements(errors) AS e)) FROM pgq_jobs WHERE state = 'waiting'),
     '3: job 2, twin 3, twin 2, job 1, twin 1', 'the survivor has the larger number of attempts, and the errors of both in the order of time');
-SELECT is(
-    (SELECT string_agg(e ->> 'n', ',') FROM jsonb_array_elements(_pgq_merge_errors(
-        (SELECT jsonb_agg(jsonb_build_object('at', now() - n * interval '1 minute', 'n', n) ORDER BY n) FROM generate_series(1, 19, 2) AS n),
-        (SELECT jsonb_agg(jsonb_build_object('at', now() - n * interval '1 minute', 'n', n) ORDER BY n) FROM generate_series(2, 20, 2) AS n))) AS e),
-    '1,2,3,4,5,6,7,8,9,10', 'of two lists of errors the newest ten stay');
 
 -- The event that recurs: the retries end, and the next event has all of its own.
 CREATE FUNCTION pg_temp.recurs(rounds integer) RETURNS text LANGUAGE plpgsql AS $$
@@ -166,7 +161,7 @@ SELECT is(pg_temp.recurs(10),
     '1 merged, 2 merged, 3 dead, 1 merged, 2 merged, 3 dead, 1 merged, 2 merged, 3 dead, 1 merged',
     'a job that fails each time while its twin is enqueued is dead when its retries are used up');
 SELECT results_eq(
-    $$ SELECT (SELECT string_agg(e ->> 'error', ', ') FROM jsonb_array_elements(errors) AS e) FROM pgq_ended ORDER BY id $$,
+    $$ SELECT (SELECT string_agg(e ->> 'error', ', ') FROM jsonb_array_elements(errors) AS e) FROM pgq_jobs WHERE state = 'dead' ORDER BY id $$,
     $$ VALUES ('round 3, round 2, round 1'), ('round 6, round 5, round 4'), ('round 9, round 8, round 7') $$,
     'each of the dead jobs has the errors of all attempts that were merged into it');
 
@@ -176,7 +171,7 @@ SELECT id AS job FROM pgq_enqueue('m', max_retries => 0) \gset
 SELECT pgq_claim();
 SELECT pgq_enqueue('m', delay => '1 minute');
 SELECT is(pg_temp.fails(:job, 'last'), 'dead', 'a job without retries is dead although its twin waits');
-SELECT is((SELECT (attempt, errors, ripe_at - pgq_now())::text FROM pgq_waiting), '(0,[],00:00:59)', 'the twin of a dead job is a new event');
+SELECT is((SELECT (attempt, errors, ripe_at - pgq_now())::text FROM pgq_jobs WHERE state = 'waiting'), '(0,[],00:00:59)', 'the twin of a dead job is a new event');
 
 -- An event that is enqueued while its twin is in backoff.
 CREATE FUNCTION pg_temp.in_backoff(policy text) RETURNS text LANGUAGE plpgsql AS $$
@@ -189,7 +184,7 @@ BEGIN
     PERFORM pgq_enqueue('m');
     PERFORM pgq_fail(c.id, c.token, 'e', '1 hour');
     PERFORM pgq_enqueue('m', on_duplicate => policy);
-    RETURN (SELECT format('in %s, attempt %s, %s error', ripe_at - pgq_now(), attempt, jsonb_array_length(errors)) FROM pgq_waiting);
+    RETURN (SELECT format('in %s, attempt %s, %s error', ripe_at - pgq_now(), attempt, jsonb_array_length(errors)) FROM pgq_jobs WHERE state = 'waiting');
 END
 $$;
 SELECT is(pg_temp.in_backoff(policy), state, format('a duplicate with %s of a job in backoff: %s', policy, state))

@@ -85,7 +85,7 @@ SET LOCAL ROLE tap_worker;
 SELECT c.id AS id, c.token AS token FROM pgq_claim() AS c \gset
 SELECT pgq_fail(:id, :token, 'secret', '1 hour');
 RESET ROLE;
-SELECT is(errors -> 0 ->> 'error', 'secret', 'a worker can claim and fail jobs') FROM pgq_waiting WHERE id = :id;
+SELECT is(errors -> 0 ->> 'error', 'secret', 'a worker can claim and fail jobs') FROM pgq_jobs WHERE id = :id;
 SET LOCAL ROLE tap_admin;
 SELECT pgq_cancel(:id);
 SELECT pgq_retry(:id);

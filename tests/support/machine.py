@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from psycopg.rows import class_row
 
 from support.database import Connection
+from support.errors import astray
 from support.hunt import clean
 from support.model import Job, Model, Order, Refused
 
@@ -181,3 +182,4 @@ class Machine(RuleBasedStateMachine):
         """The tables hold what the model says, and nothing else."""
         with self.connections[0].cursor(row_factory=class_row(Job)) as cursor:
             assert {job.id: job for job in cursor.execute(SEE)} == self.model.jobs
+        assert astray(self.connections[0]) == []

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+from support.errors import astray
 
 from torture.faults import Injector
 from torture.producers import POISON
@@ -117,7 +118,7 @@ def judge(conn: psycopg.Connection[Any], acknowledged: list[int], injector: Inje
         injector.counts["restart"],
         _texts(conn, LOST, acknowledged=acknowledged, poison=list(POISON)),
         doubled(conn, injector.stopped_twice),
-        _texts(conn, LEFT, poison=list(POISON)),
+        _texts(conn, LEFT, poison=list(POISON)) + astray(conn),
         workers.crashes,
     )
 

@@ -127,7 +127,7 @@ def test_concurrent_claims_rescue_expired_jobs_once(conn: Connection, connect: C
         WorkerQueue(a).claim(max_jobs=0)
         WorkerQueue(b).claim(max_jobs=0)
     assert one(conn, "SELECT count(*) FROM pgq_running") == 0
-    assert one(conn, "SELECT count(*) FROM pgq_waiting WHERE jsonb_array_length(errors) = 1 AND attempt = 1") == 60
+    assert one(conn, "SELECT count(*) FROM pgq_jobs WHERE jsonb_array_length(errors) = 1 AND attempt = 1") == 60
 
 
 def test_workers_that_race_for_expired_jobs_get_each_job_once(

@@ -85,7 +85,7 @@ def test_a_merge_waits_for_a_replace_that_is_not_committed(
         future = pool.submit(back, WorkerQueue(other), job)
         eventually(lambda: waits_for_lock(conn, other))
     assert future.result(30) == "merged"
-    ((job_id, priority, errors),) = conn.execute("SELECT id, priority, jsonb_array_length(errors) FROM pgq_waiting")
+    ((job_id, priority, errors),) = conn.execute("SELECT id, priority, jsonb_array_length(errors) FROM pgq_jobs")
     assert (job_id, priority, errors) == (twin.id, 1 if commits else 5, 1)
 
 

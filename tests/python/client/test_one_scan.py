@@ -149,8 +149,8 @@ def test_one_session_makes_the_first_scan_of_a_large_index(
     many, long_name = 40_000, "q" * 200
     conn.execute(
         "INSERT INTO pgq_waiting (queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, "
-        "dedup, enqueued_at, errors) SELECT %s, 'past', '0', 5, now() - interval '1 minute', 0, 0, '0', '0', false, "
-        "now(), '[]' FROM generate_series(1, %s)",
+        "dedup, enqueued_at) SELECT %s, 'past', '0', 5, now() - interval '1 minute', 0, 0, '0', '0', false, "
+        "now() FROM generate_series(1, %s)",
         [long_name, many],
     )
     conn.execute("DELETE FROM pgq_waiting")

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 from support.database import As, Connection, one
+from support.errors import astray
 from support.installed import (
     PLAIN,
     RELEASED,
@@ -34,7 +35,7 @@ from support.releases import QueueOfAny
 from support.servers import Place
 from support.threads import Thread, eventually
 
-from pgq import NoUpgradePath, WorkerQueue
+from pgq import NoUpgradePath, Views, WorkerQueue
 from pgq.schema import upgrade as upgrading
 from pgq.schema.upgrade import upgrade
 from pgq.version import driver_version
@@ -137,7 +138,10 @@ def test_jobs_settings_and_grants_survive(
         else:
             queue.complete(job)
     queue.cancel(queue.enqueue("cancelled").id)
-    queue.fail(queue.claim(lease="1 hour")[0]) if queue.enqueue("failed").created else None
+    owner.execute("SELECT pgq_enqueue('failed', max_retries => 20)")
+    for n in range(12):
+        queue.fail(queue.claim(worker="w")[0], f"failure {n}", retry_in="0 s")
+    owner.execute("UPDATE pgq_waiting SET ripe_at = ripe_at + interval '1 day' WHERE kind = 'failed'")
     queue.enqueue("running", {"n": 1.0})
     owner.execute("SELECT pgq_enqueue('later', '[1]', delay => '1 day', context => '{\"trace\": \"x\"}')")
     (running,) = queue.claim(lease="1 hour", worker="w")
@@ -154,6 +158,7 @@ def test_jobs_settings_and_grants_survive(
 
     after = owner.execute(JOBS.format("pgq_jobs").encode()).fetchall()
     assert [row[: len(before[0])] for row in after] == before
+    assert astray(owner) == []
     assert kept == [
         owner.execute(query.format("pgq_worker_session").encode()).fetchall()
         for query in (OPTIONS, CLAIMS, SEQUENCES, SESSIONS, SIGNATURES)
@@ -166,6 +171,13 @@ def test_jobs_settings_and_grants_survive(
     (new,) = queue.claim()
     # The tokens of before have 61 bits.
     assert new.token < 2**53 < running.token
+    owner.execute("UPDATE pgq_waiting SET ripe_at = now() WHERE kind = 'failed'")
+    (failing,) = queue.claim()
+    queue.fail(failing, "failure 12")
+    assert [error["error"] for error in Views(owner).job(failing.id)["errors"]] == [
+        f"failure {n}" for n in range(12, 2, -1)
+    ]
+    assert astray(owner) == []
     assert one(web, "SELECT count(outcome) FROM pgq_ended") > 0
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         web.execute("SELECT * FROM pgq_claim()")
@@ -391,7 +403,8 @@ def test_the_time_is_said_beforehand(as_: As, dsn: str) -> None:
     reader.execute("COMMIT")
     assert thread.result() == path_from("0.2.0")[1:]
     (notice,) = said
-    assert notice == "this upgrade takes about 1 s (3 waiting jobs); drivers of pgq 0.2.0 cannot go on after it"
+    took = "this upgrade takes about 1 s (3 waiting jobs, 0 with errors)"
+    assert notice == f"{took}; drivers of pgq 0.2.0 cannot go on after it"
 
 
 def test_the_command_prints_what_the_server_says(as_: As, dsn: str) -> None:
@@ -400,7 +413,7 @@ def test_the_command_prints_what_the_server_says(as_: As, dsn: str) -> None:
     command = [str(COMMAND), "--dsn", make_conninfo(dsn, user="owner"), "upgrade"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "pgq 0.3.0 reached\n"
-    assert done.stderr.startswith("notice: this upgrade takes about 1 s (0 waiting jobs); ")
+    assert done.stderr.startswith("notice: this upgrade takes about 1 s (0 waiting jobs, 0 with errors); ")
 
 
 def test_what_a_superuser_adds_belongs_to_the_owner(as_: As, conn: Connection, extension: Path) -> None:

@@ -151,8 +151,8 @@ def test_the_exemption_is_that_of_one_release() -> None:
         ),
         ("jobs jsonb) RETURNS TABLE (n bigint,", "jobs jsonb) RETURNS TABLE (i bigint,", "function pgq_enqueue_many"),
         ("SELECT j.queue, j.kind,", "SELECT j.kind, j.queue,", "view pgq_stats"),
-        ("ended_at    timestamptz NOT NULL,", "ended_at    date NOT NULL,", "table pgq_ended"),
-        ("context     jsonb,", "context     jsonb, n integer NOT NULL,", "table pgq_waiting needs n"),
+        ("ended_at     timestamptz NOT NULL,", "ended_at     date NOT NULL,", "table pgq_ended"),
+        ("context      jsonb,", "context      jsonb, n integer NOT NULL,", "table pgq_waiting needs n"),
     ],
 )
 def test_the_rule_notices_what_breaks_callers(conn: Connection, before: str, after: str, what: str) -> None:
