@@ -24,7 +24,7 @@ class Build(Protocol):
 NO_TOKENS = (
     ("_pgq_take", "\n      AND r.token = _pgq_take.token", ""),
     ("pgq_hold", "\n      AND r.token = pgq_hold.token", ""),
-    ("pgq_complete_many", "\n              AND r.token = given.token", ""),
+    ("_pgq_complete_held", "\n              AND r.token = given.token", ""),
 )
 # Completion is a DELETE by id, as in a simple queue.
 NO_REFUSAL = (
