@@ -31,7 +31,7 @@ COMMENT ON FUNCTION _pgq_is_bare(text, bigint) IS
     'session has kept nothing.';
 
 
--- The number keeps a list in which a queue stands twice from having the digest of another list.
+-- The number tells a list that names a queue twice from the list that names it once.
 CREATE FUNCTION _pgq_digest(queues text[]) RETURNS text
     LANGUAGE sql
     IMMUTABLE

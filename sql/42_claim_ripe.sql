@@ -154,7 +154,9 @@ BEGIN
         PERFORM _pgq_move_heads(
             v_heads, rows, v_found = max_jobs OR cardinality(rows) < v_found, v_wasted, at, v_begun_at);
     END IF;
-    IF NOT (v_is_bare OR v_is_long OR v_has_heads) AND v_next_due > at THEN
+    -- Not for a list that names a queue twice, because a bare claim does not remove the second one.
+    IF NOT (v_is_bare OR v_is_long OR v_has_heads) AND v_next_due > at
+       AND starts_with(v_digest, cardinality(queues) || ' ') THEN
         PERFORM set_config(
             _pgq_bare_setting(),
             v_digest || ' ' || _pgq_microseconds(least(v_next_due, at + interval '10 seconds')),

@@ -41,6 +41,15 @@ def test_the_claim_after_one_that_finds_nothing_to_do_is_bare(conn: Connection, 
     assert not is_bare(conn, "a", "b", "b", "b")
 
 
+def test_a_queue_that_is_named_twice_is_scanned_once(conn: Connection, queue: WorkerQueue) -> None:
+    """Its jobs do not count twice, so the claim goes on with the next queue."""
+    names = ["a", "a", "b"]
+    queue.claim(names)
+    assert not is_bare(conn, *names)
+    queue.enqueue_many({"kind": "k", "args": n, "queue": name} for name in ("a", "b") for n in range(3))
+    assert len(queue.claim(names, max_jobs=6)) == 6
+
+
 def test_maintenance_is_not_put_off(conn: Connection, queue: WorkerQueue) -> None:
     """A claim is bare until the next search for expired leases at most."""
     ration(conn, "300 milliseconds")
