@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from json.scanner import make_scanner
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import psycopg
 
@@ -130,16 +130,6 @@ class Job:
 
     __slots__ = ("__weakref__", "_args", "_claim", "_completed", "_index", "attempt", "id", "kind", "payload")
 
-    id: int
-    kind: str
-    payload: str
-    attempt: int
-    _claim: Claim
-    _index: int
-    _args: Any
-    # Whether the handler has completed the job in a transaction of its own.
-    _completed: bool
-
     def __init__(
         self,
         id: int,  # noqa: A002 - the name of the column
@@ -157,7 +147,9 @@ class Job:
         suspect: bool = False,
     ) -> None:
         self.id, self.kind, self.payload, self.attempt = id, kind, payload, attempt
-        self._index, self._args, self._completed = 0, NOT_DECODED, False
+        self._index, self._args = 0, cast("Any", NOT_DECODED)
+        # Whether the handler has completed the job in a transaction of its own.
+        self._completed = False
         columns = {
             "queue": [queue],
             "max_retries": [max_retries],
