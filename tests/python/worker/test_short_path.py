@@ -5,18 +5,21 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from time import monotonic
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from support.database import jobs
+from support.database import Connect, jobs
+from support.threads import Thread
 from support.workers import MakeWorker, drain
 
 from pgq import Cancelled, Drain, Handlers, Job, Queue
 from pgq.job import Claim
 from pgq.worker.loop import Loop
+from pgq.worker.settings import Timing
 from pgq.worker.timeout import Interruption
 
 Call = tuple[Claim, int]
@@ -50,6 +53,69 @@ def test_other_threads_see_what_a_plain_handler_runs(queue: Queue, loop: Loop, h
     assert seen == [(ids[0], [ids[0]], [ids[1], ids[0]]), (ids[1], [ids[1]], [ids[1]])]
     assert loop.executor.execution is None
     assert jobs(queue.conn) == []
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_plain_handler_is_interrupted_when_its_job_is_cancelled(
+    queue: Queue,
+    make_worker: MakeWorker,
+    handlers: Handlers,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    concurrency: int,
+) -> None:
+    """In the main thread, where a single loop runs, and in another one. The next job is not."""
+    begun = threading.Event()
+    ended: list[str] = []
+
+    @handlers.handler("k")
+    def wait(job: Job) -> None:
+        begun.set()
+        until = monotonic() + 30
+        while job.args == 0 and monotonic() < until:
+            time.sleep(0.01)
+        ended.append("returned")
+
+    monkeypatch.setattr(Loop, "dispatch", lambda self, job: pytest.fail(f"{job} takes the long path"))
+    operator = Queue(connect())
+    ids = [queue.enqueue("k", n).id for n in range(2)]
+    thread = Thread(lambda: begun.wait(30) and operator.cancel(ids[0]))
+    make_worker(drain=Drain(until_empty=True), poll=0.1, concurrency=concurrency).run()
+    assert thread.result(30) == "requested"
+    assert ended == ["returned"]
+    assert jobs(queue.conn) == [(ids[0], "cancelled", 1)]
+
+
+@pytest.mark.usefixtures("short")
+def test_the_rest_of_a_batch_goes_back_when_another_loop_has_a_suspect(
+    queue: Queue, loop: Loop, handlers: Handlers
+) -> None:
+    """The loop with the suspect waits until this one holds no job."""
+    ran: list[Any] = []
+    other, now = object(), monotonic()
+
+    @handlers.handler("k")
+    def close(job: Job) -> None:
+        ran.append(job.args)
+        loop.state.gate.close(other, now, now + 60)
+
+    ids = [queue.enqueue("k", n).id for n in range(3)]
+    loop.turn()
+    loop.finish()
+    assert ran == [0]
+    assert jobs(queue.conn) == [(job_id, "waiting", 0) for job_id in ids[1:]]
+
+
+def test_the_loop_settles_between_jobs_when_that_is_due(
+    queue: Queue, make_worker: MakeWorker, handlers: Handlers
+) -> None:
+    """Also when the ticker never comes to it."""
+    (loop,) = make_worker(timing=Timing(tick=60.0, settle_after=0.0)).loops
+    left: list[int] = []
+    handlers.handler("k")(lambda job: left.append(len(jobs(queue.conn))))
+    queue.enqueue_many([{"kind": "k", "args": n} for n in range(3)])
+    loop.turn()
+    assert left == [3, 2, 1]
 
 
 CHANGES: dict[str, Callable[[], object]] = {
