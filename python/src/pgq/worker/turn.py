@@ -18,7 +18,8 @@ from pgq.errors import translated
 from pgq.job import Claim
 from pgq.worker.calls import WorkerQueue
 
-# The columns of the result that are read at once, and those that few handlers read, by the name of the attribute.
+# The columns of the result that are read at once, and those that few handlers read, by the name of the attribute. Text
+# and times are among the former: their loaders ask the connection, which may be lost when a handler reads the latter.
 READ: Final = ("lost", "token", "lease_until", "suspect", "ids", "kinds", "args", "attempts")
 UNREAD: Final = {
     "queue": "queue_names",
@@ -72,9 +73,6 @@ class Turn:
         self._cursor.format = Format.BINARY
         self._cursor.adapters.register_dumper(Numbers, NumbersDumper)
         self._transformer = Transformer.from_context(self._cursor)
-        # Made now, because they ask the connection, which may be lost when a handler reads a column.
-        for name in ("text", "timestamptz"):
-            self._transformer.get_loader(psycopg.postgres.types[name].oid, Format.BINARY)
         call = (
             f"{queue._prefix}pgq_claim_batch(%s::text[], %s::bigint, %s::interval, %s::text, %s, %s, %s::bigint, "
             "%s::boolean)"
