@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -84,6 +85,29 @@ def test_a_plain_handler_is_interrupted_when_its_job_is_cancelled(
     assert thread.result(30) == "requested"
     assert ended == ["returned"]
     assert jobs(queue.conn) == [(ids[0], "cancelled", 1)]
+
+
+@pytest.mark.usefixtures("short")
+def test_a_child_that_a_plain_handler_forks_ends_where_the_handler_does(
+    queue: Queue, loop: Loop, handlers: Handlers
+) -> None:
+    """It does not go on as a second worker."""
+    codes: list[int] = []
+
+    @handlers.handler("k")
+    def fork(job: Job) -> None:
+        child = os.fork()
+        if child == 0:
+            # Should it go on.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, 1.0)
+            return
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    queue.enqueue("k")
+    drain(loop)
+    assert codes == [1]
+    assert jobs(queue.conn) == []
 
 
 @pytest.mark.usefixtures("short")
