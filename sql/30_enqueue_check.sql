@@ -4,7 +4,7 @@
 -- is so long that this takes a quarter of pgq_enqueue. An expression, so that PostgreSQL inlines it.
 CREATE FUNCTION _pgq_is_common(
     kind text,
-    args jsonb,
+    args_as_text text,
     queue text,
     ripe_at timestamptz,
     delay interval,
@@ -20,7 +20,7 @@ CREATE FUNCTION _pgq_is_common(
     LANGUAGE sql
     STABLE
     RETURN _pgq_is_name(kind) AND _pgq_is_name(queue)
-        AND octet_length(args::text) <= 1048576
+        AND octet_length(args_as_text) <= 1048576
         AND ripe_at IS NULL AND delay IS NULL AND context IS NULL
         AND priority BETWEEN 0 AND 9
         AND max_retries BETWEEN 0 AND 2147483647
@@ -31,7 +31,7 @@ CREATE FUNCTION _pgq_is_common(
         AND on_duplicate = 'keep';
 
 COMMENT ON FUNCTION _pgq_is_common(
-    text, jsonb, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb
+    text, text, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb
 ) IS
     'Return true for a valid job that leaves no value to a default but is ripe now, has no context, and keeps a twin as '
     'it is; otherwise false or NULL, whether it is valid or not.';

@@ -75,8 +75,8 @@ BEGIN
     UNLISTEN pgq_nothing;  -- what _pgq_refuse_in_maintenance does, without the cost of a call
 
     IF _pgq_is_common(
-        kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup, dedup_key, on_duplicate,
-        context
+        kind, args::text, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup, dedup_key,
+        on_duplicate, context
     ) IS NOT TRUE THEN
         v_problem := _pgq_validate(
             kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup_key, on_duplicate,

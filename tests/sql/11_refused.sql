@@ -142,7 +142,7 @@ FROM (VALUES
 -- The short test of pgq_enqueue and the full one agree. Each argument has good and bad values; jobs with one strange
 -- argument, and jobs with arbitrary ones, made from seeds so that every run has the same.
 CREATE FUNCTION pg_temp.some(at integer[]) RETURNS TABLE (common boolean, dedup boolean, problem text[]) LANGUAGE sql AS $$
-    SELECT _pgq_is_common(v.kind, v.args, v.queue, v.ripe_at, v.delay, v.priority, v.max_retries, v.backoff, v.backoff_cap, v.dedup,
+    SELECT _pgq_is_common(v.kind, v.args::text, v.queue, v.ripe_at, v.delay, v.priority, v.max_retries, v.backoff, v.backoff_cap, v.dedup,
                           v.dedup_key, v.on_duplicate, v.context),
            v.dedup,
            _pgq_validate(v.kind, v.args, v.queue, v.ripe_at, v.delay, v.priority, v.max_retries, v.backoff, v.backoff_cap, v.dedup_key,
