@@ -41,6 +41,7 @@ DECLARE
     v_lease_until timestamptz := _pgq_lease_end(v_now, lease);
     v_ended bigint[];
     v_ripe record;
+    v_is_plain boolean := false;
 BEGIN
     PERFORM _pgq_check_claim(queues, max_jobs, worker, max_bytes);
     IF packed IS NULL THEN
@@ -82,6 +83,46 @@ BEGIN
 
     token := v_ripe.token;
     lease_until := v_lease_until;
+    IF packed AND cardinality(v_ripe.rows) > 1 THEN
+        SELECT _pgq_is_plain(
+            count(*), sum(pg_column_size(w.args) + coalesce(pg_column_size(w.context), 0)), count(w.newest_error))
+        INTO v_is_plain
+        FROM pgq_waiting AS w
+        WHERE w.ctid = ANY (v_ripe.rows);
+    END IF;
+    IF v_is_plain THEN
+        suspect := false;
+        WITH taken AS (
+            DELETE FROM pgq_waiting AS w
+            WHERE w.ctid = ANY (v_ripe.rows)
+            RETURNING w.*
+        ), batch AS (
+            SELECT array_agg(t.id) AS ids, array_agg(t.queue) AS queues, array_agg(t.kind) AS kinds,
+                   array_agg(t.args::text) AS args, array_agg(t.priority::integer) AS priorities,
+                   array_agg(t.ripe_at) AS ripe_ats, array_agg(t.attempt + 1) AS attempts,
+                   array_agg(t.max_retries) AS max_retries, array_agg(t.backoff) AS backoffs,
+                   array_agg(t.backoff_cap) AS backoff_caps, array_agg(t.dedup) AS dedups,
+                   CASE WHEN count(t.dedup_key) > 0 THEN array_agg(t.dedup_key) END AS dedup_keys,
+                   array_agg(t.enqueued_at) AS enqueued_ats,
+                   CASE WHEN count(t.context) > 0 THEN array_agg(t.context::text) END AS contexts
+            FROM (SELECT * FROM taken ORDER BY priority, ripe_at, id) AS t
+        ), running AS (
+            INSERT INTO pgq_running_batch (
+                token, lease_until, worker, claimed_at, ids, queues, kinds, args, priorities, ripe_ats, attempts,
+                max_retries, backoffs, backoff_caps, dedups, dedup_keys, enqueued_ats, contexts
+            )
+            SELECT v_ripe.token, v_lease_until, pgq_claim_batch.worker, v_now, b.ids, b.queues, b.kinds, b.args,
+                   b.priorities, b.ripe_ats, b.attempts, b.max_retries, b.backoffs, b.backoff_caps, b.dedups,
+                   b.dedup_keys, b.enqueued_ats, b.contexts
+            FROM batch AS b
+        )
+        SELECT b.ids, b.queues, b.kinds, b.args, b.attempts, b.max_retries, b.priorities, b.ripe_ats, b.enqueued_ats,
+               b.contexts
+        INTO ids, queue_names, kinds, args, attempts, max_retries, priorities, ripe_ats, enqueued_ats, contexts
+        FROM batch AS b;
+        RETURN;
+    END IF;
+
     WITH taken AS (
         DELETE FROM pgq_waiting AS w
         WHERE w.ctid = ANY (v_ripe.rows)

@@ -52,16 +52,20 @@ DECLARE
     v_allowed text[] := _pgq_allowed_queues('worker');
     v_job pgq_running;
 BEGIN
-    DELETE FROM pgq_running AS r
-    WHERE r.id = _pgq_take.id
-      AND r.token = _pgq_take.token
-      AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
-    RETURNING r.* INTO v_job;
-
-    IF NOT FOUND THEN
-        PERFORM _pgq_raise_lease_lost(id, token);
-    END IF;
-    RETURN v_job;
+    FOR v_try IN 1..2 LOOP
+        DELETE FROM pgq_running AS r
+        WHERE r.id = _pgq_take.id
+          AND r.token = _pgq_take.token
+          AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
+        RETURNING r.* INTO v_job;
+        IF FOUND THEN
+            RETURN v_job;
+        END IF;
+        IF v_try = 1 THEN
+            PERFORM _pgq_unpack_jobs(ARRAY[id], ARRAY[token], v_allowed);
+        END IF;
+    END LOOP;
+    PERFORM _pgq_raise_lease_lost(id, token);
 END
 $_pgq_take$;
 

@@ -11,22 +11,28 @@ AS $pgq_hold$
 DECLARE
     v_allowed text[] := _pgq_allowed_queues('worker');
 BEGIN
-    PERFORM
-    FROM pgq_running AS r
-    WHERE r.id = pgq_hold.id
-      AND r.token = pgq_hold.token
-      AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
-    FOR UPDATE;
-
-    IF NOT FOUND THEN
-        PERFORM _pgq_raise_lease_lost(id, token);
-    END IF;
+    FOR v_try IN 1..2 LOOP
+        PERFORM
+        FROM pgq_running AS r
+        WHERE r.id = pgq_hold.id
+          AND r.token = pgq_hold.token
+          AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
+        FOR UPDATE;
+        IF FOUND THEN
+            RETURN;
+        END IF;
+        IF v_try = 1 THEN
+            PERFORM _pgq_unpack_jobs(ARRAY[id], ARRAY[token], v_allowed);
+        END IF;
+    END LOOP;
+    PERFORM _pgq_raise_lease_lost(id, token);
 END
 $pgq_hold$;
 
 COMMENT ON FUNCTION pgq_hold(bigint, bigint) IS
     'Lock a running job until the end of the transaction, so that no other worker takes it, even if its lease ends '
-    'meanwhile. Returns nothing. Raises PGQ02 if the job is not held under this token, or for a NULL id or token.';
+    'meanwhile. Returns nothing. Where pgq_claim_batch has packed the job, calls for the other jobs of its batch wait for '
+    'the transaction, too. Raises PGQ02 if the job is not held under this token, or for a NULL id or token.';
 
 
 CREATE FUNCTION pgq_hold_many(ids bigint[], tokens bigint[]) RETURNS SETOF bigint
@@ -41,6 +47,7 @@ DECLARE
     v_allowed text[] := _pgq_allowed_queues('worker');
 BEGIN
     PERFORM _pgq_check_pairs(ids, tokens);
+    PERFORM _pgq_unpack_jobs(ids, tokens, v_allowed);
 
     -- One look-up for each pair, in the order of ids, as in pgq_complete_many.
     RETURN QUERY
@@ -117,6 +124,49 @@ COMMENT ON FUNCTION pgq_complete(bigint, bigint, jsonb, text, text) IS
     'a result of more than 1 MiB as text.';
 
 
+CREATE FUNCTION _pgq_complete_packed(token bigint, ids bigint[], tokens bigint[], allowed text[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_complete_packed$
+DECLARE
+    v_batch record;
+    v_done bigint[];
+BEGIN
+    SELECT b.ids, b.queues, b.gone INTO v_batch
+    FROM pgq_running_batch AS b
+    WHERE b.token = _pgq_complete_packed.token
+    FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN '{}';
+    END IF;
+
+    v_done := ARRAY(
+        SELECT j.id
+        FROM unnest(v_batch.ids, v_batch.queues) AS j (id, queue)
+        WHERE j.id IN (SELECT u.id FROM unnest(ids, tokens) AS u (id, token)
+                       WHERE u.token = _pgq_complete_packed.token)
+          AND j.id NOT IN (SELECT g.id FROM unnest(v_batch.gone) AS g (id))
+          AND (allowed IS NULL OR j.queue = ANY (allowed))
+    );
+    IF cardinality(v_batch.gone) + cardinality(v_done) = cardinality(v_batch.ids) THEN
+        DELETE FROM pgq_running_batch AS b WHERE b.token = _pgq_complete_packed.token;
+    ELSIF v_done <> '{}' THEN
+        UPDATE pgq_running_batch AS b SET gone = b.gone || v_done WHERE b.token = _pgq_complete_packed.token;
+    END IF;
+    RETURN v_done;
+END
+$_pgq_complete_packed$;
+
+COMMENT ON FUNCTION _pgq_complete_packed(bigint, bigint[], bigint[], text[]) IS
+    'End those of these jobs that run in the packed batch with a token, in queues that are allowed, or any if these are '
+    'NULL. Returns their ids.';
+
+
+-- Packed batches first, in the order of tokens, then rows in the order of ids: a job moves from its batch to
+-- pgq_running and never back, so it is found in one of the two statements.
 CREATE FUNCTION _pgq_complete_held(ids bigint[], tokens bigint[]) RETURNS bigint[]
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -126,12 +176,36 @@ CREATE FUNCTION _pgq_complete_held(ids bigint[], tokens bigint[]) RETURNS bigint
 AS $_pgq_complete_held$
 DECLARE
     v_allowed text[] := _pgq_allowed_queues('worker');
+    v_tokens bigint[];
+    v_token bigint;
+    v_packed bigint[] := '{}';
     v_rows tid[];
     v_ended bigint[];
     v_failed bigint[];
 BEGIN
     IF (cardinality(ids) = cardinality(tokens)) IS NOT TRUE THEN
         PERFORM _pgq_check_pairs(ids, tokens);
+    END IF;
+
+    -- The usual case: all jobs of one batch, in the order in which they were claimed.
+    IF tokens = array_fill(tokens[1], ARRAY[cardinality(tokens)]) THEN
+        DELETE FROM pgq_running_batch AS b
+        WHERE b.token = tokens[1]
+          AND b.ids = _pgq_complete_held.ids
+          AND b.gone = '{}'
+          AND (v_allowed IS NULL OR b.queues <@ v_allowed);
+        IF FOUND THEN
+            RETURN ids;
+        END IF;
+        v_tokens := tokens[1:1];
+    ELSE
+        v_tokens := ARRAY(SELECT DISTINCT t.token FROM unnest(tokens) AS t (token) ORDER BY t.token);
+    END IF;
+    FOREACH v_token IN ARRAY v_tokens LOOP
+        v_packed := v_packed || _pgq_complete_packed(v_token, ids, tokens, v_allowed);
+    END LOOP;
+    IF cardinality(v_packed) = cardinality(ids) THEN
+        RETURN v_packed;
     END IF;
 
     -- One look-up in the primary key for each pair, in the order of ids: a subquery that locks is never turned into a
@@ -161,7 +235,7 @@ BEGIN
     IF v_failed IS NOT NULL THEN
         PERFORM _pgq_delete_errors(v_failed);
     END IF;
-    RETURN v_ended;
+    RETURN v_packed || v_ended;
 END
 $_pgq_complete_held$;
 

@@ -25,17 +25,36 @@ BEGIN
         SET lease_until = greatest(r.lease_until, v_until)
         WHERE r.ctid = v_row
         RETURNING r.lease_until INTO v_until;
-    ELSE
-        -- Either the row is locked by pgq_hold, which protects the job as a lease does, or it is not there.
-        SELECT r.lease_until INTO v_until
-        FROM pgq_running AS r
-        WHERE r.id = pgq_extend.id
-          AND r.token = pgq_extend.token
-          AND (v_allowed IS NULL OR r.queue = ANY (v_allowed));
+        RETURN v_until;
+    END IF;
 
-        IF NOT FOUND THEN
-            PERFORM _pgq_raise_lease_lost(id, token);
-        END IF;
+    SELECT b.ctid INTO v_row
+    FROM pgq_running_batch AS b
+    WHERE b.token = pgq_extend.token
+      AND EXISTS (
+          SELECT
+          FROM unnest(b.ids, b.queues) AS j (id, queue)
+          WHERE j.id = pgq_extend.id
+            AND j.id <> ALL (b.gone)
+            AND (v_allowed IS NULL OR j.queue = ANY (v_allowed))
+      )
+    FOR NO KEY UPDATE SKIP LOCKED;
+    IF FOUND THEN
+        UPDATE pgq_running_batch AS b
+        SET lease_until = greatest(b.lease_until, v_until)
+        WHERE b.ctid = v_row
+        RETURNING b.lease_until INTO v_until;
+        RETURN v_until;
+    END IF;
+
+    -- Either the row is locked by pgq_hold, which protects the job as a lease does, or it is not there.
+    SELECT r.lease_until INTO v_until
+    FROM _pgq_running AS r
+    WHERE r.id = pgq_extend.id
+      AND r.token = pgq_extend.token
+      AND (v_allowed IS NULL OR r.queue = ANY (v_allowed));
+    IF NOT FOUND THEN
+        PERFORM _pgq_raise_lease_lost(id, token);
     END IF;
     RETURN v_until;
 END
@@ -43,7 +62,8 @@ $pgq_extend$;
 
 COMMENT ON FUNCTION pgq_extend(bigint, bigint, interval) IS
     'Extend the lease on a running job to the interval lease from now; a lease that ends later stays as it is. Returns '
-    'when the lease ends. A job that is locked (see pgq_hold) needs no lease and is left as it is. NULL for lease '
+    'when the lease ends. A job that is locked (see pgq_hold) needs no lease and is left as it is. The jobs of a batch that '
+    'pgq_claim_batch has packed have their lease in common: it is extended for all of them. NULL for lease '
     'raises 22004. Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 22023 for a lease '
     'that is zero, negative or longer than a year.';
 

@@ -18,7 +18,7 @@ COMMENT ON FUNCTION _pgq_count_loss(smallint) IS
 -- Without a name only the token tells what one client held. Where several clients share a name, jobs may look as if
 -- lost together that were not; c_uncounted in _pgq_expire_leases limits how often that takes an attempt back.
 --
--- A row that a live transaction has locked counts as one of the set, and stays as it is. A job whose lease the sweep
+-- A row that a live transaction has locked counts as one of the set, and stays as it is; so do the jobs of a batch. A job whose lease the sweep
 -- has ended is left out: the sweep has decided whether it was lost together with others.
 CREATE FUNCTION _pgq_mark_lost(ids bigint[]) RETURNS void
     LANGUAGE plpgsql
@@ -39,9 +39,15 @@ BEGIN
     END IF;
 
     v_tokens := ARRAY(
-        SELECT r.token FROM pgq_running AS r WHERE r.token = ANY (v_tokens) GROUP BY r.token HAVING count(*) > 1);
+        SELECT r.token FROM _pgq_running AS r WHERE r.token = ANY (v_tokens) GROUP BY r.token HAVING count(*) > 1);
     v_workers := ARRAY(
-        SELECT r.worker FROM pgq_running AS r WHERE r.worker = ANY (v_workers) GROUP BY r.worker HAVING count(*) > 1);
+        SELECT r.worker FROM _pgq_running AS r WHERE r.worker = ANY (v_workers) GROUP BY r.worker HAVING count(*) > 1);
+    PERFORM _pgq_unpack(ARRAY(
+        SELECT b.token
+        FROM pgq_running_batch AS b
+        WHERE (b.token = ANY (v_tokens) OR b.worker = ANY (v_workers))
+          AND b.lease_until > b.claimed_at
+        FOR UPDATE SKIP LOCKED));
 
     UPDATE pgq_running AS r
     SET losses = _pgq_count_loss(r.losses)

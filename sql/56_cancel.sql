@@ -101,7 +101,7 @@ BEGIN
     WHERE (SELECT true FROM pgq_cancel_request AS c WHERE c.id = given.id)
       AND (
           SELECT true
-          FROM pgq_running AS r
+          FROM _pgq_running AS r
           WHERE r.id = given.id
             AND r.token = given.token
             AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
@@ -159,13 +159,16 @@ BEGIN
 
     -- Requests of jobs that have ended. In one statement, so that a job that is just being claimed or put back is seen
     -- on one side or the other.
+    WITH running AS MATERIALIZED (
+        SELECT r.id FROM _pgq_running AS r WHERE r.id = ANY (v_ids)
+    )
     DELETE FROM pgq_cancel_request AS c
     WHERE c.ctid = ANY (ARRAY(
         SELECT o.ctid
         FROM pgq_cancel_request AS o
         WHERE o.id = ANY (v_ids)
           AND NOT EXISTS (SELECT FROM pgq_waiting AS w WHERE w.id = o.id)
-          AND NOT EXISTS (SELECT FROM pgq_running AS r WHERE r.id = o.id)
+          AND o.id NOT IN (SELECT r.id FROM running AS r)
         FOR UPDATE SKIP LOCKED));
 END
 $_pgq_settle_cancel_requests$;

@@ -147,6 +147,19 @@ BEGIN
                   HINT = 'Call pgq_register first, in the same session.';
     END IF;
 
+    PERFORM _pgq_unpack(ARRAY(
+        SELECT b.token
+        FROM pgq_running_batch AS b
+        WHERE b.worker = pgq_reconcile.worker
+          AND EXISTS (
+              SELECT
+              FROM unnest(b.ids, b.queues) AS j (id, queue)
+              WHERE j.id <> ALL (b.gone)
+                AND NOT EXISTS (SELECT FROM unnest(pgq_reconcile.ids, tokens) AS known (id, token)
+                                WHERE known.id = j.id AND known.token = b.token)
+                AND (v_allowed IS NULL OR j.queue = ANY (v_allowed))
+          )
+        FOR UPDATE SKIP LOCKED));
     FOR v_job IN
         SELECT r.*
         FROM pgq_running AS r

@@ -14,17 +14,32 @@ AS $_pgq_expire_leases$
 DECLARE
     c_uncounted CONSTANT integer := 5;
     v_ids bigint[];
+    v_tokens bigint[];
     v_job pgq_running;
     v_count integer := 0;
 BEGIN
-    v_ids := ARRAY(
-        SELECT r.id
-        FROM pgq_running AS r
-        WHERE r.lease_until < at
-        ORDER BY r.lease_until
-        LIMIT 50
-        FOR UPDATE SKIP LOCKED
-    );
+    -- Batches are unpacked one by one, until there are enough jobs.
+    LOOP
+        v_ids := ARRAY(
+            SELECT r.id
+            FROM pgq_running AS r
+            WHERE r.lease_until < at
+            ORDER BY r.lease_until
+            LIMIT 50
+            FOR UPDATE SKIP LOCKED
+        );
+        EXIT WHEN cardinality(v_ids) = 50;
+        v_tokens := ARRAY(
+            SELECT b.token
+            FROM pgq_running_batch AS b
+            WHERE b.lease_until < at
+            ORDER BY b.lease_until
+            LIMIT 1
+            FOR UPDATE SKIP LOCKED
+        );
+        EXIT WHEN v_tokens = '{}';
+        PERFORM _pgq_unpack(v_tokens);
+    END LOOP;
     IF v_ids = '{}' THEN
         RETURN 0;
     END IF;

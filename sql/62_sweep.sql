@@ -59,7 +59,7 @@ BEGIN
                           coalesce(
                               (SELECT bool_or(r.lease_until > r.claimed_at
                                               AND (w.allowed_queues IS NULL OR r.queue = ANY (w.allowed_queues)))
-                               FROM pgq_running AS r
+                               FROM _pgq_running AS r
                                WHERE r.worker = w.name),
                               w.gone_at < at - interval '10 seconds')
                       ELSE true
@@ -74,6 +74,12 @@ BEGIN
         CONTINUE WHEN is_new AND v_worker.gone_at > at - interval '1 second';
 
         -- Skip locked jobs: a live transaction still has them.
+        PERFORM _pgq_unpack(ARRAY(
+            SELECT b.token
+            FROM pgq_running_batch AS b
+            WHERE b.worker = v_worker.name
+              AND (v_worker.allowed_queues IS NULL OR b.queues && v_worker.allowed_queues)
+            FOR UPDATE SKIP LOCKED));
         v_rows := ARRAY(
             SELECT o.ctid
             FROM pgq_running AS o
@@ -85,7 +91,7 @@ BEGIN
             -- The locked ones count, too, and are remembered: when they are unlocked, the others may have gone back.
             IF NOT v_worker.lost_several AND (
                 SELECT count(*) > 1
-                FROM pgq_running AS o
+                FROM _pgq_running AS o
                 WHERE o.worker = v_worker.name
                   AND (v_worker.allowed_queues IS NULL OR o.queue = ANY (v_worker.allowed_queues))
             ) THEN
@@ -101,7 +107,7 @@ BEGIN
         END IF;
 
         IF v_worker.gone_at < at - interval '10 seconds'
-           AND NOT EXISTS (SELECT FROM pgq_running AS r WHERE r.worker = v_worker.name) THEN
+           AND NOT EXISTS (SELECT FROM _pgq_running AS r WHERE r.worker = v_worker.name) THEN
             DELETE FROM pgq_worker_session AS w WHERE w.number = v_worker.number;
         END IF;
     END LOOP;

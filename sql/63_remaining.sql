@@ -30,7 +30,7 @@ BEGIN
         ORDER BY w.ripe_at, w.id
         LIMIT 1
     ) AS soonest;
-    running := EXISTS (SELECT FROM pgq_running AS r WHERE r.queue = ANY (queues));
+    running := EXISTS (SELECT FROM _pgq_running AS r WHERE r.queue = ANY (queues));
 END
 $pgq_remaining$;
 

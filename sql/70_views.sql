@@ -49,8 +49,8 @@ FROM (
     SELECT id, 'running', queue, kind, args, priority, ripe_at, attempt, max_retries,
            backoff, backoff_cap, dedup, dedup_key, enqueued_at, newest_error, worker,
            claimed_at, lease_until, NULL, NULL, context, abs(losses),
-           (SELECT c.requested_at FROM pgq_cancel_request AS c WHERE c.id = pgq_running.id)
-    FROM pgq_running
+           (SELECT c.requested_at FROM pgq_cancel_request AS c WHERE c.id = _pgq_running.id)
+    FROM _pgq_running
     UNION ALL
     SELECT id, outcome, queue, kind, args, priority, ripe_at, attempt, max_retries,
            backoff, backoff_cap, dedup, dedup_key, enqueued_at, newest_error, worker,
@@ -123,7 +123,7 @@ FROM (
 FULL JOIN (
     SELECT job.worker, count(*) AS running, array_agg(DISTINCT job.kind ORDER BY job.kind) AS kinds,
            min(job.claimed_at) AS oldest_claimed_at, count(*) FILTER (WHERE job.lease_until < clock.now) AS overdue
-    FROM pgq_running AS job
+    FROM _pgq_running AS job
     CROSS JOIN _pgq_visible_queues AS s
     CROSS JOIN (SELECT pgq_now() AS now) AS clock
     WHERE job.worker IS NOT NULL

@@ -58,11 +58,18 @@ BEGIN
         -- while it is still there: without it they may look as if lost alone.
         IF EXISTS (
             SELECT
-            FROM pgq_running AS r
+            FROM _pgq_running AS r
             WHERE r.id = pgq_cancel.id
               AND r.lease_until < v_now
               AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
         ) THEN
+            PERFORM _pgq_unpack(ARRAY(
+                SELECT b.token
+                FROM pgq_running_batch AS b
+                WHERE pgq_cancel.id = ANY (b.ids)
+                  AND pgq_cancel.id <> ALL (b.gone)
+                  AND b.lease_until < v_now
+                FOR UPDATE SKIP LOCKED));
             PERFORM _pgq_mark_lost(ARRAY[id]);
         END IF;
         DELETE FROM pgq_running AS r
@@ -87,11 +94,14 @@ BEGIN
 
         -- Read without a lock: a transaction may hold the job, and the worker must not wait for the caller's.
         IF EXISTS (
-            SELECT FROM pgq_running AS r WHERE r.id = pgq_cancel.id AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
+            SELECT
+            FROM _pgq_running AS r
+            WHERE r.id = pgq_cancel.id
+              AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
         ) THEN
             PERFORM _pgq_request_cancel(id, v_now);
             -- It may have ended, or gone back to waiting, before the request was there.
-            IF EXISTS (SELECT FROM pgq_running AS r WHERE r.id = pgq_cancel.id) THEN
+            IF EXISTS (SELECT FROM _pgq_running AS r WHERE r.id = pgq_cancel.id) THEN
                 RETURN 'requested';
             END IF;
         ELSE

@@ -2,8 +2,8 @@
 -- list must name them all.
 
 REVOKE ALL ON TABLE
-    pgq_permission, pgq_waiting, pgq_running, pgq_ended, pgq_worker_session, pgq_head, pgq_cancel_request, pgq_error,
-    _pgq_presence, _pgq_visible_queues, pgq_jobs, pgq_workers, pgq_stats
+    pgq_permission, pgq_waiting, pgq_running, pgq_running_batch, pgq_ended, pgq_worker_session, pgq_head,
+    pgq_cancel_request, pgq_error, _pgq_packed, _pgq_running, _pgq_presence, _pgq_visible_queues, pgq_jobs, pgq_workers, pgq_stats
 FROM PUBLIC;
 REVOKE ALL ON TYPE _pgq_lane_head FROM PUBLIC;
 REVOKE ALL ON SEQUENCE pgq_job_id, pgq_token, pgq_worker_session_number FROM PUBLIC;
@@ -12,6 +12,7 @@ REVOKE ALL ON FUNCTION
     _pgq_signature,
     _pgq_calling_role, _pgq_acts_as_owner, _pgq_refuse_in_maintenance, _pgq_allowed_queues, _pgq_raise_denied,
     _pgq_is_name, _pgq_is_in_range,
+    _pgq_is_plain, _pgq_unpack, _pgq_unpack_jobs,
     _pgq_is_common, _pgq_validate,
     _pgq_resolve_duplicate, pgq_enqueue,
     _pgq_update_duplicates, _pgq_resolve_duplicates,
@@ -28,7 +29,7 @@ REVOKE ALL ON FUNCTION
     _pgq_raise_lease_lost, _pgq_check_pairs, _pgq_take, _pgq_end,
     _pgq_add_error, _pgq_delete_errors, _pgq_merge_errors,
     _pgq_merge, _pgq_requeue, _pgq_record_failure,
-    pgq_hold, pgq_hold_many, pgq_complete, _pgq_complete_held, pgq_complete_many,
+    pgq_hold, pgq_hold_many, pgq_complete, _pgq_complete_packed, _pgq_complete_held, pgq_complete_many,
     pgq_backoff, pgq_fail, pgq_cancel_claimed,
     pgq_extend, pgq_snooze, pgq_release,
     pgq_decline,

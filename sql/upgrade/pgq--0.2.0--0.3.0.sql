@@ -153,4 +153,5 @@ ALTER TABLE pgq_running DROP COLUMN errors;
 ALTER TABLE pgq_ended DROP COLUMN errors;
 
 SELECT pg_extension_config_dump('pgq_error', '');
+SELECT pg_extension_config_dump('pgq_running_batch', '');
 SELECT pg_extension_config_dump('pgq_cancel_request', '');

@@ -3,6 +3,7 @@
 SELECT pg_extension_config_dump('pgq_permission', '');
 SELECT pg_extension_config_dump('pgq_waiting', '');
 SELECT pg_extension_config_dump('pgq_running', '');
+SELECT pg_extension_config_dump('pgq_running_batch', '');
 SELECT pg_extension_config_dump('pgq_ended', '');
 SELECT pg_extension_config_dump('pgq_cancel_request', '');
 SELECT pg_extension_config_dump('pgq_error', '');

@@ -1,6 +1,6 @@
 -- What holds for every object of pgq, read from the catalogue.
 BEGIN;
-SELECT plan(23);
+SELECT plan(26);
 
 CREATE TEMP VIEW func AS
 SELECT p.oid, p.oid::regprocedure::text AS name, p.proname, p.prosecdef, p.proconfig, p.prosqlbody, p.prorettype,
@@ -23,8 +23,8 @@ SELECT is(
 
 SELECT is(
     (SELECT array_agg(relname::text ORDER BY relname::text COLLATE "C") FROM rel),
-    '{_pgq_lane_head,_pgq_presence,_pgq_visible_queues,pgq_cancel_request,pgq_ended,pgq_error,pgq_head,pgq_job_id,pgq_jobs,pgq_permission,pgq_running,pgq_stats,
-      pgq_token,pgq_waiting,pgq_worker_session,pgq_worker_session_number,pgq_workers}',
+    '{_pgq_lane_head,_pgq_packed,_pgq_presence,_pgq_running,_pgq_visible_queues,pgq_cancel_request,pgq_ended,pgq_error,pgq_head,pgq_job_id,pgq_jobs,pgq_permission,pgq_running,
+      pgq_running_batch,pgq_stats,pgq_token,pgq_waiting,pgq_worker_session,pgq_worker_session_number,pgq_workers}',
     'these are the tables, views, sequences and types');
 
 -- What names no object, or the schema of each, needs no path.
@@ -159,16 +159,23 @@ SELECT is(
     '{_pgq_merge,_pgq_requeue,_pgq_resolve_duplicate,_pgq_resolve_duplicates,_pgq_update_duplicates,pgq_enqueue,pgq_enqueue_many,pgq_retry}',
     'only these functions write to pgq_waiting, values that they, their callers or an earlier enqueue have checked');
 
+CREATE TEMP VIEW used AS
+SELECT v.relname AS view, r.relname, a.attname
+FROM pg_depend AS d
+JOIN pg_rewrite AS w ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+JOIN rel AS v ON v.oid = w.ev_class
+JOIN rel AS r ON d.refclassid = 'pg_class'::regclass AND r.oid = d.refobjid
+JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.attnum = d.refobjsubid;
+
 SELECT is_empty($$
-    -- Each table is read by one arm of the view, so the columns that the view depends on are those of the arm.
+    -- Each table is read by one arm of the view, so the columns that the view depends on are those of the arm. That of the
+    -- running jobs reads _pgq_running.
     SELECT c.relname, c.attname, 'arm' AS place
     FROM col AS c
     WHERE NOT EXISTS (
-        SELECT
-        FROM pg_depend AS d
-        JOIN pg_rewrite AS w ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
-        WHERE w.ev_class = (SELECT oid FROM rel WHERE relname = 'pgq_jobs')
-          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.attrelid AND d.refobjsubid = c.attnum)
+        SELECT FROM used AS u
+        WHERE u.view = 'pgq_jobs' AND u.attname = c.attname
+          AND u.relname = CASE c.relname WHEN 'pgq_running' THEN '_pgq_running' ELSE c.relname END)
     UNION ALL
     SELECT c.relname, c.attname, 'view'
     FROM col AS c
@@ -182,6 +189,29 @@ SELECT is_empty($$
                  ('pgq_waiting', 'newest_error', false), ('pgq_running', 'newest_error', false), ('pgq_ended', 'newest_error', false))
         AS e (relname, attname, in_arm_too) ON p.place = 'view' OR e.in_arm_too
 $$, 'each arm of pgq_jobs shows all columns of its table, but for the signature and the token');
+
+-- Running jobs are in two tables, so what reads one of them reads the view that has both.
+SELECT results_eq($$
+    SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
+    WHERE attrelid = (SELECT oid FROM rel WHERE relname = '_pgq_running') AND attnum > 0 ORDER BY attnum $$, $$
+    SELECT attname, type FROM col WHERE relname = 'pgq_running' ORDER BY attnum $$,
+    '_pgq_running has the columns of pgq_running');
+SELECT is_empty($$
+    SELECT a.attname FROM rel AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE c.relname = 'pgq_running_batch'
+    EXCEPT
+    SELECT attname FROM used WHERE view = '_pgq_packed' AND relname = 'pgq_running_batch'
+$$, '_pgq_packed shows all columns of pgq_running_batch');
+
+-- Those that store jobs, and those that change jobs, which they lock, and unpack before where it takes a row.
+SELECT is(
+    (SELECT array_agg(name ORDER BY name COLLATE "C") FROM (
+        SELECT proname::text AS name FROM func WHERE pg_get_functiondef(oid) ~* '\m(from|join|update|into|table)\s+pgq_running(_batch)?\M'
+        UNION
+        SELECT view FROM used WHERE relname IN ('pgq_running', 'pgq_running_batch')) AS t),
+    '{_pgq_complete_held,_pgq_complete_packed,_pgq_expire_leases,_pgq_mark_lost,_pgq_packed,_pgq_running,_pgq_sweep_workers,_pgq_take,_pgq_unpack,
+      _pgq_unpack_jobs,pgq_cancel,pgq_claim,pgq_claim_batch,pgq_extend,pgq_hold,pgq_hold_many,pgq_reconcile}',
+    'these are the functions and views that name a table of running jobs; all others read _pgq_running');
 
 SELECT is_empty($$
     SELECT i.indexrelid::regclass, a.attname, l.collname

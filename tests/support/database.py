@@ -81,14 +81,19 @@ def waits_for_lock(conn: Connection, other: Connection) -> bool:
 
 
 def expire(conn: Connection, *ids: int) -> None:
-    """End the leases of these jobs, or of all jobs, a second ago, and move their claims back by a minute."""
+    """
+    End the leases of these jobs, or of all jobs, a second ago, and move their claims back by a minute.
+
+    Jobs that are packed with one of them lose their lease with it.
+    """
     # A lease that ends no later than its claim means that the session of its worker is gone, so claims move, too.
-    conn.execute(
-        "UPDATE pgq_running SET claimed_at = claimed_at - interval '1 minute', "
-        "lease_until = clock_timestamp() - interval '1 second' "
-        "WHERE id = ANY (%(ids)s) OR %(ids)s::bigint[] = '{}'",
-        {"ids": list(ids)},
-    )
+    for table, of_these in (("pgq_running", "id = ANY (%(ids)s)"), ("pgq_running_batch", "ids && %(ids)s::bigint[]")):
+        conn.execute(
+            f"UPDATE {table} SET claimed_at = claimed_at - interval '1 minute', "
+            f"lease_until = clock_timestamp() - interval '1 second' "
+            f"WHERE {of_these} OR %(ids)s::bigint[] = '{{}}'".encode(),
+            {"ids": list(ids)},
+        )
 
 
 def jobs(conn: Connection) -> list[tuple[Any, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,7 +23,7 @@ SEE = (
     "ARRAY(SELECT (e ->> 'at')::timestamptz FROM jsonb_array_elements(j.errors) AS e) AS failed_at, r.token, "
     "j.lease_until, j.cancel_requested_at IS NOT NULL AS requested, j.result, j.ended_at, "
     "coalesce(r.losses, j.losses) AS losses "
-    "FROM pgq_jobs AS j LEFT JOIN pgq_running AS r USING (id)"
+    "FROM pgq_jobs AS j LEFT JOIN _pgq_running AS r USING (id)"
 )
 
 # Few values of each, so that jobs are often twins.
@@ -73,6 +73,7 @@ class Machine(RuleBasedStateMachine):
     """Each rule makes a call on the database and on the model; afterwards the tables and the model agree."""
 
     connections: tuple[Connection, ...]
+    claim_query = "SELECT id, token, attempt, args, lease_until FROM pgq_claim(%s, %s, %s)"
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,8 +156,15 @@ class Machine(RuleBasedStateMachine):
         new = rows[n][column] if rows else -1 - n
         return new if new not in model.jobs else -1 - n
 
-    def take(self, where: Where, names: list[str], max_jobs: int, lease: timedelta, locked: int | None = None) -> None:
-        """Claim jobs while the other connection holds the job ``locked``."""
+    def packed_with(self, job_id: int) -> set[int]:
+        """Return the ids of the jobs that are packed into one row with a job; that of the job if it is in its own."""
+        query = "SELECT p.id FROM _pgq_packed AS p JOIN _pgq_packed AS o USING (token) WHERE o.id = %s"
+        return {row[0] for row in self.connections[0].execute(query, [job_id])} | {job_id}
+
+    def take(
+        self, where: Where, names: list[str], max_jobs: int, lease: timedelta, locked: Collection[int] = ()
+    ) -> None:
+        """Claim jobs while the other connection has these jobs ``locked``."""
         old = {token for _, token in self.claims}
 
         def expect(model: Model, rows: Rows) -> list[Any]:
@@ -170,12 +178,7 @@ class Machine(RuleBasedStateMachine):
                 self.claims.append((job.id, row[1]))
             return [(job.id, model.jobs[job.id].token, job.attempt, job.args, job.lease_until) for job in taken]
 
-        self.call(
-            where,
-            "SELECT id, token, attempt, args, lease_until FROM pgq_claim(%s, %s, %s)",
-            [names, max_jobs, lease],
-            expect,
-        )
+        self.call(where, self.claim_query, [names, max_jobs, lease], expect)
 
     @invariant()
     def agree(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -123,8 +123,8 @@ class Model:
 
     # Workers.
 
-    def claim(self, queues: list[str], max_jobs: int, lease: timedelta, locked: int | None = None) -> list[Job]:
-        """Return the claimed jobs, without their tokens; a running job that is locked keeps its lease."""
+    def claim(self, queues: list[str], max_jobs: int, lease: timedelta, locked: Collection[int] = ()) -> list[Job]:
+        """Return the claimed jobs, without their tokens; running jobs that are locked keep their leases."""
         self._expire(locked)
         queues = list(dict.fromkeys(queues))
         ripe = [
@@ -138,8 +138,8 @@ class Model:
         taken = sorted(ripe[: max(suspect, 1)], key=lambda job: job.place)
         return [self._set(job, state="running", attempt=job.attempt + 1, lease_until=self.now + lease) for job in taken]
 
-    def _expire(self, locked: int | None) -> None:
-        lost = [(job.lease_until, job) for job in self.jobs.values() if job.lease_until and job.id != locked]
+    def _expire(self, locked: Collection[int]) -> None:
+        lost = [(job.lease_until, job) for job in self.jobs.values() if job.lease_until and job.id not in locked]
         self._mark_lost({job.token for until, job in lost if until < self.now and (job.losses or 0) >= 0}, locked)
         for until, found in sorted(lost, key=lambda pair: pair[0]):
             if until >= self.now:
@@ -152,11 +152,11 @@ class Model:
                 delay = timedelta(0) if job.attempt == 1 else self.backoff(job, job.attempt - 1)
                 self._retry_or_end(replace(job, losses=losses), "the lease ran out", self.now + delay)
 
-    def _mark_lost(self, tokens: set[int | None], locked: int | None) -> None:
+    def _mark_lost(self, tokens: set[int | None], locked: Collection[int]) -> None:
         for token in tokens:
             together = [job for job in self.jobs.values() if job.token == token]
             for job in together:
-                if len(together) > 1 and job.id != locked and (job.losses or 0) >= 0:
+                if len(together) > 1 and job.id not in locked and (job.losses or 0) >= 0:
                     self._set(job, losses=-1 - (job.losses or 0))
 
     def held(self, job_id: int | None, token: int | None) -> Job:
@@ -184,10 +184,11 @@ class Model:
         """Keep the job as cancelled, with the reason."""
         self._end(job.failed(reason, self.now), "cancelled")
 
-    def extend(self, job: Job, lease: timedelta) -> datetime:
-        """Return the new end of the lease."""
+    def extend(self, job: Job, lease: timedelta, packed_with: Iterable[int]) -> datetime:
+        """Return the new end of the lease, which is also that of the jobs that are packed with this one."""
         until = max(job.lease_until or self.now, self.now + lease)
-        self._set(job, lease_until=until)
+        for job_id in packed_with:
+            self._set(self.jobs[job_id], lease_until=until)
         return until
 
     def put_back(self, job: Job, ripe_at: datetime, word: str) -> str:
@@ -212,7 +213,7 @@ class Model:
             return "requested"
         if job.lease_until is not None:
             if (job.losses or 0) >= 0:
-                self._mark_lost({job.token}, None)
+                self._mark_lost({job.token}, ())
             job = self.jobs[job_id].failed("the lease ran out", self.now)
         self._end(job, "cancelled")
         return "cancelled"

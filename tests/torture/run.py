@@ -124,7 +124,7 @@ def drain(conn: psycopg.Connection[tuple[int, ...]], workers: Workers) -> None:
     give_up_at = time.monotonic() + DRAINS_WITHIN
     while time.monotonic() < give_up_at:
         workers.replace_ended()
-        row = conn.execute("SELECT (SELECT count(*) FROM pgq_waiting) + (SELECT count(*) FROM pgq_running)").fetchone()
+        row = conn.execute("SELECT (SELECT count(*) FROM pgq_waiting) + (SELECT count(*) FROM _pgq_running)").fetchone()
         if row == (0,):
             return
         time.sleep(0.05)

@@ -45,6 +45,22 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER note_foreign_end AFTER DELETE ON pgq_running FOR EACH ROW EXECUTE FUNCTION torture.note_foreign_end();
+
+-- A batch that is unpacked ends no attempt.
+CREATE FUNCTION torture.note_foreign_completion() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    session text := current_setting('application_name');
+BEGIN
+    IF starts_with(session, 'pgq ') AND NOT starts_with(session, 'pgq ' || OLD.worker)
+       AND OLD.lease_until > clock_timestamp()
+       AND NOT EXISTS (SELECT FROM pgq_running AS r WHERE r.token = OLD.token) THEN
+        INSERT INTO torture.foreign_end
+        SELECT id, OLD.kinds[1], OLD.worker, substr(session, 5) FROM unnest(OLD.ids) AS id;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER note_foreign_end AFTER UPDATE OF gone OR DELETE ON pgq_running_batch
+    FOR EACH ROW EXECUTE FUNCTION torture.note_foreign_completion();
 """
 
 

@@ -98,10 +98,11 @@ class Lives(Machine):
             with pytest.raises(psycopg.Error, match="is not held"):
                 conn.execute("SELECT pgq_hold(%s, %s)", [job_id, token])
             return
+        locked = self.packed_with(job_id)
         with conn.transaction():
             conn.execute("SELECT pgq_hold(%s, %s)", [job_id, token])
             self.travel(span)
-            self.take((1 - on, True), ["default", "a"], 2, self.lease(span), job_id)
+            self.take((1 - on, True), ["default", "a"], 2, self.lease(span), locked)
             self.call(
                 (on, True),
                 "SELECT pgq_complete(%s, %s)",
@@ -175,11 +176,12 @@ class Lives(Machine):
     def extend(self, claim: Claim, where: Where, span: timedelta) -> None:
         """A lease gets longer, never shorter."""
         given, lease = self.claimed(claim), self.lease(span)
+        packed_with = self.packed_with(given[0])
         self.call(
             where,
             "SELECT pgq_extend(%s, %s, %s)",
             [*given, lease],
-            lambda model, _: [(model.extend(model.held(*given), lease),)],
+            lambda model, _: [(model.extend(model.held(*given), lease, packed_with),)],
         )
 
     @some("running")
@@ -257,3 +259,28 @@ def lives(conn: Connection, connect: Connect) -> type[Lives]:
 def test_jobs_live_as_the_model_promises(lives: type[Lives]) -> None:
     """After every step of a random sequence, each result and each table is what the model says."""
     hunt(lambda seed: run_state_machine_as_test(seed(lives), settings=bounds(100, 60)))
+
+
+class PackedLives(Lives):
+    """Claim by pgq_claim_batch, which packs the jobs of every claim that it may pack."""
+
+    # A call that takes no job rescues none, so pgq_claim does that before.
+    claim_query = (
+        "SELECT j.id, b.token, j.attempt, j.args::jsonb, b.lease_until "
+        "FROM (SELECT count(*) AS jobs FROM pgq_claim('{none}', 0)) AS no "
+        "CROSS JOIN LATERAL pgq_claim_batch(%s, no.jobs + %s, %s) AS b "
+        "CROSS JOIN LATERAL unnest(b.ids, b.attempts, b.args) AS j (id, attempt, args)"
+    )
+
+
+def test_packed_jobs_live_as_the_model_promises(conn: Connection, connect: Connect) -> None:
+    """A job has the same life in a packed batch as in a row, but for its lease, which the batch has in common."""
+    conn.execute(
+        "CREATE OR REPLACE FUNCTION _pgq_is_plain(jobs bigint, bytes bigint, failed bigint) RETURNS boolean "
+        "LANGUAGE sql IMMUTABLE RETURN failed = 0"
+    )
+
+    class Here(PackedLives):
+        connections = (conn, connect())
+
+    hunt(lambda seed: run_state_machine_as_test(seed(Here), settings=bounds(50, 60)))

@@ -97,10 +97,14 @@ def _remove(conn: psycopg.Connection[Any], schema: str, objects: Sequence[tuple[
     name = sql.Identifier(schema)
     with conn.transaction():
         conn.execute("SELECT set_config('lock_timeout', '500ms', true)")
-        # No job may come between the count and the removal.
-        conn.execute(sql.SQL("LOCK TABLE {0}.pgq_waiting, {0}.pgq_running").format(name))
-        live = sql.SQL("SELECT (SELECT count(*) FROM {0}.pgq_waiting) + (SELECT count(*) FROM {0}.pgq_running)")
-        (jobs,) = conn.execute(live.format(name)).fetchone() or (0,)
+        # Up to 0.2.0, all running jobs were rows of pgq_running.
+        packs = conn.execute("SELECT to_regclass(%s)", [f"{name.as_string()}._pgq_running"]).fetchone() != (None,)
+        running = "_pgq_running" if packs else "pgq_running"
+        tables = [sql.Identifier(schema, table) for table in ("pgq_waiting", running)]
+        # No job may come between the count and the removal. To lock a view locks what it reads.
+        conn.execute(sql.SQL("LOCK TABLE {}, {}").format(*tables))
+        live = sql.SQL("SELECT (SELECT count(*) FROM {}) + (SELECT count(*) FROM {})")
+        (jobs,) = conn.execute(live.format(*tables)).fetchone() or (0,)
         if jobs and not force:
             raise JobsRemain(f"{jobs} jobs wait or run", hint="Let them be done, or give --force to lose them.")
         if objects is None:
