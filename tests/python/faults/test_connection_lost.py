@@ -14,7 +14,8 @@ from support.database import Connection, jobs
 from support.threads import Thread, eventually
 from support.workers import MakeWorker, drain
 
-from pgq import Handlers, Job, Queue, Worker, WorkerQueue
+from pgq import Handlers, Job, Queue, Worker
+from pgq.worker.inside import Inside
 from pgq.worker.loop import Loop
 from pgq.worker.settings import Timing
 
@@ -178,16 +179,17 @@ def test_a_job_whose_connection_is_lost_before_its_handler_is_released(
     attempts: list[int] = []
     handlers.handler("k", transaction=True)(lambda job, conn: attempts.append(job.attempt))
     queue.enqueue("k", max_retries=0)
-    hold, cuts = WorkerQueue.hold, [1]
+    send, cuts = Inside.send, [1]
 
-    def cut_before(self: WorkerQueue, job: Job) -> str:
+    def cut_before(self: Inside, *statements: str) -> list[tuple[Any, ...]]:
         if cuts:
             cuts.pop()
             cut(queue.conn)
-        return hold(self, job)
+        return send(self, *statements)
 
-    monkeypatch.setattr(WorkerQueue, "hold", cut_before)
+    monkeypatch.setattr(Inside, "send", cut_before)
     run_until_empty(queue.conn, worker)
+    assert cuts == []
     assert attempts == [1]
 
 

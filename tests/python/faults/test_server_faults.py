@@ -16,10 +16,11 @@ from support.database import Connect, Connection, jobs, one
 from support.servers import Place
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Job, Queue, Worker, WorkerQueue
+from pgq import Handlers, Job, Queue, Worker
 from pgq.job import Claim
 from pgq.schema.install import install
 from pgq.views import Views
+from pgq.worker.inside import Inside
 from pgq.worker.settings import Timing
 from pgq.worker.turn import Turn
 
@@ -50,7 +51,8 @@ def cut_first(conn: Connection, event: str) -> None:
         "CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
         "IF nextval('public.cuts') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; RETURN NULL; END$$"
     )
-    conn.execute(f"CREATE TRIGGER cut AFTER {event} FOR EACH ROW EXECUTE FUNCTION cut()".encode())
+    kind = "CONSTRAINT TRIGGER" if "DEFERRED" in event else "TRIGGER"
+    conn.execute(f"CREATE {kind} cut AFTER {event} FOR EACH ROW EXECUTE FUNCTION cut()".encode())
 
 
 class Run:
@@ -123,13 +125,32 @@ def test_jobs_whose_claim_lost_its_result_are_released(
     assert sorted(ran) == [(-1, 1), (0, 1), (1, 1), (2, 1)]
 
 
+STEPS = {
+    # How a message begins before which the session ends, and the attempt that has the effect.
+    "before hold": ("BEGIN", 1),
+    "before complete": ("SELECT", 2),
+    # Or how it ends.
+    "in the handler": (None, 2),
+    "in the completion": ("DELETE ON pgq_running", 2),
+    "in the commit": ("INSERT ON effect DEFERRABLE INITIALLY DEFERRED", 2),
+}
+
+
 @pytest.mark.happens("a connection is lost")
-@pytest.mark.parametrize("step", ["before hold", "in the handler", "before complete", "in the completion"])
+@pytest.mark.parametrize("batch", [None, 10])
+@pytest.mark.parametrize("step", STEPS)
 def test_a_transactional_job_survives_the_end_of_its_session_at_each_step(
-    conn: Connection, queue: Queue, handlers: Handlers, worker: Worker, monkeypatch: pytest.MonkeyPatch, step: str
+    conn: Connection,
+    queue: Queue,
+    handlers: Handlers,
+    worker: Worker,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    batch: int | None,
 ) -> None:
     """Its effect is there once. An attempt whose handler had not started does not count."""
     conn.execute("CREATE TABLE effect (job bigint, attempt integer)")
+    where, attempt = STEPS[step]
     cuts = [1]
 
     def once(pid: int) -> None:
@@ -137,24 +158,18 @@ def test_a_transactional_job_survives_the_end_of_its_session_at_each_step(
             cuts.pop()
             cut(conn, [pid])
 
-    hold, complete = WorkerQueue.hold, WorkerQueue._complete_in
-    if step == "in the completion":
-        cut_first(conn, "DELETE ON pgq_running")
+    if where is not None and " ON " in where:
+        cut_first(conn, where)
+    send = Inside.send
 
-    def held(self: WorkerQueue, job: Job) -> str:
-        if step == "before hold":
-            once(self.conn.info.backend_pid)
-        return hold(self, job)
+    def cut_before(self: Inside, *statements: str) -> list[tuple[Any, ...]]:
+        if where is not None and statements[0].startswith(where):
+            once(self.queue().conn.info.backend_pid)
+        return send(self, *statements)
 
-    def completed(self: WorkerQueue, transaction: str, job: Job, result: Any = None) -> bool:
-        if step == "before complete":
-            once(self.conn.info.backend_pid)
-        return complete(self, transaction, job, result)
+    monkeypatch.setattr(Inside, "send", cut_before)
 
-    monkeypatch.setattr(WorkerQueue, "hold", held)
-    monkeypatch.setattr(WorkerQueue, "_complete_in", completed)
-
-    @handlers.handler("k", transaction=True)
+    @handlers.handler("k", transaction=True, batch=batch)
     def k(job: Job, inside: Connection) -> None:
         inside.execute("INSERT INTO effect VALUES (%s, %s)", [job.id, job.attempt])
         if step == "in the handler":
@@ -162,8 +177,71 @@ def test_a_transactional_job_survives_the_end_of_its_session_at_each_step(
 
     enqueued = queue.enqueue("k", backoff="0")
     Run(conn, worker).finish()
-    attempt = 1 if step == "before hold" else 2
+    assert cuts == [] or " ON " in str(where)
     assert conn.execute("SELECT * FROM effect").fetchall() == [(enqueued.id, attempt)]
+
+
+def hold_fails(conn: Connection, action: str) -> None:
+    """Let the call that first holds the second job fail, or end its session."""
+    conn.execute("CREATE SEQUENCE holds")
+    conn.execute("ALTER FUNCTION pgq_hold_many(bigint[], bigint[]) RENAME TO hold_many")
+    conn.execute(
+        "CREATE FUNCTION pgq_hold_many(ids bigint[], tokens bigint[]) RETURNS SETOF bigint LANGUAGE plpgsql AS $$BEGIN "
+        f"IF ids = '{{2}}' AND nextval('public.holds') = 1 THEN {action}; END IF; "
+        "RETURN QUERY SELECT public.hold_many(ids, tokens); END$$".encode()
+    )
+
+
+@pytest.mark.parametrize(
+    "action",
+    ["PERFORM pg_terminate_backend(pg_backend_pid())", "RAISE 'no' USING ERRCODE = '55P03'", "PERFORM 1 / 0"],
+    ids=["the session ends", "lock timeout", "another error"],
+)
+def test_a_job_is_done_although_the_hold_of_the_next_one_fails(
+    conn: Connection,
+    queue: Queue,
+    handlers: Handlers,
+    worker: Worker,
+    caplog: pytest.LogCaptureFixture,
+    action: str,
+) -> None:
+    """The hold comes after the COMMIT, in the same message. Both jobs run once; neither is said to have failed."""
+    conn.execute("CREATE TABLE effect (job bigint, attempt integer)")
+    hold_fails(conn, action)
+
+    @handlers.handler("k", transaction=True)
+    def k(job: Job, inside: Connection) -> None:
+        inside.execute("INSERT INTO effect VALUES (%s, %s)", [job.id, job.attempt])
+
+    with caplog.at_level(logging.DEBUG, "pgq"):
+        queue.enqueue_many({"kind": "k", "args": n} for n in range(3))
+        Run(conn, worker).finish()
+    assert one(conn, "SELECT last_value FROM holds") > 1
+    assert conn.execute("SELECT * FROM effect ORDER BY job").fetchall() == [(n, 1) for n in (1, 2, 3)]
+    actions = [record.__dict__["action"] for record in caplog.records if "job_id" in record.__dict__]
+    # A session that has ended cannot say that its transaction has committed.
+    assert sorted(actions) == sorted(["lost" if "terminate" in action else "done", "done", "done"])
+
+
+def test_a_job_whose_commit_fails_has_failed_and_the_next_one_is_done(
+    conn: Connection, queue: Queue, handlers: Handlers, worker: Worker
+) -> None:
+    """A constraint that is deferred fails at the COMMIT."""
+    conn.execute("CREATE TABLE parent (id bigint PRIMARY KEY)")
+    conn.execute("CREATE TABLE child (id bigint REFERENCES parent DEFERRABLE INITIALLY DEFERRED)")
+    conn.execute("CREATE TABLE effect (job bigint)")
+
+    @handlers.handler("k", transaction=True)
+    def k(job: Job, inside: Connection) -> None:
+        inside.execute("INSERT INTO effect VALUES (%s)", [job.id])
+        if job.args % 2 == 0:
+            inside.execute("INSERT INTO child VALUES (%s)", [job.id])
+
+    queue.enqueue_many({"kind": "k", "args": n, "max_retries": 0} for n in range(4))
+    Run(conn, worker).finish(left=2)
+    assert jobs(conn) == [(1, "dead", 1), (3, "dead", 1)]
+    assert "ForeignKeyViolation" in Views(conn).job(3)["errors"][0]["error"]
+    assert conn.execute("SELECT job FROM effect ORDER BY job").fetchall() == [(2,), (4,)]
 
 
 def test_a_settlement_that_ends_before_its_commit_is_repeated(

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import psycopg
+from psycopg.pq import Escaping
 from psycopg.rows import args_row
 
 from pgq import handlers
@@ -22,8 +23,8 @@ AS_TEXT: Final = {"payload": "args::text", "context": "context::text"}
 MAX_BYTES: Final = 16 * 1024 * 1024
 # Until the end of the transaction; a shorter limit, such as that of the database, stays.
 LIMIT_IDLE: Final = (
-    "set_config('idle_in_transaction_session_timeout', ceil(1000 * extract(epoch FROM least(make_interval(secs => "
-    "%s::float8), nullif(current_setting('idle_in_transaction_session_timeout')::interval, '0'))))::text, true)"
+    "pg_catalog.set_config('idle_in_transaction_session_timeout', ceil(1000 * extract(epoch FROM least(make_interval("
+    "secs => {}), nullif(current_setting('idle_in_transaction_session_timeout')::interval, '0'))))::text, true)"
 )
 # The longest of PostgreSQL's timeouts, in milliseconds.
 MAX_TIMEOUT: Final = 2**31
@@ -123,17 +124,8 @@ class WorkerQueue(Queue):
 
     def hold(self, job: Job) -> str:
         """Lock the job until the end of the transaction, and return the transaction's id. Raises LeaseLost."""
-        return self._hold(job)
-
-    def _hold(self, job: Job, idle_limit: float | None = None) -> str:
-        """Hold the job, in a transaction whose session the server ends when it is idle for so many seconds."""
-        values: list[Any] = [job.id, job.token]
-        more = ""
-        if idle_limit is not None and 1000 * idle_limit < MAX_TIMEOUT:
-            more = f", {LIMIT_IDLE}"
-            values.append(idle_limit)
-        query = f"SELECT pg_current_xact_id()::text, {self._prefix}pgq_hold(%s::bigint, %s::bigint){more}"
-        return str(self._row(query, values)[0])
+        query = f"SELECT pg_current_xact_id()::text, {self._prefix}pgq_hold(%s::bigint, %s::bigint)"
+        return str(self._row(query, [job.id, job.token])[0])
 
     def hold_many(self, jobs: Sequence[Job]) -> set[int]:
         """Lock the jobs whose lease is not lost until the end of the transaction, and return their ids."""
@@ -150,26 +142,56 @@ class WorkerQueue(Queue):
 
     def _complete_json(self, job: Job, result: str | None, note: str | None = None) -> None:
         """Complete the job; the result is JSON text. Raises LeaseLost."""
-        call, values = self._completion(job, result, note)
-        self._row(f"SELECT {call}", values)
-
-    def _complete_in(self, transaction: str, job: Job, result: str | None, note: str | None = None) -> bool:
-        """Complete the job, but only in the transaction with this id; return whether that is the current one."""
-        call, values = self._completion(job, result, note)
-        ended = self._row(
-            f"SELECT CASE WHEN pg_current_xact_id()::text = %s THEN {call} END",
-            [transaction, *values],
+        self._row(
+            f"SELECT {self._prefix}pgq_complete(%s::bigint, %s::bigint, %s::jsonb, %s::text)",
+            [job.id, job.token, result, note],
         )
-        return ended[0] is not None
 
-    def _completion(self, job: Job, result: str | None, note: str | None) -> tuple[str, list[Any]]:
-        """Return a call of pgq_complete, and its values."""
-        values: list[Any] = [job.id, job.token, result]
-        more = ""
-        if note is not None:
-            values.append(note)
-            more = ", %s::text"
-        return f"{self._prefix}pgq_complete(%s::bigint, %s::bigint, %s::jsonb{more})", values
+    def _complete_in(self, transaction: str, job: Job, result: str | None, note: str | None = None) -> None:
+        """
+        Complete the job, but only in the transaction with this id.
+
+        Raises LeaseLost, and psycopg.errors.InvalidTransactionState in any other transaction.
+        """
+        self._row(
+            f"SELECT {self._prefix}pgq_complete(%s::bigint, %s::bigint, %s::jsonb, %s::text, %s::text)",
+            [job.id, job.token, result, note, transaction],
+        )
+
+    def holding(self, jobs: Sequence[Job], idle_limit: float | None = None) -> str:
+        """
+        Return a statement that holds jobs, and returns the id of the transaction and an array of the ids that it holds.
+
+        With ``idle_limit`` the server ends the session when the transaction is idle for so many seconds.
+        """
+        ids, tokens = held(jobs)
+        limit = ""
+        if idle_limit is not None and 1000 * idle_limit < MAX_TIMEOUT:
+            limit = f", {LIMIT_IDLE.format(float(idle_limit))}"
+        return (
+            "SELECT pg_catalog.pg_current_xact_id()::text, "
+            f"ARRAY(SELECT {self._prefix}pgq_hold_many('{ids}', '{tokens}')){limit}"
+        )
+
+    def completing(self, transaction: str, job: Job, result: str | None, note: str | None) -> str:
+        """
+        Return a statement that completes the job as ``_complete_in`` does; result and note are ASCII.
+
+        libpq quotes them, because a handler may have given the connection another adapter of text.
+        """
+        escaping = Escaping(self.conn.pgconn)
+        kept, said = (
+            "NULL" if text is None else bytes(escaping.escape_literal(text.encode("ascii"))).decode("ascii")
+            for text in (result, note)
+        )
+        return f"SELECT {self._prefix}pgq_complete({job.id}, {job.token}, {kept}, {said}, '{transaction}')"
+
+    def committed(self, transaction: str, job: Job) -> str:
+        """Return a statement that returns whether this transaction, which completes the job, has committed."""
+        return (
+            f"SELECT pg_catalog.pg_xact_status('{transaction}') = 'committed' AND NOT EXISTS "
+            f"(SELECT FROM {self._prefix}pgq_hold_many('{{{job.id}}}', '{{{job.token}}}'))"
+        )
 
     def complete_many(self, jobs: Sequence[Job]) -> set[int]:
         """Complete the jobs whose lease is not lost, and return their ids."""

@@ -40,6 +40,13 @@ class ClaimedJobs:
         except IndexError:
             return None
 
+    def peek(self) -> Job | None:
+        """Return the next job without taking it."""
+        try:
+            return self.unstarted[0]
+        except IndexError:
+            return None
+
     def next_of_kind(self, kind: str, count: int) -> list[Job]:
         """Take the next jobs of a kind."""
         with self._lock:

@@ -15,8 +15,8 @@ from pgq.job import Job
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.execution import Execution
 from pgq.worker.handler_call import HandlerCall
+from pgq.worker.inside import Inside
 from pgq.worker.outcomes import Result
-from pgq.worker.session import Session
 from pgq.worker.settings import Settings
 from pgq.worker.timeout import Interruption
 from pgq.worker.transactions import Transactions
@@ -28,16 +28,18 @@ class Executor:
 
     Whatever goes wrong in a handler is the failure of its own job. Transactional handlers use a session of their own,
     so that none can touch the one through which the loop claims and settles. ``extend`` extends the lease of a job;
-    ``unpack`` lets the server keep a job and those that were claimed with it in rows of their own.
+    ``unpack`` lets the server keep a job and those that were claimed with it in rows of their own;
+    ``peek`` returns the job that the loop will run next, if there is one.
     """
 
     def __init__(
         self,
         handlers: Handlers,
-        session: Session,
+        session: Inside,
         settings: Settings,
         extend: Callable[[Job, timedelta], datetime],
         unpack: Callable[[Job], None],
+        peek: Callable[[], Job | None],
     ) -> None:
         self.handlers = handlers
         self.session = session
@@ -46,8 +48,9 @@ class Executor:
         self.interruption = Interruption()
         self._extend = extend
         self._unpack = unpack
+        self._peek = peek
         self.handler_call = HandlerCall(handlers, self.interruption, settings.timing.clock)
-        self._transactions = Transactions(self.handler_call, session, settings)
+        self._transactions = Transactions(self.handler_call, session, settings, self._following)
 
     @property
     def execution(self) -> Execution | None:
@@ -61,6 +64,8 @@ class Executor:
         A result is an outcome that is to be recorded, or a settlement where the job's transaction has recorded it.
         Raises NotBegun.
         """
+        if not handler.transaction:
+            self.let_go()
         self.handler_call.begin(handler, jobs, claimed_at)
         try:
             if handler.batch is not None:
@@ -68,6 +73,13 @@ class Executor:
             return [(self._transactions.run_one if handler.transaction else self._run_one)(handler, jobs[0])]
         finally:
             self.handler_call.end()
+
+    def let_go(self, *, unless: Job | None = None) -> None:
+        """
+        Hold no job before its turn, except for this one. The loop calls this before it runs another job, settles,
+        releases or sleeps: a release would wait for the transaction that holds the job.
+        """
+        self._transactions.let_go(unless)
 
     def extend(self, job: Job, lease: timedelta | None) -> datetime:
         """Extend the lease of a job; ``Job.extend`` calls this."""
@@ -85,6 +97,14 @@ class Executor:
             self._unpack(job)
             job._claim.packed = False
         WorkerQueue(conn, schema=self.settings.schema, handlers=self.handlers).complete(job, result)
+
+    def _following(self) -> tuple[Handler, Job] | None:
+        """Return the next job and its handler, if that takes one job at a time, in a transaction."""
+        job = self._peek()
+        handler = None if job is None or job._cancelled else self.handlers.get(job.kind)
+        if job is None or handler is None or not handler.transaction or handler.batch is not None:
+            return None
+        return handler, job
 
     def _refuse_in_child(self) -> None:
         """Raise RuntimeError in a process that a handler has forked, where a lock of the worker may never be free."""

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from random import uniform
+from typing import TypeVar
 
 import psycopg
 
@@ -18,6 +19,7 @@ from pgq.worker.claimed import ClaimedJobs
 from pgq.worker.execution import NotBegun
 from pgq.worker.executor import Executor
 from pgq.worker.idle import IdleLoops
+from pgq.worker.inside import Inside
 from pgq.worker.joblog import first_line
 from pgq.worker.liveness import Liveness
 from pgq.worker.outcomes import Declined, Released
@@ -30,6 +32,7 @@ from pgq.worker.short_path import ShortPath
 from pgq.worker.sleep import Sleep
 from pgq.worker.suspect import LoopAtGate
 from pgq.worker.ticker import Ticker
+from pgq.worker.transactions import MOST_IN_BATCH
 from pgq.worker.wakeup import Wakeup
 
 # Errors that time or another connection may mend: the server is gone, out of space, or read-only after a failover. A
@@ -39,6 +42,9 @@ UNAVAILABLE = (
     psycopg.errors.ReadOnlySqlTransaction,
     psycopg.errors.FeatureNotSupported,
 )
+
+
+S = TypeVar("S", bound=Session)
 
 
 class Loop:
@@ -69,10 +75,10 @@ class Loop:
         self.wakeup = Wakeup()
         state.wakeups.append(self.wakeup)
         self.batch_size = BatchSize(settings.batch, settings.batch_bytes)
-        self.session = self._session()
+        self.session = self._session(Session)
         # The session of transactional handlers.
-        self.inside = self._session()
-        self.executor = Executor(handlers, self.inside, settings, extend, self._unpack)
+        self.inside = self._session(Inside)
+        self.executor = Executor(handlers, self.inside, settings, extend, self._unpack, self.peek)
         self.settler = Settler(settings, self.session, served, state.done, lambda: not handlers.any_transaction)
         self.ticker = Ticker(self.tick, self.timing.tick)
         self.claimed = ClaimedJobs(self.settler, state.budget, self.session.lock)
@@ -95,9 +101,9 @@ class Loop:
         self.sleep = Sleep(settings, state, self.session, handlers, idle, served, self.wakeup, self.liveness)
         self._tick_again_at = 0.0
 
-    def _session(self) -> Session:
+    def _session(self, kind: type[S]) -> S:
         settings = self.settings
-        return Session(
+        return kind(
             settings.server,
             settings.name,
             settings.schema,
@@ -197,15 +203,20 @@ class Loop:
         """Run the claimed jobs while they may begin."""
         begin_until = self.claimed.at + self.settings.begin_within
         begun_at, begun = self.timing.clock(), 0
-        while not self.state.stopping:
-            begun += self.short_path.run(begin_until)
-            if self._may_not_begin(begin_until) or (job := self.claimed.next()) is None:
-                break
-            begun += self.dispatch(job)
-            if self._may_not_begin(begin_until):
-                break
-            if self.settler.is_due:
-                self.settle()
+        try:
+            while not self.state.stopping:
+                self.executor.let_go(unless=self.claimed.peek())
+                begun += self.short_path.run(begin_until)
+                if self._may_not_begin(begin_until) or (job := self.claimed.next()) is None:
+                    break
+                begun += self.dispatch(job)
+                if self._may_not_begin(begin_until):
+                    break
+                if self.settler.is_due:
+                    self.executor.let_go()
+                    self.settle()
+        finally:
+            self.executor.let_go()
         if begun:
             self.batch_size.note(begun, self.timing.clock() - begun_at)
 
@@ -213,6 +224,10 @@ class Loop:
         """Return whether no further job may begin; jobs of this batch may until then."""
         now = self.timing.clock()
         return self.state.stopping or now > until or self.gate.is_closed(now)
+
+    def peek(self) -> Job | None:
+        """Return the job that comes next, unless the loop is to stop."""
+        return None if self.state.stopping else self.claimed.peek()
 
     def dispatch(self, job: Job) -> int:
         """
@@ -228,7 +243,8 @@ class Loop:
             return 0
         jobs = [job]
         if handler.batch is not None:
-            jobs += self.claimed.next_of_kind(job.kind, handler.batch - 1)
+            most = min(handler.batch, MOST_IN_BATCH) if handler.transaction else handler.batch
+            jobs += self.claimed.next_of_kind(job.kind, most - 1)
         # A job that is to be cancelled goes back: the database then ends it.
         if cancelled := [job for job in jobs if job._cancelled]:
             jobs = [job for job in jobs if not job._cancelled]

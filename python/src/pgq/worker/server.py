@@ -79,12 +79,15 @@ class Server:
                 given[name] = os.path.abspath(given[name])
         return cls(make_conninfo(**given), environment)
 
-    def connect(self, name: str) -> psycopg.Connection[Any]:
+    def connect(
+        self, name: str, connection_class: type[psycopg.Connection[Any]] | None = None
+    ) -> psycopg.Connection[Any]:
         """Open a connection in autocommit mode that notices within some ten seconds that its server is unreachable."""
+        connect = psycopg.connect if connection_class is None else connection_class.connect
         given = conninfo_to_dict(self.conninfo)
         with self.restored_environment():
             return withheld(
-                lambda: psycopg.connect(
+                lambda: connect(
                     make_conninfo(
                         self.conninfo, **{key: value for key, value in REACHABLE.items() if not given.get(key)}
                     ),

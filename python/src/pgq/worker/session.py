@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import psycopg
 from psycopg import sql
@@ -57,6 +57,9 @@ class Session:
     transaction pooler nothing is set or kept in the session.
     """
 
+    # A class of connections, where it is not psycopg's own.
+    connection_class: ClassVar[type[psycopg.Connection[Any]] | None] = None
+
     def __init__(
         self,
         server: Server,
@@ -90,7 +93,7 @@ class Session:
     def queue(self) -> WorkerQueue:
         """Return the queue through this connection; connect if it is closed."""
         if self._queue is None or self._queue.conn.closed:
-            conn = self.server.connect(self.name)
+            conn = self.server.connect(self.name, self.connection_class)
             try:
                 self._prepare(conn)
                 queue = WorkerQueue(conn, schema=self.schema or self._find_schema(conn))
@@ -155,10 +158,15 @@ class Session:
         try:
             self._set_defaults(conn)
             if not self.transaction_pooler:
-                conn.execute(f"{RESET}; {CHECK_CONNECTION}" if self._can_check else RESET)
+                conn.execute(self.reset_statements.encode())
         except Exception:
             # The handler may have changed the object in any way, too.
             self.close()
+
+    @property
+    def reset_statements(self) -> str:
+        """What undoes the changes of a handler in the session."""
+        return f"{RESET}; {CHECK_CONNECTION}" if self._can_check else RESET
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -248,14 +256,20 @@ class Session:
             conn.add_notify_handler(lambda notification: notified(notification.payload))
 
     def _set_defaults(self, conn: psycopg.Connection[Any]) -> None:
-        """
-        Set the attributes of the connection object. A pooler switches server sessions, so nothing is prepared there.
-        """
+        """Set the attributes of the connection object, outside a transaction."""
         conn.autocommit = True
         conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED if self.transaction_pooler else None
+        conn.read_only = conn.deferrable = None
+        self._set_defaults_in_transaction(conn)
+
+    def _set_defaults_in_transaction(self, conn: psycopg.Connection[Any]) -> None:
+        """
+        Set those attributes of the connection object that can be set at any time.
+
+        A pooler switches server sessions, so nothing is prepared there.
+        """
         conn.prepare_threshold = None if self.transaction_pooler else PREPARE_THRESHOLD
         conn.prepared_max = PREPARED_MAX
-        conn.read_only = conn.deferrable = None
         conn.row_factory = tuple_row
         conn.cursor_factory, conn.server_cursor_factory = psycopg.Cursor, psycopg.ServerCursor
 

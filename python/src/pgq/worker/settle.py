@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Final
 
 import psycopg
-from psycopg.pq import TransactionStatus
 
 from pgq.errors import LeaseLost
 from pgq.job import Claim, Job
@@ -181,33 +180,30 @@ def record(queue: WorkerQueue, outcomes: Sequence[Outcome], lock_timeout: str) -
     return settlements + [_record_one(queue, outcome) for outcome in others]
 
 
-def complete_in(queue: WorkerQueue, transaction: str, outcome: Completed | CompletedWithNote) -> Settlement | None:
+def completion_in(
+    queue: WorkerQueue, transaction: str, outcome: Completed | CompletedWithNote
+) -> tuple[Settlement, tuple[str, ...]]:
     """
-    Complete a job in the transaction with this id, and return the settlement; None if that is not the current one.
+    Complete a job in the transaction with this id: return the settlement, and the statements that are left to execute.
 
-    A result that the database refuses does not undo the transaction. What it may refuse has a savepoint for that, which
-    costs two round trips.
+    A result that the database refuses does not undo the transaction. What it may refuse is recorded here, under a
+    savepoint, which costs three round trips. Raises psycopg.errors.InvalidTransactionState in any other transaction.
     """
-    if queue.conn.info.transaction_status == TransactionStatus.IDLE:
-        return None
+    result, note, cause = outcome.result if isinstance(outcome, Completed) else None, None, None
+    if isinstance(outcome, CompletedWithNote):
+        note, cause = outcome.note, outcome.cause
+    settlement = Settlement(outcome.job, "done", cause=cause, seconds=outcome.seconds)
     if _is_surely_stored(queue, outcome):
-        return _complete_in(queue, transaction, outcome)
+        return settlement, (queue.completing(transaction, outcome.job, result, note),)
     try:
         with queue.conn.transaction():
-            return _complete_in(queue, transaction, outcome)
+            queue._complete_in(transaction, outcome.job, result, note)
+        return settlement, ()
     except (*REFUSED, UnicodeError) as error:
         storable = _storable(outcome, error)
         if not isinstance(storable, CompletedWithNote):
             raise
-        return complete_in(queue, transaction, storable)
-
-
-def _complete_in(queue: WorkerQueue, transaction: str, outcome: Completed | CompletedWithNote) -> Settlement | None:
-    if isinstance(outcome, Completed):
-        done, cause = queue._complete_in(transaction, outcome.job, outcome.result), None
-    else:
-        done, cause = queue._complete_in(transaction, outcome.job, None, outcome.note), outcome.cause
-    return Settlement(outcome.job, "done", cause=cause, seconds=outcome.seconds) if done else None
+        return completion_in(queue, transaction, storable)
 
 
 def _is_surely_stored(queue: WorkerQueue, outcome: Completed | CompletedWithNote) -> bool:

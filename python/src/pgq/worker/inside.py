@@ -1,0 +1,151 @@
+"""The session of transactional handlers: what is sent between two of them goes to the server in one message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from pgq.errors import translated
+from pgq.job import Job
+from pgq.worker.calls import WorkerQueue
+from pgq.worker.session import Session
+
+
+class LentConnection(psycopg.Connection[Any]):
+    """
+    A connection for transactional handlers, in a transaction that their worker begins and commits.
+
+    It refuses ``commit`` and ``rollback``, as psycopg does within a ``transaction()`` block, and counts the blocks that
+    are open, because a handler must leave none.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.open_blocks = 0
+
+    def commit(self) -> NoReturn:
+        """Raise ProgrammingError."""
+        raise psycopg.ProgrammingError("a handler with transaction=True leaves it to the worker to commit")
+
+    def rollback(self) -> NoReturn:
+        """Raise ProgrammingError."""
+        raise psycopg.ProgrammingError("a handler with transaction=True raises an exception to roll back")
+
+    @contextmanager
+    def transaction(
+        self, savepoint_name: str | None = None, force_rollback: bool = False
+    ) -> Iterator[psycopg.Transaction]:
+        """Return a block with a savepoint."""
+        self.open_blocks += 1
+        try:
+            with super().transaction(savepoint_name, force_rollback) as block:
+                yield block
+        finally:
+            self.open_blocks -= 1
+
+
+class Inside(Session):
+    """The session of a loop's transactional handlers. Only the loop uses it, and lends its connection to them."""
+
+    connection_class = LentConnection
+    # Of the connection that is open.
+    _cursor: psycopg.Cursor[tuple[Any, ...]] | None = None
+    _attributes: frozenset[str] = frozenset()
+
+    @property
+    def status(self) -> TransactionStatus:
+        """The status of the transaction, as far as libpq knows without asking the server."""
+        return TransactionStatus.UNKNOWN if self._queue is None else self._queue.conn.info.transaction_status
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether there is an open transaction, in which no statement has failed."""
+        return self.status == TransactionStatus.INTRANS
+
+    @property
+    def begin(self) -> str:
+        """The statement that begins a transaction. Behind a pooler no session has a default of the worker."""
+        return "BEGIN ISOLATION LEVEL READ COMMITTED" if self.transaction_pooler else "BEGIN"
+
+    @property
+    def cleaning(self) -> tuple[str, ...]:
+        """
+        The statements that reset the session, in a transaction of their own.
+
+        RESET and UNLISTEN are undone with the transaction that they are in, so that must not be the next job's.
+        """
+        return () if self.transaction_pooler else ("BEGIN", self.reset_statements, "COMMIT")
+
+    def queue(self) -> WorkerQueue:
+        """Return the queue through this connection; connect if it is closed."""
+        before = self._queue
+        queue = super().queue()
+        if queue is not before:
+            self._attributes = frozenset(vars(queue.conn))
+            self._cursor = psycopg.Cursor(queue.conn, row_factory=tuple_row)
+        return queue
+
+    def send(self, *statements: str) -> list[tuple[Any, ...]]:
+        """
+        Execute statements that are sent in one message, and return the rows of the last one that returns any.
+
+        No statement runs after one that fails. Raises OperationalError if there is no connection.
+        """
+        if self._queue is None or self._cursor is None:
+            raise psycopg.OperationalError("the connection is closed")
+        cursor, rows = self._cursor, list[tuple[Any, ...]]()
+        with translated(self._queue.conn, statements[0]):
+            cursor.execute("; ".join(statements).encode(), prepare=False)
+            more: bool | None = True
+            while more:
+                if cursor.description is not None:
+                    rows = cursor.fetchall()
+                more = cursor.nextset()
+        return rows
+
+    def has_committed(self, transaction: str, job: Job) -> bool:
+        """Return whether the transaction with this id has committed, which completes the job."""
+        if self._queue is None:
+            return False
+        ((has_committed,),) = self.send(self._queue.committed(transaction, job))
+        return bool(has_committed)
+
+    def set_defaults(self) -> None:
+        """Set the attributes of the connection object; some can have changed outside a transaction only."""
+        if self._queue is not None:
+            if self.status == TransactionStatus.IDLE:
+                self._set_defaults(self._queue.conn)
+            else:
+                self._set_defaults_in_transaction(self._queue.conn)
+
+    def roll_back(self) -> None:
+        """Roll back what is open; close a connection through which that is not possible."""
+        if self.status in {TransactionStatus.INTRANS, TransactionStatus.INERROR}:
+            try:
+                self.send("ROLLBACK")
+            except psycopg.Error:
+                self.close()
+
+    def close_if_busy(self) -> bool:
+        """
+        Close a connection that is in the middle of something, such as a COPY, a stream, a pipeline or a block, because
+        its next user would wait for that; return whether it was.
+        """
+        if super().close_if_busy():
+            return True
+        if self._queue is None or not getattr(self._queue.conn, "open_blocks", 0):
+            return False
+        self.abandon()
+        return True
+
+    @property
+    def is_spoiled(self) -> bool:
+        """Whether a handler has set an attribute of the connection that hides one of its methods."""
+        if self._queue is None:
+            return False
+        return any(hasattr(LentConnection, name) for name in vars(self._queue.conn).keys() - self._attributes)
