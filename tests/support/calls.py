@@ -27,7 +27,7 @@ LIFE = """
     pgq_queues_to_serve()
     pgq_claim(lease => '90 s')
     pgq_hold(':id', ':token')
-    pgq_hold_many('{:id}', '{:token}')
+    pgq_hold_many('{:id}', '{:token}') AS id
     pgq_cancel_requested('{:id}', '{:token}')
     pgq_extend(':id', ':token', '2 hours')
     pgq_fail(':id', ':token', 'e')

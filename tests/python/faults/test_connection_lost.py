@@ -147,8 +147,8 @@ def test_a_worker_that_cannot_connect_at_the_start_raises(dsn: str, handlers: Ha
 
 def test_an_error_that_a_new_connection_cannot_mend_ends_the_worker(conn: Connection, worker: Worker) -> None:
     """Here a function of pgq is missing."""
-    conn.execute("DROP FUNCTION pgq_claim CASCADE")
-    with pytest.raises(Exception, match="pgq_claim"):
+    conn.execute("DROP FUNCTION pgq_claim_batch CASCADE")
+    with pytest.raises(Exception, match="pgq_claim_batch"):
         worker.run()
 
 

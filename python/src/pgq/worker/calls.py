@@ -142,10 +142,11 @@ class WorkerQueue(Queue):
 
     def _complete_json(self, job: Job, result: str | None, note: str | None = None) -> None:
         """Complete the job; the result is JSON text. Raises LeaseLost."""
-        self._row(
-            f"SELECT {self._prefix}pgq_complete(%s::bigint, %s::bigint, %s::jsonb, %s::text)",
-            [job.id, job.token, result, note],
-        )
+        values: list[Any] = [job.id, job.token, result]
+        if note is not None:
+            values.append(note)
+        more = "" if note is None else ", note => %s::text"
+        self._row(f"SELECT {self._prefix}pgq_complete(%s::bigint, %s::bigint, %s::jsonb{more})", values)
 
     def _complete_in(self, transaction: str, job: Job, result: str | None, note: str | None = None) -> None:
         """
