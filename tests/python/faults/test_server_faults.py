@@ -184,11 +184,11 @@ def test_a_transactional_job_survives_the_end_of_its_session_at_each_step(
 def hold_fails(conn: Connection, action: str) -> None:
     """Let the call that first holds the second job fail, or end its session."""
     conn.execute("CREATE SEQUENCE holds")
-    conn.execute("ALTER FUNCTION pgq_hold_many(bigint[], bigint[]) RENAME TO hold_many")
     conn.execute(
-        "CREATE FUNCTION pgq_hold_many(ids bigint[], tokens bigint[]) RETURNS SETOF bigint LANGUAGE plpgsql AS $$BEGIN "
-        f"IF ids = '{{2}}' AND nextval('public.holds') = 1 THEN {action}; END IF; "
-        "RETURN QUERY SELECT public.hold_many(ids, tokens); END$$".encode()
+        "CREATE OR REPLACE FUNCTION pgq_hold(id bigint, token bigint) RETURNS void LANGUAGE plpgsql AS $$BEGIN "
+        f"IF id = 2 AND nextval('public.holds') = 1 THEN {action}; END IF; "
+        "PERFORM FROM public.pgq_running AS r WHERE r.id = pgq_hold.id AND r.token = pgq_hold.token FOR UPDATE; "
+        "END$$".encode()
     )
 
 

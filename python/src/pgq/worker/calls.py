@@ -21,6 +21,7 @@ from pgq.queue import Queue
 AS_TEXT: Final = {"payload": "args::text", "context": "context::text"}
 # The default of pgq_claim.
 MAX_BYTES: Final = 16 * 1024 * 1024
+TRANSACTION: Final = "pg_catalog.pg_current_xact_id()::text"
 # Until the end of the transaction; a shorter limit, such as that of the database, stays.
 LIMIT_IDLE: Final = (
     "pg_catalog.set_config('idle_in_transaction_session_timeout', ceil(1000 * extract(epoch FROM least(make_interval("
@@ -159,20 +160,21 @@ class WorkerQueue(Queue):
             [job.id, job.token, result, note, transaction],
         )
 
-    def holding(self, jobs: Sequence[Job], idle_limit: float | None = None) -> str:
+    def holding(self, job: Job, idle_limit: float | None = None) -> str:
         """
-        Return a statement that holds jobs, and returns the id of the transaction and an array of the ids that it holds.
+        Return a statement that holds a job, and returns the id of the transaction; it raises LeaseLost.
 
         With ``idle_limit`` the server ends the session when the transaction is idle for so many seconds.
         """
-        ids, tokens = held(jobs)
         limit = ""
         if idle_limit is not None and 1000 * idle_limit < MAX_TIMEOUT:
             limit = f", {LIMIT_IDLE.format(float(idle_limit))}"
-        return (
-            "SELECT pg_catalog.pg_current_xact_id()::text, "
-            f"ARRAY(SELECT {self._prefix}pgq_hold_many('{ids}', '{tokens}')){limit}"
-        )
+        return f"SELECT {TRANSACTION}, {self._prefix}pgq_hold({job.id}, {job.token}){limit}"
+
+    def holding_many(self, jobs: Sequence[Job]) -> str:
+        """Return a statement that holds jobs, and returns the id of the transaction and an array of ids."""
+        ids, tokens = held(jobs)
+        return f"SELECT {TRANSACTION}, ARRAY(SELECT {self._prefix}pgq_hold_many('{ids}', '{tokens}'))"
 
     def completing(self, transaction: str, job: Job, result: str | None, note: str | None) -> str:
         """

@@ -104,7 +104,7 @@ class Transactions:
         try:
             self.let_go()
             queue = self._session.queue()
-            ((transaction, held),) = self._session.send(self._session.begin, queue.holding(jobs), SAVEPOINT)
+            ((transaction, held),) = self._session.send(self._session.begin, queue.holding_many(jobs), SAVEPOINT)
             settled += [Settlement(job, "lost") for job in jobs if job.id not in held]
             left = [job for job in jobs if job.id in held]
             while left:
@@ -153,9 +153,7 @@ class Transactions:
             self._ahead = None
             return queue, ahead.transaction
         self.let_go()
-        ((transaction, held, *_),) = self._session.send(self._session.begin, _holding(queue, handler, job))
-        if not held:
-            raise LeaseLost(f"job {job.id} is not held under token {job.token}")
+        ((transaction, *_),) = self._session.send(self._session.begin, _holding(queue, handler, job))
         return queue, transaction
 
     def _call(
@@ -196,17 +194,15 @@ class Transactions:
         rows = self._complete(job, *statements, "COMMIT", *self._session.cleaning, *begin)
         self._session.set_defaults()
         if ahead is not None:
-            ((transaction, held, *_),) = rows
+            ((transaction, *_),) = rows
             self._ahead = Ahead(ahead[1].id, ahead[1].token, transaction)
-            if not held:
-                self.let_go()
         return True
 
     def _has_committed(self, transaction: str | None, job: Job) -> bool:
         """
         Return whether the transaction that completes the job has committed, as far as the session can tell.
 
-        The statement that failed may have come after the COMMIT.
+        The statement that failed may have come after the COMMIT: the lease of the next job may be lost.
         """
         self._reset_session()
         try:
@@ -250,7 +246,7 @@ class Transactions:
 
 def _holding(queue: WorkerQueue, handler: Handler, job: Job) -> str:
     """Return the statement that holds a job for its handler."""
-    return queue.holding([job], None if handler.timeout is None else handler.timeout + IDLE_AFTER_TIMEOUT)
+    return queue.holding(job, None if handler.timeout is None else handler.timeout + IDLE_AFTER_TIMEOUT)
 
 
 def _ended(job: Job) -> TransactionEnded:
