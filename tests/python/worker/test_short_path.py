@@ -19,11 +19,18 @@ from support.workers import MakeWorker, drain
 
 from pgq import Cancelled, Drain, Handlers, Job, Queue
 from pgq.job import Claim
+from pgq.worker.django_connections import DJANGO
 from pgq.worker.loop import Loop
 from pgq.worker.settings import Timing
 from pgq.worker.timeout import Interruption
 
 Call = tuple[Claim, int]
+
+
+@pytest.fixture(autouse=True)
+def without_django(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away the Django that another test has imported: a plain handler has none around it."""
+    monkeypatch.delitem(sys.modules, DJANGO, raising=False)
 
 
 @pytest.fixture
