@@ -18,8 +18,8 @@ COMMENT ON FUNCTION _pgq_count_loss(smallint) IS
 -- Without a name only the token tells what one client held. Where several clients share a name, jobs may look as if
 -- lost together that were not; c_uncounted in _pgq_expire_leases limits how often that takes an attempt back.
 --
--- A row that a live transaction has locked counts as one of the set, and stays as it is; so do the jobs of a batch. A job whose lease the sweep
--- has ended is left out: the sweep has decided whether it was lost together with others.
+-- A row that a live transaction has locked counts as one of the set, and stays as it is; so do the jobs of a batch. A
+-- job whose lease the sweep has ended is left out: the sweep has decided whether it was lost together with others.
 CREATE FUNCTION _pgq_mark_lost(ids bigint[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
