@@ -95,7 +95,6 @@ class Executor:
         if job._claim.packed:
             # The transaction of the handler, which may stay open, then locks no other job.
             self._unpack(job)
-            job._claim.packed = False
         WorkerQueue(conn, schema=self.settings.schema, handlers=self.handlers).complete(job, result)
 
     def _following(self) -> tuple[Handler, Job] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from random import uniform
 from typing import TypeVar
@@ -111,9 +112,10 @@ class Loop:
         )
 
     def _unpack(self, job: Job) -> None:
-        """Let the server keep a job of this loop in a row of its own. Raises LeaseLost."""
-        with self.session.lock:
-            self.session.queue().hold(job)
+        """Let the server keep a job of this loop in a row of its own."""
+        # Where the wait is too long, the transaction of the handler has locked the job already.
+        with self.session.lock, suppress(psycopg.errors.LockNotAvailable):
+            self.settler.unpack([job])
 
     def run(self) -> None:
         """
@@ -288,13 +290,13 @@ class Loop:
         # A notification would wake no loop that can claim.
         self._idle.declare_awake_if_busy(at_once=True)
 
-    def settle(self) -> None:
-        """Record outcomes without claiming."""
+    def settle(self, *, patient: bool = True) -> None:
+        """Record outcomes without claiming; while a handler runs, not ``patient``."""
         if self.state.aborting:
             # Another thread gives this loop's jobs back, and then ends the process.
             threading.Event().wait()
         with self.session.lock:
-            self.settler.settle()
+            self.settler.settle(patient=patient)
 
     def tick(self) -> None:
         """
@@ -316,7 +318,7 @@ class Loop:
             if now - execution.since > min(self.timing.keep_unstarted, self.settings.begin_within):
                 self.claimed.release_unstarted()
             if self.settler.is_due:
-                self.settle()
+                self.settle(patient=False)
         except Exception as error:
             # The loop's own thread meets the error, too, and handles it; but its handler may take for ever.
             self._tick_again_at = now + self.timing.settle_again

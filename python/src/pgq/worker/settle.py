@@ -100,11 +100,29 @@ class Settler:
         timing = self.settings.timing
         return self.has_pending and timing.clock() - self.settled_at > timing.settle_after
 
-    def settle(self) -> None:
-        """Record the pending outcomes in one transaction."""
+    def unpack(self, jobs: Sequence[Job]) -> None:
+        """
+        Let the server keep these jobs, and those that were claimed with them, in rows of their own.
+
+        Raises psycopg.errors.LockNotAvailable while a transaction of a handler has locked them all.
+        """
+        unpack(self.session.queue(), jobs, self.settings.timing.lock_timeout)
+
+    def settle(self, *, patient: bool = True) -> None:
+        """
+        Record the pending outcomes in one transaction.
+
+        While a handler runs, the caller is not ``patient``: the handler may have locked its whole batch, in a
+        transaction that ends when the handler does, or waits for a lock of this worker. Then this raises
+        psycopg.errors.LockNotAvailable, and records nothing.
+        """
         queue = self.session.queue()
         done, others = self.done.copy(), self.others.copy()
+        if not patient:
+            self.unpack([outcome.job for outcome in others])
         with queue.conn.transaction():
+            if not patient:
+                limit_lock_wait(queue, self.settings.timing.lock_timeout)
             settlements = record(queue, [*_outcomes(done), *others], self.settings.timing.lock_timeout)
         lost = {settlement.job.id for settlement in settlements[: len(done)] if settlement.state == "lost"}
         self._note(done, lost, settlements[len(done) :])
@@ -164,6 +182,25 @@ def _outcomes(done: Iterable[Done]) -> list[Completed]:
     return [Completed(claim.job(index), None, seconds) for _, claim, index, seconds in done]
 
 
+def limit_lock_wait(queue: WorkerQueue, lock_timeout: str) -> None:
+    """Limit how long the rest of the transaction waits for a lock."""
+    queue.conn.execute("SELECT set_config('lock_timeout', %s, true)", [lock_timeout])
+
+
+def unpack(queue: WorkerQueue, jobs: Sequence[Job], lock_timeout: str) -> None:
+    """
+    Let the server keep these jobs, and those that were claimed with them, in rows of their own.
+
+    In a transaction that ends at once: until then it locks their whole batch. Raises psycopg.errors.LockNotAvailable.
+    """
+    if packed := [job for job in jobs if job._claim.packed]:
+        with queue.conn.transaction():
+            limit_lock_wait(queue, lock_timeout)
+            queue.hold_many(packed)
+        for job in packed:
+            job._claim.packed = False
+
+
 def record(queue: WorkerQueue, outcomes: Sequence[Outcome], lock_timeout: str) -> list[Settlement]:
     """
     Record outcomes within the caller's transaction, and return a settlement for each.
@@ -176,7 +213,7 @@ def record(queue: WorkerQueue, outcomes: Sequence[Outcome], lock_timeout: str) -
     done = queue.complete_many([outcome.job for outcome in plain]) if plain else set()
     settlements = [_completion(outcome, outcome.job.id in done) for outcome in plain]
     if others:
-        queue.conn.execute("SELECT set_config('lock_timeout', %s, true)", [lock_timeout])
+        limit_lock_wait(queue, lock_timeout)
     return settlements + [_record_one(queue, outcome) for outcome in others]
 
 
