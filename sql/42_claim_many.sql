@@ -10,7 +10,8 @@ CREATE FUNCTION _pgq_lock_in_many(
     OUT rows tid[],
     OUT jobs integer,
     OUT bytes bigint,
-    OUT suspects integer
+    OUT suspects integer,
+    OUT failed bigint
 )
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -30,6 +31,7 @@ BEGIN
     jobs := 0;
     bytes := 0;
     suspects := 0;
+    failed := 0;
     LOOP
         -- Lanes that still lie ahead need not be looked up again. Each scan begins just before its first entry.
         SELECT array_agg(l.queue), array_agg(l.priority), array_agg(l.ripe_at), array_agg(l.id), min(l.priority)
@@ -59,13 +61,15 @@ BEGIN
         SELECT _pgq_lock_in_many.rows || coalesce(array_agg(locked.ctid), '{}'),
                _pgq_lock_in_many.jobs + count(*),
                _pgq_lock_in_many.bytes + coalesce(sum(locked.bytes), 0),
-               _pgq_lock_in_many.suspects + count(locked.losses)
-        INTO rows, jobs, bytes, suspects
+               _pgq_lock_in_many.suspects + count(locked.losses),
+               _pgq_lock_in_many.failed + count(locked.newest_error)
+        INTO rows, jobs, bytes, suspects, failed
         FROM (
-            SELECT ripe.ctid, ripe.bytes, ripe.losses
+            SELECT ripe.ctid, ripe.bytes, ripe.losses, ripe.newest_error
             FROM unnest(v_queues, v_priorities, v_ripe_ats, v_ids) AS lane (queue, priority, ripe_at, id)
             CROSS JOIN LATERAL (
-                SELECT w.ctid, pg_column_size(w.args) AS bytes, w.losses
+                SELECT w.ctid, pg_column_size(w.args) + coalesce(pg_column_size(w.context), 0) AS bytes, w.losses,
+                       w.newest_error
                 FROM pgq_waiting AS w
                 WHERE w.queue = lane.queue COLLATE "C"
                   AND w.priority = lane.priority
@@ -86,8 +90,8 @@ $_pgq_lock_in_many$;
 
 COMMENT ON FUNCTION _pgq_lock_in_many(text[], bigint, timestamptz) IS
     'Lock the rows of up to max_jobs jobs of these queues, each named once, that are ripe at a time. Returns their '
-    'ctids, in the order of the lanes, their number, the size of their args as they are stored, and how many of them '
-    'are suspects.';
+    'ctids, in the order of the lanes, their number, the size of their args and contexts as they are stored, how many '
+    'of them are suspects, and how many have errors.';
 
 
 CREATE FUNCTION _pgq_drop_empty(heads pgq_head[]) RETURNS pgq_head[]

@@ -34,10 +34,17 @@ AS $pgq_claim$
 #variable_conflict use_column
 DECLARE
     v_now timestamptz := pgq_now();
-    v_lease_until timestamptz := _pgq_lease_end(v_now, lease);
+    v_allowed text[];
     v_ripe record;
 BEGIN
-    PERFORM _pgq_check_claim(queues, max_jobs, worker, max_bytes);
+    UNLISTEN pgq_nothing;  -- what _pgq_refuse_in_maintenance does, without the cost of a call
+    IF NOT _pgq_acts_as_owner() THEN
+        v_allowed := _pgq_allowed_queues('worker');
+    END IF;
+    IF _pgq_is_usual_claim(queues, max_jobs, lease, worker, max_bytes, v_now, v_allowed) IS NOT TRUE THEN
+        PERFORM _pgq_lease_end(v_now, lease);
+        PERFORM _pgq_check_claim(queues, max_jobs, worker, max_bytes);
+    END IF;
 
     v_ripe := _pgq_lock_ripe(queues, max_jobs, max_bytes, v_now);
     IF v_ripe.rows = '{}' THEN
@@ -57,7 +64,7 @@ BEGIN
         enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error
     )
     SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, t.max_retries, t.backoff, t.backoff_cap,
-           t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token, v_lease_until, pgq_claim.worker, v_now,
+           t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token, v_now + lease, pgq_claim.worker, v_now,
            t.losses, t.newest_error
     FROM taken AS t
     ORDER BY t.priority, t.ripe_at, t.id

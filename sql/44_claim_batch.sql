@@ -38,23 +38,41 @@ AS $pgq_claim_batch$
 #variable_conflict use_column
 DECLARE
     v_now timestamptz := pgq_now();
-    v_lease_until timestamptz := _pgq_lease_end(v_now, lease);
+    v_allowed text[];
     v_ended bigint[];
     v_ripe record;
-    v_is_plain boolean := false;
 BEGIN
-    PERFORM _pgq_check_claim(queues, max_jobs, worker, max_bytes);
-    IF packed IS NULL THEN
-        RAISE EXCEPTION 'packed is null'
-            USING ERRCODE = 'null_value_not_allowed',
-                  HINT = 'Leave the argument out, or pass false if single jobs of the batch end in transactions of '
-                         'their own.';
+    UNLISTEN pgq_nothing;  -- what _pgq_refuse_in_maintenance does, without the cost of a call
+    IF NOT _pgq_acts_as_owner() THEN
+        v_allowed := _pgq_allowed_queues('worker');
+    END IF;
+    IF (_pgq_is_usual_claim(queues, max_jobs, lease, worker, max_bytes, v_now, v_allowed)
+        AND packed IS NOT NULL) IS NOT TRUE THEN
+        PERFORM _pgq_lease_end(v_now, lease);
+        PERFORM _pgq_check_claim(queues, max_jobs, worker, max_bytes);
+        IF packed IS NULL THEN
+            RAISE EXCEPTION 'packed is null'
+                USING ERRCODE = 'null_value_not_allowed',
+                      HINT = 'Leave the argument out, or pass false if single jobs of the batch end in transactions of '
+                             'their own.';
+        END IF;
     END IF;
 
     -- Settled first: the maintenance of the claim would rescue a job that is done, but whose lease has ended.
+    -- A job that is alone and has no errors needs one look-up. One that is not found there may run in a packed batch.
+    IF cardinality(done_ids) = 1 AND cardinality(done_tokens) = 1 THEN
+        DELETE FROM pgq_running AS r
+        WHERE r.id = done_ids[1]
+          AND r.token = done_tokens[1]
+          AND r.newest_error IS NULL
+          AND (v_allowed IS NULL OR r.queue = ANY (v_allowed));
+        IF FOUND THEN
+            v_ended := done_ids;
+        END IF;
+    END IF;
     lost := '{}';
-    IF done_ids IS DISTINCT FROM '{}' OR done_tokens IS DISTINCT FROM '{}' THEN
-        v_ended := _pgq_complete_held(done_ids, done_tokens);
+    IF v_ended IS NULL AND (done_ids IS DISTINCT FROM '{}' OR done_tokens IS DISTINCT FROM '{}') THEN
+        v_ended := _pgq_complete_held(done_ids, done_tokens, v_allowed);
         IF cardinality(v_ended) < cardinality(done_ids) THEN
             lost := ARRAY(
                 SELECT d.id
@@ -81,16 +99,33 @@ BEGIN
         RETURN;
     END IF;
 
-    token := v_ripe.token;
-    lease_until := v_lease_until;
-    IF packed AND cardinality(v_ripe.rows) > 1 THEN
-        SELECT _pgq_is_plain(
-            count(*), sum(pg_column_size(w.args) + coalesce(pg_column_size(w.context), 0)), count(w.newest_error))
-        INTO v_is_plain
-        FROM pgq_waiting AS w
-        WHERE w.ctid = ANY (v_ripe.rows);
+    -- One job needs no aggregates, which would be half of the cost of this statement.
+    IF cardinality(v_ripe.rows) = 1 THEN
+        WITH taken AS (
+            DELETE FROM pgq_waiting AS w
+            WHERE w.ctid = ANY (v_ripe.rows)
+            RETURNING w.*
+        )
+        INSERT INTO pgq_running AS r (
+            id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
+            enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error
+        )
+        SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, t.max_retries, t.backoff,
+               t.backoff_cap, t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token, v_now + lease,
+               pgq_claim_batch.worker, v_now, t.losses, t.newest_error
+        FROM taken AS t
+        RETURNING r.token, r.lease_until, r.losses IS NOT NULL, ARRAY[r.id], ARRAY[r.queue], ARRAY[r.kind],
+                  ARRAY[r.args::text], ARRAY[r.attempt], ARRAY[r.max_retries], ARRAY[r.priority::integer],
+                  ARRAY[r.ripe_at], ARRAY[r.enqueued_at],
+                  CASE WHEN r.context IS NOT NULL THEN ARRAY[r.context::text] END
+        INTO token, lease_until, suspect, ids, queue_names, kinds, args, attempts, max_retries, priorities, ripe_ats,
+             enqueued_ats, contexts;
+        RETURN;
     END IF;
-    IF v_is_plain THEN
+
+    token := v_ripe.token;
+    lease_until := v_now + lease;
+    IF packed AND _pgq_is_plain(cardinality(v_ripe.rows), v_ripe.bytes, v_ripe.failed) THEN
         suspect := false;
         WITH taken AS (
             DELETE FROM pgq_waiting AS w
@@ -111,7 +146,7 @@ BEGIN
                 token, lease_until, worker, claimed_at, ids, queues, kinds, args, priorities, ripe_ats, attempts,
                 max_retries, backoffs, backoff_caps, dedups, dedup_keys, enqueued_ats, contexts
             )
-            SELECT v_ripe.token, v_lease_until, pgq_claim_batch.worker, v_now, b.ids, b.queues, b.kinds, b.args,
+            SELECT v_ripe.token, pgq_claim_batch.lease_until, pgq_claim_batch.worker, v_now, b.ids, b.queues, b.kinds, b.args,
                    b.priorities, b.ripe_ats, b.attempts, b.max_retries, b.backoffs, b.backoff_caps, b.dedups,
                    b.dedup_keys, b.enqueued_ats, b.contexts
             FROM batch AS b
@@ -133,7 +168,7 @@ BEGIN
             enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error
         )
         SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, t.max_retries, t.backoff,
-               t.backoff_cap, t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token, v_lease_until,
+               t.backoff_cap, t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token, pgq_claim_batch.lease_until,
                pgq_claim_batch.worker, v_now, t.losses, t.newest_error
         FROM taken AS t
     )

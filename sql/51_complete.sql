@@ -167,7 +167,7 @@ COMMENT ON FUNCTION _pgq_complete_packed(bigint, bigint[], bigint[], text[]) IS
 
 -- Packed batches first, in the order of tokens, then rows in the order of ids: a job moves from its batch to
 -- pgq_running and never back, so it is found in one of the two statements.
-CREATE FUNCTION _pgq_complete_held(ids bigint[], tokens bigint[]) RETURNS bigint[]
+CREATE FUNCTION _pgq_complete_held(ids bigint[], tokens bigint[], allowed text[]) RETURNS bigint[]
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
     SET enable_seqscan = off
@@ -175,7 +175,6 @@ CREATE FUNCTION _pgq_complete_held(ids bigint[], tokens bigint[]) RETURNS bigint
     SET plan_cache_mode = force_generic_plan
 AS $_pgq_complete_held$
 DECLARE
-    v_allowed text[] := _pgq_allowed_queues('worker');
     v_tokens bigint[];
     v_token bigint;
     v_packed bigint[] := '{}';
@@ -193,7 +192,7 @@ BEGIN
         WHERE b.token = tokens[1]
           AND b.ids = _pgq_complete_held.ids
           AND b.gone = '{}'
-          AND (v_allowed IS NULL OR b.queues <@ v_allowed);
+          AND (allowed IS NULL OR b.queues <@ allowed);
         IF FOUND THEN
             RETURN ids;
         END IF;
@@ -202,7 +201,7 @@ BEGIN
         v_tokens := ARRAY(SELECT DISTINCT t.token FROM unnest(tokens) AS t (token) ORDER BY t.token);
     END IF;
     FOREACH v_token IN ARRAY v_tokens LOOP
-        v_packed := v_packed || _pgq_complete_packed(v_token, ids, tokens, v_allowed);
+        v_packed := v_packed || _pgq_complete_packed(v_token, ids, tokens, allowed);
     END LOOP;
     IF cardinality(v_packed) = cardinality(ids) THEN
         RETURN v_packed;
@@ -222,7 +221,7 @@ BEGIN
             FROM pgq_running AS r
             WHERE r.id = given.id
               AND r.token = given.token
-              AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
+              AND (allowed IS NULL OR r.queue = ANY (allowed))
             FOR UPDATE
         ) AS held
     );
@@ -239,9 +238,9 @@ BEGIN
 END
 $_pgq_complete_held$;
 
-COMMENT ON FUNCTION _pgq_complete_held(bigint[], bigint[]) IS
-    'End running jobs that are done, without a result, each under its token, in queues that the calling role may use. '
-    'Returns the ids of the jobs that were ended. Raises what _pgq_check_pairs does.';
+COMMENT ON FUNCTION _pgq_complete_held(bigint[], bigint[], text[]) IS
+    'End running jobs that are done, without a result, each under its token, in queues that are allowed, or any if these '
+    'are NULL. Returns the ids of the jobs that were ended. Raises what _pgq_check_pairs does.';
 
 
 CREATE FUNCTION pgq_complete_many(ids bigint[], tokens bigint[]) RETURNS SETOF bigint
@@ -250,7 +249,7 @@ CREATE FUNCTION pgq_complete_many(ids bigint[], tokens bigint[]) RETURNS SETOF b
     SET search_path FROM CURRENT
 AS $pgq_complete_many$
 DECLARE
-    v_ended bigint[] := _pgq_complete_held(ids, tokens);
+    v_ended bigint[] := _pgq_complete_held(ids, tokens, _pgq_allowed_queues('worker'));
 BEGIN
     RETURN QUERY SELECT e.id FROM unnest(v_ended) AS e (id);
 END

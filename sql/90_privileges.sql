@@ -18,7 +18,7 @@ REVOKE ALL ON FUNCTION
     _pgq_update_duplicates, _pgq_resolve_duplicates,
     _pgq_check_jobs, _pgq_parse_jobs,
     pgq_enqueue_many,
-    _pgq_lease_end, _pgq_check_claim, _pgq_distinct,
+    _pgq_lease_end, _pgq_is_usual_claim, _pgq_check_claim, _pgq_distinct,
     _pgq_is_long_scan, _pgq_rescan_delay, _pgq_entries_read, _pgq_microseconds, _pgq_lane_start, _pgq_head_setting,
     _pgq_save_head, _pgq_shared_head, _pgq_replace_head, _pgq_share_head, _pgq_share_scan, _pgq_share_lanes,
     _pgq_try_scan, _pgq_await_head, _pgq_is_kept, _pgq_may_scan, _pgq_load_head, _pgq_load_heads,

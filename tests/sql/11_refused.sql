@@ -1,6 +1,6 @@
 -- Bad arguments raise an error with SQLSTATE and message, and change nothing.
 BEGIN;
-SELECT plan(124);
+SELECT plan(125);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('held');
@@ -134,7 +134,7 @@ FROM (VALUES
     ('SELECT pgq_enqueue(''d'', priority => 9, max_retries => 2147483647, backoff => ''100 years'', backoff_cap => ''100 years'')'),
     ('SELECT pgq_enqueue(''e'', priority => 0, max_retries => 0, delay => ''0'', backoff => ''0'', backoff_cap => ''0'')'),
     ('SELECT pgq_enqueue(''f'', dedup_key => repeat(''x'', 1000))'),
-    ('SELECT pgq_claim(''{none}'', 10000, ''1 year'', repeat(''w'', 200), 2147483647)'), ('SELECT pgq_purge(''100 years'', max_jobs => 0)'),
+    ('SELECT pgq_claim(''{none}'', 10000, ''1 year'', repeat(''w'', 200), 2147483647)'), ('SELECT pgq_claim(''{{none,x},{y,z}}'')'), ('SELECT pgq_purge(''100 years'', max_jobs => 0)'),
     (format('SELECT pgq_extend(%s, %s, ''1 year'')', :id, :token)),
     (format('SELECT pgq_complete(%s, %s, to_jsonb(repeat(''x'', 1048574)))', :id, :token))
 ) AS good (call);

@@ -1,6 +1,6 @@
 -- Settling and claiming in one call.
 BEGIN;
-SELECT plan(20);
+SELECT plan(24);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 CREATE TEMP VIEW held AS SELECT array_agg(id ORDER BY id) AS ids, array_agg(token ORDER BY id) AS tokens FROM pgq_running;
@@ -71,6 +71,16 @@ SELECT is((SELECT count(*) FROM pgq_jobs WHERE queue = 's' AND losses = 1), 2::b
 
 SELECT pgq_enqueue('big', to_jsonb(9007199254740993), 'big');
 SELECT is((SELECT args[1] FROM pgq_claim_batch('{big}')), '9007199254740993', 'args are the text of JSON, and exact');
+
+-- One done job, which is looked up among the rows of running jobs first.
+SELECT pgq_enqueue('one', queue => 'one');
+SELECT ids[1] AS one, token FROM pgq_claim_batch('{one}') \gset
+SELECT is((SELECT lost FROM pgq_claim_batch('{one}', done_ids => ARRAY[:one], done_tokens => ARRAY[:token + 1])), ARRAY[:one]::bigint[], 'one job under a wrong token is lost');
+SELECT pgq_fail(:one, :token, 'broken', '0');
+SELECT token FROM pgq_claim_batch('{one}') \gset
+SELECT is((SELECT count(*) FROM pgq_error WHERE id = :one), 1::bigint, 'one job runs again, and has an error');
+SELECT is((SELECT lost FROM pgq_claim_batch('{one}', done_ids => ARRAY[:one], done_tokens => ARRAY[:token])), '{}', 'one job that has failed before ends');
+SELECT is((SELECT count(*) FROM pgq_error WHERE id = :one), 0::bigint, 'the errors of one job end with it');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -25,6 +25,7 @@ NO_TOKENS = (
     ("_pgq_take", "\n          AND r.token = _pgq_take.token", ""),
     ("pgq_hold", "\n          AND r.token = pgq_hold.token", ""),
     ("_pgq_complete_held", "\n              AND r.token = given.token", ""),
+    ("pgq_claim_batch", "\n          AND r.token = done_tokens[1]", ""),
 )
 # Completion is a DELETE by id, as in a simple queue.
 NO_REFUSAL = (
