@@ -58,11 +58,11 @@ def test_what_comes_between_two_jobs_is_one_message(queue: Queue, loop: Loop, ha
 def test_a_job_of_a_transactional_batch_costs_one_message(
     queue: Queue, loop: Loop, handlers: Handlers, sent: Sent
 ) -> None:
-    """One more holds the batch, and one commits it."""
+    """Two more hold the batch, and one commits it."""
     handlers.handler("k", transaction=True, batch=10)(lambda job, conn: job.args or None)
     queue.enqueue_many({"kind": "k", "args": n} for n in range(3))
     loop.turn()
-    assert [len(statements) for statements in sent] == [3, 3, 3, 2, 1]
+    assert [len(statements) for statements in sent] == [2, 1, 3, 3, 2, 1]
     assert sent[-1] == ("COMMIT",)
 
 

@@ -92,21 +92,18 @@ class Inside(Session):
 
     def send(self, *statements: str) -> list[tuple[Any, ...]]:
         """
-        Execute statements that are sent in one message, and return the rows of the last one that returns any.
+        Execute statements that are sent in one message, and return the rows of the last one.
 
         No statement runs after one that fails. Raises OperationalError if there is no connection.
         """
         if self._queue is None or self._cursor is None:
             raise psycopg.OperationalError("the connection is closed")
-        cursor, rows = self._cursor, list[tuple[Any, ...]]()
+        cursor = self._cursor
         with translated(self._queue.conn, statements[0]):
             cursor.execute("; ".join(statements).encode(), prepare=False)
-            more: bool | None = True
-            while more:
-                if cursor.description is not None:
-                    rows = cursor.fetchall()
-                more = cursor.nextset()
-        return rows
+            while cursor.nextset():
+                pass
+        return cursor.fetchall() if cursor.description is not None else []
 
     def has_committed(self, transaction: str, job: Job) -> bool:
         """Return whether the transaction with this id has committed, which completes the job."""

@@ -104,7 +104,8 @@ class Transactions:
         try:
             self.let_go()
             queue = self._session.queue()
-            ((transaction, held),) = self._session.send(self._session.begin, queue.holding_many(jobs), SAVEPOINT)
+            ((transaction, held),) = self._session.send(self._session.begin, queue.holding_many(jobs))
+            self._session.send(SAVEPOINT)
             settled += [Settlement(job, "lost") for job in jobs if job.id not in held]
             left = [job for job in jobs if job.id in held]
             while left:
