@@ -1,6 +1,6 @@
 -- Packed batches: whatever happens to a job, the result is that of a job in a row of its own.
 BEGIN;
-SELECT plan(79);
+SELECT plan(81);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SELECT set_config('pgq.jitter', '0', true);
 
@@ -29,6 +29,17 @@ SELECT pgq_enqueue('k', to_jsonb(n), 'failed') FROM generate_series(1, 20) AS n;
 SELECT pgq_fail(id, token, 'e', retry_in => '0') FROM pgq_claim('{failed}');
 SELECT pgq_claim_batch('{failed}');
 SELECT is(pg_temp.rows_and_packed('failed'), '20 0', 'jobs are not packed together with one that has failed');
+-- The same of bare claims from two queues.
+SELECT set_config(_pgq_bare_setting(), _pgq_digest('{two,none}') || ' ' || _pgq_microseconds(pgq_now() + interval '1 second'), true);
+SELECT pgq_enqueue('k', to_jsonb(n), 'two', context => jsonb_build_object('x', (SELECT string_agg(md5(i::text), '') FROM generate_series(n, n + 240) AS i)))
+FROM generate_series(1, 100) AS n;
+SELECT pgq_claim_batch('{two,none}');
+SELECT is(pg_temp.rows_and_packed('two'), '100 0', 'jobs of two queues with large contexts are not packed');
+SELECT pgq_enqueue('k', to_jsonb(n), 'none') FROM generate_series(1, 20) AS n;
+SELECT pgq_fail(id, token, 'e', retry_in => '0') FROM pgq_claim('{none}', 1);
+SELECT set_config(_pgq_bare_setting(), _pgq_digest('{two,none}') || ' ' || _pgq_microseconds(pgq_now() + interval '1 second'), true);
+SELECT pgq_claim_batch('{two,none}');
+SELECT is(pg_temp.rows_and_packed('none'), '20 0', 'jobs of two queues are not packed together with one that has failed');
 SELECT pgq_enqueue('k', to_jsonb(n), 'suspect') FROM generate_series(1, 20) AS n;
 UPDATE pgq_waiting SET losses = 1 WHERE queue = 'suspect' AND args = '15';
 SELECT pgq_claim_batch('{suspect}');
