@@ -242,10 +242,10 @@ def test_the_ticker_thread_survives_any_error(
     """It logs the error; if the error persists the loop meets it, too."""
     settle, errors = Loop.settle, [RuntimeError("once")]
 
-    def fail_once(self: Loop) -> None:
+    def fail_once(self: Loop, *, patient: bool = True) -> None:
         if errors:
             raise errors.pop()
-        settle(self)
+        settle(self, patient=patient)
 
     monkeypatch.setattr(Loop, "settle", fail_once)
 
