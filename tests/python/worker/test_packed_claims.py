@@ -37,7 +37,7 @@ def start(
     def start(slow: Slow) -> Thread:
         worker = make_worker(timing=SHORT)
 
-        @handlers.handler("k")
+        @handlers.handler("k", interrupt_on_cancel=False)
         def work(job: Job) -> None:
             ran.append(job.args)
             if job.args != DONE:
