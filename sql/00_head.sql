@@ -21,7 +21,8 @@
 --
 -- Four tables stand beside the jobs: pgq_worker_session (registered workers; a job whose worker is gone goes back
 -- before its lease ends), pgq_permission (the queues that a role may use), pgq_head (where in a queue a claim starts to
--- read), and pgq_error (the newest ten errors of each job). The views pgq_jobs, pgq_workers and pgq_stats show them to operators.
+-- read), and pgq_error (the newest ten errors of each job). The views pgq_jobs, pgq_workers and pgq_stats show them to
+-- operators.
 --
 -- All of it is in one schema, the first of the search path at the installation. Each function that needs a search
 -- path pins that schema. Public functions are SECURITY DEFINER where they use a table, except pgq_grant and
@@ -30,9 +31,9 @@
 -- The parts follow in the order of a job's life, under the numbers of their files in sql/:
 --
 --   10-13  what all share: clock, signature, access by queue, checks of values
---   20-26  tables: waiting, running, ended, worker sessions, heads, requests to cancel, errors
+--   20-27  tables: waiting, running, ended, worker sessions, heads, requests to cancel, errors; all running jobs
 --   30-34  enqueue: the checks, one job, duplicates, many jobs
---   40-43  claim: the checks, the heads and how they move, pgq_claim
+--   40-44  claim: the checks, the heads and how they move, pgq_claim, pgq_claim_batch
 --   50-53  the end of an attempt: transitions, complete and hold, fail and cancel, extend and snooze and release
 --   60-63  workers: waking, presence, rescue of lost jobs, what is left to do
 --   70-72  operators: views, cancel and retry, purge

@@ -48,7 +48,8 @@ COMMENT ON TABLE pgq_running_batch IS
     'Batches of small, plain jobs that a worker has claimed together. Each array has the values of one column of '
     'pgq_running, in the order of the claim.';
 COMMENT ON COLUMN pgq_running_batch.token IS 'Token of all jobs of the batch.';
-COMMENT ON COLUMN pgq_running_batch.lease_until IS 'When the worker loses the jobs of the batch, unless it extends the lease.';
+COMMENT ON COLUMN pgq_running_batch.lease_until IS
+    'When the worker loses the jobs of the batch, unless it extends the lease.';
 COMMENT ON COLUMN pgq_running_batch.worker IS 'Name under which the worker has claimed the batch; NULL: it gave none.';
 COMMENT ON COLUMN pgq_running_batch.claimed_at IS 'When the batch was claimed.';
 COMMENT ON COLUMN pgq_running_batch.ids IS 'Numbers of the jobs.';

@@ -1,8 +1,8 @@
 -- All running jobs, whether they are rows or packed, and how those that are packed become rows.
 
 CREATE VIEW _pgq_packed AS
-SELECT j.id, j.queue, j.kind, j.args::jsonb AS args, j.priority::smallint AS priority, j.ripe_at, j.attempt, j.max_retries,
-       j.backoff, j.backoff_cap, j.dedup, j.dedup_key, j.enqueued_at,
+SELECT j.id, j.queue, j.kind, j.args::jsonb AS args, j.priority::smallint AS priority, j.ripe_at, j.attempt,
+       j.max_retries, j.backoff, j.backoff_cap, j.dedup, j.dedup_key, j.enqueued_at,
        j.context::jsonb AS context, b.token, b.lease_until, b.worker, b.claimed_at, NULL::smallint AS losses,
        NULL::integer AS newest_error
 FROM pgq_running_batch AS b
@@ -17,12 +17,12 @@ COMMENT ON VIEW _pgq_packed IS 'The jobs of pgq_running_batch that are not gone,
 
 
 CREATE VIEW _pgq_running AS
-SELECT id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key, enqueued_at,
-       context, token, lease_until, worker, claimed_at, losses, newest_error
+SELECT id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
+       enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error
 FROM pgq_running
 UNION ALL
-SELECT id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key, enqueued_at,
-       context, token, lease_until, worker, claimed_at, losses, newest_error
+SELECT id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
+       enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error
 FROM _pgq_packed;
 
 COMMENT ON VIEW _pgq_running IS
@@ -30,15 +30,16 @@ COMMENT ON VIEW _pgq_running IS
 
 
 -- Large args would be written again when their batch is unpacked, and an array cannot have more than 1 GB. A handful of
--- jobs gains nothing, and the rescue unpacks a batch as a whole. A packed job has no errors. A suspect is claimed alone.
+-- jobs gains nothing, and the rescue unpacks a batch as a whole. A packed job has no errors. A suspect is claimed
+-- alone.
 CREATE FUNCTION _pgq_is_plain(jobs bigint, bytes bigint, failed bigint) RETURNS boolean
     LANGUAGE sql
     IMMUTABLE
     RETURN jobs BETWEEN 9 AND 1000 AND bytes <= 262144 AND failed = 0;
 
 COMMENT ON FUNCTION _pgq_is_plain(bigint, bigint, bigint) IS
-    'Return whether a claim may pack its jobs into one row, given their number, the size of their args and contexts, and '
-    'the number of those that have errors.';
+    'Return whether a claim may pack its jobs into one row, given their number, the size of their args and contexts, '
+    'and the number of those that have errors.';
 
 
 CREATE FUNCTION _pgq_unpack(tokens bigint[]) RETURNS void
@@ -72,8 +73,8 @@ COMMENT ON FUNCTION _pgq_unpack(bigint[]) IS
     'Returns nothing.';
 
 
--- Waits for other calls for jobs of the batches. A job moves from its batch to pgq_running and never back, so the caller
--- looks for its row in the next statement, whatever this function has found.
+-- Waits for other calls for jobs of the batches. A job moves from its batch to pgq_running and never back, so the
+-- caller looks for its row in the next statement, whatever this function has found.
 CREATE FUNCTION _pgq_unpack_jobs(ids bigint[], tokens bigint[], allowed text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT

@@ -33,8 +33,8 @@ CREATE FUNCTION _pgq_is_common(
 COMMENT ON FUNCTION _pgq_is_common(
     text, text, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb
 ) IS
-    'Return true for a valid job that leaves no value to a default but is ripe now, has no context, and keeps a twin as '
-    'it is; otherwise false or NULL, whether it is valid or not.';
+    'Return true for a valid job that leaves no value to a default but is ripe now, has no context, and keeps a twin '
+    'as it is; otherwise false or NULL, whether it is valid or not.';
 
 -- An expression, so that PostgreSQL inlines it, also in the check of a whole array in pgq_enqueue_many.
 CREATE FUNCTION _pgq_validate(

@@ -21,7 +21,8 @@ DECLARE
 BEGIN
     IF on_duplicate = 'replace' THEN
         UPDATE pgq_waiting AS w
-        SET args = _pgq_resolve_duplicate.args, ripe_at = _pgq_resolve_duplicate.ripe_at, priority = _pgq_resolve_duplicate.priority
+        SET args = _pgq_resolve_duplicate.args, ripe_at = _pgq_resolve_duplicate.ripe_at,
+            priority = _pgq_resolve_duplicate.priority
         WHERE w.signature = _pgq_resolve_duplicate.signature;
     ELSIF on_duplicate = 'soonest' THEN
         UPDATE pgq_waiting AS w

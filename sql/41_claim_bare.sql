@@ -27,8 +27,8 @@ CREATE FUNCTION _pgq_is_bare(digest text, at_us bigint) RETURNS boolean
            BETWEEN digest || ' ' || at_us + 1 AND digest || ' ' || at_us + 10000000;
 
 COMMENT ON FUNCTION _pgq_is_bare(text, bigint) IS
-    'Return whether a claim from the queues with this digest is bare at a time, in microseconds since 1970; NULL if the '
-    'session has kept nothing.';
+    'Return whether a claim from the queues with this digest is bare at a time, in microseconds since 1970; NULL if '
+    'the session has kept nothing.';
 
 
 -- The number tells a list that names a queue twice from the list that names it once.

@@ -39,7 +39,8 @@ DECLARE
     v_suspects integer;
 BEGIN
     -- Lane by lane, lazily: nothing is locked but what is found. The sizes are those of the values as they are stored;
-    -- what lies out of line is not read. Of one queue, this is the digest that _pgq_digest returns; v_digest stays NULL.
+    -- what lies out of line is not read. Of one queue, this is the digest that _pgq_digest returns; v_digest stays
+    -- NULL.
     v_begun_at := clock_timestamp();
     IF cardinality(queues) = 1 AND max_jobs > 0
        AND _pgq_is_bare('1 ' || hashtextextended(queues[1] COLLATE "C", 0), _pgq_microseconds(at)) THEN
@@ -183,7 +184,7 @@ $_pgq_lock_ripe$;
 
 COMMENT ON FUNCTION _pgq_lock_ripe(text[], bigint, bigint, timestamptz) IS
     'Do the maintenance of a claim, and lock the rows of pgq_waiting that it takes: up to max_jobs that are ripe at a '
-    'time, and no more once their args reach max_bytes; a suspect alone. Returns their ctids, in the order of the lanes, '
-    'and the token of the claim; an empty array and NULL if there are none. bytes are the size of their args and '
-    'contexts, and failed is how many of them have errors; jobs that max_bytes or a suspect keeps out count, too. The '
-    'caller removes the rows in its next statement.';
+    'time, and no more once their args reach max_bytes; a suspect alone. Returns their ctids, in the order of the '
+    'lanes, and the token of the claim; an empty array and NULL if there are none. bytes are the size of their args '
+    'and contexts, and failed is how many of them have errors; jobs that max_bytes or a suspect keeps out count, too. '
+    'The caller removes the rows in its next statement.';

@@ -146,8 +146,8 @@ BEGIN
                 token, lease_until, worker, claimed_at, ids, queues, kinds, args, priorities, ripe_ats, attempts,
                 max_retries, backoffs, backoff_caps, dedups, dedup_keys, enqueued_ats, contexts
             )
-            SELECT v_ripe.token, pgq_claim_batch.lease_until, pgq_claim_batch.worker, v_now, b.ids, b.queues, b.kinds, b.args,
-                   b.priorities, b.ripe_ats, b.attempts, b.max_retries, b.backoffs, b.backoff_caps, b.dedups,
+            SELECT v_ripe.token, pgq_claim_batch.lease_until, pgq_claim_batch.worker, v_now, b.ids, b.queues, b.kinds,
+                   b.args, b.priorities, b.ripe_ats, b.attempts, b.max_retries, b.backoffs, b.backoff_caps, b.dedups,
                    b.dedup_keys, b.enqueued_ats, b.contexts
             FROM batch AS b
         )
@@ -184,15 +184,15 @@ $pgq_claim_batch$;
 COMMENT ON FUNCTION pgq_claim_batch(
     text[], bigint, interval, text, bigint[], bigint[], bigint, boolean
 ) IS
-    'End the jobs done_ids, each held under its token in done_tokens, as pgq_complete_many does, and take up to max_jobs '
-    'ripe jobs as pgq_claim does, in one call. Returns one row. lost are those of done_ids that were not held: what was '
-    'done for them must be rolled back. The jobs taken share token and lease_until, and are described by arrays in the '
-    'order of the claim: ids, queue_names, kinds, args as the text of JSON, attempts, max_retries, priorities, ripe_ats, '
-    'enqueued_ats, and contexts as text, which is NULL if no job has one. suspect says that the only job is one that '
-    'was lost together with others (see pgq_claim). If no job is ripe, token is NULL and the arrays are empty. With '
-    'max_jobs 0 no job is taken, and no job rescued. The jobs of a batch are held as those of pgq_claim are, and all '
-    'calls for running jobs take any of them. packed false is for a client that holds, completes or fails single jobs '
-    'of a batch in transactions of its own which stay open: other calls for jobs of the batch do not wait for them. NULL '
-    'for worker means none. Any other NULL, also among the queues, raises 22004; a NULL among done_ids or done_tokens '
-    'ends no job. Raises 22023 for a bad value, 2202E for done_ids and done_tokens of different lengths, 42501 for a '
-    'queue that the calling role may not use.';
+    'End the jobs done_ids, each held under its token in done_tokens, as pgq_complete_many does, and take up to '
+    'max_jobs ripe jobs as pgq_claim does, in one call. Returns one row. lost are those of done_ids that were not '
+    'held: what was done for them must be rolled back. The jobs taken share token and lease_until, and are described '
+    'by arrays in the order of the claim: ids, queue_names, kinds, args as the text of JSON, attempts, max_retries, '
+    'priorities, ripe_ats, enqueued_ats, and contexts as text, which is NULL if no job has one. suspect says that the '
+    'only job is one that was lost together with others (see pgq_claim). If no job is ripe, token is NULL and the '
+    'arrays are empty. With max_jobs 0 no job is taken, and no job rescued. The jobs of a batch are held as those of '
+    'pgq_claim are, and all calls for running jobs take any of them. packed false is for a client that holds, '
+    'completes or fails single jobs of a batch in transactions of its own which stay open: other calls for jobs of the '
+    'batch do not wait for them. NULL for worker means none. Any other NULL, also among the queues, raises 22004; a '
+    'NULL among done_ids or done_tokens ends no job. Raises 22023 for a bad value, 2202E for done_ids and done_tokens '
+    'of different lengths, 42501 for a queue that the calling role may not use.';

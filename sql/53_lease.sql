@@ -62,10 +62,10 @@ $pgq_extend$;
 
 COMMENT ON FUNCTION pgq_extend(bigint, bigint, interval) IS
     'Extend the lease on a running job to the interval lease from now; a lease that ends later stays as it is. Returns '
-    'when the lease ends. A job that is locked (see pgq_hold) needs no lease and is left as it is. The jobs of a batch that '
-    'pgq_claim_batch has packed have their lease in common: it is extended for all of them. NULL for lease '
-    'raises 22004. Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 22023 for a lease '
-    'that is zero, negative or longer than a year.';
+    'when the lease ends. A job that is locked (see pgq_hold) needs no lease and is left as it is. The jobs of a batch '
+    'that pgq_claim_batch has packed have their lease in common: it is extended for all of them. NULL for lease raises '
+    '22004. Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 22023 for a lease that is '
+    'zero, negative or longer than a year.';
 
 
 CREATE FUNCTION pgq_snooze(

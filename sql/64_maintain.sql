@@ -26,7 +26,8 @@ BEGIN
     PERFORM _pgq_sweep_workers(at, v_is_new);
     v_count := _pgq_expire_leases(at);
     PERFORM _pgq_settle_cancel_requests(at);
-    v_wasted := _pgq_entries_read('pgq_running_lease') + _pgq_entries_read('pgq_running_batch_lease') - v_read - v_count;
+    v_wasted := _pgq_entries_read('pgq_running_lease') + _pgq_entries_read('pgq_running_batch_lease')
+                - v_read - v_count;
     v_head.rescan_delay := _pgq_rescan_delay(greatest(v_wasted, 250000));
     v_head.due := at + v_head.rescan_delay;
     -- If this search has found as many jobs as it may take, the next claim searches again.

@@ -100,15 +100,14 @@ $pgq_idle$;
 COMMENT ON FUNCTION pgq_idle(text[], boolean, boolean) IS
     'Declare that this session is about to sleep until jobs of these queues are ripe (idle true), or is awake again '
     '(false). An empty array stands for all queues, and counts as more than 16. Returns the channels on which the '
-    'session is notified of ripe jobs while it sleeps: one for each queue, one in all for more than 16 queues, none for '
-    'an awake session. A ripe job wakes one of the sessions that sleep for its queue, but all of those with more than '
-    '16 queues, whichever these are, if no other sleeps for it. '
-    'Before it sleeps, a worker calls this function, executes LISTEN for the channels, and claims once more. It sleeps '
-    'until it is notified, or until pgq_ripe_in tells that a job is ripe, but looks once a second: a notification is a '
-    'hint. After the payload "later" it asks pgq_ripe_in, because a job will be ripe soon; after any other it calls '
-    'this function with idle false, and claims. If it was notified and cannot claim, pass_on wakes another session '
-    'instead. NULL for an argument, or one of the queues, raises 22004. Raises 42501 for a queue that the calling '
-    'role may not use.';
+    'session is notified of ripe jobs while it sleeps: one for each queue, one in all for more than 16 queues, none '
+    'for an awake session. A ripe job wakes one of the sessions that sleep for its queue, but all of those with more '
+    'than 16 queues, whichever these are, if no other sleeps for it. Before it sleeps, a worker calls this function, '
+    'executes LISTEN for the channels, and claims once more. It sleeps until it is notified, or until pgq_ripe_in '
+    'tells that a job is ripe, but looks once a second: a notification is a hint. After the payload "later" it asks '
+    'pgq_ripe_in, because a job will be ripe soon; after any other it calls this function with idle false, and claims. '
+    'If it was notified and cannot claim, pass_on wakes another session instead. NULL for an argument, or one of the '
+    'queues, raises 22004. Raises 42501 for a queue that the calling role may not use.';
 
 
 -- A claim finds the jobs before the heads only when it scans from the start, so it is called when that is due.

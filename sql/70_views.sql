@@ -84,9 +84,9 @@ COMMENT ON COLUMN pgq_jobs.dedup_key IS
     'Key that decides, instead of args, which jobs are twins; NULL: args decide, or it is hidden like args.';
 COMMENT ON COLUMN pgq_jobs.enqueued_at IS 'When the job was enqueued.';
 COMMENT ON COLUMN pgq_jobs.errors IS
-    'The newest ten failures, and notes of pgq_complete and pgq_decline, newest first: objects with attempt, at, worker '
-    'and error; those of merged jobs, too. A note of pgq_decline also has declined: how often the job was declined. '
-    'Hidden like args.';
+    'The newest ten failures, and notes of pgq_complete and pgq_decline, newest first: objects with attempt, at, '
+    'worker and error; those of merged jobs, too. A note of pgq_decline also has declined: how often the job was '
+    'declined. Hidden like args.';
 COMMENT ON COLUMN pgq_jobs.worker IS
     'Worker that holds the job or made its last attempt; NULL: none, or it gave no name.';
 COMMENT ON COLUMN pgq_jobs.claimed_at IS 'When the job was claimed; NULL unless running.';

@@ -3,7 +3,8 @@
 
 REVOKE ALL ON TABLE
     pgq_permission, pgq_waiting, pgq_running, pgq_running_batch, pgq_ended, pgq_worker_session, pgq_head,
-    pgq_cancel_request, pgq_error, _pgq_packed, _pgq_running, _pgq_presence, _pgq_visible_queues, pgq_jobs, pgq_workers, pgq_stats
+    pgq_cancel_request, pgq_error, _pgq_packed, _pgq_running, _pgq_presence, _pgq_visible_queues, pgq_jobs, pgq_workers,
+    pgq_stats
 FROM PUBLIC;
 REVOKE ALL ON TYPE _pgq_lane_head FROM PUBLIC;
 REVOKE ALL ON SEQUENCE pgq_job_id, pgq_token, pgq_worker_session_number FROM PUBLIC;

@@ -63,7 +63,7 @@ CHANGES = (
     ("90_privileges.sql", r"pgq_grant, pgq_revoke\n", "pgq_grant, pgq_revoke, pgq_probe\n"),
     ("31_enqueue.sql", r"(\$pgq_enqueue\$\n(?:#.*\n)?DECLARE\n)", r"\1    v_probe integer;\n"),
     ("43_claim.sql", r"(\$pgq_claim\$\n(?:#.*\n)?DECLARE\n)", r"\1    v_probe integer;\n"),
-    ("51_complete.sql", r"(\$pgq_hold\$\n(?:#.*\n)?)(DECLARE\n|BEGIN\n)", r"\1-- New.\n\2"),
+    ("51_hold.sql", r"(\$pgq_hold\$\n(?:#.*\n)?)(DECLARE\n|BEGIN\n)", r"\1-- New.\n\2"),
 )
 
 
