@@ -15,11 +15,12 @@ from support.workers import MakeWorker
 from pgq import Handlers, Job, Queue
 from pgq.worker.settings import Timing
 
-# As many as a first claim takes. The handler of one of them is slow; some are done before it.
+# As many as a first claim takes. The handler of one of them is slow; so many are done before it.
 JOBS = 10
 DONE = 4
 SHORT = Timing(keep_unstarted=0.05, settle_again=0.05, lock_timeout="50ms")
 Slow = Callable[[Job, psycopg.Connection[Any]], None]
+Start = Callable[..., Thread]
 
 
 @pytest.fixture
@@ -29,24 +30,24 @@ def ran() -> list[int]:
 
 
 @pytest.fixture
-def start(
-    queue: Queue, make_worker: MakeWorker, handlers: Handlers, dsn: str, ran: list[int]
-) -> Callable[[Slow], Thread]:
-    """Run a worker whose fifth job calls a function with a connection, in a transaction; then stop it."""
+def start(queue: Queue, make_worker: MakeWorker, handlers: Handlers, dsn: str, ran: list[int]) -> Start:
+    """Run a worker one of whose jobs calls a function with a connection, in a transaction; then stop it."""
 
-    def start(slow: Slow) -> Thread:
+    def start(slow: Slow, done: int = DONE) -> Thread:
         worker = make_worker(timing=SHORT)
 
         @handlers.handler("k", interrupt_on_cancel=False)
         def work(job: Job) -> None:
             ran.append(job.args)
-            if job.args != DONE:
+            if job.args != done:
                 return
             assert one(queue.conn, "SELECT count(*) FROM _pgq_packed") == JOBS
             with psycopg.connect(dsn) as own:
-                slow(job, own)
-                # While the transaction is open.
-                worker.stop()
+                try:
+                    slow(job, own)
+                finally:
+                    # While the transaction is open.
+                    worker.stop()
 
         queue.enqueue_many({"kind": "k", "args": n} for n in range(JOBS))
         return Thread(worker.run)
@@ -67,7 +68,7 @@ def others_back(conn: Connection) -> bool:
 
 
 def test_a_job_that_is_completed_through_a_connection_locks_no_other(
-    conn: Connection, start: Callable[[Slow], Thread], ran: list[int]
+    conn: Connection, start: Start, ran: list[int]
 ) -> None:
     """While the transaction is open, the jobs before it are settled, and those after it go back."""
 
@@ -94,7 +95,7 @@ def test_a_job_that_is_completed_through_a_connection_locks_no_other(
 def test_a_job_that_is_taken_by_sql_delays_the_others_of_its_batch(
     queue: Queue,
     conn: Connection,
-    start: Callable[[Slow], Thread],
+    start: Start,
     ran: list[int],
     caplog: pytest.LogCaptureFixture,
     call: str,
@@ -119,7 +120,7 @@ def test_a_job_that_is_taken_by_sql_delays_the_others_of_its_batch(
 
 
 def test_a_job_that_is_held_by_sql_is_completed_in_the_same_transaction(
-    conn: Connection, start: Callable[[Slow], Thread], ran: list[int]
+    conn: Connection, start: Start, ran: list[int]
 ) -> None:
     """The worker does not wait for the transaction of the handler, which waits for the worker."""
 
@@ -130,3 +131,16 @@ def test_a_job_that_is_held_by_sql_is_completed_in_the_same_transaction(
     start(slow).result()
     assert states(conn).pop(DONE) == ["done", 1]
     assert ran[: DONE + 1] == list(range(DONE + 1))
+
+
+def test_jobs_that_cannot_be_released_yet_are_not_left_to_their_leases(
+    conn: Connection, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where no job is done before the one that is taken by SQL."""
+
+    def slow(job: Job, own: psycopg.Connection[Any]) -> None:
+        own.execute("SELECT pgq_hold(%s, %s)", [job.id, job.token])
+        eventually(lambda: "cannot settle while a handler runs" in caplog.text, "the worker tries")
+
+    start(slow, 0).result()
+    assert states(conn) == {n: ["waiting", 0] for n in range(1, JOBS)}
