@@ -45,7 +45,7 @@ BEGIN
                    THEN _pgq_validate(j.kind, j.args, j.queue, j.ripe_at, j.delay, j.priority, j.max_retries, j.backoff,
                                       j.backoff_cap, j.dedup_key, j.on_duplicate, j.context, v_now)
                END AS problem
-        -- OFFSET keeps PostgreSQL from writing args as text wherever that is used.
+        -- Without OFFSET 0, PostgreSQL merges the subquery into this query, and converts args at each use.
         FROM (SELECT p.*, p.args::text AS args_as_text FROM _pgq_parse_jobs(jobs) AS p OFFSET 0) AS j
     ), valid AS NOT MATERIALIZED (
         SELECT j.* FROM job AS j WHERE NOT EXISTS (SELECT FROM job AS other WHERE other.problem IS NOT NULL)

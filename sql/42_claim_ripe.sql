@@ -39,8 +39,8 @@ DECLARE
     v_suspects integer;
 BEGIN
     -- Lane by lane, lazily: nothing is locked but what is found. The sizes are those of the values as they are stored;
-    -- what lies out of line is not read. Of one queue, this is the digest that _pgq_digest returns; v_digest stays
-    -- NULL.
+    -- what lies out of line is not read. For one queue the expression below is the value of _pgq_digest, without a
+    -- query. v_digest stays NULL on this way.
     v_begun_at := clock_timestamp();
     IF cardinality(queues) = 1 AND max_jobs > 0
        AND _pgq_is_bare('1 ' || hashtextextended(queues[1] COLLATE "C", 0), _pgq_microseconds(at)) THEN

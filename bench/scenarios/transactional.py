@@ -26,7 +26,7 @@ def run(harness: Harness) -> None:
     compared = {
         SINGLE: {"pgq": (few, Task("")), RELEASE: (few, Task(""))},
         GROUPED: {"pgq": (many, Task("", grouped=100)), RELEASE: (many, Task("", grouped=100))},
-        # graphile-worker's INSERT commits by itself: at least once.
+        # The INSERT of graphile-worker's handler commits before its job is completed, so it may be made twice.
         CONCURRENT: {"pgq": (many, Task("", concurrency=8)), "graphile": (3 * many, Task(""))},
         CONCURRENT_GROUPED: {
             "pgq": (2 * many, Task("", concurrency=8, grouped=100)),

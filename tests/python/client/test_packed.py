@@ -1,4 +1,4 @@
-"""Packed batches between sessions: who waits for whom, and what a call finds that had to wait."""
+"""Packed batches and two sessions: which call waits for which, and what it finds after the wait."""
 
 from __future__ import annotations
 
