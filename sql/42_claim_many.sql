@@ -3,6 +3,9 @@
 -- The look for a job in one lane costs a microsecond, and a worker with a thousand queues has ten thousand lanes. So a
 -- bare claim looks up the first entry of each queue, which tells the first lane that is not empty. It scans those of
 -- these lanes that have the lowest priority, then looks up the next lanes of their queues, and so on.
+--
+-- A look that finds an entry costs several times as much as one that finds none. So the first look ends at max_jobs
+-- lanes, which are enough for most claims, if no later queue has a lane before the lowest of these.
 CREATE FUNCTION _pgq_lock_in_many(
     queues text[],
     max_jobs bigint,
@@ -26,6 +29,10 @@ DECLARE
     v_ripe_ats timestamptz[];
     v_ids bigint[];
     v_priority smallint := -1;
+    v_floor smallint := -1;     -- no queue in v_later has an entry of this priority or a lower one
+    v_later text[] := '{}';     -- queues that were not looked up yet
+    v_limit bigint := max_jobs;
+    v_last bigint;
 BEGIN
     rows := '{}';
     jobs := 0;
@@ -34,10 +41,11 @@ BEGIN
     failed := 0;
     LOOP
         -- Lanes that still lie ahead need not be looked up again. Each scan begins just before its first entry.
-        SELECT array_agg(l.queue), array_agg(l.priority), array_agg(l.ripe_at), array_agg(l.id), min(l.priority)
-        INTO v_queues, v_priorities, v_ripe_ats, v_ids, v_priority
+        SELECT array_agg(l.queue), array_agg(l.priority), array_agg(l.ripe_at), array_agg(l.id), min(l.priority),
+               max(l.n)
+        INTO v_queues, v_priorities, v_ripe_ats, v_ids, v_priority, v_last
         FROM (
-            SELECT known.queue, next.priority, next.ripe_at, next.id
+            SELECT known.queue, next.priority, next.ripe_at, next.id, known.n
             FROM unnest(v_queues, v_priorities, v_ripe_ats, v_ids)
                  WITH ORDINALITY AS known (queue, priority, ripe_at, id, n)
             CROSS JOIN LATERAL (
@@ -49,14 +57,37 @@ BEGIN
                     FROM pgq_waiting AS w
                     WHERE (known.priority > v_priority) IS NOT TRUE
                       AND w.queue = known.queue COLLATE "C"
-                      AND w.priority > v_priority
+                      AND w.priority > coalesce(known.priority, v_floor)
                     ORDER BY w.priority, w.ripe_at, w.id
                     LIMIT 1
                 )
             ) AS next
             ORDER BY known.n
+            LIMIT v_limit
         ) AS l;
         EXIT WHEN v_queues IS NULL;
+
+        IF cardinality(v_queues) = v_limit THEN
+            v_later := queues[v_last + 1:];
+            IF EXISTS (
+                SELECT
+                FROM unnest(v_later) AS later (queue)
+                CROSS JOIN LATERAL (
+                    SELECT
+                    FROM pgq_waiting AS w
+                    WHERE w.queue = later.queue COLLATE "C"
+                      AND w.priority < v_priority
+                    LIMIT 1
+                ) AS earlier
+            ) THEN
+                v_priority := -1;
+                v_queues := v_queues || v_later;
+                v_later := '{}';
+                v_limit := NULL;
+                CONTINUE;
+            END IF;
+        END IF;
+        v_limit := NULL;
 
         SELECT _pgq_lock_in_many.rows || coalesce(array_agg(locked.ctid), '{}'),
                _pgq_lock_in_many.jobs + count(*),
@@ -84,6 +115,9 @@ BEGIN
             LIMIT max_jobs - _pgq_lock_in_many.jobs
         ) AS locked;
         EXIT WHEN jobs = max_jobs;
+        v_floor := v_priority - 1;
+        v_queues := v_queues || v_later;
+        v_later := '{}';
     END LOOP;
 END
 $_pgq_lock_in_many$;

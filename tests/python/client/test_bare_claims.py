@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from support.database import Connect, Connection, expire, flush, one, ration, read
 from support.heads import PAST, known, leave_past, setting
@@ -178,6 +180,34 @@ def test_jobs_come_by_priority_then_queue_then_time(
     assert [priority for _, priority, _ in claimed] == [priority for _, priority, _ in expected]
     if batch == 1:
         assert claimed == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_claim_takes_the_first_jobs_that_are_ripe_and_free(
+    conn: Connection, connect: Connect, queue: WorkerQueue, seed: int
+) -> None:
+    """By priority, then by queue in the order given, then by age; also where the first look ends before the last queue."""
+    chance = random.Random(seed)
+    names = [f"queue {n}" for n in range(6)]
+    expected = []
+    for n in range(30):
+        number, priority = chance.randrange(6), chance.choice((0, 5, 9))
+        kind = chance.choice(("free", "free", "locked", "later"))
+        delay = "1 day" if kind == "later" else None
+        queue.enqueue(kind, n, queue=names[number], priority=priority, delay=delay)
+        if kind == "free":
+            expected.append((priority, number, n))
+    other = connect(autocommit=False)
+    other.execute("SELECT FROM pgq_waiting WHERE kind = 'locked' FOR UPDATE")
+    expected.sort()
+    while expected:
+        size = chance.choice((1, 2, 3, 5, 8))
+        keep(conn, *names, seconds=9)
+        claimed = [(job.priority, names.index(job.queue), job.args) for job in queue.claim(names, size)]
+        assert sorted(claimed) == expected[:size]
+        del expected[:size]
+    keep(conn, *names, seconds=9)
+    assert queue.claim(names) == []
 
 
 def test_a_job_that_another_session_has_locked_is_skipped(
