@@ -89,6 +89,7 @@ class Claim:
 
     def jobs(self) -> list[Job]:
         """Return new objects for all jobs."""
+        # Written out as in job(): a call of it for each job makes this about a fifth slower.
         new, jobs = Job.__new__, []
         rows = zip(self.ids, self.kinds, self.payloads, self.attempts, strict=True)
         for index, (job_id, kind, payload, attempt) in enumerate(rows):
