@@ -317,6 +317,17 @@ def test_a_handler_that_commits_through_its_connection_has_committed_nothing(
         assert "leaves it to the worker to commit" in Views(conn).job(job_id)["errors"][0]["error"]
 
 
+def test_a_handler_that_rolls_back_through_its_connection_is_told_so(
+    conn: Connection, queue: Queue, loop: Loop, handlers: Handlers
+) -> None:
+    """The error of its job says what to do instead."""
+    handlers.handler("k", transaction=True)(lambda job, inside: inside.rollback())
+    job_id = queue.enqueue("k", max_retries=0).id
+    drain(loop)
+    assert jobs(conn) == [(job_id, "dead", 1)]
+    assert "raises an exception to roll back" in Views(conn).job(job_id)["errors"][0]["error"]
+
+
 def test_a_handler_may_use_blocks_of_its_own(conn: Connection, queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """They are savepoints: what is rolled back in one is undone, and the rest is committed with the job."""
     conn.execute("CREATE TABLE effect (job bigint)")
