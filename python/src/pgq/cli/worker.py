@@ -22,10 +22,11 @@ from pgq.process.health import DRAINED, REFUSED, Health
 from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, end_at_once, exit_within
 from pgq.process.supervisor import LIFELINE, Supervisor
+from pgq.worker.abort import RELEASE_WITHIN
 from pgq.worker.drain import Drain
 from pgq.worker.refusal import Refused
 from pgq.worker.settings import QueueOrder
-from pgq.worker.worker import RELEASE_WITHIN, Worker
+from pgq.worker.worker import Worker
 
 
 @click.command()

@@ -15,7 +15,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from time import monotonic, sleep
+from time import sleep
 
 import psycopg
 
@@ -25,12 +25,12 @@ from pgq.process.forks import withhold
 from pgq.process.health import READY, Health, HealthReport, notify_systemd
 from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, exit_within
-from pgq.worker.calls import MAX_BYTES, WorkerQueue
+from pgq.worker.abort import RELEASE_WITHIN, release_all
+from pgq.worker.calls import MAX_BYTES
 from pgq.worker.drain import Drain
 from pgq.worker.execution import Execution
-from pgq.worker.joblog import first_line, log_settlement
+from pgq.worker.joblog import first_line
 from pgq.worker.loop import Loop
-from pgq.worker.outcomes import Outcome, Released
 from pgq.worker.pooler import refuse_transaction_pooler
 from pgq.worker.presence import INTERRUPT_AGAIN, Presence
 from pgq.worker.refusal import Refused, refuses
@@ -38,10 +38,6 @@ from pgq.worker.served import ServedQueues
 from pgq.worker.server import Server
 from pgq.worker.session import Interrupted
 from pgq.worker.settings import QueueOrder, RunState, Settings, Timing
-from pgq.worker.settle import record
-
-# Seconds for which a worker that is told twice to stop tries to give its jobs back.
-RELEASE_WITHIN = 3.0
 
 
 @dataclass(eq=False)
@@ -191,7 +187,7 @@ class Worker:
         running = sum(len(execution.jobs) for execution in self._executions())
         logger.warning("worker %s ends in the middle of %d jobs", self.settings.name, running)
         try:
-            self._release_all()
+            release_all(self.loops, self.settings, self.state.done)
         except Exception as error:
             logger.warning("jobs that could not be released are left to their leases: %s", first_line(error))
         self.state.done.flush_all()
@@ -303,33 +299,3 @@ class Worker:
                     return
                 stack.callback(loop.session.lock.release)
             yield [job for loop in self.loops for job in loop.known_jobs()]
-
-    def _release_all(self) -> None:
-        """Settle and release through a connection of its own, whatever the threads are doing."""
-        outcomes: list[Outcome] = []
-        for loop in self.loops:
-            loop.inside.shut_down()
-            # Read in the order in which jobs move on, so that none is missed; some may be met twice.
-            unstarted = [*loop.claimed.unstarted]
-            execution = loop.executor.execution
-            ended = [*loop.settler.pending]
-            running = execution.jobs if execution is not None else ()
-            settled = {outcome.job for outcome in ended}
-            outcomes += ended
-            outcomes += [Released(job) for job in dict.fromkeys((*running, *unstarted)) if job not in settled]
-        since = min(loop.settler.settled_at for loop in self.loops)
-        give_up_at = monotonic() + RELEASE_WITHIN
-        with self.settings.server.connect(self.settings.name) as conn:
-            queue = WorkerQueue(conn, schema=self.schema)
-            while outcomes and monotonic() < give_up_at:
-                with conn.transaction():
-                    settlements = record(queue, outcomes, self.timing.lock_timeout)
-                # A job whose transaction the server has not ended yet is locked.
-                left = [settlement.job for settlement in settlements if settlement.state == "left"]
-                for settlement in settlements:
-                    if settlement.state != "left":
-                        self.state.done.add(settlement, since)
-                        log_settlement(settlement)
-                outcomes = [outcome for outcome in outcomes if outcome.job in left]
-                if outcomes:
-                    sleep(0.05)
