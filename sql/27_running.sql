@@ -83,6 +83,10 @@ CREATE FUNCTION _pgq_unpack_jobs(ids bigint[], tokens bigint[], allowed text[]) 
     SET plan_cache_mode = force_generic_plan
 AS $_pgq_unpack_jobs$
 BEGIN
+    -- Most jobs that a worker takes one by one are rows already. What follows costs as much as taking such a job.
+    IF NOT EXISTS (SELECT FROM pgq_running_batch AS b WHERE b.token = ANY (tokens)) THEN
+        RETURN;
+    END IF;
     PERFORM _pgq_unpack(ARRAY(
         SELECT found.token
         FROM (SELECT DISTINCT u.token FROM unnest(tokens) AS u (token) ORDER BY u.token) AS given
