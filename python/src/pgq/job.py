@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from json.scanner import make_scanner
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import psycopg
 
@@ -286,8 +286,7 @@ class Job:
         return self._claim.runtime
 
 
-@dataclass(frozen=True)
-class Enqueued:
+class Enqueued(NamedTuple):
     """The result of an enqueue. For a duplicate ``created`` is false, and ``id`` is that of the waiting job."""
 
     id: int

@@ -102,7 +102,7 @@ class Queue:
             f"SELECT id, created FROM {self._prefix}pgq_enqueue_many(%s::jsonb) ORDER BY n",
             [self._dumps([plain(job) for job in jobs])],
         )
-        return [Enqueued(*row) for row in rows]
+        return list(map(Enqueued._make, rows))
 
     def cancel(self, job_id: int) -> Literal["cancelled", "requested"]:
         """

@@ -224,6 +224,13 @@ def test_each_duplicate_policy_does_what_it_says(queue: Queue) -> None:
     assert queue.enqueue("k", 5, dedup=False).created
 
 
+def test_the_result_of_an_enqueue_is_a_tuple(queue: Queue) -> None:
+    """Callers may take it apart, from a single call and from an array."""
+    job_id, created = queue.enqueue("k", 1)
+    assert created is True
+    assert queue.enqueue_many([{"kind": "k", "args": 1}]) == [(job_id, False)]
+
+
 def test_no_call_commits(conn: Connection, queue: WorkerQueue) -> None:
     """A rollback by the caller undoes every call."""
     queue.enqueue("waits", queue="w", max_retries=0)
