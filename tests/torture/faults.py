@@ -49,6 +49,7 @@ class Injector:
     def __init__(self, workers: Workers, dsn: str, rng: Random, plan: FaultPlan) -> None:
         self.counts: Counter[str] = Counter()
         self.stopped_twice: set[int] = set()
+        self._stopped: set[int] = set()
         self._workers = workers
         self._dsn = dsn
         self._rng = rng
@@ -110,13 +111,18 @@ class Injector:
             self._workers.signal(victim, signal.SIGSTOP)
             self._thaws.append((time.monotonic() + self._workers.lease * rng.uniform(*self._plan.freeze), victim))
         elif kind == "stop":
-            self._workers.signal(victim, signal.SIGTERM)
+            self._stop(victim)
         else:
-            # The jobs that run there are released, and their attempts do not count.
-            self.stopped_twice |= {victim.pid, *children(victim.pid)}
-            self._workers.signal(victim, signal.SIGTERM)
+            self._stop(victim)
             time.sleep(0.05)
-            self._workers.signal(victim, signal.SIGTERM)
+            self._stop(victim)
+
+    def _stop(self, victim: Process) -> None:
+        """Send SIGTERM; the second one makes a process release the jobs that run there, without their attempts."""
+        told = {victim.pid, *children(victim.pid)}
+        self.stopped_twice |= told & self._stopped
+        self._stopped |= told
+        self._workers.signal(victim, signal.SIGTERM)
 
     def _thaw(self, now: float) -> None:
         """Continue processes whose freeze is over."""

@@ -12,9 +12,11 @@ import psycopg
 import pytest
 from support.database import Connect, Connection, jobs, one
 from support.threads import Thread, eventually
+from support.workers import MakeWorker
 
 from pgq import Drain, Handlers, Job, Queue, Worker, WorkerQueue, WrongState
 from pgq.worker.presence import Presence
+from pgq.worker.settings import Timing
 from pgq.worker.settle import Settler
 
 PRESENCE = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%% presence'"
@@ -177,6 +179,26 @@ def test_a_connection_lost_during_a_reconcile_leads_to_another(
         for _ in range(3):
             present.presence.tick()
     assert len(calls) == 2
+
+
+def test_a_reconcile_leaves_a_failed_job_to_its_lease(
+    queue: Queue, conn: Connection, connect: Connect, handlers: Handlers, make_worker: MakeWorker
+) -> None:
+    """A producer's open transaction holds its twin. Its attempt was made, unlike that of a job that did not arrive."""
+    worker = make_worker(timing=Timing(look=60, lock_timeout="50ms"))
+    (loop,) = worker.loops
+    handlers.handler("bad")(lambda job: 1 / 0)
+    queue.enqueue("bad")
+    producer = connect()
+    with closing(worker):
+        worker.presence.tick()
+        loop.turn()
+        with producer.transaction():
+            Queue(producer).enqueue("bad")
+            loop.turn()
+        worker.presence.mark_uncertain()
+        worker.presence.tick()
+        assert [(state, attempt) for _, state, attempt in jobs(conn)] == [("running", 1), ("waiting", 0)]
 
 
 def test_the_loops_exist_before_the_thread_of_presence_reads_them(

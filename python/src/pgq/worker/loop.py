@@ -355,7 +355,8 @@ class Loop:
     def known_jobs(self) -> list[Job]:
         """Return all jobs that this loop holds, and perhaps some that it held; the caller holds ``session.lock``."""
         claim = self.claimed.claim
-        return [*(claim.jobs() if claim is not None else ()), *(outcome.job for outcome in self.settler.pending)]
+        claimed = claim.jobs() if claim is not None else ()
+        return [*claimed, *(outcome.job for outcome in self.settler.pending), *self.settler.left()]
 
     def close(self) -> None:
         """Close the connections, and end the ticker's thread."""

@@ -70,6 +70,7 @@ class Settler:
         # How many claims there were, for queues that take turns.
         self._claims = 0
         self.settled_at = 0.0
+        self._left: list[tuple[float, Job]] = []
 
     @property
     def has_pending(self) -> bool:
@@ -82,12 +83,22 @@ class Settler:
         # In this order: the jobs of a loop move from neither list to the other.
         return [*_outcomes(self.done.copy()), *self.others]
 
+    def left(self) -> list[Job]:
+        """
+        Return the jobs that were left to their leases.
+
+        Until a claim rescues them, a reconcile must know them: it takes the rest for jobs that did not arrive here, and
+        does not count their attempts. They are forgotten after two leases, one for the rescue to come.
+        """
+        now = self.settings.timing.clock()
+        self._left = [(until, job) for until, job in self._left if until > now]
+        return [job for _, job in self._left]
+
     def add(self, results: Iterable[Outcome | Settlement]) -> None:
         """Take what became of jobs: outcomes to be recorded, and settlements that a transaction has recorded."""
         for result in results:
             if isinstance(result, Settlement):
-                self._log.add(result, self.settled_at)
-                log_settlement(result)
+                self._take_note(result)
             elif is_plain(result):
                 job = result.job
                 self.done.append((job.id, job._claim, job._index, result.seconds or 0.0))
@@ -172,10 +183,16 @@ class Settler:
         # The jobs of this loop that are done now were claimed at the last settlement, or later.
         self._log.add_all([one for one in done if one[0] not in lost] if lost else done, self.settled_at)
         for settlement in settlements:
-            self._log.add(settlement, self.settled_at)
-            log_settlement(settlement)
+            self._take_note(settlement)
         self.settled_at = self.settings.timing.clock()
         self._log.flush()
+
+    def _take_note(self, settlement: Settlement) -> None:
+        if settlement.state == "left":
+            until = self.settings.timing.clock() + 2 * self.settings.lease.total_seconds()
+            self._left.append((until, settlement.job))
+        self._log.add(settlement, self.settled_at)
+        log_settlement(settlement)
 
 
 def _outcomes(done: Iterable[Done]) -> list[Completed]:
