@@ -35,6 +35,12 @@ from pgq.worker.settings import Timing
 __all__ = ["start"]
 
 
+def pytest_configure() -> None:
+    """Heed SIGINT: a shell makes its jobs in the background ignore it, and the processes of a test inherit that."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_keyboard_interrupt() -> None:
     """Ignore a second Ctrl-C, which would cut short the removal of the server."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

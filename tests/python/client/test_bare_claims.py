@@ -186,7 +186,7 @@ def test_jobs_come_by_priority_then_queue_then_time(
 def test_each_claim_takes_the_first_jobs_that_are_ripe_and_free(
     conn: Connection, connect: Connect, queue: WorkerQueue, seed: int
 ) -> None:
-    """By priority, then by queue in the order given, then by age; also where the first look does not reach all queues."""
+    """By priority, then by queue in the order given, then by age; and where the first look ends early."""
     chance = random.Random(seed)
     names = [f"queue {n}" for n in range(6)]
     expected = []
