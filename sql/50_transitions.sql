@@ -49,9 +49,13 @@ CREATE FUNCTION _pgq_take(id bigint, token bigint) RETURNS pgq_running
     SET plan_cache_mode = force_generic_plan
 AS $_pgq_take$
 DECLARE
-    v_allowed text[] := _pgq_allowed_queues('worker');
+    v_allowed text[];
     v_job pgq_running;
 BEGIN
+    UNLISTEN pgq_nothing;  -- what _pgq_refuse_in_maintenance does, without the cost of a call
+    IF NOT _pgq_acts_as_owner() THEN
+        v_allowed := _pgq_allowed_queues('worker');
+    END IF;
     FOR v_try IN 1..2 LOOP
         DELETE FROM pgq_running AS r
         WHERE r.id = _pgq_take.id

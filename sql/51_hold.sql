@@ -9,8 +9,12 @@ CREATE FUNCTION pgq_hold(id bigint, token bigint) RETURNS void
     SET plan_cache_mode = force_generic_plan
 AS $pgq_hold$
 DECLARE
-    v_allowed text[] := _pgq_allowed_queues('worker');
+    v_allowed text[];
 BEGIN
+    UNLISTEN pgq_nothing;  -- what _pgq_refuse_in_maintenance does, without the cost of a call
+    IF NOT _pgq_acts_as_owner() THEN
+        v_allowed := _pgq_allowed_queues('worker');
+    END IF;
     FOR v_try IN 1..2 LOOP
         PERFORM
         FROM pgq_running AS r
@@ -44,8 +48,12 @@ CREATE FUNCTION pgq_hold_many(ids bigint[], tokens bigint[]) RETURNS SETOF bigin
     SET plan_cache_mode = force_generic_plan
 AS $pgq_hold_many$
 DECLARE
-    v_allowed text[] := _pgq_allowed_queues('worker');
+    v_allowed text[];
 BEGIN
+    UNLISTEN pgq_nothing;  -- what _pgq_refuse_in_maintenance does, without the cost of a call
+    IF NOT _pgq_acts_as_owner() THEN
+        v_allowed := _pgq_allowed_queues('worker');
+    END IF;
     PERFORM _pgq_check_pairs(ids, tokens);
     PERFORM _pgq_unpack_jobs(ids, tokens, v_allowed);
 
