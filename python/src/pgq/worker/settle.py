@@ -98,7 +98,11 @@ class Settler:
         """Take what became of jobs: outcomes to be recorded, and settlements that a transaction has recorded."""
         for result in results:
             if isinstance(result, Settlement):
-                self._take_note(result)
+                if result.state == "left":
+                    until = self.settings.timing.clock() + 2 * self.settings.lease.total_seconds()
+                    self._left.append((until, result.job))
+                self._log.add(result, self.settled_at)
+                log_settlement(result)
             elif is_plain(result):
                 job = result.job
                 self.done.append((job.id, job._claim, job._index, result.seconds or 0.0))
@@ -182,17 +186,9 @@ class Settler:
                 log_settlement(_completion(outcome, outcome.job.id not in lost))
         # The jobs of this loop that are done now were claimed at the last settlement, or later.
         self._log.add_all([one for one in done if one[0] not in lost] if lost else done, self.settled_at)
-        for settlement in settlements:
-            self._take_note(settlement)
+        self.add(settlements)
         self.settled_at = self.settings.timing.clock()
         self._log.flush()
-
-    def _take_note(self, settlement: Settlement) -> None:
-        if settlement.state == "left":
-            until = self.settings.timing.clock() + 2 * self.settings.lease.total_seconds()
-            self._left.append((until, settlement.job))
-        self._log.add(settlement, self.settled_at)
-        log_settlement(settlement)
 
 
 def _outcomes(done: Iterable[Done]) -> list[Completed]:
