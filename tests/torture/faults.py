@@ -113,16 +113,22 @@ class Injector:
         elif kind == "stop":
             self._stop(victim)
         else:
-            self._stop(victim)
+            # The children of a process that ends after the first signal get no second one from here.
+            self.stopped_twice |= self._stop(victim)
             time.sleep(0.05)
             self._stop(victim)
 
-    def _stop(self, victim: Process) -> None:
-        """Send SIGTERM; the second one makes a process release the jobs that run there, without their attempts."""
+    def _stop(self, victim: Process) -> set[int]:
+        """
+        Send SIGTERM, and return the processes that it reaches.
+
+        The second one makes a process release the jobs that run there, without their attempts.
+        """
         told = {victim.pid, *children(victim.pid)}
         self.stopped_twice |= told & self._stopped
         self._stopped |= told
         self._workers.signal(victim, signal.SIGTERM)
+        return told
 
     def _thaw(self, now: float) -> None:
         """Continue processes whose freeze is over."""
