@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import median
 from types import MappingProxyType
@@ -77,14 +77,39 @@ class Results:
     """
     All measurements of a run, in the order in which they were taken.
 
-    ``series`` holds the data of the pictures, ``noise`` what else the machine did in each scenario, and ``notices`` say
-    what was left out.
+    ``series`` holds the data of the pictures, ``noise`` what else the machine did in each scenario, ``measured`` the
+    date and the commit of each scenario, and ``notices`` say what was left out.
     """
 
     measurements: list[Measurement] = field(default_factory=list)
     noise: dict[str, dict[str, float]] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     series: dict[str, dict[str, list[tuple[float, float]]]] = field(default_factory=dict)
+    measured: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, text: str) -> Results:
+        """Return the results that ``to_json`` has written."""
+        found = json.loads(text)
+        names = {one.name for one in fields(Measurement)}
+        measurements = [
+            Measurement(**{name: value for name, value in one.items() if name in names})
+            for one in found["measurements"]
+        ]
+        series = {
+            picture: {name: [(x, y) for x, y in points] for name, points in lines.items()}
+            for picture, lines in found["series"].items()
+        }
+        return cls(measurements, found["noise"], found["notices"], series, found["measured"])
+
+    def replace(self, later: Results, order: Sequence[str]) -> None:
+        """Take over all scenarios of a later run; ``order`` is that of all scenarios."""
+        kept = [one for one in self.measurements if one.scenario not in later.noise]
+        self.measurements = sorted([*kept, *later.measurements], key=lambda one: order.index(one.scenario))
+        self.notices += [notice for notice in later.notices if notice not in self.notices]
+        for ours, theirs in ((self.noise, later.noise), (self.measured, later.measured), (self.series, later.series)):
+            ours.update(theirs)  # type: ignore[arg-type]
+        self.noise = {name: self.noise[name] for name in order if name in self.noise}
 
     def find(self, scenario: str, what: str, contender: str = OURS) -> Measurement | None:
         """Return a measurement, or None if it was not taken."""
@@ -102,7 +127,14 @@ class Results:
         measured = [asdict(one) | {"median": one.median} for one in self.measurements]
         return (
             json.dumps(
-                {**head, "noise": self.noise, "notices": self.notices, "measurements": measured, "series": self.series},
+                {
+                    **head,
+                    "noise": self.noise,
+                    "measured": self.measured,
+                    "notices": self.notices,
+                    "measurements": measured,
+                    "series": self.series,
+                },
                 indent=1,
             )
             + "\n"
@@ -128,8 +160,11 @@ class Results:
 
     def noise_to_markdown(self) -> str:
         names = list(next(iter(self.noise.values()), {}))
-        lines = [f"| scenario | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
-        lines += [f"| {name} | {' | '.join(map(number, noise.values()))} |" for name, noise in self.noise.items()]
+        lines = [f"| scenario | measured | {' | '.join(names)} |", f"|---|---|{'---:|' * len(names)}"]
+        lines += [
+            f"| {name} | {self.measured[name]} | {' | '.join(map(number, noise.values()))} |"
+            for name, noise in self.noise.items()
+        ]
         return "\n".join(lines) + "\n"
 
 
@@ -169,9 +204,10 @@ class Harness:
             self.record(scenario, what, name, unit, [sample.value for sample in taken], costs)
         self.print_ratios(scenario, what)
 
-    def note_noise(self, scenario: str, noise: dict[str, float]) -> None:
-        """Note and print what else the machine did in a scenario."""
+    def note_noise(self, scenario: str, noise: dict[str, float], measured: str) -> None:
+        """Note when and at which commit a scenario was measured, and note and print what else the machine did."""
         self.results.noise[scenario] = noise
+        self.results.measured[scenario] = measured
         print(f"  noise: {', '.join(f'{number(value)} {name}' for name, value in noise.items())}", flush=True)
 
     def notice(self, text: str) -> None:

@@ -19,13 +19,12 @@ SETTINGS = ("fsync", "synchronous_commit", "full_page_writes", "shared_buffers",
 
 
 def environment() -> dict[str, str]:
-    """Return the date, hardware, versions, and the server's settings that decide what a commit costs."""
+    """Return the hardware, versions, and the server's settings that decide what a commit costs."""
     memory = int(found(r"MemTotal:\s*(\d+)", "/proc/meminfo") or 0) / 1024**2
     with connect() as conn:
         server = {name: str(value(conn, "SELECT current_setting(%s)", [name])) for name in SETTINGS}
         version = str(value(conn, "SHOW server_version"))
     return {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "cpu": found(r"model name\s*: (.*)", "/proc/cpuinfo") or platform.processor(),
         "cores": str(os.cpu_count()),
         "memory": f"{memory:.0f} GiB",
@@ -37,6 +36,13 @@ def environment() -> dict[str, str]:
         "graphile-worker": found(r'"graphile-worker": "(.*)"', str(WORKERS / "package.json")),
         **server,
     }
+
+
+def now() -> str:
+    """Return the date, and the commit that is checked out, if there is one."""
+    git = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    commit = subprocess.run(git, cwd=WORKERS, capture_output=True, text=True, check=False).stdout.strip()
+    return ", ".join(filter(None, [datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"), commit]))
 
 
 def node_version() -> str:

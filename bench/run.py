@@ -1,7 +1,7 @@
 """
 Run the benchmarks on the server that libpq's variables name, which should be a throw-away, durable one.
 
-    python bench/run.py [--quick] [--rounds N] [--only NAME ...]
+    python bench/run.py [--quick] [--rounds N] [--only NAME ...] [--update]
 """
 
 from __future__ import annotations
