@@ -15,21 +15,19 @@ BEGIN
     IF NOT _pgq_acts_as_owner() THEN
         v_allowed := _pgq_allowed_queues('worker');
     END IF;
-    FOR v_try IN 1..2 LOOP
-        PERFORM
-        FROM pgq_running AS r
-        WHERE r.id = pgq_hold.id
-          AND r.token = pgq_hold.token
-          AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
-        FOR UPDATE;
-        IF FOUND THEN
-            RETURN;
+    PERFORM
+    FROM pgq_running AS r
+    WHERE r.id = pgq_hold.id
+      AND r.token = pgq_hold.token
+      AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
+    FOR UPDATE;
+    IF NOT FOUND THEN
+        -- It may run in a packed batch.
+        PERFORM pgq_hold_many(ARRAY[id], ARRAY[token]);
+        IF NOT FOUND THEN
+            PERFORM _pgq_raise_lease_lost(id, token);
         END IF;
-        IF v_try = 1 THEN
-            PERFORM _pgq_unpack_jobs(ARRAY[id], ARRAY[token], v_allowed);
-        END IF;
-    END LOOP;
-    PERFORM _pgq_raise_lease_lost(id, token);
+    END IF;
 END
 $pgq_hold$;
 

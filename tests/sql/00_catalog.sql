@@ -210,7 +210,7 @@ SELECT is(
         UNION
         SELECT view FROM used WHERE relname IN ('pgq_running', 'pgq_running_batch')) AS t),
     '{_pgq_complete_held,_pgq_complete_packed,_pgq_expire_leases,_pgq_mark_lost,_pgq_packed,_pgq_running,_pgq_sweep_workers,_pgq_take,_pgq_unpack,
-      _pgq_unpack_jobs,pgq_cancel,pgq_claim,pgq_claim_batch,pgq_extend,pgq_hold,pgq_hold_many,pgq_reconcile}',
+      _pgq_unpack_jobs,pgq_cancel,pgq_claim,pgq_claim_batch,pgq_complete,pgq_extend,pgq_hold,pgq_hold_many,pgq_reconcile}',
     'these are the functions and views that name a table of running jobs; all others read _pgq_running');
 
 SELECT is_empty($$

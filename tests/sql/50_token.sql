@@ -1,6 +1,6 @@
 -- Fencing: a worker that does not hold a job cannot change it.
 BEGIN;
-SELECT plan(67);
+SELECT plan(69);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('fenced', '{"x": 1}');
@@ -59,6 +59,19 @@ SELECT pgq_enqueue('noted');
 SELECT pgq_complete(c.id, c.token, '7', 'a remark') FROM pgq_claim() AS c;
 SELECT results_eq($$ SELECT result, errors -> 0 ->> 'error' FROM pgq_jobs $$, $$ VALUES ('7'::jsonb, 'a remark') $$,
                   'a note does not replace the result');
+SELECT pgq_purge('0');
+
+
+-- A job without errors, which pgq_complete deletes at once.
+SELECT pgq_enqueue('brief');
+SELECT c.id AS id, c.token AS lost FROM pgq_claim() AS c \gset
+SELECT pgq_release(:id, :lost);
+SELECT c.token AS token FROM pgq_claim() AS c \gset
+SELECT throws_ok(format('SELECT pgq_complete(%s, %s)', :id, :lost), 'PGQ02', NULL,
+                 'a job without errors is not completed with the token of an earlier claim');
+SELECT pgq_complete(:id, :token, note => 'a remark');
+SELECT results_eq($$ SELECT state, errors -> 0 ->> 'error' FROM pgq_jobs $$, $$ VALUES ('done', 'a remark') $$,
+                  'a job without errors is kept with its note');
 SELECT pgq_purge('0');
 
 SELECT pgq_enqueue('within');

@@ -1,7 +1,7 @@
 -- The calling role: that of the session or of SET ROLE, with what it inherits; never the owner of a function in
 -- between.
 BEGIN;
-SELECT plan(41);
+SELECT plan(42);
 
 SELECT format('CREATE ROLE tap_%s %s', role, options) FROM (VALUES
     ('a', ''), ('b', ''), ('group', ''), ('all', ''), ('nobody', ''), ('heir', 'INHERIT'), ('both', 'INHERIT'), ('rich', 'INHERIT'),
@@ -90,7 +90,9 @@ CREATE MATERIALIZED VIEW tap_app.net_claim AS SELECT c.id FROM pgq_claim('{b}') 
 CREATE MATERIALIZED VIEW tap_app.net_batch AS SELECT c.ids FROM pgq_claim_batch('{b}') AS c WITH NO DATA;
 CREATE MATERIALIZED VIEW tap_app.net_hold AS SELECT count(*) FROM pgq_hold(1, 1) WITH NO DATA;
 CREATE MATERIALIZED VIEW tap_app.net_hold_many AS SELECT count(*) FROM pgq_hold_many('{1}', '{1}') WITH NO DATA;
-CREATE MATERIALIZED VIEW tap_app.net_complete AS SELECT count(*) FROM pgq_complete(1, 1) WITH NO DATA;
+CREATE MATERIALIZED VIEW tap_app.net_take AS SELECT count(*) FROM pgq_complete(1, 1, note => 'caught') WITH NO DATA;
+SELECT pgq_enqueue('running', queue => 'b');
+SELECT format('CREATE MATERIALIZED VIEW tap_app.net_complete AS SELECT count(*) FROM pgq_complete(%s, %s) WITH NO DATA', id, token) FROM pgq_claim('{b}') \gexec
 SELECT format('CREATE OR REPLACE FUNCTION tap_app.spring(n integer) RETURNS integer LANGUAGE plpgsql AS '
               '$$ BEGIN PERFORM %I.pgq_enqueue(''caught'', queue => ''b''); RETURN n; END $$', current_schema()) \gexec
 ALTER TABLE tap_app.trap OWNER TO tap_a;
@@ -100,13 +102,15 @@ ALTER MATERIALIZED VIEW tap_app.net_claim OWNER TO tap_a;
 ALTER MATERIALIZED VIEW tap_app.net_batch OWNER TO tap_a;
 ALTER MATERIALIZED VIEW tap_app.net_hold OWNER TO tap_a;
 ALTER MATERIALIZED VIEW tap_app.net_hold_many OWNER TO tap_a;
+ALTER MATERIALIZED VIEW tap_app.net_take OWNER TO tap_a;
 ALTER MATERIALIZED VIEW tap_app.net_complete OWNER TO tap_a;
 SELECT throws_ok(call, '42501', NULL, format('%s does not give the table''s owner the queues of the session', call))
 FROM (VALUES ('ANALYZE tap_app.trap'), ('REINDEX TABLE tap_app.trap'), ('REFRESH MATERIALIZED VIEW tap_app.net'),
              ('REFRESH MATERIALIZED VIEW tap_app.net_claim'), ('REFRESH MATERIALIZED VIEW tap_app.net_batch'),
              ('REFRESH MATERIALIZED VIEW tap_app.net_hold'), ('REFRESH MATERIALIZED VIEW tap_app.net_hold_many'),
-             ('REFRESH MATERIALIZED VIEW tap_app.net_complete')) AS t (call);
+             ('REFRESH MATERIALIZED VIEW tap_app.net_take'), ('REFRESH MATERIALIZED VIEW tap_app.net_complete')) AS t (call);
 SELECT is_empty($$ SELECT FROM pgq_waiting WHERE kind = 'caught' $$, 'no job was enqueued with the queues of another role');
+SELECT pgq_complete(id, token) FROM pgq_running;
 
 -- In a view, the role that reads from it counts.
 CREATE FUNCTION tap_app.seen() RETURNS text LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN RETURN (SELECT string_agg(queue, ',') FROM pgq_stats); END $$;
