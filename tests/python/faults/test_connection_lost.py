@@ -181,7 +181,7 @@ def test_a_job_whose_connection_is_lost_before_its_handler_is_released(
     queue.enqueue("k", max_retries=0)
     send, cuts = Inside.send, [1]
 
-    def cut_before(self: Inside, *statements: str) -> list[tuple[Any, ...]]:
+    def cut_before(self: Inside, *statements: str) -> tuple[str, ...]:
         if cuts:
             cuts.pop()
             cut(queue.conn)

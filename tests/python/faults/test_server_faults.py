@@ -162,7 +162,7 @@ def test_a_transactional_job_survives_the_end_of_its_session_at_each_step(
         cut_first(conn, where)
     send = Inside.send
 
-    def cut_before(self: Inside, *statements: str) -> list[tuple[Any, ...]]:
+    def cut_before(self: Inside, *statements: str) -> tuple[str, ...]:
         if where is not None and statements[0].startswith(where):
             once(self.queue().conn.info.backend_pid)
         return send(self, *statements)

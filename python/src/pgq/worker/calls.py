@@ -172,9 +172,10 @@ class WorkerQueue(Queue):
         return f"SELECT {TRANSACTION}, {self._prefix}pgq_hold({job.id}, {job.token}){limit}"
 
     def holding_many(self, jobs: Sequence[Job]) -> str:
-        """Return a statement that holds jobs, and returns the id of the transaction and an array of ids."""
+        """Return a statement that holds jobs, and returns the id of the transaction and the ids with spaces between."""
         ids, tokens = held(jobs)
-        return f"SELECT {TRANSACTION}, ARRAY(SELECT {self._prefix}pgq_hold_many('{ids}', '{tokens}'))"
+        held_ids = f"ARRAY(SELECT {self._prefix}pgq_hold_many('{ids}', '{tokens}'))"
+        return f"SELECT {TRANSACTION}, pg_catalog.array_to_string({held_ids}, ' ')"
 
     def completing(self, transaction: str, job: Job, result: str | None, note: str | None) -> str:
         """
@@ -182,12 +183,12 @@ class WorkerQueue(Queue):
 
         libpq quotes them, because a handler may have given the connection another adapter of text.
         """
-        escaping = Escaping(self.conn.pgconn)
-        kept, said = (
-            "NULL" if text is None else bytes(escaping.escape_literal(text.encode("ascii"))).decode("ascii")
-            for text in (result, note)
-        )
+        kept = "NULL" if result is None else self._quoted(result)
+        said = "NULL" if note is None else self._quoted(note)
         return f"SELECT {self._prefix}pgq_complete({job.id}, {job.token}, {kept}, {said}, '{transaction}')"
+
+    def _quoted(self, text: str) -> str:
+        return bytes(Escaping(self.conn.pgconn).escape_literal(text.encode("ascii"))).decode("ascii")
 
     def committed(self, transaction: str, job: Job) -> str:
         """Return a statement that returns whether this transaction, which completes the job, has committed."""

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import psycopg
-from psycopg.pq import TransactionStatus
-from psycopg.rows import tuple_row
+from psycopg.errors import error_from_result
+from psycopg.generators import execute
+from psycopg.pq import ExecStatus, TransactionStatus
 
 from pgq.errors import translated
 from pgq.job import Job
@@ -54,13 +55,12 @@ class Inside(Session):
 
     connection_class = LentConnection
     # Of the connection that is open.
-    _cursor: psycopg.Cursor[tuple[Any, ...]] | None = None
     _attributes: frozenset[str] = frozenset()
 
     @property
-    def status(self) -> TransactionStatus:
+    def status(self) -> int:
         """The status of the transaction, as far as libpq knows without asking the server."""
-        return TransactionStatus.UNKNOWN if self._queue is None else self._queue.conn.info.transaction_status
+        return TransactionStatus.UNKNOWN if self._queue is None else self._queue.conn.pgconn.transaction_status
 
     @property
     def is_in_transaction(self) -> bool:
@@ -87,30 +87,43 @@ class Inside(Session):
         queue = super().queue()
         if queue is not before:
             self._attributes = frozenset(vars(queue.conn))
-            self._cursor = psycopg.Cursor(queue.conn, row_factory=tuple_row)
         return queue
 
-    def send(self, *statements: str) -> list[tuple[Any, ...]]:
+    def send(self, *statements: str) -> tuple[str, ...]:
         """
-        Execute statements that are sent in one message, and return the rows of the last one.
+        Execute statements that are sent in one message; return the first row, as text, of the last that returns any.
 
-        No statement runs after one that fails. Raises OperationalError if there is no connection.
+        No statement runs after one that fails. Raises OperationalError if there is no connection. A cursor would take
+        longer to look at twenty results than the server takes to run their statements.
         """
-        if self._queue is None or self._cursor is None:
+        if self._queue is None:
             raise psycopg.OperationalError("the connection is closed")
-        cursor = self._cursor
-        with translated(self._queue.conn, statements[0]):
-            cursor.execute("; ".join(statements).encode(), prepare=False)
-            while cursor.nextset():
-                pass
-        return cursor.fetchall() if cursor.description is not None else []
+        conn = self._queue.conn
+        try:
+            with conn.lock:
+                conn.pgconn.send_query("; ".join(statements).encode())
+                results = psycopg.Connection.wait(conn, execute(conn.pgconn))
+            if results[-1].status == ExecStatus.FATAL_ERROR:
+                raise error_from_result(results[-1], conn.info.encoding)
+        except psycopg.Error:
+            with translated(conn, statements[0]):
+                raise
+        for result in reversed(results):
+            if result.status == ExecStatus.TUPLES_OK:
+                return tuple((result.get_value(0, column) or b"").decode() for column in range(result.nfields))
+        return ()
+
+    def undo(self, statement: str) -> None:
+        """Execute a kind of ROLLBACK; psycopg then prepares its statements anew."""
+        if self._queue is None:
+            raise psycopg.OperationalError("the connection is closed")
+        psycopg.Cursor(self._queue.conn).execute(statement.encode(), prepare=False)
 
     def has_committed(self, transaction: str, job: Job) -> bool:
         """Return whether the transaction with this id has committed, which completes the job."""
         if self._queue is None:
             return False
-        ((has_committed,),) = self.send(self._queue.committed(transaction, job))
-        return bool(has_committed)
+        return self.send(self._queue.committed(transaction, job)) == ("t",)
 
     def set_defaults(self) -> None:
         """Set the attributes of the connection object; some can have changed outside a transaction only."""
@@ -124,7 +137,7 @@ class Inside(Session):
         """Roll back what is open; close a connection through which that is not possible."""
         if self.status in {TransactionStatus.INTRANS, TransactionStatus.INERROR}:
             try:
-                self.send("ROLLBACK")
+                self.undo("ROLLBACK")
             except psycopg.Error:
                 self.close()
 
@@ -143,6 +156,9 @@ class Inside(Session):
     @property
     def is_spoiled(self) -> bool:
         """Whether a handler has set an attribute of the connection that hides one of its methods."""
-        if self._queue is None:
+        if self._queue is None or (now := vars(self._queue.conn).keys()) <= self._attributes:
             return False
-        return any(hasattr(LentConnection, name) for name in vars(self._queue.conn).keys() - self._attributes)
+        if any(hasattr(LentConnection, name) for name in now - self._attributes):
+            return True
+        self._attributes = self._attributes.union(now)
+        return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -104,10 +104,10 @@ class Transactions:
         try:
             self.let_go()
             queue = self._session.queue()
-            ((transaction, held),) = self._session.send(self._session.begin, queue.holding_many(jobs))
-            self._session.send(SAVEPOINT)
-            settled += [Settlement(job, "lost") for job in jobs if job.id not in held]
-            left = [job for job in jobs if job.id in held]
+            transaction, ids = self._session.send(self._session.begin, queue.holding_many(jobs), SAVEPOINT)
+            held = set(ids.split())
+            settled += [Settlement(job, "lost") for job in jobs if str(job.id) not in held]
+            left = [job for job in jobs if str(job.id) in held]
             while left:
                 current = left.pop(0)
                 self._handler_call.calling = False
@@ -154,7 +154,7 @@ class Transactions:
             self._ahead = None
             return queue, ahead.transaction
         self.let_go()
-        ((transaction, *_),) = self._session.send(self._session.begin, _holding(queue, handler, job))
+        transaction, *_ = self._session.send(self._session.begin, _holding(queue, handler, job))
         return queue, transaction
 
     def _call(
@@ -175,7 +175,7 @@ class Transactions:
         except ENDED as error:
             raise _ended(job) from error
 
-    def _complete(self, job: Job, *statements: str) -> list[tuple[Any, ...]]:
+    def _complete(self, job: Job, *statements: str) -> tuple[str, ...]:
         try:
             return self._session.send(*statements)
         except ENDED as error:
@@ -192,11 +192,10 @@ class Transactions:
             return False
         ahead = self._following() if self._handler_call.seconds() < QUICK else None
         begin = () if ahead is None else (self._session.begin, _holding(queue, *ahead))
-        rows = self._complete(job, *statements, "COMMIT", *self._session.cleaning, *begin)
+        held = self._complete(job, *statements, "COMMIT", *self._session.cleaning, *begin)
         self._session.set_defaults()
         if ahead is not None:
-            ((transaction, *_),) = rows
-            self._ahead = Ahead(ahead[1].id, ahead[1].token, transaction)
+            self._ahead = Ahead(ahead[1].id, ahead[1].token, held[0])
         return True
 
     def _has_committed(self, transaction: str | None, job: Job) -> bool:
@@ -214,7 +213,7 @@ class Transactions:
     def _undo(self) -> bool:
         """Undo what was done for the last job of a batch; return whether its transaction is left for the others."""
         try:
-            self._session.send(ROLLBACK)
+            self._session.undo(ROLLBACK)
         except psycopg.Error:
             return False
         return True
