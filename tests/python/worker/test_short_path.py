@@ -1,4 +1,4 @@
-"""The short path through plain handlers keeps the promises of the long one."""
+"""The short paths through plain and through transactional handlers keep the promises of the long one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.database import Connect, jobs
+from support.modes import MODES
 from support.threads import Thread
 from support.workers import MakeWorker, drain
 
@@ -25,6 +26,7 @@ from pgq.worker.settings import Timing
 from pgq.worker.timeout import Interruption
 
 Call = tuple[Claim, int]
+modes = pytest.mark.parametrize("mode", ["plain", "transactional"])
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +41,14 @@ def short(monkeypatch: pytest.MonkeyPatch, loop: Loop) -> None:
     monkeypatch.setattr(loop, "dispatch", lambda job: pytest.fail(f"{job} takes the long path"))
 
 
+@modes
 @pytest.mark.usefixtures("short")
-def test_other_threads_see_what_a_plain_handler_runs(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+def test_other_threads_see_what_a_handler_runs(queue: Queue, loop: Loop, handlers: Handlers, mode: str) -> None:
     """They see the job as it was claimed, since when it runs, and the jobs that have not begun."""
     seen: list[Any] = []
 
-    @handlers.handler("k")
-    def look(job: Job) -> None:
+    @handlers.handler("k", **MODES[mode])
+    def look(job: Job, *_: Any) -> None:
         number = job.id
         job.id = job.kind = job._claim = None  # type: ignore[assignment]
         execution = loop.executor.execution
@@ -63,11 +66,13 @@ def test_other_threads_see_what_a_plain_handler_runs(queue: Queue, loop: Loop, h
     assert jobs(queue.conn) == []
 
 
+@modes
 @pytest.mark.parametrize("concurrency", [1, 2])
-def test_a_plain_handler_is_interrupted_when_its_job_is_cancelled(
+def test_a_handler_is_interrupted_when_its_job_is_cancelled(
     queue: Queue,
     make_worker: MakeWorker,
     handlers: Handlers,
+    mode: str,
     connect: Connect,
     monkeypatch: pytest.MonkeyPatch,
     concurrency: int,
@@ -76,8 +81,8 @@ def test_a_plain_handler_is_interrupted_when_its_job_is_cancelled(
     begun = threading.Event()
     ended: list[str] = []
 
-    @handlers.handler("k")
-    def wait(job: Job) -> None:
+    @handlers.handler("k", **MODES[mode])
+    def wait(job: Job, *_: Any) -> None:
         begun.set()
         until = monotonic() + 30
         while job.args == 0 and monotonic() < until:
@@ -94,15 +99,16 @@ def test_a_plain_handler_is_interrupted_when_its_job_is_cancelled(
     assert jobs(queue.conn) == [(ids[0], "cancelled", 1)]
 
 
+@modes
 @pytest.mark.usefixtures("short")
-def test_a_child_that_a_plain_handler_forks_ends_where_the_handler_does(
-    queue: Queue, loop: Loop, handlers: Handlers
+def test_a_child_that_a_handler_forks_ends_where_the_handler_does(
+    queue: Queue, loop: Loop, handlers: Handlers, mode: str
 ) -> None:
     """It does not go on as a second worker."""
     codes: list[int] = []
 
-    @handlers.handler("k")
-    def fork(job: Job) -> None:
+    @handlers.handler("k", **MODES[mode])
+    def fork(job: Job, *_: Any) -> None:
         child = os.fork()
         if child == 0:
             # Should it go on.
@@ -117,16 +123,17 @@ def test_a_child_that_a_plain_handler_forks_ends_where_the_handler_does(
     assert jobs(queue.conn) == []
 
 
+@modes
 @pytest.mark.usefixtures("short")
 def test_the_rest_of_a_batch_goes_back_when_another_loop_has_a_suspect(
-    queue: Queue, loop: Loop, handlers: Handlers
+    queue: Queue, loop: Loop, handlers: Handlers, mode: str
 ) -> None:
     """The loop with the suspect waits until this one holds no job."""
     ran: list[Any] = []
     other, now = object(), monotonic()
 
-    @handlers.handler("k")
-    def close(job: Job) -> None:
+    @handlers.handler("k", **MODES[mode])
+    def close(job: Job, *_: Any) -> None:
         ran.append(job.args)
         loop.state.gate.close(other, now, now + 60)
 
@@ -149,6 +156,24 @@ def test_the_loop_settles_between_jobs_when_that_is_due(
     assert left == [3, 2, 1]
 
 
+def test_the_loop_settles_between_transactional_jobs_when_that_is_due(
+    queue: Queue, make_worker: MakeWorker, handlers: Handlers
+) -> None:
+    """A job that has failed does not wait for those that come after it."""
+    (loop,) = make_worker(timing=Timing(tick=60.0, settle_after=0.0)).loops
+    states: list[str] = []
+
+    @handlers.handler("k", transaction=True)
+    def work(job: Job, _: Any) -> None:
+        states.append(jobs(queue.conn)[0][1])
+        if job.args == 0:
+            raise ValueError("no")
+
+    queue.enqueue_many([{"kind": "k", "args": n} for n in range(2)])
+    loop.turn()
+    assert states == ["running", "waiting"]
+
+
 CHANGES: dict[str, Callable[[], object]] = {
     "SIGTERM": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
     "SIGINT": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -162,15 +187,16 @@ def state() -> list[object]:
     return [*map(signal.getsignal, (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)), sys.getrecursionlimit()]
 
 
+@modes
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_quick_handler_changes_nothing_for_the_next_one(
-    queue: Queue, make_worker: MakeWorker, handlers: Handlers, what: str
+    queue: Queue, make_worker: MakeWorker, handlers: Handlers, mode: str, what: str
 ) -> None:
     """The next one may take long, and the worker must be stopped then."""
     found: list[list[object]] = []
 
-    @handlers.handler("k")
-    def change(job: Job) -> None:
+    @handlers.handler("k", **MODES[mode])
+    def change(job: Job, *_: Any) -> None:
         found.append(state())
         CHANGES[what]()
 
@@ -185,8 +211,9 @@ def test_a_quick_handler_changes_nothing_for_the_next_one(
     assert found[0] == found[1] == found[2]
 
 
-def test_django_may_be_imported_by_a_plain_handler(
-    queue: Queue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+@modes
+def test_django_may_be_imported_by_a_handler(
+    queue: Queue, loop: Loop, handlers: Handlers, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its old connections are closed after this handler, and around the ones that follow."""
     closed: list[int] = []
@@ -195,8 +222,8 @@ def test_django_may_be_imported_by_a_plain_handler(
     modules["django.db"].close_old_connections = lambda: closed.append(len(ran))  # type: ignore[attr-defined]
     modules["django.conf"].settings = SimpleNamespace(configured=True)  # type: ignore[attr-defined]
 
-    @handlers.handler("k")
-    def use(job: Job) -> None:
+    @handlers.handler("k", **MODES[mode])
+    def use(job: Job, *_: Any) -> None:
         ran.append(job.id)
         for name, module in modules.items():
             monkeypatch.setitem(sys.modules, name, module)

@@ -50,7 +50,7 @@ class Executor:
         self._unpack = unpack
         self._peek = peek
         self.handler_call = HandlerCall(handlers, self.interruption, settings.timing.clock)
-        self._transactions = Transactions(self.handler_call, session, settings, self._following)
+        self.transactions = Transactions(self.handler_call, session, settings, self._following)
 
     @property
     def execution(self) -> Execution | None:
@@ -69,8 +69,8 @@ class Executor:
         self.handler_call.begin(handler, jobs, claimed_at)
         try:
             if handler.batch is not None:
-                return (self._transactions.run_batch if handler.transaction else self._run_list)(handler, jobs)
-            return [(self._transactions.run_one if handler.transaction else self._run_one)(handler, jobs[0])]
+                return (self.transactions.run_batch if handler.transaction else self._run_list)(handler, jobs)
+            return [(self.transactions.run_one if handler.transaction else self._run_one)(handler, jobs[0])]
         finally:
             self.handler_call.end()
 
@@ -79,7 +79,7 @@ class Executor:
         Hold no job before its turn, except for this one. The loop calls this before it runs another job, settles,
         releases or sleeps: a release would wait for the transaction that holds the job.
         """
-        self._transactions.let_go(unless)
+        self.transactions.let_go(unless)
 
     def extend(self, job: Job, lease: timedelta | None) -> datetime:
         """Extend the lease of a job; ``Job.extend`` calls this."""

@@ -30,6 +30,7 @@ from pgq.worker.session import Interrupted, Session
 from pgq.worker.settings import RunState, Settings
 from pgq.worker.settle import Settler
 from pgq.worker.short_path import ShortPath
+from pgq.worker.short_transactions import ShortTransactions
 from pgq.worker.sleep import Sleep
 from pgq.worker.suspect import LoopAtGate
 from pgq.worker.ticker import Ticker
@@ -93,6 +94,17 @@ class Loop:
             self.settler,
             self.executor.handler_call,
             self.executor.interruption,
+            self.gate,
+            self.settle,
+        )
+        self.short_transactions = ShortTransactions(
+            settings,
+            handlers,
+            state,
+            self.claimed,
+            self.settler,
+            self.executor.handler_call,
+            self.executor.transactions,
             self.gate,
             self.settle,
         )
@@ -208,7 +220,7 @@ class Loop:
         try:
             while not self.state.stopping:
                 self.executor.let_go(unless=self.claimed.peek())
-                begun += self.short_path.run(begin_until)
+                begun += self._short().run(begin_until)
                 if self._may_not_begin(begin_until) or (job := self.claimed.next()) is None:
                     break
                 begun += self.dispatch(job)
@@ -221,6 +233,12 @@ class Loop:
             self.executor.let_go()
         if begun:
             self.batch_size.note(begun, self.timing.clock() - begun_at)
+
+    def _short(self) -> ShortPath | ShortTransactions:
+        """Return the short way for the next job, if there is one for its handler."""
+        job = self.claimed.peek()
+        handler = None if job is None else self.handlers.get(job.kind)
+        return self.short_path if handler is None or not handler.transaction else self.short_transactions
 
     def _may_not_begin(self, until: float) -> bool:
         """Return whether no further job may begin; jobs of this batch may until then."""

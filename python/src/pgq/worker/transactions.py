@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -57,6 +57,9 @@ class Transactions:
     run next. Until it is run, ``let_go`` rolls its transaction back, which has had no effect.
     """
 
+    # Of the transaction that was begun last.
+    _queue: WorkerQueue
+
     def __init__(
         self,
         handler_call: HandlerCall,
@@ -70,29 +73,51 @@ class Transactions:
         self._following = following
         self._threads = 0
         self._ahead: Ahead | None = None
+        # Of the transaction that was begun last: its id, and the settlement of the job that it completes.
+        self._transaction = ""
+        self._settlement: Settlement | None = None
 
     def run_one(self, handler: Handler, job: Job) -> Result:
         """Let the handler's writes and the completion of its job commit together, or not at all."""
-        self._threads = threading.active_count()
-        transaction: str | None = None
-        settlement: Settlement | None = None
-        is_clean = False
         try:
-            queue, transaction = self._begin(handler, job)
-            settlement, statements = self._call(handler, job, queue, transaction)
-            is_clean = self._commit(queue, job, statements)
-            return settlement
-        except BaseException as raised:
-            error = raised
+            conn = self.begin(handler, job)
+            job.args  # noqa: B018 - a payload that cannot be decoded fails here, before the handler is called
+            return self.end(job, self._handler_call.call(handler, job, conn))
+        except BaseException as error:
+            return self.failed(handler, job, error)
+
+    def begin(self, handler: Handler, job: Job) -> psycopg.Connection[Any]:
+        """Hold a job in a new transaction, unless that is done; return the connection."""
+        self._threads = threading.active_count()
+        self._transaction, self._settlement = "", None
+        self._queue, ahead = self._session.queue(), self._ahead
+        if ahead is not None and ahead[:2] == (job.id, job.token) and self._session.is_in_transaction:
+            self._ahead = None
+            self._transaction = ahead.transaction
+        else:
+            self.let_go()
+            self._transaction, *_ = self._session.send(self._session.begin, _holding(self._queue, handler, job))
+        return self._queue.conn
+
+    def end(self, job: Job, result: Any) -> Settlement:
+        """Complete a job whose handler has returned, and commit; return the settlement."""
+        self._settlement, statements = self._completion(job, result)
+        if not self._commit(job, statements):
+            self._reset_session()
+        return self._settlement
+
+    def failed(self, handler: Handler, job: Job, error: BaseException) -> Result:
+        """Roll back, after an exception from the handler or from ``begin`` or ``end``; return the result of the job."""
+        try:
+            self._session.close_if_busy()
             if _is_rollback(error):
                 error = TransactionEnded(f"the handler of {job.kind} rolled its transaction back")
             self._session.roll_back()
-            if settlement is not None and self._has_committed(transaction, job):
-                return settlement
+            if self._settlement is not None and self._has_committed(job):
+                return self._settlement
             return self._rolled_back(handler, [job], [], error)[0]
         finally:
-            if not is_clean:
-                self._reset_session()
+            self._reset_session()
 
     def run_batch(self, handler: Handler, jobs: list[Job]) -> list[Result]:
         """Run each job under a savepoint. One commit completes the jobs, and records the others' outcomes."""
@@ -100,11 +125,12 @@ class Transactions:
         failed: list[Outcome] = []
         left = jobs.copy()
         current: Job | None = None
+        function = self._handler_call.simple(handler)
         self._threads = threading.active_count()
         try:
             self.let_go()
-            queue = self._session.queue()
-            transaction, ids = self._session.send(self._session.begin, queue.holding_many(jobs), SAVEPOINT)
+            self._queue = queue = self._session.queue()
+            self._transaction, ids = self._session.send(self._session.begin, queue.holding_many(jobs), SAVEPOINT)
             held = set(ids.split())
             settled += [Settlement(job, "lost") for job in jobs if str(job.id) not in held]
             left = [job for job in jobs if str(job.id) in held]
@@ -112,7 +138,7 @@ class Transactions:
                 current = left.pop(0)
                 self._handler_call.calling = False
                 try:
-                    settlement, statements = self._call(handler, current, queue, transaction)
+                    settlement, statements = self._completion(current, self._call(function, handler, current))
                     self._complete(current, *statements, RELEASE, *([SAVEPOINT] if left else []))
                     settled.append(settlement)
                 except BaseException as raised:
@@ -147,31 +173,25 @@ class Transactions:
             self._ahead = None
             self._session.roll_back()
 
-    def _begin(self, handler: Handler, job: Job) -> tuple[WorkerQueue, str]:
-        """Hold a job in a new transaction, unless that is done; return the queue and the id of the transaction."""
-        queue, ahead = self._session.queue(), self._ahead
-        if ahead is not None and ahead[:2] == (job.id, job.token) and self._session.is_in_transaction:
-            self._ahead = None
-            return queue, ahead.transaction
-        self.let_go()
-        transaction, *_ = self._session.send(self._session.begin, _holding(queue, handler, job))
-        return queue, transaction
-
-    def _call(
-        self, handler: Handler, job: Job, queue: WorkerQueue, transaction: str
-    ) -> tuple[Settlement, tuple[str, ...]]:
-        """Call the handler of a job that is held; return its settlement, and the statements that complete the job."""
-        job.args  # noqa: B018 - a payload that cannot be decoded fails here, before the handler is called
+    def _call(self, function: Callable[..., Any] | None, handler: Handler, job: Job) -> Any:
+        """Call the handler of a job of a batch."""
+        job.args  # noqa: B018 - as above
         try:
-            result = self._handler_call.call(handler, job, queue.conn)
-        finally:
-            was_busy = self._session.close_if_busy()
-        if was_busy:
+            if function is None:
+                return self._handler_call.call(handler, job, self._queue.conn)
+            return self._handler_call.call_simple(function, handler, job, self._queue.conn)
+        except BaseException:
+            self._session.close_if_busy()
+            raise
+
+    def _completion(self, job: Job, result: Any) -> tuple[Settlement, tuple[str, ...]]:
+        """Return the settlement of a job whose handler has returned, and the statements that complete it."""
+        if self._session.close_if_busy():
             raise TransactionEnded(f"the handler of {job.kind} left its connection in the middle of something")
         if self._session.status == TransactionStatus.IDLE:
             raise _ended(job)
         try:
-            return completion_in(queue, transaction, self._handler_call.encoded(job, result))
+            return completion_in(self._queue, self._transaction, self._handler_call.encoded(job, result))
         except ENDED as error:
             raise _ended(job) from error
 
@@ -181,7 +201,7 @@ class Transactions:
         except ENDED as error:
             raise _ended(job) from error
 
-    def _commit(self, queue: WorkerQueue, job: Job, statements: tuple[str, ...]) -> bool:
+    def _commit(self, job: Job, statements: tuple[str, ...]) -> bool:
         """
         Complete the job, commit, reset the session and hold the next job, in one message.
 
@@ -191,14 +211,14 @@ class Transactions:
             self._complete(job, *statements, "COMMIT")
             return False
         ahead = self._following() if self._handler_call.seconds() < QUICK else None
-        begin = () if ahead is None else (self._session.begin, _holding(queue, *ahead))
+        begin = () if ahead is None else (self._session.begin, _holding(self._queue, *ahead))
         held = self._complete(job, *statements, "COMMIT", *self._session.cleaning, *begin)
         self._session.set_defaults()
         if ahead is not None:
             self._ahead = Ahead(ahead[1].id, ahead[1].token, held[0])
         return True
 
-    def _has_committed(self, transaction: str | None, job: Job) -> bool:
+    def _has_committed(self, job: Job) -> bool:
         """
         Return whether the transaction that completes the job has committed, as far as the session can tell.
 
@@ -206,7 +226,7 @@ class Transactions:
         """
         self._reset_session()
         try:
-            return transaction is not None and self._session.has_committed(transaction, job)
+            return bool(self._transaction) and self._session.has_committed(self._transaction, job)
         except psycopg.Error:
             return False
 
