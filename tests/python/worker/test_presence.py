@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from support.database import Connect, Connection, jobs, one
 from support.threads import Thread, eventually
-from support.workers import MakeWorker
+from support.workers import MakeWorker, start
 
 from pgq import Drain, Handlers, Job, Queue, Worker, WorkerQueue, WrongState
 from pgq.worker.presence import Presence
@@ -114,6 +114,38 @@ def test_a_longer_lease_of_a_handler_starts_with_it(
     eventually(lambda: jobs(conn) == [])
     present.stop()
     thread.result(30)
+
+
+def test_a_lease_is_extended_while_the_worker_cannot_register(
+    conn: Connection,
+    connect: Connect,
+    queue: Queue,
+    handlers: Handlers,
+    make_worker: MakeWorker,
+    running: list[Worker],
+) -> None:
+    """After a lost connection a client has found the worker gone, in the transaction of a claim that stays open."""
+    worker = make_worker(timing=Timing(look=60, lock_timeout="50ms"))
+    client = connect(autocommit=False)
+    extended: list[bool] = []
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        client.execute("SELECT FROM pgq_worker_session FOR UPDATE")
+        conn.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE '%% presence'"
+        )
+        eventually(lambda: one(conn, PRESENCE) == 1, "the worker connects again")
+        job.extend(timedelta(hours=1))
+        extended.append(one(conn, "SELECT present FROM pgq_workers"))
+        client.rollback()
+
+    start(worker, running)
+    queue.enqueue("k")
+    eventually(lambda: extended, "it is extended", 60)
+    eventually(lambda: one(conn, "SELECT present FROM pgq_workers"), "the worker registers")
+    eventually(lambda: jobs(conn) == [])
+    assert extended == [False]
 
 
 def test_a_lost_presence_connection_is_replaced(

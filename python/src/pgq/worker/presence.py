@@ -228,17 +228,18 @@ class Presence:
 
     def _register(self) -> None:
         with self.session.lock:
-            queues = self._served.known
+            queue, queues = self.session.queue(), self._served.known
             try:
-                self.session.queue().register(
-                    self.settings.name, queues, socket.gethostname(), os.getpid(), self._kinds()
-                )
+                with queue.conn.transaction():
+                    self._limit_lock_wait()
+                    queue.register(self.settings.name, queues, socket.gethostname(), os.getpid(), self._kinds())
                 self._registered, self._queues = True, queues
             except psycopg.errors.InsufficientPrivilege:
                 self._served.forget()
                 raise
-            except WrongState:
-                # After a lost connection the server may not have noticed yet that the old session is gone.
+            except (WrongState, psycopg.errors.LockNotAvailable):
+                # After a lost connection the server may not have noticed yet that the old session is gone. Or a claim
+                # has noticed it, and the transaction of the claim is still open.
                 self._registered = False
 
     def _end(self) -> None:
