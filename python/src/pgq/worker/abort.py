@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from time import monotonic, sleep
 from typing import Final
 
-import psycopg
-
-from pgq.job import Claim
 from pgq.process.logs import logger
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.donelog import DoneLog
 from pgq.worker.joblog import log_settlement
+from pgq.worker.locked import by_claim, record_unlocked
 from pgq.worker.loop import Loop
-from pgq.worker.outcomes import Outcome, Released, Settlement
+from pgq.worker.outcomes import Outcome, Released
 from pgq.worker.settings import Settings
-from pgq.worker.settle import limit_lock_wait, record, unpack
 
 # Seconds for which a worker that is told twice to stop tries to give its jobs back.
 RELEASE_WITHIN: Final = 3.0
@@ -30,7 +27,7 @@ def release_all(loops: Sequence[Loop], settings: Settings, done: DoneLog) -> Non
         # Read in the order in which jobs move on, so that none is missed; some may be met twice.
         unstarted = [*loop.claimed.unstarted]
         execution = loop.executor.execution
-        ended = [*loop.settler.pending]
+        ended = loop.pending
         running = execution.jobs if execution is not None else ()
         settled = {outcome.job for outcome in ended}
         outcomes += ended
@@ -42,35 +39,14 @@ def release_all(loops: Sequence[Loop], settings: Settings, done: DoneLog) -> Non
         queue = WorkerQueue(conn, schema=settings.schema)
         while outcomes and monotonic() < give_up_at:
             settled = set()
-            for claimed in _by_claim(outcomes):
-                for settlement in _record_claim(queue, claimed, settings.timing.lock_timeout):
-                    # A job whose transaction the server has not ended yet is locked.
-                    if settlement.state != "left":
-                        settled.add(settlement.job)
-                        done.add(settlement, since)
-                        log_settlement(settlement)
+            for claimed in by_claim(outcomes):
+                # A job whose transaction the server has not ended yet is locked.
+                for settlement in record_unlocked(queue, claimed, settings.timing.lock_timeout):
+                    settled.add(settlement.job)
+                    done.add(settlement, since)
+                    log_settlement(settlement)
             outcomes = [outcome for outcome in outcomes if outcome.job not in settled]
             if outcomes:
                 sleep(0.05)
     if outcomes:
         logger.warning("%d jobs are left to their leases: a transaction of a handler has locked them", len(outcomes))
-
-
-def _by_claim(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
-    """Return the outcomes of each claim: a transaction of a handler may have locked all jobs of its claim."""
-    found: dict[Claim, list[Outcome]] = {}
-    for outcome in outcomes:
-        found.setdefault(outcome.job._claim, []).append(outcome)
-    return [*found.values()]
-
-
-def _record_claim(queue: WorkerQueue, outcomes: Sequence[Outcome], lock_timeout: str) -> list[Settlement]:
-    """Record outcomes of jobs that were claimed together; return no settlement while they are all locked."""
-    try:
-        # In rows of their own, a job that is locked keeps no other waiting.
-        unpack(queue, [outcomes[0].job], lock_timeout)
-        with queue.conn.transaction():
-            limit_lock_wait(queue, lock_timeout)
-            return record(queue, outcomes, lock_timeout)
-    except psycopg.errors.LockNotAvailable:
-        return []

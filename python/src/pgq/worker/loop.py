@@ -23,7 +23,8 @@ from pgq.worker.idle import IdleLoops
 from pgq.worker.inside import Inside
 from pgq.worker.joblog import first_line
 from pgq.worker.liveness import Liveness
-from pgq.worker.outcomes import Declined, Released
+from pgq.worker.locked import LockedJobs
+from pgq.worker.outcomes import Declined, Outcome, Released
 from pgq.worker.refusal import Refusal, Refused
 from pgq.worker.served import ServedQueues
 from pgq.worker.session import Interrupted, Session
@@ -77,11 +78,12 @@ class Loop:
         self.wakeup = Wakeup()
         state.wakeups.append(self.wakeup)
         self.batch_size = BatchSize(settings.batch, settings.batch_bytes)
-        self.session = self._session(Session)
+        self.session = self._session(Session, settings.timing.longest_lock_wait)
         # The session of transactional handlers.
         self.inside = self._session(Inside)
         self.executor = Executor(handlers, self.inside, settings, extend, self._unpack, self.peek)
         self.settler = Settler(settings, self.session, served, state.done, lambda: not handlers.any_transaction)
+        self.locked = LockedJobs(settings, self.session, self.settler)
         self.ticker = Ticker(self.tick, self.timing.tick)
         self.claimed = ClaimedJobs(self.settler, state.budget, self.session.lock)
         self.liveness = Liveness(self.timing)
@@ -114,13 +116,14 @@ class Loop:
         self.sleep = Sleep(settings, state, self.session, handlers, idle, served, self.wakeup, self.liveness)
         self._tick_again_at = 0.0
 
-    def _session(self, kind: type[S]) -> S:
+    def _session(self, kind: type[S], lock_timeout: str | None = None) -> S:
         settings = self.settings
         return kind(
             settings.server,
             settings.name,
             settings.schema,
             transaction_pooler=settings.transaction_pooler,
+            lock_timeout=lock_timeout,
         )
 
     def _unpack(self, job: Job) -> None:
@@ -141,7 +144,7 @@ class Loop:
         try:
             while not self.state.stopping:
                 try:
-                    if self.turn() == 0 and not self.state.stopping and self.rest():
+                    if self._go_on():
                         break
                     pause = self.timing.first_pause
                     refusal.end()
@@ -161,6 +164,17 @@ class Loop:
             self.finish()
         finally:
             self.close()
+
+    def _go_on(self) -> bool:
+        """Take a turn, and sleep if that has claimed nothing; return true when the worker is drained instead."""
+        try:
+            return self.turn() == 0 and not self.state.stopping and self.rest()
+        except psycopg.errors.LockNotAvailable as error:
+            with self.session.lock:
+                self.locked.set_aside()
+            waiting = len(self.locked.outcomes)
+            logger.warning("%d jobs wait for a transaction that has locked them: %s", waiting, first_line(error))
+            return False
 
     def turn(self) -> int:
         """Settle the last batch, claim the next one, and run it; return how many jobs were claimed."""
@@ -297,7 +311,8 @@ class Loop:
 
     def rest(self) -> bool:
         """Sleep until there may be something to do; return true when the worker is drained instead."""
-        self.ticker.pause()
+        if not self.locked.outcomes:
+            self.ticker.pause()
         return self.sleep.rest()
 
     def let_go(self) -> None:
@@ -320,15 +335,21 @@ class Loop:
         """
         Keep a slow handler from delaying others: settle what is done, and give back what has not begun.
 
-        Runs in the ticker's thread.
+        Settle jobs that were locked, too. Runs in the ticker's thread.
         """
         self.executor.interruption.check()
         now = self.timing.clock()
-        if self.executor.execution is None or now < self._tick_again_at:
+        if (self.executor.execution is None and not self.locked.are_due) or now < self._tick_again_at:
             return
         if not self.session.lock.acquire(blocking=False):
             return
         try:
+            if self.locked.are_due:
+                self.locked.settle()
+                if not self.locked.outcomes:
+                    # If the loop sleeps, it takes a turn, and then pauses the ticker.
+                    self._idle.leave(self.wakeup)
+                    self.wakeup.set()
             # Read under the lock, without which the loop gets neither to its next batch nor to sleep.
             execution = self.executor.execution
             if execution is None:
@@ -347,15 +368,20 @@ class Loop:
     def finish(self) -> None:
         """Settle, and give back what has not begun; if that fails, leave the jobs to their leases."""
         self.claimed.release_unstarted()
-        if self.settler.has_pending:
-            try:
-                try:
-                    self.settle()
-                except psycopg.errors.QueryCanceled:
-                    # The cancellation was meant for the claim before, and came late.
-                    self.settle()
-            except UNAVAILABLE as error:
-                logger.warning("%d jobs are left to their leases: %s", len(self.settler.pending), first_line(error))
+        try:
+            if self.settler.has_pending:
+                with suppress(psycopg.errors.LockNotAvailable):
+                    try:
+                        self.settle()
+                    except psycopg.errors.QueryCanceled:
+                        # The cancellation was meant for the claim before, and came late.
+                        self.settle()
+            with self.session.lock:
+                self.locked.set_aside()
+            if jobs := len(self.pending):
+                logger.warning("%d jobs are left to their leases: a transaction has locked them", jobs)
+        except UNAVAILABLE as error:
+            logger.warning("%d jobs are left to their leases: %s", len(self.pending), first_line(error))
 
     def is_well(self) -> bool:
         """Return whether the loop does its work, or could not for a short time only. The health thread calls this."""
@@ -370,11 +396,17 @@ class Loop:
         execution = self.executor.execution
         return [*unstarted, *(execution.jobs if execution is not None else ())]
 
+    @property
+    def pending(self) -> list[Outcome]:
+        """All outcomes that are not recorded yet."""
+        # In the order in which they move on.
+        return [*self.settler.pending, *self.locked.outcomes]
+
     def known_jobs(self) -> list[Job]:
         """Return all jobs that this loop holds, and perhaps some that it held; the caller holds ``session.lock``."""
         claim = self.claimed.claim
         claimed = claim.jobs() if claim is not None else ()
-        return [*claimed, *(outcome.job for outcome in self.settler.pending), *self.settler.left()]
+        return [*claimed, *(outcome.job for outcome in self.pending), *self.settler.left()]
 
     def close(self) -> None:
         """Close the connections, and end the ticker's thread."""

@@ -98,7 +98,7 @@ def is_plain(outcome: Outcome) -> bool:
 class Settlement:
     """
     How the database recorded an outcome: done, retry, dead, merged, snoozed, declined, cancelled or released; lost (the
-    lease was lost), or left (to its lease, because a producer's open transaction stood in the way).
+    lease was lost), or left (to its lease, because an open transaction stood in the way).
 
     ``cause`` is the name of the exception behind it; of a job that is done, that which kept its result from being
     stored.

@@ -53,8 +53,9 @@ class Session:
     """
     A connection that is replaced when it is lost. Where threads share it, each holds ``lock`` while it uses it.
 
-    ``notified`` is called with the payload of each notification, in any thread that uses the connection. Behind a
-    transaction pooler nothing is set or kept in the session.
+    ``notified`` is called with the payload of each notification, in any thread that uses the connection. If
+    ``lock_timeout`` is given, a statement waits no longer for a lock. Behind a transaction pooler nothing is set or
+    kept in the session.
     """
 
     # A class of connections, where it is not psycopg's own.
@@ -68,12 +69,14 @@ class Session:
         *,
         transaction_pooler: bool = False,
         notified: Callable[[str], None] | None = None,
+        lock_timeout: str | None = None,
     ) -> None:
         self.server = server
         self.name = name
         self.schema = schema
         self.transaction_pooler = transaction_pooler
         self.notified = notified
+        self.lock_timeout = lock_timeout
         self.lock = threading.RLock()
         # Whether this session is registered as idle, by pgq_idle.
         self.idle = False
@@ -249,7 +252,8 @@ class Session:
         """Prepare a new connection for use."""
         self._set_defaults(conn)
         if not self.transaction_pooler:
-            conn.execute(SETTINGS)
+            limit = "" if self.lock_timeout is None else f"; SET lock_timeout = '{self.lock_timeout}'"
+            conn.execute(f"{SETTINGS}{limit}".encode())
             self._check_connection(conn)
         if self.notified is not None:
             notified = self.notified

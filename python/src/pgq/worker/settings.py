@@ -53,6 +53,11 @@ class Timing:
     # A settlement that meets a producer's open transaction leaves the job to its lease. Shorter than deadlock_timeout,
     # so that PostgreSQL never chooses the producer as the victim of a deadlock.
     lock_timeout: str = "300ms"
+    # A loop waits no longer than this for any other lock. Only a transaction that a handler has left open, or one that
+    # has rescued the jobs, keeps it waiting for so long.
+    longest_lock_wait: str = "10s"
+    # Seconds between two attempts to record the outcomes of jobs that are locked.
+    locked_again: float = 1.0
     # A loop that could not do its work for this long is unwell.
     unwell_after: float = UNWELL_AFTER
     # A refusal of new connections that lasts for so long ends the worker.

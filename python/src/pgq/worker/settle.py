@@ -115,6 +115,13 @@ class Settler:
         timing = self.settings.timing
         return self.has_pending and timing.clock() - self.settled_at > timing.settle_after
 
+    def hand_over(self, take: Callable[[list[Outcome]], object]) -> None:
+        """Forget the pending outcomes once they are taken."""
+        done, others = self.done.copy(), self.others.copy()
+        take([*_outcomes(done), *others])
+        del self.done[: len(done)]
+        del self.others[: len(others)]
+
     def unpack(self, jobs: Sequence[Job]) -> None:
         """
         Let the server keep these jobs, and those that were claimed with them, in rows of their own.
@@ -127,18 +134,17 @@ class Settler:
         """
         Record the pending outcomes in one transaction.
 
-        While a handler runs, the caller is not ``patient``: the handler may have locked its whole batch, in a
-        transaction that ends when the handler does, or waits for a lock of this worker. Then this raises
-        psycopg.errors.LockNotAvailable, and records nothing.
+        Raises psycopg.errors.LockNotAvailable, and records nothing, if it waits too long for a lock. While a handler
+        runs, the caller is not ``patient``: the handler may have locked its whole batch, in a transaction that ends
+        when the handler does, or waits for a lock of this worker.
         """
-        queue = self.session.queue()
+        queue, timing = self.session.queue(), self.settings.timing
         done, others = self.done.copy(), self.others.copy()
         if not patient:
             self.unpack([outcome.job for outcome in others])
         with queue.conn.transaction():
-            if not patient:
-                limit_lock_wait(queue, self.settings.timing.lock_timeout)
-            settlements = record(queue, [*_outcomes(done), *others], self.settings.timing.lock_timeout)
+            limit_lock_wait(queue, timing.longest_lock_wait if patient else timing.lock_timeout)
+            settlements = record(queue, [*_outcomes(done), *others], timing.lock_timeout)
         lost = {settlement.job.id for settlement in settlements[: len(done)] if settlement.state == "lost"}
         self._note(done, lost, settlements[len(done) :])
 
@@ -146,7 +152,7 @@ class Settler:
         """
         Record the pending outcomes and claim jobs, in one transaction: a batch costs one commit.
 
-        Where all outcomes are plain, that is one statement.
+        Where all outcomes are plain, that is one statement. Raises psycopg.errors.LockNotAvailable as ``settle`` does.
         """
         settings = self.settings
         queues = self._queues()
@@ -161,6 +167,8 @@ class Settler:
         settlements: list[Settlement] = []
         if settings.transaction_pooler or others:
             with turn.queue.conn.transaction():
+                if settings.transaction_pooler:
+                    limit_lock_wait(turn.queue, settings.timing.longest_lock_wait)
                 settlements = record(turn.queue, others, settings.timing.lock_timeout)
                 lost, claim = turn(ended, *arguments)
         else:
@@ -209,9 +217,11 @@ def unpack(queue: WorkerQueue, jobs: Sequence[Job], lock_timeout: str) -> None:
     if packed := [job for job in jobs if job._claim.packed]:
         with queue.conn.transaction():
             limit_lock_wait(queue, lock_timeout)
-            queue.hold_many(packed)
+            found = queue.hold_many(packed)
         for job in packed:
-            job._claim.packed = False
+            # A job that has ended unpacks nothing.
+            if job.id in found:
+                job._claim.packed = False
 
 
 def record(queue: WorkerQueue, outcomes: Sequence[Outcome], lock_timeout: str) -> list[Settlement]:
@@ -219,7 +229,8 @@ def record(queue: WorkerQueue, outcomes: Sequence[Outcome], lock_timeout: str) -
     Record outcomes within the caller's transaction, and return a settlement for each.
 
     An outcome that cannot be recorded, because its lease is lost or a producer's open transaction is in the way, does
-    not prevent the others: each but the plain completions has a savepoint of its own.
+    not prevent the others: each but the plain completions has a savepoint of its own. Raises
+    psycopg.errors.LockNotAvailable where another transaction has locked a job that is done.
     """
     plain = [outcome for outcome in outcomes if is_plain(outcome)]
     others = [outcome for outcome in outcomes if not is_plain(outcome)]
@@ -279,6 +290,9 @@ def _record_one(queue: WorkerQueue, outcome: Outcome) -> Settlement:
     except LeaseLost:
         return Settlement(outcome.job, "lost", cause=_cause(outcome), seconds=outcome.seconds)
     except psycopg.errors.LockNotAvailable:
+        if isinstance(outcome, Completed | CompletedWithNote):
+            # What has locked the job is no producer: a completion touches no other job.
+            raise
         return Settlement(outcome.job, "left", cause=_cause(outcome), seconds=outcome.seconds)
     except (*REFUSED, UnicodeError) as error:
         storable = _storable(outcome, error)

@@ -164,7 +164,7 @@ class Worker:
                     self._work(lifeline, health)
                 # A worker that holds jobs stays registered: when its connection closes, other workers see that it is
                 # gone, and take its jobs at once.
-                if not any(loop.settler.has_pending for loop in loops):
+                if not any(loop.pending for loop in loops):
                     self.presence.unregister()
             finally:
                 notify_systemd("STOPPING=1")
