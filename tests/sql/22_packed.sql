@@ -1,6 +1,6 @@
 -- Packed batches: whatever happens to a job, the result is that of a job in a row of its own.
 BEGIN;
-SELECT plan(81);
+SELECT plan(83);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SELECT set_config('pgq.jitter', '0', true);
 
@@ -40,6 +40,18 @@ SELECT pgq_fail(id, token, 'e', retry_in => '0') FROM pgq_claim('{none}', 1);
 SELECT set_config(_pgq_bare_setting(), _pgq_digest('{two,none}') || ' ' || _pgq_microseconds(pgq_now() + interval '1 second'), true);
 SELECT pgq_claim_batch('{two,none}');
 SELECT is(pg_temp.rows_and_packed('none'), '20 0', 'jobs of two queues are not packed together with one that has failed');
+-- And of bare claims from one.
+SELECT set_config(_pgq_bare_setting(), _pgq_digest('{one}') || ' ' || _pgq_microseconds(pgq_now() + interval '1 second'), true);
+SELECT pgq_enqueue('k', to_jsonb(n), 'one', context => jsonb_build_object('x', (SELECT string_agg(md5(i::text), '') FROM generate_series(n, n + 240) AS i)))
+FROM generate_series(1, 100) AS n;
+SELECT pgq_claim_batch('{one}');
+SELECT is(pg_temp.rows_and_packed('one'), '100 0', 'jobs of one queue with large contexts are not packed');
+DELETE FROM pgq_running WHERE queue = 'one';
+SELECT pgq_enqueue('k', to_jsonb(n), 'one') FROM generate_series(1, 20) AS n;
+SELECT pgq_fail(id, token, 'e', retry_in => '0') FROM pgq_claim('{one}', 1);
+SELECT set_config(_pgq_bare_setting(), _pgq_digest('{one}') || ' ' || _pgq_microseconds(pgq_now() + interval '1 second'), true);
+SELECT pgq_claim_batch('{one}');
+SELECT is(pg_temp.rows_and_packed('one'), '20 0', 'jobs of one queue are not packed together with one that has failed');
 SELECT pgq_enqueue('k', to_jsonb(n), 'suspect') FROM generate_series(1, 20) AS n;
 UPDATE pgq_waiting SET losses = 1 WHERE queue = 'suspect' AND args = '15';
 SELECT pgq_claim_batch('{suspect}');

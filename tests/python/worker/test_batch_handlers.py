@@ -9,12 +9,13 @@ from typing import Any
 import psycopg
 import pytest
 from support.database import Connection, jobs, one
-from support.modes import write
+from support.modes import MODES, write
 from support.workers import drain
 
 from pgq import Handlers, Job, PayloadError, Queue
 from pgq.views import Views
 from pgq.worker.loop import Loop
+from pgq.worker.settle import SHORT
 
 
 def states(queue: Queue) -> dict[Any, tuple[str, int]]:
@@ -113,24 +114,39 @@ def test_a_batch_handler_that_raises_or_returns_no_mapping_fails_its_jobs(
     assert all(text.startswith(expected) for text in errors(queue).values())
 
 
-@pytest.mark.parametrize("transaction", [False, True])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_payload_that_cannot_be_decoded_does_not_fail_its_batch(
-    queue: Queue, loop: Loop, handlers: Handlers, transaction: bool
+    queue: Queue, loop: Loop, handlers: Handlers, mode: str
 ) -> None:
-    """Only that job fails, and the handler does not get it."""
-    seen: list[Any] = []
+    """Only that job fails, and the handler, which has not raised the error, does not get the job."""
+    seen: list[int] = []
 
-    @handlers.handler("k", batch=10, transaction=transaction)
+    @handlers.handler("k", **MODES[mode], retry_on=OSError)
     def work(given: Any, *_: Connection) -> None:
-        seen.extend(job.args for job in (given if isinstance(given, list) else [given]))
+        seen.extend(job.id for job in (given if isinstance(given, list) else [given]))
 
-    enqueue(queue, 2)
+    first = enqueue(queue, 2)
     bad = one(queue.conn, "SELECT id FROM pgq_enqueue('k', '1e131071')")
-    enqueue(queue, 4)
+    last = enqueue(queue, 4)[2:]
     drain(loop)
-    assert seen == [0, 1, 2, 3]
+    assert seen == [*first, *last]
     assert jobs(queue.conn) == [(bad, "waiting", 1)]
     assert PayloadError.__name__ in Views(queue.conn).job(bad)["errors"][0]["error"]
+
+
+def test_a_payload_that_cannot_be_decoded_is_no_error_of_the_handler_before(
+    queue: Queue, loop: Loop, handlers: Handlers
+) -> None:
+    """In a transactional batch, in which retry_on concerns what the handler of each job has raised."""
+
+    @handlers.handler("k", batch=10, transaction=True, retry_on=OSError)
+    def work(job: Job, _: Connection) -> None:
+        raise ValueError
+
+    (failed,) = enqueue(queue, 1)
+    bad = one(queue.conn, "SELECT id FROM pgq_enqueue('k', '1e131071')")
+    drain(loop)
+    assert jobs(queue.conn) == [(failed, "dead", 1), (bad, "waiting", 1)]
 
 
 @pytest.mark.happens("fails in a batch")
@@ -157,6 +173,7 @@ def test_a_transactional_batch_has_a_savepoint_for_each_job(queue: Queue, loop: 
     ids = enqueue(queue, 5)
     assert loop.turn() == 5
     assert states(queue) == {1: ("waiting", 1), 3: ("waiting", 1)}
+    assert errors(queue)[3].endswith("the handler of k rolled its savepoint back")
     assert [row[0] for row in conn.execute("SELECT job FROM effect ORDER BY job")] == ids[::2]
     assert conn.execute("SELECT count(*), count(DISTINCT xid) FROM moved").fetchone() == (5, 1)
 
@@ -165,14 +182,17 @@ ENDINGS = {
     "COMMIT": lambda conn: conn.execute("COMMIT"),
     "ROLLBACK": lambda conn: conn.execute("ROLLBACK"),
     "COMMIT; BEGIN": lambda conn: conn.execute("COMMIT; BEGIN"),
+    "COMMIT; BEGIN; SAVEPOINT": lambda conn: conn.execute("COMMIT; BEGIN; SAVEPOINT pgq_job"),
     "close": lambda conn: conn.close(),
 }
 
 
+# A long result is recorded before the savepoint is released.
 @pytest.mark.happens("ends its transaction")
+@pytest.mark.parametrize("result", [None, "x" * SHORT], ids=["none", "long"])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_job_that_ends_the_transaction_of_its_batch_fails_alone(
-    queue: Queue, loop: Loop, handlers: Handlers, ending: str
+    queue: Queue, loop: Loop, handlers: Handlers, ending: str, result: str | None
 ) -> None:
     """
     After a COMMIT the jobs before it are done; otherwise they run again, like the jobs after it, and no attempt counts
@@ -183,12 +203,13 @@ def test_a_job_that_ends_the_transaction_of_its_batch_fails_alone(
     attempts: list[tuple[int, int]] = []
 
     @handlers.handler("k", batch=10, transaction=True)
-    def work(job: Job, inside: Connection) -> None:
+    def work(job: Job, inside: Connection) -> str | None:
         attempts.append((job.args, job.attempt))
         if job.args == 2:
             ENDINGS[ending](inside)
-        else:
-            write(job, inside)
+            return result
+        write(job, inside)
+        return None
 
     ids = enqueue(queue, 5)
     assert loop.turn() == 5

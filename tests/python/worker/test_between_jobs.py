@@ -254,6 +254,25 @@ def test_a_job_of_a_batch_that_is_lost_before_it_is_held_does_not_run(
     assert sorted(actions) == [("first", "done"), ("k", "done"), ("k", "done"), ("k", "lost")]
 
 
+def test_a_job_that_is_lost_is_logged_although_its_batch_is_rolled_back(
+    conn: Connection, queue: Queue, loop: Loop, handlers: Handlers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another job of the batch has ended the transaction."""
+    handlers.handler("first")(
+        lambda job: conn.execute("SELECT pgq_release(id, token) FROM pgq_running WHERE args = '0'") and None
+    )
+
+    @handlers.handler("k", transaction=True, batch=10)
+    def work(job: Job, inside: Connection) -> None:
+        inside.execute("ROLLBACK")
+
+    _, *ids = [job.id for job in queue.enqueue_many([{"kind": "first"}, *({"kind": "k", "args": n} for n in range(2))])]
+    loop.batch_size.limit = 3
+    loop.turn()
+    lost = [record.__dict__["job_id"] for record in caplog.records if record.__dict__.get("action") == "lost"]
+    assert lost == [ids[0]]
+
+
 @pytest.mark.parametrize("batch", [None, 10])
 def test_the_completion_of_a_job_that_its_handler_has_ended_undoes_its_writes_only(
     conn: Connection, queue: Queue, loop: Loop, handlers: Handlers, batch: int | None

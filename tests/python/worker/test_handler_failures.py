@@ -19,6 +19,7 @@ from pgq import Handlers, Job, LeaseLost, Queue, Worker, WorkerQueue
 from pgq.schema.install import install
 from pgq.views import Views
 from pgq.worker.loop import Loop
+from pgq.worker.settle import SHORT
 
 
 class Mute(Exception):
@@ -152,12 +153,13 @@ def test_an_exception_of_python_itself_fails_the_job(queue: WorkerQueue, loop: L
 
 
 @pytest.mark.happens("ends its transaction")
+@pytest.mark.parametrize("result", [None, "x" * SHORT], ids=["none", "long"])
 @pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK", "COMMIT; BEGIN", "ROLLBACK; BEGIN"])
 def test_a_handler_that_ends_its_transaction_fails(
-    queue: Queue, loop: Loop, handlers: Handlers, statement: str
+    queue: Queue, loop: Loop, handlers: Handlers, statement: str, result: str | None
 ) -> None:
-    """Its writes and the completion would not be atomic."""
-    handlers.handler("k", transaction=True)(lambda _, conn: conn.execute(statement) and None)
+    """Its writes and the completion would not be atomic. A long result is recorded before the COMMIT is sent."""
+    handlers.handler("k", transaction=True)(lambda _, conn: conn.execute(statement) and result)
     enqueued = queue.enqueue("k")
     drain(loop)
     assert jobs(queue.conn) == [(enqueued.id, "waiting", 1)]
@@ -192,17 +194,20 @@ def test_a_transactional_handler_that_raises_leaves_no_write(queue: Queue, loop:
     assert error_of(queue.conn, enqueued.id).startswith("ValueError: no such address")
 
 
-def test_a_handler_that_raises_rollback_fails(queue: Queue, loop: Loop, handlers: Handlers) -> None:
-    """psycopg.Rollback ends its transaction without an error, but the job is not done."""
+@pytest.mark.parametrize("of_a_block", [False, True])
+def test_a_handler_that_raises_rollback_fails(queue: Queue, loop: Loop, handlers: Handlers, of_a_block: bool) -> None:
+    """psycopg.Rollback ends its transaction without an error, but the job is not done; one of a block is an error."""
 
     @handlers.handler("k", transaction=True)
     def work(job: Job, conn: Connection) -> NoReturn:
-        raise psycopg.Rollback
+        with conn.transaction() as block:
+            pass
+        raise psycopg.Rollback(block if of_a_block else None)
 
     enqueued = queue.enqueue("k")
     drain(loop)
     assert jobs(queue.conn) == [(enqueued.id, "waiting", 1)]
-    assert "TransactionEnded" in error_of(queue.conn, enqueued.id)
+    assert ("TransactionEnded" in error_of(queue.conn, enqueued.id)) is not of_a_block
 
 
 @pytest.mark.parametrize("transaction", [False, True])

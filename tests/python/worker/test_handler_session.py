@@ -213,8 +213,13 @@ def test_a_job_does_not_notice_what_the_job_before_did_to_its_session(
         *CLOSES,
         *SPOILS,
     ]
-    rows = conn.execute("SELECT kind, state, attempt FROM pgq_jobs ORDER BY id").fetchall()
-    assert rows == [(name, "waiting", 1) for name in (*FAILS, *CLOSES)]
+    rows = conn.execute("SELECT kind, state, attempt, errors -> 0 ->> 'error' FROM pgq_jobs ORDER BY id").fetchall()
+    assert [row[:3] for row in rows] == [(name, "waiting", 1) for name in (*FAILS, *CLOSES)]
+    for name, _, _, error in rows:
+        if name.startswith("COMMIT"):
+            assert "ended its transaction" in error, name
+        if name.startswith(("open", "query")):
+            assert ("in the middle" if name.endswith("an error") else "in the middle of something") in error, name
 
 
 @pytest.mark.happens("leaves a thread behind")
@@ -249,6 +254,43 @@ def test_a_connection_that_a_thread_may_still_use_is_not_lent_again(
     assert jobs(conn) == []
     assert lent[0] is not lent[1]
     assert one(conn, "SELECT count(*) FROM effect") == 0
+
+
+def test_a_session_that_cannot_be_rolled_back_is_closed(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next job would run in the transaction of another one."""
+    loop.inside.queue()
+    loop.inside.send("BEGIN")
+
+    def refuse(*_: str) -> None:
+        raise psycopg.OperationalError
+
+    monkeypatch.setattr(loop.inside, "send", refuse)
+    loop.inside.roll_back()
+    assert loop.inside.closed
+
+
+def test_a_session_in_the_middle_of_something_is_closed_at_once(loop: Loop) -> None:
+    """Another thread may hold the lock of its connection, to use it."""
+    conn = loop.inside.queue().conn
+    loop.inside.send("BEGIN")
+    with conn.lock:
+        Thread(loop.inside.reset).result(30)
+    assert conn.closed
+
+
+def test_a_transaction_is_read_committed_also_behind_a_pooler(
+    conn: Connection, queue: Queue, make_worker: MakeWorker, handlers: Handlers
+) -> None:
+    """Whatever the default of the database is. The second job is held ahead."""
+    levels: list[str] = []
+    conn.execute(f"ALTER DATABASE {conn.info.dbname} SET default_transaction_isolation = 'serializable'".encode())
+    handlers.handler("k", transaction=True)(
+        lambda job, inside: levels.append(one(inside, "SHOW transaction_isolation"))
+    )
+    for pooler in (False, True):
+        queue.enqueue_many({"kind": "k", "args": n} for n in range(2))
+        drain(make_worker(transaction_pooler=pooler).loops[0])
+    assert levels == ["read committed"] * 4
 
 
 @pytest.mark.happens("changes its session")
