@@ -1,13 +1,13 @@
 -- Batches of running jobs, each packed into one row.
 --
--- To move many small jobs from pgq_waiting to pgq_running and away from there is most of what it costs to run them. So
+-- Moving small jobs to pgq_running and removing them from there is most of what it costs to run them. So
 -- pgq_claim_batch stores a batch of plain jobs as one row, with an array for each column of pgq_running; the values of
--- one job are at the same place in each of them. A batch that is done in all is deleted; jobs of it that are done first
--- are added to "gone". Extending prolongs the lease of all. Anything else that is to happen to a job first unpacks the
--- batch: its jobs then are rows of pgq_running like all others.
+-- one job are at the same place in every array. When all jobs are done, the row is deleted; jobs that are done before
+-- the others are added to "gone". pgq_extend prolongs the lease of all jobs. Any other call for a job first unpacks the
+-- batch: its jobs are then rows of pgq_running like all others.
 --
--- So there are two tables of running jobs. What reads them reads the view _pgq_running; what changes a job unpacks its
--- batch by _pgq_unpack. _pgq_is_plain decides which batches are packed.
+-- So there are two tables of running jobs. A function that reads running jobs reads the view _pgq_running; one that
+-- changes a job unpacks its batch by _pgq_unpack. _pgq_is_plain decides which batches are packed.
 
 CREATE TABLE pgq_running_batch (
     token        bigint        NOT NULL,
@@ -32,7 +32,7 @@ CREATE TABLE pgq_running_batch (
 
     CONSTRAINT pgq_running_batch_pkey PRIMARY KEY (token)
 )
--- A row lives as long as a batch runs: vacuum as early as pgq_waiting.
+-- A row lives only as long as its batch runs, so vacuum comes as early as for pgq_waiting.
 WITH (
     autovacuum_vacuum_scale_factor = 0.01,
     autovacuum_vacuum_threshold = 100,
@@ -66,7 +66,7 @@ COMMENT ON COLUMN pgq_running_batch.dedups IS 'Whether they have signatures.';
 COMMENT ON COLUMN pgq_running_batch.dedup_keys IS 'Their dedup_keys; NULL: no job has one.';
 COMMENT ON COLUMN pgq_running_batch.enqueued_ats IS 'When they were enqueued.';
 COMMENT ON COLUMN pgq_running_batch.contexts IS 'Their contexts, as the text of JSON; NULL: no job has one.';
-COMMENT ON COLUMN pgq_running_batch.gone IS 'Numbers of the jobs that are done, and so are not running any more.';
+COMMENT ON COLUMN pgq_running_batch.gone IS 'Numbers of the jobs that are done, and no longer running.';
 
--- Args that are hard to compress would cost more time than all else. The other arrays are mostly repetitions.
+-- Compressing args that are hard to compress would take more time than all else. Most other arrays repeat one value.
 ALTER TABLE pgq_running_batch ALTER COLUMN args SET STORAGE EXTERNAL;

@@ -29,9 +29,9 @@ COMMENT ON VIEW _pgq_running IS
     'All running jobs, with the columns of pgq_running. A condition on id reads all batches, one on token does not.';
 
 
--- Large args would be written again when their batch is unpacked, and an array cannot have more than 1 GB. A handful of
--- jobs gains nothing, and the rescue unpacks a batch as a whole. A packed job has no errors. A suspect is claimed
--- alone.
+-- Fewer than nine jobs gain nothing. The rescue unpacks a batch as a whole, so a batch has a thousand jobs at most.
+-- Unpacking writes all args again, and an array has less than 1 GB, so the args of a batch are small. A packed job has
+-- no errors, and is no suspect, because a suspect is claimed alone.
 CREATE FUNCTION _pgq_is_plain(jobs bigint, bytes bigint, failed bigint) RETURNS boolean
     LANGUAGE sql
     IMMUTABLE
@@ -73,8 +73,8 @@ COMMENT ON FUNCTION _pgq_unpack(bigint[]) IS
     'Returns nothing.';
 
 
--- Waits for other calls for jobs of the batches. A job moves from its batch to pgq_running and never back, so the
--- caller looks for its row in the next statement, whatever this function has found.
+-- This waits for transactions that have locked one of the batches. A job moves from its batch to pgq_running and never
+-- back. So the caller looks for the row in its next statement, whether or not this function has unpacked a batch.
 CREATE FUNCTION _pgq_unpack_jobs(ids bigint[], tokens bigint[], allowed text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT

@@ -1,8 +1,8 @@
 -- A claim from several queues, of which most may be empty.
 
--- The look for a job in one lane costs a microsecond, and a worker with a thousand queues has ten thousand lanes. So a
--- bare claim looks up the first entry of each queue, which tells the first lane that is not empty. It scans those of
--- these lanes that have the lowest priority, then looks up the next lanes of their queues, and so on.
+-- Looking for a job in one lane costs a microsecond, and a worker with a thousand queues has ten thousand lanes. So a
+-- bare claim looks up the first entry of each queue, which is in the first lane that is not empty. Of the lanes that it
+-- finds so, it scans those of the most urgent priority, then looks up the next lanes of their queues, and so on.
 --
 -- A look that finds an entry costs several times as much as one that finds none. So the first look ends at max_jobs
 -- lanes, which are enough for most claims, if no later queue has a lane before the lowest of these.

@@ -32,7 +32,7 @@ class Tally:
         self.waited = 0.0
 
     def add(self, ids: Sequence[int], durations: Sequence[float], waited: float) -> None:
-        """Count jobs, of which one waited for so long, and none longer."""
+        """Count jobs; ``waited`` is the longest wait of one of them."""
         self.count += len(ids)
         self.ids += ids[: FEW - len(self.ids)]
         self.duration += sum(durations)
