@@ -19,8 +19,8 @@ from pgq.job import Claim
 from pgq.worker.calls import WorkerQueue
 
 # The columns that are converted at once; and by the name of the attribute those that few handlers read, which are
-# converted at their first use. By then the connection may be lost, which the loaders of text and times ask once. So there
-# is text and a time among the former.
+# converted at their first use. By then the connection may be lost, which the loaders of text and times ask
+# once. So there is text and a time among the former.
 READ: Final = ("lost", "token", "lease_until", "suspect", "ids", "kinds", "args", "attempts")
 UNREAD: Final = {
     "queue": "queue_names",
