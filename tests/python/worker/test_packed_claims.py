@@ -19,7 +19,7 @@ from pgq.worker.settings import Timing
 JOBS = 10
 DONE = 4
 SHORT = Timing(keep_unstarted=0.05, settle_again=0.05, lock_timeout="50ms")
-Slow = Callable[[Job, psycopg.Connection[Any]], None]
+Slow = Callable[[Job, psycopg.Connection[Any]], Any]
 Start = Callable[..., Thread]
 
 
@@ -31,18 +31,29 @@ def ran() -> list[int]:
 
 @pytest.fixture
 def start(queue: Queue, make_worker: MakeWorker, handlers: Handlers, dsn: str, ran: list[int]) -> Start:
-    """Run a worker one of whose jobs calls a function with a connection, in a transaction; then stop it."""
+    """
+    Run a worker one of whose jobs calls two functions with a connection, in a transaction; then stop it.
 
-    def start(slow: Slow, done: int = DONE) -> Thread:
+    The worker settles nothing before the first of them has returned.
+    """
+
+    def start(take: Slow, slow: Slow, done: int = DONE) -> Thread:
         worker = make_worker(timing=SHORT)
+        lock = worker.loops[0].session.lock
 
         @handlers.handler("k", interrupt_on_cancel=False)
         def work(job: Job) -> None:
             ran.append(job.args)
+            if job.args == 0:
+                lock.acquire()
             if job.args != done:
                 return
-            assert one(queue.conn, "SELECT count(*) FROM _pgq_packed") == JOBS
             with psycopg.connect(dsn) as own:
+                try:
+                    assert one(queue.conn, "SELECT count(*) FROM _pgq_packed") == JOBS
+                    take(job, own)
+                finally:
+                    lock.release()
                 try:
                     slow(job, own)
                 finally:
@@ -53,6 +64,11 @@ def start(queue: Queue, make_worker: MakeWorker, handlers: Handlers, dsn: str, r
         return Thread(worker.run)
 
     return start
+
+
+def hold(job: Job, own: psycopg.Connection[Any]) -> None:
+    """Lock the batch of the job."""
+    own.execute("SELECT pgq_hold(%s, %s)", [job.id, job.token])
 
 
 def states(conn: Connection) -> dict[int, list[Any]]:
@@ -73,11 +89,10 @@ def test_a_job_that_is_completed_through_a_connection_locks_no_other(
     """While the transaction is open, the jobs before it are settled, and those after it go back."""
 
     def slow(job: Job, own: psycopg.Connection[Any]) -> None:
-        job.complete(own)
         eventually(lambda: others_back(conn), "the other jobs leave the batch")
         assert states(conn)[DONE] == ["running", 1]
 
-    start(slow).result()
+    start(lambda job, own: job.complete(own), slow).result()
     assert others_back(conn)
     assert DONE not in states(conn)
     assert ran == list(range(DONE + 1))
@@ -104,7 +119,6 @@ def test_a_job_that_is_taken_by_sql_delays_the_others_of_its_batch(
     """The worker tries to settle them again and again, and meanwhile extends, cancels and stops."""
 
     def slow(job: Job, own: psycopg.Connection[Any]) -> None:
-        own.execute(call.encode(), [job.id, job.token])
         eventually(lambda: caplog.text.count("cannot settle while a handler runs") > 1, "the worker tries twice")
         job.extend(timedelta(hours=1))
         last = one(conn, "SELECT max(id) FROM pgq_jobs")
@@ -112,7 +126,7 @@ def test_a_job_that_is_taken_by_sql_delays_the_others_of_its_batch(
         eventually(lambda: job.cancelled, "the worker learns of the request")
         assert states(conn)[0] == ["running", 1]
 
-    start(slow).result()
+    start(lambda job, own: own.execute(call.encode(), [job.id, job.token]), slow).result()
     found = states(conn)
     assert found.pop(DONE, None) == left
     assert found == {n: ["waiting", 0] for n in range(DONE + 1, JOBS - 1)} | {JOBS - 1: ["cancelled", 0]}
@@ -123,12 +137,7 @@ def test_a_job_that_is_held_by_sql_is_completed_in_the_same_transaction(
     conn: Connection, start: Start, ran: list[int]
 ) -> None:
     """The worker does not wait for the transaction of the handler, which waits for the worker."""
-
-    def slow(job: Job, own: psycopg.Connection[Any]) -> None:
-        own.execute("SELECT pgq_hold(%s, %s)", [job.id, job.token])
-        job.complete(own, 1)
-
-    start(slow).result()
+    start(hold, lambda job, own: job.complete(own, 1)).result()
     assert states(conn).pop(DONE) == ["done", 1]
     assert ran[: DONE + 1] == list(range(DONE + 1))
 
@@ -139,8 +148,7 @@ def test_jobs_that_cannot_be_released_yet_are_not_left_to_their_leases(
     """Also where no job is done before the one that is taken by SQL."""
 
     def slow(job: Job, own: psycopg.Connection[Any]) -> None:
-        own.execute("SELECT pgq_hold(%s, %s)", [job.id, job.token])
         eventually(lambda: "cannot settle while a handler runs" in caplog.text, "the worker tries")
 
-    start(slow, 0).result()
+    start(hold, slow, 0).result()
     assert states(conn) == {n: ["waiting", 0] for n in range(1, JOBS)}
