@@ -7,8 +7,22 @@ CREATE FUNCTION _pgq_is_name(name text) RETURNS boolean
     RETURN octet_length(name) BETWEEN 1 AND 200 AND strpos(name, E'\x1f') = 0;
 
 COMMENT ON FUNCTION _pgq_is_name(text) IS
-    'Return whether a text can be the name of a queue or kind: 1 to 200 bytes without U+001F, the separator in '
-    'signatures.';
+    'Return whether a text can be the name of a queue or kind, or the key of a group: 1 to 200 bytes without U+001F, '
+    'the separator in signatures.';
+
+
+-- Never negative, so a search for all groups begins at 0. Two keys with the same number share their limits and their
+-- order: of a million groups, hardly any two.
+CREATE FUNCTION _pgq_group_id(group_key text) RETURNS bigint
+    LANGUAGE sql
+    IMMUTABLE
+    RETURN CASE
+        WHEN group_key IS NOT NULL THEN greatest(hashtextextended(group_key COLLATE "C", 0) & 9223372036854775807, 1)
+    END;
+
+COMMENT ON FUNCTION _pgq_group_id(text) IS
+    'Return the number of a group, by which claims find its jobs: a hash of its key, from 1 on; NULL for '
+    'NULL.';
 
 
 -- Months and days of opposite signs can make an interval that is small when compared, but large or negative when added.

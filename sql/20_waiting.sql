@@ -25,6 +25,8 @@ CREATE TABLE pgq_waiting (
     ) STORED,
     losses       smallint,
     newest_error integer,
+    group_key    text,
+    group_id     bigint,
 
     CONSTRAINT pgq_waiting_pkey PRIMARY KEY (id),
     CONSTRAINT pgq_waiting_signature_key UNIQUE (signature)
@@ -40,14 +42,17 @@ WITH (
     toast.autovacuum_vacuum_cost_delay = 0
 );
 
--- One lane of the claim (a queue at one priority) is one range of this index, in the order in which its jobs are
--- claimed.
+-- One lane of the claim (a queue at one priority) is one range of the first index, in the order in which its jobs are
+-- claimed. A group of the queue at one priority is a lane of the second. A common index would cost each look-up of a
+-- lane a tenth: columns after a text have no fixed place in an entry, and each comparison would walk over one more.
 --
 -- Every index on text is in the order of bytes, COLLATE "C": the order of the database's collation changes with the
 -- version of ICU or of the C library, and an index in the order of before then hides whole queues. The collation is
 -- that of the index and not of the column, which the views show: PostgreSQL refuses to compare rows of two collations.
 -- So a condition on queue has COLLATE "C", too, or cannot use the index.
-CREATE INDEX pgq_waiting_claim ON pgq_waiting (queue COLLATE "C", priority, ripe_at, id);
+CREATE INDEX pgq_waiting_claim ON pgq_waiting (queue COLLATE "C", priority, ripe_at, id) WHERE group_id IS NULL;
+CREATE INDEX pgq_waiting_group ON pgq_waiting (queue COLLATE "C", group_id, priority, ripe_at, id)
+    WHERE group_id IS NOT NULL;
 
 COMMENT ON TABLE pgq_waiting IS 'Jobs that wait for a worker: ripe now, or from ripe_at on.';
 COMMENT ON COLUMN pgq_waiting.id IS 'Number of the job; it stays the same in all states.';
@@ -73,6 +78,10 @@ COMMENT ON COLUMN pgq_waiting.losses IS
     'Number of attempts that did not count because the job was lost together with others; NULL: none since its last '
     'failure. A job with a number is a suspect, which is claimed alone.';
 COMMENT ON COLUMN pgq_waiting.newest_error IS 'Number of the newest error of the job in pgq_error; NULL: it has none.';
+COMMENT ON COLUMN pgq_waiting.group_key IS
+    'Key of the group of the job: jobs of its queue with the same key share limits and order; NULL: it has no group.';
+COMMENT ON COLUMN pgq_waiting.group_id IS
+    'Number of the group, by which claims find its jobs: a hash of group_key, NULL without one.';
 COMMENT ON SEQUENCE pgq_job_id IS 'Source of the ids of jobs.';
 
 -- Compressed args would be compressed again each time the row moves to another table.

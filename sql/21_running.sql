@@ -22,6 +22,8 @@ CREATE TABLE pgq_running (
     claimed_at   timestamptz NOT NULL,
     losses       smallint,
     newest_error integer,
+    group_key    text,
+    group_id     bigint,
 
     CONSTRAINT pgq_running_pkey PRIMARY KEY (id)
 )

@@ -21,6 +21,8 @@ CREATE TABLE pgq_ended (
     ended_at     timestamptz NOT NULL,
     losses       smallint,
     newest_error integer,
+    group_key    text,
+    group_id     bigint,
 
     CONSTRAINT pgq_ended_pkey PRIMARY KEY (id),
 

@@ -4,7 +4,7 @@ CREATE VIEW _pgq_packed AS
 SELECT j.id, j.queue, j.kind, j.args::jsonb AS args, j.priority::smallint AS priority, j.ripe_at, j.attempt,
        j.max_retries, j.backoff, j.backoff_cap, j.dedup, j.dedup_key, j.enqueued_at,
        j.context::jsonb AS context, b.token, b.lease_until, b.worker, b.claimed_at, NULL::smallint AS losses,
-       NULL::integer AS newest_error
+       NULL::integer AS newest_error, NULL::text AS group_key, NULL::bigint AS group_id
 FROM pgq_running_batch AS b
 CROSS JOIN LATERAL unnest(
     b.ids, b.queues, b.kinds, b.args, b.priorities, b.ripe_ats, b.attempts, b.max_retries, b.backoffs, b.backoff_caps,
@@ -18,11 +18,11 @@ COMMENT ON VIEW _pgq_packed IS 'The jobs of pgq_running_batch that are not gone,
 
 CREATE VIEW _pgq_running AS
 SELECT id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-       enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error
+       enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error, group_key, group_id
 FROM pgq_running
 UNION ALL
 SELECT id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-       enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error
+       enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error, group_key, group_id
 FROM _pgq_packed;
 
 COMMENT ON VIEW _pgq_running IS
@@ -31,15 +31,15 @@ COMMENT ON VIEW _pgq_running IS
 
 -- Fewer than nine jobs gain nothing. The rescue unpacks a batch as a whole, so a batch has a thousand jobs at most.
 -- Unpacking writes all args again, and an array has less than 1 GB, so the args of a batch are small. A packed job has
--- no errors, and is no suspect, because a suspect is claimed alone.
-CREATE FUNCTION _pgq_is_plain(jobs bigint, bytes bigint, failed bigint) RETURNS boolean
+-- no errors and no group, and is no suspect, because a suspect is claimed alone.
+CREATE FUNCTION _pgq_is_plain(jobs bigint, bytes bigint, failed bigint, grouped boolean) RETURNS boolean
     LANGUAGE sql
     IMMUTABLE
-    RETURN jobs BETWEEN 9 AND 1000 AND bytes <= 262144 AND failed = 0;
+    RETURN jobs BETWEEN 9 AND 1000 AND bytes <= 262144 AND failed = 0 AND NOT grouped;
 
-COMMENT ON FUNCTION _pgq_is_plain(bigint, bigint, bigint) IS
+COMMENT ON FUNCTION _pgq_is_plain(bigint, bigint, bigint, boolean) IS
     'Return whether a claim may pack its jobs into one row, given their number, the size of their args and contexts, '
-    'and the number of those that have errors.';
+    'the number of those that have errors, and whether any of them has a group.';
 
 
 CREATE FUNCTION _pgq_unpack(tokens bigint[]) RETURNS void
@@ -58,11 +58,11 @@ BEGIN
     )
     INSERT INTO pgq_running (
         id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-        enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error
+        enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error, group_key, group_id
     )
     SELECT p.id, p.queue, p.kind, p.args, p.priority, p.ripe_at, p.attempt, p.max_retries, p.backoff, p.backoff_cap,
            p.dedup, p.dedup_key, p.enqueued_at, p.context, p.token, p.lease_until, p.worker, p.claimed_at, p.losses,
-           p.newest_error
+           p.newest_error, p.group_key, p.group_id
     FROM _pgq_packed AS p
     WHERE p.token = ANY (tokens);
 END

@@ -15,13 +15,14 @@ CREATE FUNCTION _pgq_is_common(
     dedup boolean,
     dedup_key text,
     on_duplicate text,
-    context jsonb
+    context jsonb,
+    group_key text
 ) RETURNS boolean
     LANGUAGE sql
     STABLE
     RETURN _pgq_is_name(kind) AND _pgq_is_name(queue)
         AND octet_length(args_as_text) <= 1048576
-        AND ripe_at IS NULL AND delay IS NULL AND context IS NULL
+        AND ripe_at IS NULL AND delay IS NULL AND context IS NULL AND group_key IS NULL
         AND priority BETWEEN 0 AND 9
         AND max_retries BETWEEN 0 AND 2147483647
         AND backoff BETWEEN interval '0' AND interval '100 years'
@@ -31,10 +32,10 @@ CREATE FUNCTION _pgq_is_common(
         AND on_duplicate = 'keep';
 
 COMMENT ON FUNCTION _pgq_is_common(
-    text, text, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb
+    text, text, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb, text
 ) IS
-    'Return true for a valid job that leaves no value to a default but is ripe now, has no context, and keeps a twin '
-    'as it is; otherwise false or NULL, whether it is valid or not.';
+    'Return true for a valid job that leaves no value to a default but is ripe now, has no context and no group, '
+    'and keeps a twin as it is; otherwise false or NULL, whether it is valid or not.';
 
 -- An expression, so that PostgreSQL inlines it, also in the check of a whole array in pgq_enqueue_many.
 CREATE FUNCTION _pgq_validate(
@@ -50,6 +51,7 @@ CREATE FUNCTION _pgq_validate(
     dedup_key text,
     on_duplicate text,
     context jsonb,
+    group_key text,
     at timestamptz
 ) RETURNS text[]
     LANGUAGE sql
@@ -96,10 +98,13 @@ CREATE FUNCTION _pgq_validate(
         WHEN jsonb_typeof(context) <> 'object' OR octet_length(context::text) > 8192 THEN
             ARRAY['22023', 'context is not an object of at most 8192 bytes',
                   'Pass a small JSON object, such as a trace to continue, or NULL.']
+        WHEN NOT _pgq_is_name(group_key) THEN
+            ARRAY['22023', format('group_key "%s" is not a name', left(group_key, 200)),
+                  'Use 1 to 200 bytes without the character U+001F, or NULL for a job without a group.']
     END;
 
 COMMENT ON FUNCTION _pgq_validate(
-    text, jsonb, text, timestamptz, interval, bigint, bigint, interval, interval, text, text, jsonb, timestamptz
+    text, jsonb, text, timestamptz, interval, bigint, bigint, interval, interval, text, text, jsonb, text, timestamptz
 ) IS
     'Check the values of a job to be enqueued. Returns SQLSTATE, message and hint of the first error, or NULL for a '
     'valid job.';

@@ -61,6 +61,7 @@ CREATE FUNCTION pgq_enqueue(
     dedup_key text DEFAULT NULL,
     on_duplicate text DEFAULT 'keep',
     context jsonb DEFAULT NULL,
+    group_key text DEFAULT NULL,
     OUT id bigint,
     OUT created boolean
 )
@@ -71,17 +72,18 @@ AS $pgq_enqueue$
 DECLARE
     v_now timestamptz := pgq_now();
     v_problem text[];
+    v_group_id bigint;
     v_awake boolean;
 BEGIN
     UNLISTEN pgq_nothing;  -- what _pgq_refuse_in_maintenance does, without the cost of a call
 
     IF _pgq_is_common(
         kind, args::text, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup, dedup_key,
-        on_duplicate, context
+        on_duplicate, context, group_key
     ) IS NOT TRUE THEN
         v_problem := _pgq_validate(
             kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup_key, on_duplicate,
-            context, v_now);
+            context, group_key, v_now);
         IF v_problem IS NOT NULL THEN
             RAISE EXCEPTION USING ERRCODE = v_problem[1], MESSAGE = v_problem[2], HINT = v_problem[3];
         END IF;
@@ -91,6 +93,11 @@ BEGIN
         backoff := coalesce(backoff, '1 minute');
         backoff_cap := coalesce(backoff_cap, '1 hour');
         dedup := coalesce(dedup, true);
+        -- A mark costs look-ups only, so it may come before the check of the privilege, where the usual call passes by.
+        IF group_key IS NOT NULL THEN
+            v_group_id := _pgq_group_id(group_key);
+            PERFORM _pgq_mark(queue);
+        END IF;
     END IF;
     -- Whether _pgq_allowed_queues would return NULL or this queue among others, at half of its cost. Two statements,
     -- because PostgreSQL prepares an expression as a whole.
@@ -110,11 +117,11 @@ BEGIN
     LOOP
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, context, losses, newest_error
+            enqueued_at, context, losses, newest_error, group_key, group_id
         )
         VALUES (
             nextval('pgq_job_id'), queue, kind, args, priority, coalesce(ripe_at, v_now), 0, max_retries, backoff,
-            backoff_cap, dedup, dedup_key, v_now, context, NULL, NULL
+            backoff_cap, dedup, dedup_key, v_now, context, NULL, NULL, group_key, v_group_id
         )
         ON CONFLICT (signature) DO NOTHING
         RETURNING pgq_waiting.id INTO pgq_enqueue.id;
@@ -149,16 +156,17 @@ END
 $pgq_enqueue$;
 
 COMMENT ON FUNCTION pgq_enqueue(
-    text, jsonb, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb
+    text, jsonb, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb, text
 ) IS
     'Enqueue a job in the transaction of the caller. Returns its id and created = true. If a job with the same queue, '
     'kind and dedup_key (or args, without a key) is already waiting, locks that job until the end of the transaction, '
     'and returns its id and created = false. on_duplicate then decides: keep leaves the waiting job as it is, so that '
     'one in backoff after a failure runs when that is over; replace gives it the new args, ripe_at and priority, '
-    'soonest gives it the earlier ripe_at, error raises PGQ04. None of them changes its attempts and errors. With '
-    'dedup false the job is always created, and no later job is a duplicate of it. ripe_at or delay, not both, says '
-    'when the job is ripe; priority 0 is claimed first, 9 last. context is a JSON object that the worker gets beside '
-    'args, such as a trace to continue; it has no part in what makes duplicates. NULL for both ripe_at and delay means '
-    'now. NULL for dedup_key means that args decide. NULL for kind, args or queue raises 22004; any other NULL means '
-    'the default. Raises 22023 or 22008 for a bad value, 54000 for args of more than 1 MiB as text, 42501 for a queue '
-    'that the calling role may not use.';
+    'soonest gives it the earlier ripe_at, error raises PGQ04. None of them changes its group, attempts and errors. '
+    'With dedup false the job is always created, and no later job is a duplicate of it. ripe_at or delay, not both, '
+    'says when the job is ripe; priority 0 is claimed first, 9 last. context is a JSON object that the worker gets '
+    'beside args, such as a trace to continue; it has no part in what makes duplicates. group_key puts the job into a '
+    'group of its queue; neither has that a part in what makes duplicates. NULL for group_key means no group. NULL for '
+    'both ripe_at and delay means now. NULL for dedup_key means that args decide. NULL for kind, args or queue raises '
+    '22004; any other NULL means the default. Raises 22023 or 22008 for a bad value, 54000 for args of more than 1 MiB '
+    'as text, 42501 for a queue that the calling role may not use.';

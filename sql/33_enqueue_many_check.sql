@@ -8,7 +8,8 @@ DECLARE
     c_types CONSTANT jsonb := '{
         "kind": "string", "args": "any", "queue": "string", "ripe_at": "string", "delay": "string",
         "priority": "number", "max_retries": "number", "backoff": "string", "backoff_cap": "string",
-        "dedup": "boolean", "dedup_key": "string", "on_duplicate": "string", "context": "object"
+        "dedup": "boolean", "dedup_key": "string", "on_duplicate": "string", "context": "object",
+        "group_key": "string"
     }';
     v_plain boolean := CASE WHEN jsonb_typeof(jobs) = 'array' THEN (
         SELECT bool_and(
@@ -94,7 +95,8 @@ CREATE FUNCTION _pgq_parse_jobs(jobs jsonb) RETURNS TABLE (
     dedup boolean,
     dedup_key text,
     on_duplicate text,
-    context jsonb
+    context jsonb,
+    group_key text
 )
     LANGUAGE sql
     STABLE
@@ -102,14 +104,15 @@ BEGIN ATOMIC
     SELECT r.n, r.kind, coalesce(r.args, jobs -> (r.n - 1)::integer -> 'args', '{}'), coalesce(r.queue, 'default'),
            r.ripe_at, r.delay, coalesce(r.priority, 5), coalesce(r.max_retries, 10), coalesce(r.backoff, '1 minute'),
            coalesce(r.backoff_cap, '1 hour'), coalesce(r.dedup, true), r.dedup_key, coalesce(r.on_duplicate, 'keep'),
-           r.context
+           r.context, r.group_key
     FROM ROWS FROM (
         jsonb_to_recordset(jobs) AS (
             kind text, args jsonb, queue text, ripe_at timestamptz, delay interval, priority bigint, max_retries bigint,
-            backoff interval, backoff_cap interval, dedup boolean, dedup_key text, on_duplicate text, context jsonb)
+            backoff interval, backoff_cap interval, dedup boolean, dedup_key text, on_duplicate text, context jsonb,
+            group_key text)
     ) WITH ORDINALITY AS r (
         kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup, dedup_key, on_duplicate,
-        context, n);
+        context, group_key, n);
 END;
 
 COMMENT ON FUNCTION _pgq_parse_jobs(jsonb) IS

@@ -19,6 +19,7 @@ DECLARE
     v_problems text[];
     v_queue text;
     v_queues text[];
+    v_grouped text[];
     v_ids bigint[];
     v_inserted bigint;
     v_jobs pgq_waiting[];
@@ -40,10 +41,10 @@ BEGIN
         SELECT nextval('pgq_job_id') AS id, j.*,
                CASE
                    WHEN _pgq_is_common(j.kind, j.args_as_text, j.queue, j.ripe_at, j.delay, j.priority, j.max_retries,
-                                       j.backoff, j.backoff_cap, j.dedup, j.dedup_key, j.on_duplicate, j.context)
-                       IS NOT TRUE
+                                       j.backoff, j.backoff_cap, j.dedup, j.dedup_key, j.on_duplicate, j.context,
+                                       j.group_key) IS NOT TRUE
                    THEN _pgq_validate(j.kind, j.args, j.queue, j.ripe_at, j.delay, j.priority, j.max_retries, j.backoff,
-                                      j.backoff_cap, j.dedup_key, j.on_duplicate, j.context, v_now)
+                                      j.backoff_cap, j.dedup_key, j.on_duplicate, j.context, j.group_key, v_now)
                END AS problem
         -- Without OFFSET 0, PostgreSQL merges the subquery into this query, and converts args at each use.
         FROM (SELECT p.*, p.args::text AS args_as_text FROM _pgq_parse_jobs(jobs) AS p OFFSET 0) AS j
@@ -52,10 +53,11 @@ BEGIN
     ), unique_jobs AS (
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, context, losses, newest_error
+            enqueued_at, context, losses, newest_error, group_key, group_id
         )
         SELECT j.id, j.queue, j.kind, j.args, j.priority, coalesce(j.ripe_at, v_now + j.delay, v_now), 0, j.max_retries,
-               j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context, NULL, NULL
+               j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context, NULL, NULL, j.group_key,
+               _pgq_group_id(j.group_key)
         FROM valid AS j
         WHERE j.dedup
         ORDER BY hashtextextended(coalesce(j.dedup_key, j.args_as_text), 0), j.kind COLLATE "C",
@@ -66,10 +68,11 @@ BEGIN
         -- Without a signature a job meets no twin. ON CONFLICT would cost a fifth of the INSERT.
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, context, losses, newest_error
+            enqueued_at, context, losses, newest_error, group_key, group_id
         )
         SELECT j.id, j.queue, j.kind, j.args, j.priority, coalesce(j.ripe_at, v_now + j.delay, v_now), 0, j.max_retries,
-               j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context, NULL, NULL
+               j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context, NULL, NULL, j.group_key,
+               _pgq_group_id(j.group_key)
         FROM valid AS j
         WHERE NOT j.dedup
         RETURNING 1
@@ -79,8 +82,9 @@ BEGIN
            array_agg(j.id ORDER BY j.n),
            (SELECT count(*) FROM unique_jobs) + (SELECT count(*) FROM other_jobs),
            array_agg(DISTINCT j.queue COLLATE "C")
-               FILTER (WHERE _pgq_is_soon(coalesce(j.ripe_at, v_now + j.delay, v_now), v_now))
-    INTO v_n, v_problems, v_ids, v_inserted, v_queues
+               FILTER (WHERE _pgq_is_soon(coalesce(j.ripe_at, v_now + j.delay, v_now), v_now)),
+           array_agg(DISTINCT j.queue COLLATE "C") FILTER (WHERE j.group_key IS NOT NULL)
+    INTO v_n, v_problems, v_ids, v_inserted, v_queues, v_grouped
     FROM job AS j;
 
     IF v_n IS NOT NULL THEN
@@ -89,6 +93,10 @@ BEGIN
             MESSAGE = format('job %s of the array: %s', v_n, v_problems[1][2]),
             HINT = v_problems[1][3];
     END IF;
+    -- Not too late: no other session sees the jobs yet.
+    FOREACH v_queue IN ARRAY coalesce(v_grouped, '{}') LOOP
+        PERFORM _pgq_mark(v_queue);
+    END LOOP;
     FOREACH v_queue IN ARRAY coalesce(v_queues, '{}') LOOP
         -- Counted only where a session may sleep.
         PERFORM _pgq_wake(v_queue, (
@@ -106,7 +114,7 @@ BEGIN
                v_ids[j.n], j.queue, j.kind, j.args, j.priority, coalesce(j.ripe_at, v_now + j.delay, v_now), 0,
                j.max_retries, j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context,
                CASE WHEN j.dedup THEN _pgq_signature(j.queue, j.kind, j.args, j.dedup_key) END,
-               NULL, NULL
+               NULL, NULL, j.group_key, _pgq_group_id(j.group_key)
            )::pgq_waiting ORDER BY j.n),
            array_agg(j.on_duplicate ORDER BY j.n)
     INTO v_jobs, v_policies

@@ -57,6 +57,7 @@ BEGIN
                     FROM pgq_waiting AS w
                     WHERE (known.priority > v_priority) IS NOT TRUE
                       AND w.queue = known.queue COLLATE "C"
+                      AND w.group_id IS NULL
                       AND w.priority > coalesce(known.priority, v_floor)
                     ORDER BY w.priority, w.ripe_at, w.id
                     LIMIT 1
@@ -76,6 +77,7 @@ BEGIN
                     SELECT
                     FROM pgq_waiting AS w
                     WHERE w.queue = later.queue COLLATE "C"
+                      AND w.group_id IS NULL
                       AND w.priority < v_priority
                     LIMIT 1
                 ) AS earlier
@@ -103,6 +105,7 @@ BEGIN
                        w.newest_error
                 FROM pgq_waiting AS w
                 WHERE w.queue = lane.queue COLLATE "C"
+                  AND w.group_id IS NULL
                   AND w.priority = lane.priority
                   AND (w.ripe_at, w.id) > (lane.ripe_at, lane.id)
                   AND w.ripe_at <= at
@@ -123,9 +126,9 @@ END
 $_pgq_lock_in_many$;
 
 COMMENT ON FUNCTION _pgq_lock_in_many(text[], bigint, timestamptz) IS
-    'Lock the rows of up to max_jobs jobs of these queues, each named once, that are ripe at a time. Returns their '
-    'ctids, in the order of the lanes, their number, the size of their args and contexts as they are stored, how many '
-    'of them are suspects, and how many have errors.';
+    'Lock the rows of up to max_jobs jobs without a group of these queues, each named once, that are ripe at a time. '
+    'Returns their ctids, in the order of the lanes, their number, the size of their args and contexts as they are '
+    'stored, how many of them are suspects, and how many have errors.';
 
 
 CREATE FUNCTION _pgq_drop_empty(heads pgq_head[]) RETURNS pgq_head[]
@@ -143,7 +146,12 @@ BEGIN
         CROSS JOIN LATERAL (
             SELECT WHERE h.lanes <> '{}'
             UNION ALL
-            (SELECT FROM pgq_waiting AS w WHERE h.lanes = '{}' AND w.queue = h.queue COLLATE "C" LIMIT 1)
+            (
+                SELECT
+                FROM pgq_waiting AS w
+                WHERE h.lanes = '{}' AND w.queue = h.queue COLLATE "C" AND w.group_id IS NULL
+                LIMIT 1
+            )
         ) AS filled
         ORDER BY h.n
     );
@@ -151,4 +159,5 @@ END
 $_pgq_drop_empty$;
 
 COMMENT ON FUNCTION _pgq_drop_empty(pgq_head[]) IS
-    'Return these heads without the queues in which no job waits, as far as no head is known of them.';
+    'Return these heads without the queues in which no job waits that has no group, as far as no head is known of '
+    'them.';

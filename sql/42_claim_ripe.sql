@@ -11,7 +11,8 @@ CREATE FUNCTION _pgq_lock_ripe(
     OUT rows tid[],
     OUT token bigint,
     OUT bytes bigint,
-    OUT failed bigint
+    OUT failed bigint,
+    OUT grouped boolean
 )
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -56,6 +57,7 @@ BEGIN
                        w.newest_error
                 FROM pgq_waiting AS w
                 WHERE w.queue = queues[1] COLLATE "C"
+                  AND w.group_id IS NULL
                   AND w.priority = lane.priority
                   AND w.ripe_at <= at
                 ORDER BY w.ripe_at, w.id
@@ -112,6 +114,7 @@ BEGIN
                            w.newest_error
                     FROM pgq_waiting AS w
                     WHERE w.queue = lane.queue COLLATE "C"
+                      AND w.group_id IS NULL
                       AND w.priority = lane.priority
                       AND (w.ripe_at, w.id) > (lane.ripe_at, lane.id)
                       AND w.ripe_at <= at
@@ -170,6 +173,16 @@ BEGIN
                 false);
         END IF;
     END IF;
+    -- After those without a group, and not after a cut.
+    grouped := false;
+    IF cardinality(rows) < max_jobs AND v_suspects = 0 AND coalesce(bytes, 0) < max_bytes AND _pgq_marks() <> 0 THEN
+        SELECT _pgq_lock_ripe.rows || g.rows, coalesce(_pgq_lock_ripe.bytes, 0) + g.bytes,
+               _pgq_lock_ripe.failed + g.failed, g.rows <> '{}'
+        INTO rows, bytes, failed, grouped
+        FROM _pgq_lock_grouped(
+            queues, max_jobs - cardinality(_pgq_lock_ripe.rows), max_bytes - coalesce(_pgq_lock_ripe.bytes, 0), at,
+            _pgq_lock_ripe.rows = '{}') AS g;
+    END IF;
     IF rows = '{}' THEN
         RETURN;
     END IF;
@@ -186,5 +199,5 @@ COMMENT ON FUNCTION _pgq_lock_ripe(text[], bigint, bigint, timestamptz) IS
     'Do the maintenance of a claim, and lock the rows of pgq_waiting that it takes: up to max_jobs that are ripe at a '
     'time, and no more once their args reach max_bytes; a suspect alone. Returns their ctids, in the order of the '
     'lanes, and the token of the claim; an empty array and NULL if there are none. bytes are the size of their args '
-    'and contexts, and failed is how many of them have errors; jobs that max_bytes or a suspect keeps out count, too. '
-    'The caller removes the rows in its next statement.';
+    'and contexts, failed is how many of them have errors, and grouped whether any has a group; jobs that max_bytes or '
+    'a suspect keeps out count, too. The caller removes the rows in its next statement.';

@@ -19,7 +19,8 @@ CREATE FUNCTION pgq_claim(
     enqueued_at timestamptz,
     lease_until timestamptz,
     context jsonb,
-    suspect boolean
+    suspect boolean,
+    group_key text
 )
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -61,15 +62,15 @@ BEGIN
     )
     INSERT INTO pgq_running AS r (
         id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-        enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error
+        enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error, group_key, group_id
     )
     SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, t.max_retries, t.backoff, t.backoff_cap,
            t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token, v_now + lease, pgq_claim.worker, v_now,
-           t.losses, t.newest_error
+           t.losses, t.newest_error, t.group_key, t.group_id
     FROM taken AS t
     ORDER BY t.priority, t.ripe_at, t.id
     RETURNING r.id, r.token, r.queue, r.kind, r.args, r.attempt, r.max_retries, r.priority::integer, r.ripe_at,
-              r.enqueued_at, r.lease_until, r.context, r.losses IS NOT NULL;
+              r.enqueued_at, r.lease_until, r.context, r.losses IS NOT NULL, r.group_key;
 END
 $pgq_claim$;
 

@@ -25,7 +25,8 @@ CREATE FUNCTION pgq_claim_batch(
     OUT priorities integer[],
     OUT ripe_ats timestamptz[],
     OUT enqueued_ats timestamptz[],
-    OUT contexts text[]
+    OUT contexts text[],
+    OUT group_keys text[]
 )
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -108,24 +109,25 @@ BEGIN
         )
         INSERT INTO pgq_running AS r (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error
+            enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error, group_key, group_id
         )
         SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, t.max_retries, t.backoff,
                t.backoff_cap, t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token, v_now + lease,
-               pgq_claim_batch.worker, v_now, t.losses, t.newest_error
+               pgq_claim_batch.worker, v_now, t.losses, t.newest_error, t.group_key, t.group_id
         FROM taken AS t
         RETURNING r.token, r.lease_until, r.losses IS NOT NULL, ARRAY[r.id], ARRAY[r.queue], ARRAY[r.kind],
                   ARRAY[r.args::text], ARRAY[r.attempt], ARRAY[r.max_retries], ARRAY[r.priority::integer],
                   ARRAY[r.ripe_at], ARRAY[r.enqueued_at],
-                  CASE WHEN r.context IS NOT NULL THEN ARRAY[r.context::text] END
+                  CASE WHEN r.context IS NOT NULL THEN ARRAY[r.context::text] END,
+                  CASE WHEN r.group_key IS NOT NULL THEN ARRAY[r.group_key] END
         INTO token, lease_until, suspect, ids, queue_names, kinds, args, attempts, max_retries, priorities, ripe_ats,
-             enqueued_ats, contexts;
+             enqueued_ats, contexts, group_keys;
         RETURN;
     END IF;
 
     token := v_ripe.token;
     lease_until := v_now + lease;
-    IF packed AND _pgq_is_plain(cardinality(v_ripe.rows), v_ripe.bytes, v_ripe.failed) THEN
+    IF packed AND _pgq_is_plain(cardinality(v_ripe.rows), v_ripe.bytes, v_ripe.failed, v_ripe.grouped) THEN
         suspect := false;
         WITH taken AS (
             DELETE FROM pgq_waiting AS w
@@ -165,18 +167,20 @@ BEGIN
     ), running AS (
         INSERT INTO pgq_running (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error
+            enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error, group_key, group_id
         )
         SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, t.max_retries, t.backoff,
                t.backoff_cap, t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token, pgq_claim_batch.lease_until,
-               pgq_claim_batch.worker, v_now, t.losses, t.newest_error
+               pgq_claim_batch.worker, v_now, t.losses, t.newest_error, t.group_key, t.group_id
         FROM taken AS t
     )
     SELECT bool_or(t.losses IS NOT NULL), array_agg(t.id), array_agg(t.queue), array_agg(t.kind),
            array_agg(t.args::text), array_agg(t.attempt + 1), array_agg(t.max_retries),
            array_agg(t.priority::integer), array_agg(t.ripe_at), array_agg(t.enqueued_at),
-           CASE WHEN count(t.context) > 0 THEN array_agg(t.context::text) END
-    INTO suspect, ids, queue_names, kinds, args, attempts, max_retries, priorities, ripe_ats, enqueued_ats, contexts
+           CASE WHEN count(t.context) > 0 THEN array_agg(t.context::text) END,
+           CASE WHEN count(t.group_key) > 0 THEN array_agg(t.group_key) END
+    INTO suspect, ids, queue_names, kinds, args, attempts, max_retries, priorities, ripe_ats, enqueued_ats, contexts,
+         group_keys
     FROM (SELECT * FROM taken ORDER BY priority, ripe_at, id) AS t;
 END
 $pgq_claim_batch$;
@@ -188,11 +192,11 @@ COMMENT ON FUNCTION pgq_claim_batch(
     'max_jobs ripe jobs as pgq_claim does, in one call. Returns one row. lost are those of done_ids that were not '
     'held: what was done for them must be rolled back. The jobs taken share token and lease_until, and are described '
     'by arrays in the order of the claim: ids, queue_names, kinds, args as the text of JSON, attempts, max_retries, '
-    'priorities, ripe_ats, enqueued_ats, and contexts as text, which is NULL if no job has one. suspect says that the '
-    'only job is one that was lost together with others (see pgq_claim). If no job is ripe, token is NULL and the '
-    'arrays are empty. With max_jobs 0 no job is taken, and no job rescued. The jobs of a batch are held as those of '
-    'pgq_claim are, and all calls for running jobs take any of them. packed false is for a client that holds, '
-    'completes or fails single jobs of a batch in transactions of its own that stay open: no call for another job of '
-    'the batch then waits for them. NULL for worker means none. Any other NULL, also among the queues, raises 22004; a '
-    'NULL among done_ids or done_tokens ends no job. Raises 22023 for a bad value, 2202E for done_ids and done_tokens '
-    'of different lengths, 42501 for a queue that the calling role may not use.';
+    'priorities, ripe_ats, enqueued_ats, contexts as text, and group_keys; the last two are NULL if no job has one. '
+    'suspect says that the only job is one that was lost together with others (see pgq_claim). If no job is ripe, '
+    'token is NULL and the arrays are empty. With max_jobs 0 no job is taken, and no job rescued. The jobs of a batch '
+    'are held as those of pgq_claim are, and all calls for running jobs take any of them. packed false is for a client '
+    'that holds, completes or fails single jobs of a batch in transactions of its own that stay open: no call for '
+    'another job of the batch then waits for them. NULL for worker means none. Any other NULL, also among the '
+    'queues, raises 22004; a NULL among done_ids or done_tokens ends no job. Raises 22023 for a bad value, 2202E for '
+    'done_ids and done_tokens of different lengths, 42501 for a queue that the calling role may not use.';

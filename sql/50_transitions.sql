@@ -85,12 +85,12 @@ AS $_pgq_end$
 BEGIN
     INSERT INTO pgq_ended (
         id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-        enqueued_at, context, outcome, result, worker, ended_at, losses, newest_error
+        enqueued_at, context, outcome, result, worker, ended_at, losses, newest_error, group_key, group_id
     )
     VALUES (
         job.id, job.queue, job.kind, job.args, job.priority, job.ripe_at, job.attempt, job.max_retries, job.backoff,
         job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, job.context, outcome, result, job.worker, at,
-        abs(job.losses), job.newest_error
+        abs(job.losses), job.newest_error, job.group_key, _pgq_group_id(job.group_key)
     );
 END
 $_pgq_end$;

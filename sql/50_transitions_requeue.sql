@@ -75,12 +75,12 @@ BEGIN
     LOOP
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, context, losses, newest_error
+            enqueued_at, context, losses, newest_error, group_key, group_id
         )
         VALUES (
             job.id, job.queue, job.kind, job.args, job.priority, ripe_at, attempt, job.max_retries, job.backoff,
             job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, job.context, abs(job.losses),
-            job.newest_error
+            job.newest_error, job.group_key, _pgq_group_id(job.group_key)
         )
         ON CONFLICT (signature) DO NOTHING;
         IF FOUND THEN

@@ -18,13 +18,14 @@ BEGIN
     PERFORM _pgq_check_claim(queues, 0, NULL);
 
     -- From the start of each lane: jobs that claims have not found yet count, too.
-    SELECT min(soonest.ripe_at) - pgq_now() INTO ripe_in
+    SELECT least(min(soonest.ripe_at), _pgq_grouped_ripe_at(queues, kinds)) - pgq_now() INTO ripe_in
     FROM unnest(queues) AS q (queue)
     CROSS JOIN generate_series(0, 9) AS p (priority)
     CROSS JOIN LATERAL (
         SELECT w.ripe_at
         FROM pgq_waiting AS w
         WHERE w.queue = q.queue COLLATE "C"
+          AND w.group_id IS NULL
           AND w.priority = p.priority
           AND (kinds IS NULL OR w.kind = ANY (kinds))
         ORDER BY w.ripe_at, w.id

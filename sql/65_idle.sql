@@ -138,7 +138,7 @@ BEGIN
     END IF;
     -- Of a queue without heads, the lanes are those from its first entry on.
     RETURN (
-        SELECT min(soonest.ripe_at) - v_now
+        SELECT least(min(soonest.ripe_at), _pgq_grouped_ripe_at(queues, NULL)) - v_now
         FROM unnest(v_heads) AS h (queue, due, rescan_delay, lanes)
         CROSS JOIN LATERAL (
             SELECT 0::smallint WHERE h.lanes <> '{}'
@@ -146,7 +146,7 @@ BEGIN
             (
                 SELECT w.priority
                 FROM pgq_waiting AS w
-                WHERE h.lanes = '{}' AND w.queue = h.queue COLLATE "C"
+                WHERE h.lanes = '{}' AND w.queue = h.queue COLLATE "C" AND w.group_id IS NULL
                 ORDER BY w.priority, w.ripe_at, w.id
                 LIMIT 1
             )
@@ -157,6 +157,7 @@ BEGIN
             SELECT w.ripe_at
             FROM pgq_waiting AS w
             WHERE w.queue = h.queue COLLATE "C"
+              AND w.group_id IS NULL
               AND w.priority = p.priority
               AND (w.ripe_at, w.id) > (_pgq_lane_start(known.here_ripe_us), coalesce(known.here_id, 0))
             ORDER BY w.ripe_at, w.id

@@ -1,7 +1,41 @@
 -- Which queues there are to serve, for workers that do not know their queues beforehand.
 
--- The loop steps from queue to queue through the claim index: it reads an entry of each queue, however many jobs wait
--- there. Prefixes that begin with another one are left out, so no queue is found twice.
+CREATE FUNCTION _pgq_first_queue(since text) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_first_queue$
+BEGIN
+    RETURN least(
+        (
+            SELECT w.queue COLLATE "C"
+            FROM pgq_waiting AS w
+            WHERE w.group_id IS NULL AND w.queue COLLATE "C" >= since
+            ORDER BY w.queue COLLATE "C"
+            LIMIT 1
+        ),
+        (
+            SELECT w.queue COLLATE "C"
+            FROM pgq_waiting AS w
+            WHERE w.group_id IS NOT NULL AND w.queue COLLATE "C" >= since
+            ORDER BY w.queue COLLATE "C"
+            LIMIT 1
+        )
+    );
+END
+$_pgq_first_queue$;
+
+COMMENT ON FUNCTION _pgq_first_queue(text) IS
+    'Return the first queue, in the order of bytes, in which a job waits and that does not come before a text; NULL if '
+    'there is none.';
+
+
+-- The loop steps from queue to queue through the two indexes of waiting jobs: it reads an entry of each queue, however
+-- many jobs wait there. Nothing lies between a text and the same text with U+0001 after it. Prefixes that begin with
+-- another one are left out, so no queue is found twice.
 CREATE FUNCTION pgq_queues_to_serve(prefixes text[] DEFAULT '{""}') RETURNS SETOF text
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -33,7 +67,7 @@ BEGIN
         SELECT a.queue
         FROM unnest(_pgq_distinct(v_allowed)) AS a (queue)
         WHERE EXISTS (SELECT FROM unnest(prefixes) AS p WHERE starts_with(a.queue, p))
-          AND EXISTS (SELECT FROM pgq_waiting AS w WHERE w.queue = a.queue COLLATE "C")
+          AND _pgq_first_queue(a.queue) = a.queue COLLATE "C"
         ORDER BY a.queue COLLATE "C";
         RETURN;
     END IF;
@@ -45,18 +79,10 @@ BEGIN
             WHERE starts_with(p.prefix, o.prefix) AND octet_length(o.prefix) < octet_length(p.prefix))
         ORDER BY 1
     LOOP
-        SELECT w.queue INTO v_queue
-        FROM pgq_waiting AS w
-        WHERE w.queue COLLATE "C" >= v_prefix
-        ORDER BY w.queue COLLATE "C"
-        LIMIT 1;
+        v_queue := _pgq_first_queue(v_prefix);
         WHILE starts_with(v_queue, v_prefix) LOOP
             RETURN NEXT v_queue;
-            SELECT w.queue INTO v_queue
-            FROM pgq_waiting AS w
-            WHERE w.queue COLLATE "C" > v_queue
-            ORDER BY w.queue COLLATE "C"
-            LIMIT 1;
+            v_queue := _pgq_first_queue(v_queue || E'\x01');
         END LOOP;
     END LOOP;
 END

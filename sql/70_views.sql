@@ -38,23 +38,25 @@ SELECT j.id, j.state, j.queue, j.kind, CASE WHEN s.reads THEN j.args END AS args
        END AS errors,
        j.worker, j.claimed_at, j.lease_until, j.ended_at,
        CASE WHEN s.reads THEN j.result END AS result, CASE WHEN s.reads THEN j.context END AS context, j.losses,
-       j.cancel_requested_at
+       j.cancel_requested_at, CASE WHEN s.reads THEN j.group_key END AS group_key
 FROM (
     SELECT id, 'waiting'::text AS state, queue, kind, args, priority::integer AS priority, ripe_at, attempt,
            max_retries, backoff, backoff_cap, dedup, dedup_key, enqueued_at, newest_error, NULL::text AS worker,
            NULL::timestamptz AS claimed_at, NULL::timestamptz AS lease_until, NULL::timestamptz AS ended_at,
-           NULL::jsonb AS result, context, losses::integer AS losses, NULL::timestamptz AS cancel_requested_at
+           NULL::jsonb AS result, context, losses::integer AS losses, NULL::timestamptz AS cancel_requested_at,
+           group_key
     FROM pgq_waiting
     UNION ALL
     SELECT id, 'running', queue, kind, args, priority, ripe_at, attempt, max_retries,
            backoff, backoff_cap, dedup, dedup_key, enqueued_at, newest_error, worker,
            claimed_at, lease_until, NULL, NULL, context, abs(losses),
-           (SELECT c.requested_at FROM pgq_cancel_request AS c WHERE c.id = _pgq_running.id)
+           (SELECT c.requested_at FROM pgq_cancel_request AS c WHERE c.id = _pgq_running.id),
+           group_key
     FROM _pgq_running
     UNION ALL
     SELECT id, outcome, queue, kind, args, priority, ripe_at, attempt, max_retries,
            backoff, backoff_cap, dedup, dedup_key, enqueued_at, newest_error, worker,
-           NULL, NULL, ended_at, result, context, losses, NULL
+           NULL, NULL, ended_at, result, context, losses, NULL, group_key
     FROM pgq_ended
 ) AS j
 CROSS JOIN LATERAL (
@@ -67,7 +69,7 @@ WHERE s.sees;
 COMMENT ON VIEW pgq_jobs IS
     'All jobs with their state: waiting, running, dead, cancelled or done. A job that was completed without a result '
     'is gone. A role sees the jobs of the queues that it may use as admin or reader; where it is only a reader, args, '
-    'dedup_key, errors, result and context are NULL.';
+    'dedup_key, errors, result, context and group_key are NULL.';
 COMMENT ON COLUMN pgq_jobs.id IS 'Number of the job; it stays the same in all states.';
 COMMENT ON COLUMN pgq_jobs.state IS 'waiting, running, dead, cancelled or done.';
 COMMENT ON COLUMN pgq_jobs.queue IS 'Queue whose workers may claim the job.';
@@ -102,6 +104,8 @@ COMMENT ON COLUMN pgq_jobs.losses IS
 COMMENT ON COLUMN pgq_jobs.cancel_requested_at IS
     'When pgq_cancel asked the worker of the job to give it up; NULL: there is no such request, or the job is not '
     'running.';
+COMMENT ON COLUMN pgq_jobs.group_key IS
+    'Key of the group of the job; NULL: it has no group, or it is hidden like args.';
 
 
 -- Both sides are filtered before the join: a worker that claims under the name of a hidden worker must not learn that

@@ -31,12 +31,12 @@ BEGIN
     LOOP
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, context, losses, newest_error
+            enqueued_at, context, losses, newest_error, group_key, group_id
         )
         VALUES (
             v_job.id, v_job.queue, v_job.kind, v_job.args, v_job.priority, v_ripe_at, 0, v_job.max_retries,
             v_job.backoff, v_job.backoff_cap, v_job.dedup, v_job.dedup_key, v_job.enqueued_at, v_job.context,
-            v_job.losses, v_job.newest_error
+            v_job.losses, v_job.newest_error, v_job.group_key, _pgq_group_id(v_job.group_key)
         )
         ON CONFLICT (signature) DO NOTHING;
         IF FOUND THEN

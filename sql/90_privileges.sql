@@ -7,12 +7,13 @@ REVOKE ALL ON TABLE
     pgq_stats
 FROM PUBLIC;
 REVOKE ALL ON TYPE _pgq_lane_head FROM PUBLIC;
-REVOKE ALL ON SEQUENCE pgq_job_id, pgq_token, pgq_worker_session_number FROM PUBLIC;
+REVOKE ALL ON SEQUENCE pgq_mark, pgq_job_id, pgq_token, pgq_worker_session_number FROM PUBLIC;
 REVOKE ALL ON FUNCTION
     pgq_now, pgq_version,
     _pgq_signature,
     _pgq_calling_role, _pgq_acts_as_owner, _pgq_refuse_in_maintenance, _pgq_allowed_queues, _pgq_raise_denied,
-    _pgq_is_name, _pgq_is_in_range,
+    _pgq_is_name, _pgq_group_id, _pgq_is_in_range,
+    _pgq_mark_of, _pgq_marks, _pgq_mark,
     _pgq_is_plain, _pgq_unpack, _pgq_unpack_jobs,
     _pgq_is_common, _pgq_validate,
     _pgq_resolve_duplicate, pgq_enqueue,
@@ -26,7 +27,8 @@ REVOKE ALL ON FUNCTION
     _pgq_bare_setting, _pgq_is_bare, _pgq_digest,
     _pgq_lanes_reached, _pgq_taken_from, _pgq_move_heads,
     _pgq_move_token, _pgq_skip_lost_tokens,
-    _pgq_lock_in_many, _pgq_drop_empty, _pgq_lock_ripe, pgq_claim, pgq_claim_batch,
+    _pgq_lock_in_many, _pgq_drop_empty, _pgq_lock_grouped, _pgq_grouped_ripe_at,
+    _pgq_lock_ripe, pgq_claim, pgq_claim_batch,
     _pgq_raise_lease_lost, _pgq_check_pairs, _pgq_take, _pgq_end,
     _pgq_add_error, _pgq_delete_errors, _pgq_merge_errors,
     _pgq_merge, _pgq_requeue, _pgq_record_failure,
@@ -41,7 +43,7 @@ REVOKE ALL ON FUNCTION
     pgq_register, pgq_unregister, pgq_reconcile,
     _pgq_expire_leases, _pgq_workers_reconnect, _pgq_sweep_workers, _pgq_maintain,
     pgq_remaining,
-    _pgq_sleep_in_slot, pgq_idle, pgq_ripe_in, pgq_queues_to_serve,
+    _pgq_sleep_in_slot, pgq_idle, pgq_ripe_in, _pgq_first_queue, pgq_queues_to_serve,
     _pgq_job_state, pgq_cancel, pgq_retry,
     pgq_purge,
     _pgq_granted_functions, _pgq_check_grant, _pgq_grant_privileges, _pgq_revoke_privileges,

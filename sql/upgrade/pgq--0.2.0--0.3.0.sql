@@ -104,14 +104,22 @@ ALTER TABLE pgq_permission ALTER COLUMN privilege TYPE text COLLATE "C";
 ALTER TABLE pgq_worker_session ALTER COLUMN name TYPE text COLLATE "C";
 -- squawk-ignore require-concurrent-index-deletion
 DROP INDEX pgq_waiting_claim;
--- squawk-ignore require-concurrent-index-creation
-CREATE INDEX pgq_waiting_claim ON pgq_waiting (queue COLLATE "C", priority, ripe_at, id);
 
--- Without a default, no row is rewritten.
-ALTER TABLE pgq_waiting ADD COLUMN losses smallint, ADD COLUMN newest_error integer;
-ALTER TABLE pgq_running ADD COLUMN losses smallint, ADD COLUMN newest_error integer;
-ALTER TABLE pgq_ended ADD COLUMN losses smallint, ADD COLUMN newest_error integer;
+-- No row is rewritten.
+ALTER TABLE pgq_waiting
+    ADD COLUMN losses smallint, ADD COLUMN newest_error integer, ADD COLUMN group_key text,
+    ADD COLUMN group_id bigint;
+ALTER TABLE pgq_running
+    ADD COLUMN losses smallint, ADD COLUMN newest_error integer, ADD COLUMN group_key text, ADD COLUMN group_id bigint;
+ALTER TABLE pgq_ended
+    ADD COLUMN losses smallint, ADD COLUMN newest_error integer, ADD COLUMN group_key text, ADD COLUMN group_id bigint;
 ALTER TABLE pgq_worker_session ADD COLUMN lost_several boolean NOT NULL DEFAULT false;
+
+-- squawk-ignore require-concurrent-index-creation
+CREATE INDEX pgq_waiting_claim ON pgq_waiting (queue COLLATE "C", priority, ripe_at, id) WHERE group_id IS NULL;
+-- squawk-ignore require-concurrent-index-creation
+CREATE INDEX pgq_waiting_group ON pgq_waiting (queue COLLATE "C", group_id, priority, ripe_at, id)
+    WHERE group_id IS NOT NULL;
 
 -- The functions refuse what these refused.
 -- squawk-ignore ban-drop-constraint
@@ -153,5 +161,6 @@ ALTER TABLE pgq_running DROP COLUMN errors;
 ALTER TABLE pgq_ended DROP COLUMN errors;
 
 SELECT pg_extension_config_dump('pgq_error', '');
+SELECT pg_extension_config_dump('pgq_mark', '');
 SELECT pg_extension_config_dump('pgq_running_batch', '');
 SELECT pg_extension_config_dump('pgq_cancel_request', '');

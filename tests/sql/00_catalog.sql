@@ -23,7 +23,7 @@ SELECT is(
 
 SELECT is(
     (SELECT array_agg(relname::text ORDER BY relname::text COLLATE "C") FROM rel),
-    '{_pgq_lane_head,_pgq_packed,_pgq_presence,_pgq_running,_pgq_visible_queues,pgq_cancel_request,pgq_ended,pgq_error,pgq_head,pgq_job_id,pgq_jobs,pgq_permission,pgq_running,
+    '{_pgq_lane_head,_pgq_packed,_pgq_presence,_pgq_running,_pgq_visible_queues,pgq_cancel_request,pgq_ended,pgq_error,pgq_head,pgq_job_id,pgq_jobs,pgq_mark,pgq_permission,pgq_running,
       pgq_running_batch,pgq_stats,pgq_token,pgq_waiting,pgq_worker_session,pgq_worker_session_number,pgq_workers}',
     'these are the tables, views, sequences and types');
 
@@ -183,12 +183,13 @@ SELECT is_empty($$
     EXCEPT
     SELECT e.relname, e.attname, p.place
     FROM (VALUES ('arm'), ('view')) AS p (place)
-    -- Only pgq uses a signature, and a token gives power over its job. The view shows an outcome as the state, and the
+    -- Only pgq uses a signature or the number of a group, and a token gives power over its job. The view shows an outcome as the state, and the
     -- errors instead of the number of the newest.
     JOIN (VALUES ('pgq_waiting', 'signature', true), ('pgq_running', 'token', true), ('pgq_ended', 'outcome', false),
+                 ('pgq_waiting', 'group_id', true), ('pgq_running', 'group_id', true), ('pgq_ended', 'group_id', true),
                  ('pgq_waiting', 'newest_error', false), ('pgq_running', 'newest_error', false), ('pgq_ended', 'newest_error', false))
         AS e (relname, attname, in_arm_too) ON p.place = 'view' OR e.in_arm_too
-$$, 'each arm of pgq_jobs shows all columns of its table, but for the signature and the token');
+$$, 'each arm of pgq_jobs shows all columns of its table, but for the signature, the number of the group and the token');
 
 -- Running jobs are in two tables, so what reads one of them reads the view that has both.
 SELECT results_eq($$
@@ -228,7 +229,7 @@ SELECT set_eq(
     $$ SELECT attname::text FROM pg_attribute
        WHERE attrelid = (SELECT oid FROM rel WHERE relname = 'pgq_jobs') AND attnum > 0
          AND NOT has_column_privilege('tap_reader', attrelid, attnum, 'SELECT') $$,
-    '{args,dedup_key,errors,result,context}'::text[],
+    '{args,dedup_key,errors,result,context,group_key}'::text[],
     'a reader may read all columns of pgq_jobs, except the private ones');
 
 SELECT * FROM finish();

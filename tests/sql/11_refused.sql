@@ -1,6 +1,6 @@
 -- Bad arguments raise an error with SQLSTATE and message, and change nothing.
 BEGIN;
-SELECT plan(125);
+SELECT plan(129);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('held');
@@ -52,6 +52,9 @@ FROM (VALUES
     ('SELECT pgq_enqueue(''k'', context => ''[]'')', '22023', 'context is not an object of at most 8192 bytes'),
     ('SELECT pgq_enqueue(''k'', context => ''null'')', '22023', NULL),
     ('SELECT pgq_enqueue(''k'', context => jsonb_build_object(''a'', repeat(''x'', 8184)))', '22023', NULL),
+    ('SELECT pgq_enqueue(''k'', group_key => '''')', '22023', 'group_key "" is not a name'),
+    ('SELECT pgq_enqueue(''k'', group_key => E''a\x1fb'')', '22023', format('group_key "%s" is not a name', E'a\x1fb')),
+    ('SELECT pgq_enqueue(''k'', group_key => repeat(''g'', 201))', '22023', format('group_key "%s" is not a name', repeat('g', 200))),
     ('SELECT pgq_claim(NULL)', '22004', 'queues, or one of them, is null'),
     ('SELECT pgq_claim(ARRAY[''default'', NULL])', '22004', 'queues, or one of them, is null'),
     ('SELECT pgq_claim(''{{default,a},{b,c}}'', NULL)', '22004', 'max_jobs is null'),
@@ -133,7 +136,7 @@ FROM (VALUES
     ('SELECT pgq_enqueue(''b'', ripe_at => ''1930-01-02 12:00Z'')'), ('SELECT pgq_enqueue(''c'', delay => ''100 years'')'),
     ('SELECT pgq_enqueue(''d'', priority => 9, max_retries => 2147483647, backoff => ''100 years'', backoff_cap => ''100 years'')'),
     ('SELECT pgq_enqueue(''e'', priority => 0, max_retries => 0, delay => ''0'', backoff => ''0'', backoff_cap => ''0'')'),
-    ('SELECT pgq_enqueue(''f'', dedup_key => repeat(''x'', 1000))'),
+    ('SELECT pgq_enqueue(''f'', dedup_key => repeat(''x'', 1000))'), ('SELECT pgq_enqueue(''g'', group_key => repeat(''g'', 200))'),
     ('SELECT pgq_claim(''{none}'', 10000, ''1 year'', repeat(''w'', 200), 2147483647)'), ('SELECT pgq_claim(''{{none,x},{y,z}}'')'), ('SELECT pgq_purge(''100 years'', max_jobs => 0)'),
     (format('SELECT pgq_extend(%s, %s, ''1 year'')', :id, :token)),
     (format('SELECT pgq_complete(%s, %s, to_jsonb(repeat(''x'', 1048574)))', :id, :token))
@@ -143,10 +146,10 @@ FROM (VALUES
 -- argument, and jobs with arbitrary ones, made from seeds so that every run has the same.
 CREATE FUNCTION pg_temp.some(at integer[]) RETURNS TABLE (common boolean, dedup boolean, problem text[]) LANGUAGE sql AS $$
     SELECT _pgq_is_common(v.kind, v.args::text, v.queue, v.ripe_at, v.delay, v.priority, v.max_retries, v.backoff, v.backoff_cap, v.dedup,
-                          v.dedup_key, v.on_duplicate, v.context),
+                          v.dedup_key, v.on_duplicate, v.context, v.group_key),
            v.dedup,
            _pgq_validate(v.kind, v.args, v.queue, v.ripe_at, v.delay, v.priority, v.max_retries, v.backoff, v.backoff_cap, v.dedup_key,
-                         v.on_duplicate, v.context, pgq_now())
+                         v.on_duplicate, v.context, v.group_key, pgq_now())
     FROM (SELECT
         (ARRAY['k', '', repeat('k', 200), repeat('k', 201), E'a\x1fb', NULL])[at[1] % 6 + 1] AS kind,
         (ARRAY['{}', '1e1000', to_jsonb(repeat('x', 1048574)), to_jsonb(repeat('x', 1048575)), 'null', NULL])[at[2] % 6 + 1] AS args,
@@ -160,14 +163,15 @@ CREATE FUNCTION pg_temp.some(at integer[]) RETURNS TABLE (common boolean, dedup 
         (ARRAY[true, false, NULL, true, false, NULL])[at[10] % 6 + 1] AS dedup,
         (ARRAY[NULL, '', repeat('x', 1000), repeat('x', 1001), 'd', NULL])[at[11] % 6 + 1] AS dedup_key,
         (ARRAY['keep', 'replace', 'soonest', 'error', 'explode', NULL])[at[12] % 6 + 1] AS on_duplicate,
-        (ARRAY[NULL, '{}', '[]', 'null', jsonb_build_object('a', repeat('x', 8184)), NULL])[at[13] % 6 + 1] AS context) AS v
+        (ARRAY[NULL, '{}', '[]', 'null', jsonb_build_object('a', repeat('x', 8184)), NULL])[at[13] % 6 + 1] AS context,
+        (ARRAY[NULL, 'g', '', repeat('g', 200), repeat('g', 201), E'a\x1fb'])[at[14] % 6 + 1] AS group_key) AS v
 $$;
 CREATE TEMP TABLE checked AS
 SELECT c.*
-FROM (SELECT ARRAY(SELECT CASE WHEN n = argument THEN value ELSE 0 END FROM generate_series(1, 13) AS n) AS at
-      FROM generate_series(1, 13) AS argument, generate_series(0, 5) AS value
+FROM (SELECT ARRAY(SELECT CASE WHEN n = argument THEN value ELSE 0 END FROM generate_series(1, 14) AS n) AS at
+      FROM generate_series(1, 14) AS argument, generate_series(0, 5) AS value
       UNION ALL
-      SELECT ARRAY(SELECT CASE WHEN get_byte(d.digest, n) % 4 = 0 THEN get_byte(d.digest, n) / 4 ELSE 0 END FROM generate_series(0, 12) AS n)
+      SELECT ARRAY(SELECT CASE WHEN get_byte(d.digest, n) % 4 = 0 THEN get_byte(d.digest, n) / 4 ELSE 0 END FROM generate_series(0, 13) AS n)
       FROM generate_series(1, 500) AS seed, LATERAL (SELECT decode(md5(seed::text), 'hex') AS digest) AS d) AS drawn,
      LATERAL pg_temp.some(drawn.at) AS c;
 SELECT is(count(*), 0::bigint, 'a job that the short test of pgq_enqueue takes is valid') FROM checked WHERE common AND (problem IS NOT NULL OR dedup IS NULL);

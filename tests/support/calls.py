@@ -47,7 +47,7 @@ LIFE = """
     pgq_reconcile('w', '{:id}', '{:token}')
     pgq_complete(':id', ':token', '{"done": [1.0, null]}', 'a note')
     pgq_complete_many('{:id}', '{:token}')
-    pgq_enqueue('k', '{"b": 1.0, "a": "\\\\"}', context => '{"t": 1}')
+    pgq_enqueue('k', '{"b": 1.0, "a": "\\\\"}', context => '{"t": 1}', group_key => 'g')
     pgq_claim_batch(worker => 'w')
     pgq_claim_batch(max_jobs => 0, worker => 'w', done_ids => '{:id}', done_tokens => '{:token}')
     pgq_cancel(':first')

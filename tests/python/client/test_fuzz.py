@@ -35,6 +35,7 @@ MEANT = {
     "args": ["{}", "1"],
     "on_duplicate": ["keep", "replace", "soonest", "error"],
     "outcome": ["dead", "cancelled", "done"],
+    "group_key": ["a", "b"],
     "name": ["w"],
     "worker": ["w"],
     "role": ["pgq_fuzz"],
