@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from pgq.convert import Default
@@ -18,6 +19,7 @@ Exceptions = tuple[type[BaseException], ...]
 DEFERRED = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 # Names of parameters that the worker fills, never the arguments of a job.
 RESERVED = frozenset({"job", "conn"})
+NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Around(Protocol):
@@ -99,6 +101,7 @@ class Handlers:
         queue: str | None = None,
         max_retries: int | None = None,
         backoff: timedelta | None = None,
+        group_key: str | Callable[[Any], str | None] | None = None,
     ) -> Callable[[F], F]:
         """
         Register the decorated function for jobs of this kind.
@@ -123,8 +126,9 @@ class Handlers:
         ask ``job.cancelled``.
 
         ``retry_on``: only these exceptions lead to another attempt, after any other the job is dead. ``cancel_on``:
-        these end the job as cancelled. ``queue``, ``max_retries`` and ``backoff`` are defaults for jobs of this kind
-        that are enqueued in a process where the handler is registered.
+        these end the job as cancelled. ``queue``, ``max_retries``, ``backoff`` and ``group_key`` are defaults for jobs
+        of this kind that are enqueued in a process where the handler is registered. ``group_key`` is a key, or a
+        function that is called with the arguments of each job and returns one, or None for a job without a group.
 
         Raises ValueError if the kind is taken or an option makes no sense, TypeError if the function cannot be called
         like this.
@@ -138,7 +142,7 @@ class Handlers:
             raise ValueError(f"a batch of {batch} has no jobs")
         if batch is not None and transaction and seconds is not None:
             raise ValueError("a transactional batch takes no timeout, which would also undo the jobs that are done")
-        enqueue = {"queue": queue, "max_retries": max_retries, "backoff": backoff}
+        enqueue = {"queue": queue, "max_retries": max_retries, "backoff": backoff, "group_key": group_key}
 
         def register(function: F) -> F:
             taken = self._by_kind.get(kind)
@@ -201,10 +205,15 @@ class Handlers:
         """Return the handler of a kind, or None."""
         return self._by_kind.get(kind)
 
-    def defaults(self, kind: Any) -> Mapping[str, Any]:
-        """Return the defaults for enqueueing a job of this kind."""
+    def defaults(self, job: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the defaults of its handler for a job that is to be enqueued; NO_DEFAULTS without any."""
+        kind = job.get("kind")
         handler = self._by_kind.get(kind) if isinstance(kind, str) else None
-        return (handler and handler.defaults) or {}
+        defaults = (handler and handler.defaults) or NO_DEFAULTS
+        group_key = defaults.get("group_key")
+        if callable(group_key) and job.get("group_key") is None:
+            return {**defaults, "group_key": group_key(job.get("args", {}))}
+        return defaults
 
     def execute(self, handler: Handler, job: Job | list[Job], *connection: Any) -> Any:
         """Call a handler, with the hook around it."""

@@ -19,7 +19,7 @@ NOT_DECODED: Final = object()
 # The arguments of Job, in their order.
 FIELDS: Final = (
     "id", "token", "queue", "kind", "payload", "attempt", "max_retries", "priority", "ripe_at", "enqueued_at",
-    "lease_until", "context", "suspect",
+    "lease_until", "context", "suspect", "group_key",
 )  # fmt: skip
 _DECODER: Final = json.JSONDecoder()
 # typeshed has the class of its Python version, which takes itself.
@@ -146,6 +146,7 @@ class Job:
         lease_until: datetime,
         context: str | None = None,
         suspect: bool = False,
+        group_key: str | None = None,
     ) -> None:
         self.id, self.kind, self.payload, self.attempt = id, kind, payload, attempt
         self._index, self._args = 0, cast("Any", NOT_DECODED)
@@ -158,6 +159,7 @@ class Job:
             "ripe_at": [ripe_at],
             "enqueued_at": [enqueued_at],
             "context": [context],
+            "group_key": [group_key],
         }
         self._claim = Claim(token, lease_until, suspect, [id], [kind], [payload], [attempt], columns)
 
@@ -206,6 +208,12 @@ class Job:
         """The context of the enqueue."""
         contexts: Sequence[str | None] | None = self._claim.column("context")
         return None if contexts is None else contexts[self._index]
+
+    @property
+    def group_key(self) -> str | None:
+        """The key of the job's group in its queue."""
+        keys: Sequence[str | None] | None = self._claim.column("group_key")
+        return None if keys is None else keys[self._index]
 
     @property
     def suspect(self) -> bool:

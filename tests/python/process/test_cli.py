@@ -96,14 +96,15 @@ def test_enqueue_has_an_option_for_each_argument_of_the_function(run: Run, conn:
     """It prints the id, and whether the job was waiting already."""
     at = datetime.fromisoformat("2040-01-31T12:00:00+01:00")
     options = ["--queue", "q", "--at", at.isoformat(), "--priority", "2", "--max-retries", "3", "--backoff", "90s",
-               "--backoff-cap", "2h", "--dedup-key", "x"]  # fmt: skip
+               "--backoff-cap", "2h", "--dedup-key", "x", "--group", "g"]  # fmt: skip
     first = run("enqueue", "mail", '{"to": "ann"}', *options).stdout
     job_id = int(first)
     assert run("enqueue", "mail", "--queue", "q", "--dedup-key", "x").stdout == f"{job_id} (waiting already)\n"
     assert conn.execute(
-        "SELECT id, queue, kind, args, ripe_at, priority, max_retries, backoff, backoff_cap, dedup_key FROM pgq_waiting"
+        "SELECT id, queue, kind, args, ripe_at, priority, max_retries, backoff, backoff_cap, dedup_key, group_key "
+        "FROM pgq_waiting"
     ).fetchall() == [
-        (job_id, "q", "mail", {"to": "ann"}, at, 2, 3, timedelta(seconds=90), timedelta(hours=2), "x")
+        (job_id, "q", "mail", {"to": "ann"}, at, 2, 3, timedelta(seconds=90), timedelta(hours=2), "x", "g")
     ]  # fmt: skip
     assert run("enqueue", "mail", "--queue", "q", "--dedup-key", "x", "--no-dedup").stdout.strip().isdigit()
     twin = ["enqueue", "mail", "--queue", "q", "--dedup-key", "x", "--on-duplicate", "error"]

@@ -226,7 +226,8 @@ def test_completing_and_claiming_is_one_statement(queue: WorkerQueue) -> None:
 def test_a_job_has_all_columns_also_when_the_connection_is_gone(queue: WorkerQueue, connect: Connect) -> None:
     """What a handler reads last of its job is converted then; it is what pgq_claim returns."""
     for n in range(2):
-        queue.enqueue("k", {"n": n}, priority=n, max_retries=n, context={"a": "b"} if n else None)
+        context, group_key = ({"a": "b"}, "g") if n else (None, None)
+        queue.enqueue("k", {"n": n}, priority=n, max_retries=n, context=context, group_key=group_key)
         queue.enqueue("without", n)
     other = connect()
     claims = [Turn(WorkerQueue(other))([], ["default"], size, *CLAIM[2:])[1] for size in (1, 3)]
@@ -236,7 +237,7 @@ def test_a_job_has_all_columns_also_when_the_connection_is_gone(queue: WorkerQue
         queue.conn.execute("UPDATE pgq_running SET lease_until = %s WHERE id = %s", [job.lease_until, job.id])
         row = queue.conn.execute(
             "SELECT id, token, queue, kind, args::text, attempt, max_retries, priority, ripe_at, enqueued_at, "
-            "lease_until, context::text, false FROM pgq_running WHERE id = %s",
+            "lease_until, context::text, false, group_key FROM pgq_running WHERE id = %s",
             [job.id],
         ).fetchone()
         assert tuple(getattr(job, name) for name in FIELDS) == row

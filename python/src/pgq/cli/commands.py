@@ -108,6 +108,7 @@ def version(target: Target) -> None:
     type=click.Choice(["keep", "replace", "soonest", "error"]),
     help="What to do with a duplicate.  [default: keep]",
 )
+@click.option("--group", "group_key", metavar="KEY", help="Group of the job in its queue.")
 @pass_target
 def enqueue(
     target: Target,
@@ -123,6 +124,7 @@ def enqueue(
     dedup: bool | None,
     dedup_key: str | None,
     on_duplicate: OnDuplicate | None,
+    group_key: str | None,
 ) -> None:
     """
     Enqueue a job of KIND with ARGS, any JSON.
@@ -134,6 +136,7 @@ def enqueue(
         job = queue.enqueue(
             kind, args, queue=queue_, ripe_at=ripe_at, delay=delay, priority=priority, max_retries=max_retries,
             backoff=backoff, backoff_cap=backoff_cap, dedup=dedup, dedup_key=dedup_key, on_duplicate=on_duplicate,
+            group_key=group_key,
         )  # fmt: skip
         click.echo(f"{job.id}" if job.created else f"{job.id} (waiting already)")
 

@@ -29,6 +29,7 @@ UNREAD: Final = {
     "ripe_at": "ripe_ats",
     "enqueued_at": "enqueued_ats",
     "context": "contexts",
+    "group_key": "group_keys",
 }
 INT8: Final = psycopg.postgres.types["int8"]
 
