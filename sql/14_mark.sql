@@ -45,7 +45,7 @@ BEGIN
         RETURN;
     END IF;
     BEGIN
-        LOCK TABLE pgq_permission IN SHARE UPDATE EXCLUSIVE MODE;
+        LOCK TABLE pgq_queue_setting IN SHARE UPDATE EXCLUSIVE MODE;
         PERFORM setval('pgq_mark', _pgq_marks() | _pgq_mark_of(queue));
         RAISE SQLSTATE 'PGQ00';
     EXCEPTION WHEN SQLSTATE 'PGQ00' THEN

@@ -13,9 +13,9 @@ CREATE TABLE pgq_waiting (
     priority     smallint    NOT NULL,
     ripe_at      timestamptz NOT NULL,
     attempt      integer     NOT NULL,
-    max_retries  integer     NOT NULL,
-    backoff      interval    NOT NULL,
-    backoff_cap  interval    NOT NULL,
+    max_retries  integer,
+    backoff      interval,
+    backoff_cap  interval,
     dedup        boolean     NOT NULL,
     dedup_key    text,
     enqueued_at  timestamptz NOT NULL,
@@ -64,7 +64,9 @@ COMMENT ON COLUMN pgq_waiting.ripe_at IS 'No worker can claim the job before thi
 COMMENT ON COLUMN pgq_waiting.attempt IS
     'Attempts so far: a claim adds one; a snooze, decline or release takes it back; pgq_retry starts at 0; a merge '
     'keeps the larger number.';
-COMMENT ON COLUMN pgq_waiting.max_retries IS 'Number of attempts allowed after the first one.';
+COMMENT ON COLUMN pgq_waiting.max_retries IS
+    'Number of attempts allowed after the first one; NULL, like backoff and backoff_cap: that of the queue when the '
+    'job is claimed.';
 COMMENT ON COLUMN pgq_waiting.backoff IS 'Delay before the first retry; it doubles with each further one.';
 COMMENT ON COLUMN pgq_waiting.backoff_cap IS 'Longest delay between two attempts, before jitter.';
 COMMENT ON COLUMN pgq_waiting.dedup IS 'Whether the job has a signature, so that no twin can wait beside it.';

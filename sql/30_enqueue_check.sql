@@ -24,9 +24,9 @@ CREATE FUNCTION _pgq_is_common(
         AND octet_length(args_as_text) <= 1048576
         AND ripe_at IS NULL AND delay IS NULL AND context IS NULL AND group_key IS NULL
         AND priority BETWEEN 0 AND 9
-        AND max_retries BETWEEN 0 AND 2147483647
-        AND backoff BETWEEN interval '0' AND interval '100 years'
-        AND backoff_cap BETWEEN interval '0' AND interval '100 years'
+        AND (max_retries BETWEEN 0 AND 2147483647) IS NOT FALSE
+        AND (backoff BETWEEN interval '0' AND interval '100 years') IS NOT FALSE
+        AND (backoff_cap BETWEEN interval '0' AND interval '100 years') IS NOT FALSE
         AND dedup IS NOT NULL
         AND octet_length(coalesce(dedup_key, '')) <= 1000
         AND on_duplicate = 'keep';

@@ -54,9 +54,9 @@ CREATE FUNCTION pgq_enqueue(
     ripe_at timestamptz DEFAULT NULL,
     delay interval DEFAULT NULL,
     priority bigint DEFAULT 5,
-    max_retries bigint DEFAULT 10,
-    backoff interval DEFAULT '1 minute',
-    backoff_cap interval DEFAULT '1 hour',
+    max_retries bigint DEFAULT NULL,
+    backoff interval DEFAULT NULL,
+    backoff_cap interval DEFAULT NULL,
     dedup boolean DEFAULT true,
     dedup_key text DEFAULT NULL,
     on_duplicate text DEFAULT 'keep',
@@ -89,9 +89,6 @@ BEGIN
         END IF;
         ripe_at := coalesce(ripe_at, v_now + delay);
         priority := coalesce(priority, 5);
-        max_retries := coalesce(max_retries, 10);
-        backoff := coalesce(backoff, '1 minute');
-        backoff_cap := coalesce(backoff_cap, '1 hour');
         dedup := coalesce(dedup, true);
         -- A mark costs look-ups only, so it may come before the check of the privilege, where the usual call passes by.
         IF group_key IS NOT NULL THEN
@@ -167,6 +164,8 @@ COMMENT ON FUNCTION pgq_enqueue(
     'says when the job is ripe; priority 0 is claimed first, 9 last. context is a JSON object that the worker gets '
     'beside args, such as a trace to continue; it has no part in what makes duplicates. group_key puts the job into a '
     'group of its queue; neither has that a part in what makes duplicates. NULL for group_key means no group. NULL for '
-    'both ripe_at and delay means now. NULL for dedup_key means that args decide. NULL for kind, args or queue raises '
-    '22004; any other NULL means the default. Raises 22023 or 22008 for a bad value, 54000 for args of more than 1 MiB '
-    'as text, 42501 for a queue that the calling role may not use.';
+    'both ripe_at and delay means now. NULL for dedup_key means that args decide. NULL for max_retries, backoff or '
+    'backoff_cap means what the queue has among its settings when the job is claimed (see pgq_configure), or else 10, '
+    '1 minute and 1 hour. NULL for kind, args or queue raises 22004; any other NULL means the default. Raises 22023 or '
+    '22008 for a bad value, 54000 for args of more than 1 MiB as text, 42501 for a queue that the calling role may not '
+    'use.';

@@ -102,9 +102,8 @@ CREATE FUNCTION _pgq_parse_jobs(jobs jsonb) RETURNS TABLE (
     STABLE
 BEGIN ATOMIC
     SELECT r.n, r.kind, coalesce(r.args, jobs -> (r.n - 1)::integer -> 'args', '{}'), coalesce(r.queue, 'default'),
-           r.ripe_at, r.delay, coalesce(r.priority, 5), coalesce(r.max_retries, 10), coalesce(r.backoff, '1 minute'),
-           coalesce(r.backoff_cap, '1 hour'), coalesce(r.dedup, true), r.dedup_key, coalesce(r.on_duplicate, 'keep'),
-           r.context, r.group_key
+           r.ripe_at, r.delay, coalesce(r.priority, 5), r.max_retries, r.backoff, r.backoff_cap,
+           coalesce(r.dedup, true), r.dedup_key, coalesce(r.on_duplicate, 'keep'), r.context, r.group_key
     FROM ROWS FROM (
         jsonb_to_recordset(jobs) AS (
             kind text, args jsonb, queue text, ripe_at timestamptz, delay interval, priority bigint, max_retries bigint,

@@ -37,6 +37,10 @@ BEGIN
             ORDER BY w.group_id
             LIMIT 1;
             EXIT WHEN NOT FOUND;
+            CONTINUE WHEN EXISTS (
+                SELECT
+                FROM pgq_paused AS p
+                WHERE p.queue = v_queue COLLATE "C" AND p.group_id = v_group_id AND p.until > at);
 
             FOR v_job IN
                 SELECT ripe.ctid, ripe.bytes, ripe.losses, ripe.newest_error
@@ -77,7 +81,7 @@ COMMENT ON FUNCTION _pgq_lock_grouped(text[], bigint, bigint, timestamptz, boole
     'ctids, the size of their args and contexts, and how many have errors.';
 
 
-CREATE FUNCTION _pgq_grouped_ripe_at(queues text[], kinds text[]) RETURNS timestamptz
+CREATE FUNCTION _pgq_grouped_ripe_at(queues text[], kinds text[], at timestamptz) RETURNS timestamptz
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
     SET enable_seqscan = off
@@ -89,6 +93,7 @@ DECLARE
     v_queue text;
     v_group_id bigint;
     v_ripe_at timestamptz;
+    v_until timestamptz;
 BEGIN
     FOREACH v_queue IN ARRAY queues LOOP
         CONTINUE WHEN _pgq_marks() & _pgq_mark_of(v_queue) = 0;
@@ -102,7 +107,12 @@ BEGIN
             LIMIT 1;
             EXIT WHEN NOT FOUND;
 
-            SELECT least(v_ripe_at, min(soonest.ripe_at)) INTO v_ripe_at
+            v_until := (
+                SELECT p.until
+                FROM pgq_paused AS p
+                WHERE p.queue = v_queue COLLATE "C" AND p.group_id = v_group_id AND p.until > at);
+            CONTINUE WHEN v_until = 'infinity';
+            SELECT least(v_ripe_at, greatest(v_until, min(soonest.ripe_at))) INTO v_ripe_at
             FROM generate_series(0, 9) AS lane (priority)
             CROSS JOIN LATERAL (
                 SELECT w.ripe_at
@@ -120,6 +130,7 @@ BEGIN
 END
 $_pgq_grouped_ripe_at$;
 
-COMMENT ON FUNCTION _pgq_grouped_ripe_at(text[], text[]) IS
+COMMENT ON FUNCTION _pgq_grouped_ripe_at(text[], text[], timestamptz) IS
     'Return when the first waiting job of these queues that has a group, and is of one of these kinds, or any if these '
-    'are NULL, is ripe; NULL if there is none.';
+    'are NULL, is ripe and its group not paused; NULL if there is none, or only such as are paused until they are '
+    'resumed.';

@@ -38,7 +38,17 @@ DECLARE
     v_wasted bigint;
     v_found integer;
     v_suspects integer;
+    v_marked boolean := _pgq_marks() <> 0;
 BEGIN
+    IF v_marked THEN
+        queues := _pgq_open_queues(queues, at);
+        IF queues = '{}' THEN
+            PERFORM _pgq_maintain(at);
+            rows := '{}';
+            RETURN;
+        END IF;
+    END IF;
+
     -- Lane by lane, lazily: nothing is locked but what is found. The sizes are those of the values as they are stored;
     -- what lies out of line is not read. For one queue the expression below is the value of _pgq_digest, without a
     -- query. v_digest stays NULL on this way.
@@ -175,7 +185,7 @@ BEGIN
     END IF;
     -- After those without a group, and not after a cut.
     grouped := false;
-    IF cardinality(rows) < max_jobs AND v_suspects = 0 AND coalesce(bytes, 0) < max_bytes AND _pgq_marks() <> 0 THEN
+    IF v_marked AND cardinality(rows) < max_jobs AND v_suspects = 0 AND coalesce(bytes, 0) < max_bytes THEN
         SELECT _pgq_lock_ripe.rows || g.rows, coalesce(_pgq_lock_ripe.bytes, 0) + g.bytes,
                _pgq_lock_ripe.failed + g.failed, g.rows <> '{}'
         INTO rows, bytes, failed, grouped
@@ -187,6 +197,16 @@ BEGIN
         RETURN;
     END IF;
 
+    -- Two statements, because PL/pgSQL evaluates an expression with a query as a query, also where v_marked is false.
+    IF v_marked THEN
+        IF EXISTS (
+            SELECT
+            FROM pgq_queue_setting AS s
+            WHERE s.queue = ANY (queues) AND num_nonnulls(s.max_retries, s.backoff, s.backoff_cap) > 0
+        ) THEN
+            rows := _pgq_set_defaults(rows);
+        END IF;
+    END IF;
     -- Drawn while the rows are locked: a later claim of one of these jobs draws later.
     token := nextval('pgq_token');
     IF token < _pgq_microseconds(at) - 1000000 THEN

@@ -3,7 +3,7 @@
 CREATE FUNCTION pgq_claim(
     queues text[] DEFAULT '{default}',
     max_jobs bigint DEFAULT 1,
-    lease interval DEFAULT '5 minutes',
+    lease interval DEFAULT NULL,
     worker text DEFAULT NULL,
     max_bytes bigint DEFAULT 16777216
 ) RETURNS TABLE (
@@ -42,6 +42,9 @@ BEGIN
     IF NOT _pgq_acts_as_owner() THEN
         v_allowed := _pgq_allowed_queues('worker');
     END IF;
+    IF lease IS NULL THEN
+        lease := CASE WHEN _pgq_marks() = 0 THEN interval '5 minutes' ELSE _pgq_default_lease(queues) END;
+    END IF;
     IF _pgq_is_usual_claim(queues, max_jobs, lease, worker, max_bytes, v_now, v_allowed) IS NOT TRUE THEN
         PERFORM _pgq_lease_end(v_now, lease);
         PERFORM _pgq_check_claim(queues, max_jobs, worker, max_bytes);
@@ -64,9 +67,10 @@ BEGIN
         id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
         enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error, group_key, group_id
     )
-    SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, t.max_retries, t.backoff, t.backoff_cap,
-           t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token, v_now + lease, pgq_claim.worker, v_now,
-           t.losses, t.newest_error, t.group_key, t.group_id
+    SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, coalesce(t.max_retries, 10),
+           coalesce(t.backoff, '1 minute'), coalesce(t.backoff_cap, '1 hour'), t.dedup, t.dedup_key, t.enqueued_at,
+           t.context, v_ripe.token, v_now + lease, pgq_claim.worker, v_now, t.losses, t.newest_error, t.group_key,
+           t.group_id
     FROM taken AS t
     ORDER BY t.priority, t.ripe_at, t.id
     RETURNING r.id, r.token, r.queue, r.kind, r.args, r.attempt, r.max_retries, r.priority::integer, r.ripe_at,
@@ -83,8 +87,9 @@ COMMENT ON FUNCTION pgq_claim(text[], bigint, interval, text, bigint) IS
     'a job that was lost together with others, is returned alone. Ripe jobs that are not taken may stay locked until '
     'the end of the transaction. If the lease ends before the job is completed, put back or extended, a later claim '
     'rescues it. About once a second in each session, a claim first rescues up to 50 jobs, of any queue, whose lease '
-    'has ended or whose worker is gone. Returns no row if no job is ripe. A ripe job is not returned while another '
-    'transaction has it locked, and may be missed for some minutes while it lies among the index entries of many '
-    'claimed jobs. worker is the name under which the jobs are held (see pgq_register); NULL means none. Any other '
-    'NULL, also among the queues, raises 22004. Raises 22023 for a bad value, 42501 for a queue that the calling role '
-    'may not use.';
+    'has ended or whose worker is gone. Jobs of a queue or group that is paused stay where they are (see pgq_pause). '
+    'Returns no row if no job is ripe. A ripe job is not returned while another transaction has it locked, and may be '
+    'missed for some minutes while it lies among the index entries of many claimed jobs. worker is the name under '
+    'which the jobs are held (see pgq_register); NULL means none. NULL for lease means the longest that these queues '
+    'have among their settings (see pgq_configure), or else 5 minutes. Any other NULL, also among the queues, raises '
+    '22004. Raises 22023 for a bad value, 42501 for a queue that the calling role may not use.';

@@ -6,7 +6,7 @@
 CREATE FUNCTION pgq_claim_batch(
     queues text[] DEFAULT '{default}',
     max_jobs bigint DEFAULT 100,
-    lease interval DEFAULT '5 minutes',
+    lease interval DEFAULT NULL,
     worker text DEFAULT NULL,
     done_ids bigint[] DEFAULT '{}',
     done_tokens bigint[] DEFAULT '{}',
@@ -46,6 +46,9 @@ BEGIN
     UNLISTEN pgq_nothing;  -- what _pgq_refuse_in_maintenance does, without the cost of a call
     IF NOT _pgq_acts_as_owner() THEN
         v_allowed := _pgq_allowed_queues('worker');
+    END IF;
+    IF lease IS NULL THEN
+        lease := CASE WHEN _pgq_marks() = 0 THEN interval '5 minutes' ELSE _pgq_default_lease(queues) END;
     END IF;
     IF (_pgq_is_usual_claim(queues, max_jobs, lease, worker, max_bytes, v_now, v_allowed)
         AND packed IS NOT NULL) IS NOT TRUE THEN
@@ -111,9 +114,10 @@ BEGIN
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
             enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error, group_key, group_id
         )
-        SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, t.max_retries, t.backoff,
-               t.backoff_cap, t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token, v_now + lease,
-               pgq_claim_batch.worker, v_now, t.losses, t.newest_error, t.group_key, t.group_id
+        SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, coalesce(t.max_retries, 10),
+               coalesce(t.backoff, '1 minute'), coalesce(t.backoff_cap, '1 hour'), t.dedup, t.dedup_key, t.enqueued_at,
+               t.context, v_ripe.token, v_now + lease, pgq_claim_batch.worker, v_now, t.losses, t.newest_error,
+               t.group_key, t.group_id
         FROM taken AS t
         RETURNING r.token, r.lease_until, r.losses IS NOT NULL, ARRAY[r.id], ARRAY[r.queue], ARRAY[r.kind],
                   ARRAY[r.args::text], ARRAY[r.attempt], ARRAY[r.max_retries], ARRAY[r.priority::integer],
@@ -137,8 +141,9 @@ BEGIN
             SELECT array_agg(t.id) AS ids, array_agg(t.queue) AS queues, array_agg(t.kind) AS kinds,
                    array_agg(t.args::text) AS args, array_agg(t.priority::integer) AS priorities,
                    array_agg(t.ripe_at) AS ripe_ats, array_agg(t.attempt + 1) AS attempts,
-                   array_agg(t.max_retries) AS max_retries, array_agg(t.backoff) AS backoffs,
-                   array_agg(t.backoff_cap) AS backoff_caps, array_agg(t.dedup) AS dedups,
+                   array_agg(coalesce(t.max_retries, 10)) AS max_retries,
+                   array_agg(coalesce(t.backoff, '1 minute')) AS backoffs,
+                   array_agg(coalesce(t.backoff_cap, '1 hour')) AS backoff_caps, array_agg(t.dedup) AS dedups,
                    CASE WHEN count(t.dedup_key) > 0 THEN array_agg(t.dedup_key) END AS dedup_keys,
                    array_agg(t.enqueued_at) AS enqueued_ats,
                    CASE WHEN count(t.context) > 0 THEN array_agg(t.context::text) END AS contexts
@@ -169,13 +174,14 @@ BEGIN
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
             enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error, group_key, group_id
         )
-        SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, t.max_retries, t.backoff,
-               t.backoff_cap, t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token, pgq_claim_batch.lease_until,
-               pgq_claim_batch.worker, v_now, t.losses, t.newest_error, t.group_key, t.group_id
+        SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, coalesce(t.max_retries, 10),
+               coalesce(t.backoff, '1 minute'), coalesce(t.backoff_cap, '1 hour'), t.dedup, t.dedup_key, t.enqueued_at,
+               t.context, v_ripe.token, pgq_claim_batch.lease_until, pgq_claim_batch.worker, v_now, t.losses,
+               t.newest_error, t.group_key, t.group_id
         FROM taken AS t
     )
     SELECT bool_or(t.losses IS NOT NULL), array_agg(t.id), array_agg(t.queue), array_agg(t.kind),
-           array_agg(t.args::text), array_agg(t.attempt + 1), array_agg(t.max_retries),
+           array_agg(t.args::text), array_agg(t.attempt + 1), array_agg(coalesce(t.max_retries, 10)),
            array_agg(t.priority::integer), array_agg(t.ripe_at), array_agg(t.enqueued_at),
            CASE WHEN count(t.context) > 0 THEN array_agg(t.context::text) END,
            CASE WHEN count(t.group_key) > 0 THEN array_agg(t.group_key) END
@@ -196,7 +202,11 @@ COMMENT ON FUNCTION pgq_claim_batch(
     'suspect says that the only job is one that was lost together with others (see pgq_claim). If no job is ripe, '
     'token is NULL and the arrays are empty. With max_jobs 0 no job is taken, and no job rescued. The jobs of a batch '
     'are held as those of pgq_claim are, and all calls for running jobs take any of them. packed false is for a client '
+    'priorities, ripe_ats, enqueued_ats, contexts as text, and group_keys; the last two are NULL if no job has one. '
+    'suspect says that the only job is one that was lost together with others (see pgq_claim). If no job is ripe, '
+    'token is NULL and the arrays are empty. With max_jobs 0 no job is taken, and no job rescued. The jobs of a batch '
+    'are held as those of pgq_claim are, and all calls for running jobs take any of them. packed false is for a client '
     'that holds, completes or fails single jobs of a batch in transactions of its own that stay open: no call for '
-    'another job of the batch then waits for them. NULL for worker means none. Any other NULL, also among the '
+    'another job of the batch then waits for them. NULL for worker means none, NULL for lease what it means in pgq_claim. Any other NULL, also among the '
     'queues, raises 22004; a NULL among done_ids or done_tokens ends no job. Raises 22023 for a bad value, 2202E for '
     'done_ids and done_tokens of different lengths, 42501 for a queue that the calling role may not use.';

@@ -64,6 +64,7 @@ CREATE FUNCTION _pgq_cancel_waiting(job pgq_waiting, at timestamptz) RETURNS voi
     SET search_path FROM CURRENT
 AS $_pgq_cancel_waiting$
 BEGIN
+    job := _pgq_with_defaults(job);
     INSERT INTO pgq_ended (
         id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
         enqueued_at, context, outcome, ended_at, losses, newest_error, group_key, group_id

@@ -124,8 +124,18 @@ DECLARE
     v_now timestamptz := pgq_now();
     v_begun_at timestamptz;
     v_heads pgq_head[];
+    v_resumes_at timestamptz;
+    v_marked boolean := _pgq_marks() <> 0;
 BEGIN
     PERFORM _pgq_check_claim(queues, 0, NULL);
+    IF v_marked THEN
+        v_resumes_at := _pgq_resumes_at(queues, v_now);
+        queues := _pgq_open_queues(queues, v_now);
+        IF queues = '{}' THEN
+            PERFORM _pgq_maintain(v_now);
+            RETURN v_resumes_at - v_now;
+        END IF;
+    END IF;
     IF _pgq_is_bare(_pgq_digest(queues), _pgq_microseconds(v_now)) THEN
         v_heads := ARRAY(SELECT ROW(q, v_now, '0', '{}')::pgq_head FROM unnest(queues) AS q);
     ELSE
@@ -138,7 +148,9 @@ BEGIN
     END IF;
     -- Of a queue without heads, the lanes are those from its first entry on.
     RETURN (
-        SELECT least(min(soonest.ripe_at), _pgq_grouped_ripe_at(queues, NULL)) - v_now
+        SELECT least(
+                   min(soonest.ripe_at), CASE WHEN v_marked THEN _pgq_grouped_ripe_at(queues, NULL, v_now) END,
+                   v_resumes_at) - v_now
         FROM unnest(v_heads) AS h (queue, due, rescan_delay, lanes)
         CROSS JOIN LATERAL (
             SELECT 0::smallint WHERE h.lanes <> '{}'
@@ -168,7 +180,7 @@ END
 $pgq_ripe_in$;
 
 COMMENT ON FUNCTION pgq_ripe_in(text[]) IS
-    'Return the time until the next job of these queues is ripe (0 or less: claim now; NULL: none waits). It looks '
-    'where the next claim of this session would begin, and first rescues jobs as a claim does, so a session that calls '
-    'it once a second need not claim. NULL for queues or one of them raises 22004. Raises 22023 for an empty array, '
-    '42501 for a queue that the calling role may not use.';
+    'Return the time until the next job of these queues is ripe (0 or less: claim now; NULL: none waits, or only in '
+    'queues that are paused until they are resumed). It looks where the next claim of this session would begin, and '
+    'first rescues jobs as a claim does, so a session that calls it once a second need not claim. NULL for queues or '
+    'one of them raises 22004. Raises 22023 for an empty array, 42501 for a queue that the calling role may not use.';

@@ -40,12 +40,16 @@ SELECT j.id, j.state, j.queue, j.kind, CASE WHEN s.reads THEN j.args END AS args
        CASE WHEN s.reads THEN j.result END AS result, CASE WHEN s.reads THEN j.context END AS context, j.losses,
        j.cancel_requested_at, CASE WHEN s.reads THEN j.group_key END AS group_key
 FROM (
-    SELECT id, 'waiting'::text AS state, queue, kind, args, priority::integer AS priority, ripe_at, attempt,
-           max_retries, backoff, backoff_cap, dedup, dedup_key, enqueued_at, newest_error, NULL::text AS worker,
+    SELECT id, 'waiting'::text AS state, pgq_waiting.queue, kind, args, priority::integer AS priority, ripe_at, attempt,
+           coalesce(pgq_waiting.max_retries, s.max_retries, 10) AS max_retries,
+           coalesce(pgq_waiting.backoff, s.backoff, '1 minute') AS backoff,
+           coalesce(pgq_waiting.backoff_cap, s.backoff_cap, '1 hour') AS backoff_cap, dedup, dedup_key, enqueued_at,
+           newest_error, NULL::text AS worker,
            NULL::timestamptz AS claimed_at, NULL::timestamptz AS lease_until, NULL::timestamptz AS ended_at,
            NULL::jsonb AS result, context, losses::integer AS losses, NULL::timestamptz AS cancel_requested_at,
            group_key
     FROM pgq_waiting
+    LEFT JOIN pgq_queue_setting AS s ON s.queue = pgq_waiting.queue COLLATE "C"
     UNION ALL
     SELECT id, 'running', queue, kind, args, priority, ripe_at, attempt, max_retries,
            backoff, backoff_cap, dedup, dedup_key, enqueued_at, newest_error, worker,

@@ -10,7 +10,8 @@ CREATE FUNCTION _pgq_granted_functions(privilege text) RETURNS text[]
                                  'pgq_complete_many', 'pgq_fail', 'pgq_cancel_requested', 'pgq_cancel_claimed',
                                  'pgq_extend', 'pgq_snooze', 'pgq_release', 'pgq_decline', 'pgq_ripe_in',
                                  'pgq_queues_to_serve']
-        WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_now']
+        WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_configure', 'pgq_pause', 'pgq_resume',
+                                'pgq_now']
         WHEN 'reader' THEN ARRAY['pgq_now']
     END || ARRAY['pgq_backoff', 'pgq_version'];
 
@@ -91,7 +92,7 @@ BEGIN
             'ON %I.pgq_jobs TO %s', c_schema, role);
     END IF;
     IF privilege IN ('admin', 'reader') THEN
-        EXECUTE format('GRANT SELECT ON %1$I.pgq_stats, %1$I.pgq_workers TO %2$s', c_schema, role);
+        EXECUTE format('GRANT SELECT ON %1$I.pgq_stats, %1$I.pgq_workers, %1$I.pgq_queues TO %2$s', c_schema, role);
     END IF;
 END
 $_pgq_grant_privileges$;
@@ -112,7 +113,9 @@ BEGIN
         EXECUTE format('REVOKE EXECUTE ON FUNCTION %I.%I FROM %s', c_schema, v_function, role);
     END LOOP;
     IF privilege IN ('admin', 'reader') THEN
-        EXECUTE format('REVOKE SELECT ON %1$I.pgq_jobs, %1$I.pgq_stats, %1$I.pgq_workers FROM %2$s', c_schema, role);
+        EXECUTE format(
+            'REVOKE SELECT ON %1$I.pgq_jobs, %1$I.pgq_stats, %1$I.pgq_workers, %1$I.pgq_queues FROM %2$s',
+            c_schema, role);
     END IF;
 END
 $_pgq_revoke_privileges$;

@@ -3,8 +3,9 @@
 
 REVOKE ALL ON TABLE
     pgq_permission, pgq_waiting, pgq_running, pgq_running_batch, pgq_ended, pgq_worker_session, pgq_head,
-    pgq_cancel_request, pgq_error, _pgq_packed, _pgq_running, _pgq_presence, _pgq_visible_queues, pgq_jobs, pgq_workers,
-    pgq_stats
+    pgq_cancel_request, pgq_error, pgq_queue_setting, pgq_paused, _pgq_packed, _pgq_running, _pgq_presence,
+    _pgq_visible_queues, pgq_jobs, pgq_workers,
+    pgq_stats, pgq_queues
 FROM PUBLIC;
 REVOKE ALL ON TYPE _pgq_lane_head FROM PUBLIC;
 REVOKE ALL ON SEQUENCE pgq_mark, pgq_job_id, pgq_token, pgq_worker_session_number FROM PUBLIC;
@@ -20,6 +21,7 @@ REVOKE ALL ON FUNCTION
     _pgq_update_duplicates, _pgq_resolve_duplicates,
     _pgq_check_jobs, _pgq_parse_jobs,
     pgq_enqueue_many,
+    _pgq_with_defaults, _pgq_set_defaults, _pgq_open_queues, _pgq_resumes_at, _pgq_default_lease,
     _pgq_lease_end, _pgq_is_usual_claim, _pgq_check_claim, _pgq_distinct,
     _pgq_is_long_scan, _pgq_rescan_delay, _pgq_entries_read, _pgq_microseconds, _pgq_lane_start, _pgq_head_setting,
     _pgq_save_head, _pgq_shared_head, _pgq_replace_head, _pgq_share_head, _pgq_share_scan, _pgq_share_lanes,
@@ -46,6 +48,8 @@ REVOKE ALL ON FUNCTION
     _pgq_sleep_in_slot, pgq_idle, pgq_ripe_in, _pgq_first_queue, pgq_queues_to_serve,
     _pgq_job_state, pgq_cancel, pgq_retry,
     pgq_purge,
+    _pgq_check_setting, _pgq_check_settings, _pgq_check_queue, pgq_configure,
+    _pgq_check_group, pgq_pause, pgq_resume,
     _pgq_granted_functions, _pgq_check_grant, _pgq_grant_privileges, _pgq_revoke_privileges,
     pgq_grant, pgq_revoke
 FROM PUBLIC;

@@ -3,7 +3,7 @@
 -- A clean break: calls, views and columns have other names, so drivers of 0.2.0 cannot go on. They must be stopped first.
 -- With no client left to break, squawk need not report what is renamed or dropped for that reason. It still reports rewrites,
 -- scans and indexes that are built under a lock.
--- squawk-ignore-file ban-drop-function, ban-drop-view, renaming-column, renaming-table, renaming-object
+-- squawk-ignore-file ban-drop-not-null, ban-drop-function, ban-drop-view, renaming-column, renaming-table, renaming-object
 
 DO $upgrade_estimate$
 DECLARE
@@ -108,7 +108,8 @@ DROP INDEX pgq_waiting_claim;
 -- No row is rewritten.
 ALTER TABLE pgq_waiting
     ADD COLUMN losses smallint, ADD COLUMN newest_error integer, ADD COLUMN group_key text,
-    ADD COLUMN group_id bigint;
+    ADD COLUMN group_id bigint, ALTER COLUMN max_retries DROP NOT NULL, ALTER COLUMN backoff DROP NOT NULL,
+    ALTER COLUMN backoff_cap DROP NOT NULL;
 ALTER TABLE pgq_running
     ADD COLUMN losses smallint, ADD COLUMN newest_error integer, ADD COLUMN group_key text, ADD COLUMN group_id bigint;
 ALTER TABLE pgq_ended
@@ -162,5 +163,7 @@ ALTER TABLE pgq_ended DROP COLUMN errors;
 
 SELECT pg_extension_config_dump('pgq_error', '');
 SELECT pg_extension_config_dump('pgq_mark', '');
+SELECT pg_extension_config_dump('pgq_queue_setting', '');
+SELECT pg_extension_config_dump('pgq_paused', '');
 SELECT pg_extension_config_dump('pgq_running_batch', '');
 SELECT pg_extension_config_dump('pgq_cancel_request', '');

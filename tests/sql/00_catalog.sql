@@ -16,14 +16,14 @@ WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname
 
 SELECT is(
     (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func WHERE proname !~ '^_'),
-    '{pgq_backoff,pgq_cancel,pgq_cancel_claimed,pgq_cancel_requested,pgq_claim,pgq_claim_batch,pgq_complete,pgq_complete_many,pgq_decline,pgq_enqueue,
-      pgq_enqueue_many,pgq_extend,pgq_fail,pgq_grant,pgq_hold,pgq_hold_many,pgq_idle,pgq_now,pgq_purge,pgq_queues_to_serve,pgq_reconcile,pgq_register,pgq_release,
-      pgq_remaining,pgq_retry,pgq_revoke,pgq_ripe_in,pgq_snooze,pgq_unregister,pgq_version}',
+    '{pgq_backoff,pgq_cancel,pgq_cancel_claimed,pgq_cancel_requested,pgq_claim,pgq_claim_batch,pgq_complete,pgq_complete_many,pgq_configure,pgq_decline,pgq_enqueue,
+      pgq_enqueue_many,pgq_extend,pgq_fail,pgq_grant,pgq_hold,pgq_hold_many,pgq_idle,pgq_now,pgq_pause,pgq_purge,pgq_queues_to_serve,pgq_reconcile,pgq_register,pgq_release,
+      pgq_remaining,pgq_resume,pgq_retry,pgq_revoke,pgq_ripe_in,pgq_snooze,pgq_unregister,pgq_version}',
     'these are the public functions, each with one set of arguments');
 
 SELECT is(
     (SELECT array_agg(relname::text ORDER BY relname::text COLLATE "C") FROM rel),
-    '{_pgq_lane_head,_pgq_packed,_pgq_presence,_pgq_running,_pgq_visible_queues,pgq_cancel_request,pgq_ended,pgq_error,pgq_head,pgq_job_id,pgq_jobs,pgq_mark,pgq_permission,pgq_running,
+    '{_pgq_lane_head,_pgq_packed,_pgq_presence,_pgq_running,_pgq_visible_queues,pgq_cancel_request,pgq_ended,pgq_error,pgq_head,pgq_job_id,pgq_jobs,pgq_mark,pgq_paused,pgq_permission,pgq_queue_setting,pgq_queues,pgq_running,
       pgq_running_batch,pgq_stats,pgq_token,pgq_waiting,pgq_worker_session,pgq_worker_session_number,pgq_workers}',
     'these are the tables, views, sequences and types');
 
@@ -132,8 +132,9 @@ SELECT is_empty($$
     FROM shared AS s
     CROSS JOIN (VALUES ('pgq_running'), ('pgq_ended')) AS o (relname)
     LEFT JOIN col AS c ON c.relname = o.relname AND c.attname = s.attname
-    WHERE (c.type, c.attnotnull, c.attstorage) IS DISTINCT FROM (s.type, s.attnotnull, s.attstorage)
-$$, 'each column of pgq_waiting is in pgq_running and pgq_ended, with the same type, NOT NULL and storage');
+    WHERE (c.type, c.attnotnull, c.attstorage)
+          IS DISTINCT FROM (s.type, s.attnotnull OR s.attname IN ('max_retries', 'backoff', 'backoff_cap'), s.attstorage)
+$$, 'each column of pgq_waiting is in pgq_running and pgq_ended, with the same type, NOT NULL and storage; defaults are NULL until a claim');
 
 CREATE TEMP VIEW job_insert AS
 SELECT f.name, i.part[1] AS relname, string_to_array(regexp_replace(i.part[2], '\s', '', 'g'), ',') AS columns
@@ -156,7 +157,7 @@ $$, 'every INSERT of a job names all columns that the three tables share');
 SELECT is(
     (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func
      WHERE pg_get_functiondef(oid) ~* '(INSERT INTO|UPDATE)\s+pgq_waiting\M'),
-    '{_pgq_merge,_pgq_requeue,_pgq_resolve_duplicate,_pgq_resolve_duplicates,_pgq_update_duplicates,pgq_enqueue,pgq_enqueue_many,pgq_retry}',
+    '{_pgq_merge,_pgq_requeue,_pgq_resolve_duplicate,_pgq_resolve_duplicates,_pgq_set_defaults,_pgq_update_duplicates,pgq_enqueue,pgq_enqueue_many,pgq_retry}',
     'only these functions write to pgq_waiting, values that they, their callers or an earlier enqueue have checked');
 
 CREATE TEMP VIEW used AS

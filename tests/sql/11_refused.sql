@@ -1,6 +1,6 @@
 -- Bad arguments raise an error with SQLSTATE and message, and change nothing.
 BEGIN;
-SELECT plan(129);
+SELECT plan(128);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('held');
@@ -67,7 +67,6 @@ FROM (VALUES
     ('SELECT pgq_claim(max_bytes => NULL)', '22004', 'max_bytes is null'),
     ('SELECT pgq_claim(max_bytes => 0)', '22023', 'max_bytes 0 is out of range'),
     ('SELECT pgq_claim(max_bytes => -1)', '22023', 'max_bytes -1 is out of range'),
-    ('SELECT pgq_claim(lease => NULL)', '22004', 'lease is null'),
     ('SELECT pgq_claim(lease => ''0'')', '22023', 'lease 00:00:00 is out of range'),
     ('SELECT pgq_claim(lease => ''-1 s'')', '22023', 'lease -00:00:01 is out of range'),
     ('SELECT pgq_claim(lease => ''2 years'')', '22023', 'lease 2 years is out of range'),

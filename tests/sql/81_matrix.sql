@@ -40,6 +40,9 @@ INSERT INTO matrix VALUES
     ('pgq_retry', '{admin}', 'SELECT pgq_retry({dead})', 'retry', 'PGQ01'),
     ('pgq_retry', '{admin}', 'SELECT pgq_retry({waiting})', 'PGQ03', 'PGQ01'),
     ('pgq_purge', '{admin}', 'SELECT pgq_purge(''0'', queue => {q})', '1', '42501'),
+    ('pgq_configure', '{admin}', 'SELECT pgq_configure({q}, ''{"max_retries": 3}'')', '{"max_retries": 3}', '42501'),
+    ('pgq_pause', '{admin}', 'SELECT pgq_pause({q})', '', '42501'),
+    ('pgq_resume', '{admin}', 'SELECT pgq_resume({q})', 'false', '42501'),
     ('pgq_now', '{admin,reader}', 'SELECT pgq_now() IS NOT NULL', 'true', 'true'),
     ('pgq_backoff', '{producer,worker,admin,reader}', 'SELECT pgq_backoff(1)', '00:01:00', '00:01:00'),
     ('pgq_version', '{producer,worker,admin,reader}', 'SELECT pgq_version() <> ''''', 'true', 'true'),
@@ -49,6 +52,7 @@ INSERT INTO matrix VALUES
     ('pgq_jobs', '{admin,reader}', 'SELECT count(kind) FROM pgq_jobs WHERE id IN ({waiting}, {running}, {dead})', '3', '0'),
     ('pgq_jobs', '{admin}', 'SELECT sum(jsonb_array_length(errors) + (args ->> ''n'')::int) FROM pgq_jobs WHERE queue = {q}', '5', 'null'),
     ('pgq_stats', '{admin,reader}', 'SELECT sum(waiting + running + dead) FROM pgq_stats WHERE queue = {q}', '3', 'null'),
+    ('pgq_queues', '{admin,reader}', 'SELECT waiting + running FROM pgq_queues WHERE queue = {q}', '2', 'null'),
     ('pgq_workers', '{admin,reader}', 'SELECT name || running FROM pgq_workers WHERE name = {q}', '{q}1', 'null');
 
 -- Everything else is only for the owner.

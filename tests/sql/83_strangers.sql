@@ -1,6 +1,6 @@
 -- Two applications in one database: to each, the jobs of the other do not exist.
 BEGIN;
-SELECT plan(79);
+SELECT plan(83);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT format('CREATE ROLE tap_%s', role) FROM unnest('{producer,worker,admin,reader,mixed}'::text[]) AS r (role) \gexec
@@ -54,7 +54,8 @@ CREATE FUNCTION pg_temp.differ(role text, call text, there text, absent text) RE
                 format('to the owner, %s is not the same', format(call, there)))
 $$;
 
--- A job in a queue of the other application, and in a queue without jobs.
+-- A job in a queue of the other application, and in a queue without jobs, settings and pauses.
+SELECT pgq_configure('theirs', '{"lease": "1 hour"}'), pgq_pause('theirs', group_key => 'g');
 CREATE TEMP TABLE call (role text, call text, there text, absent text);
 INSERT INTO call
 SELECT 'tap_producer', format('SELECT e FROM pgq_enqueue(''waiting'', ''"theirs"'', ''%%s'', on_duplicate => %L) AS e', policy), 'theirs', 'nowhere'
@@ -66,6 +67,8 @@ INSERT INTO call VALUES
     ('tap_worker', 'SELECT p FROM pgq_remaining(''{%s}'') AS p', 'theirs', 'nowhere'),
     ('tap_worker', 'SELECT pgq_ripe_in(''{%s}'')', 'theirs', 'nowhere'),
     ('tap_worker', 'SELECT count(*) FROM pgq_queues_to_serve(''{%s}'')', 'theirs', 'nowhere'),
+    ('tap_admin', 'SELECT pgq_configure(''%s'')', 'theirs', 'nowhere'),
+    ('tap_admin', 'SELECT pgq_resume(''%s'', ''g'')', 'theirs', 'nowhere'),
     ('tap_admin', 'SELECT pgq_purge(''0'', queue => ''%s'')', 'theirs', 'nowhere');
 -- A token under which a job of the other application is held, and one that does not exist.
 INSERT INTO call

@@ -55,6 +55,11 @@ LIFE = """
     pgq_stats
     pgq_workers
     pgq_purge('0')
+    pgq_configure('default', '{"backoff": "90 s", "ordered": true, "rate": 5, "per": "00:01"}')
+    pgq_pause('default', group_key => 'g')
+    pgq_queues
+    pgq_resume('default', 'g')
+    pgq_configure('default', '{"backoff": null, "ordered": null, "rate": null, "per": null}')
     pgq_unregister('w')
 """
 CALLS = [" ".join(call.split()) for call in re.split(r"\n    (?=pgq)", LIFE) if call.strip()]

@@ -36,13 +36,13 @@ class QueueOfAny(WorkerQueue):
         self,
         queues: Sequence[str] = ("default",),
         max_jobs: int = 1,
-        lease: Interval = timedelta(minutes=5),
+        lease: Interval | None = None,
         worker: str | None = None,
         max_bytes: int = 0,
     ) -> list[Job]:
-        """Claim jobs; ``max_bytes`` is ignored."""
+        """Claim jobs, for five minutes by default; ``max_bytes`` is ignored."""
         return self._jobs(
             "SELECT id, token, queue, kind, args::text, attempt, max_retries, priority, ripe_at, enqueued_at, "
             "lease_until, context::text FROM pgq_claim(%s::text[], %s::integer, %s::interval, %s::text)",
-            [list(queues), max_jobs, lease, worker],
+            [list(queues), max_jobs, lease or timedelta(minutes=5), worker],
         )

@@ -147,8 +147,8 @@ POOLER_HINT: Final = (
 # Which privilege lets a role call a function or read a view. All other calls are those of workers.
 PRIVILEGES: Final = {
     **dict.fromkeys(("pgq_enqueue", "pgq_enqueue_many"), "producer"),
-    **dict.fromkeys(("pgq_cancel", "pgq_retry", "pgq_purge"), "admin"),
-    **dict.fromkeys(("pgq_jobs", "pgq_stats", "pgq_workers", "pgq_now"), "reader"),
+    **dict.fromkeys(("pgq_cancel", "pgq_retry", "pgq_purge", "pgq_configure", "pgq_pause", "pgq_resume"), "admin"),
+    **dict.fromkeys(("pgq_jobs", "pgq_stats", "pgq_workers", "pgq_queues", "pgq_now"), "reader"),
     **dict.fromkeys(("pgq_grant", "pgq_revoke"), "owner"),
     "pgq_version": "any",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypeVar
@@ -12,7 +13,7 @@ from psycopg.rows import RowFactory, tuple_row
 
 from pgq import handlers, tracing
 from pgq.connection import check_connection
-from pgq.convert import Interval, dumps, given, interval, plain_job, qualifier
+from pgq.convert import Interval, check_aware, dumps, given, interval, plain_job, qualifier
 from pgq.errors import translated
 from pgq.handlers import Handlers
 from pgq.job import Enqueued
@@ -135,6 +136,31 @@ class Queue:
                 [interval(older_than), outcome, queue, max_jobs, kind],
             )[0]
         )
+
+    def configure(self, queue: str, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """
+        Set what a queue does otherwise than others, and return all that is set of it; intervals come as text.
+
+        The keys are those of pgq_configure; None resets one, and those that are not given stay as they are.
+        """
+        plain = plain_job(settings or {})
+        row = self._row(f"SELECT {self._prefix}pgq_configure(%s::text, %s::jsonb)::text", [queue, self._dumps(plain)])
+        set_now: dict[str, Any] = json.loads(row[0])
+        return set_now
+
+    def pause(self, queue: str, until: datetime | None = None, *, group_key: str | None = None) -> None:
+        """
+        Keep the jobs of a queue, or of one of its groups, from being claimed until a time, or until ``resume``.
+
+        Running jobs go on. Of two pauses the one that ends later counts.
+        """
+        if until is not None:
+            check_aware("until", until)
+        self._row(f"SELECT {self._prefix}pgq_pause(%s::text, %s::timestamptz, %s::text)", [queue, until, group_key])
+
+    def resume(self, queue: str, *, group_key: str | None = None) -> bool:
+        """End the pause of a queue, or of one of its groups; return whether it was paused."""
+        return bool(self._row(f"SELECT {self._prefix}pgq_resume(%s::text, %s::text)", [queue, group_key])[0])
 
     def grant(self, role: str, privilege: str, queues: Sequence[str] | None = None) -> None:
         """

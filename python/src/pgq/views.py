@@ -115,6 +115,10 @@ class Views:
         """Return the workers that have registered or hold jobs."""
         return self._rows(f"SELECT * FROM {self._prefix}pgq_workers ORDER BY name", {})
 
+    def queues(self) -> list[dict[str, Any]]:
+        """Return the queues that have settings, are paused, or have jobs that wait or run."""
+        return self._rows(f"SELECT * FROM {self._prefix}pgq_queues ORDER BY queue", {})
+
     def _matching(self, older_than: Interval | None) -> str:
         """Return the end of a query for the jobs that match."""
         # A sub-select, because pgq_now() is volatile: it is called once.

@@ -36,6 +36,7 @@ MEANT = {
     "on_duplicate": ["keep", "replace", "soonest", "error"],
     "outcome": ["dead", "cancelled", "done"],
     "group_key": ["a", "b"],
+    "settings": ['{"max_running": 2}', '{"max_retries": 3, "backoff": "1 minute"}', '{"lease": null}', "{}"],
     "name": ["w"],
     "worker": ["w"],
     "role": ["pgq_fuzz"],

@@ -71,7 +71,7 @@ def test_marks_of_two_sessions_are_both_kept(conn: Connection, connect: Connect)
         Queue(other).enqueue("k", queue="b", group_key="g")
     assert one(conn, "SELECT _pgq_marks() = _pgq_mark_of('a') | _pgq_mark_of('b')")
     with conn.transaction():
-        conn.execute("LOCK TABLE pgq_permission IN SHARE UPDATE EXCLUSIVE MODE")
+        conn.execute("LOCK TABLE pgq_queue_setting IN SHARE UPDATE EXCLUSIVE MODE")
         adding = Thread(lambda: Queue(other).enqueue("k", queue="c", group_key="g"))
         eventually(lambda: one(conn, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"))
     adding.result()

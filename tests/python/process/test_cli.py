@@ -51,7 +51,7 @@ def test_help_names_every_command() -> None:
     assert done.returncode == 0
     for command in (
         "install", "upgrade", "uninstall", "version", "enqueue", "worker", "list", "show", "stats",
-        "ps", "retry", "cancel", "purge", "grant", "revoke",
+        "ps", "retry", "cancel", "purge", "grant", "revoke", "configure", "queues", "pause", "resume",
     ):  # fmt: skip
         assert f"\n  {command} " in done.stdout
         assert invoke(command, "--help").returncode == 0
@@ -73,6 +73,10 @@ def test_each_command_works_as_a_process(dsn: str, bare: Connection, tmp_path: P
         (["cancel", "1"], 0, "1 cancelled\n"),
         (["retry", "1"], 0, "1 retry\n"),
         (["purge"], 0, "0 purged\n"),
+        (["configure", "default", "max_retries=3"], 0, "max_retries=3\n"),
+        (["queues"], 0, "max_retries=3"),
+        (["pause", "default"], 0, "paused\n"),
+        (["resume", "default"], 0, "resumed\n"),
         (["worker", "tasks", "--drain"], 0, ""),
         (["grant", "clerk", "reader"], 0, ""),
         (["revoke", "clerk", "reader"], 0, ""),

@@ -12,11 +12,12 @@ from typing import Any
 import click
 import psycopg
 
-from pgq.cli import schema
+from pgq.cli import queues, schema
 from pgq.cli.support import (
     Column,
     CommandError,
     Target,
+    as_json,
     from_json,
     interval,
     moment,
@@ -33,7 +34,6 @@ from pgq.queue import NO_ARGS, OnDuplicate, Queue
 from pgq.version import driver_version
 from pgq.views import Views
 
-as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 STATES = click.Choice(["waiting", "running", "dead", "cancelled", "done"])
 JOB_COLUMNS = (
     Column("id", 0), Column("state", 1), Column("queue", 4, least=8), Column("kind", 2, least=8), Column("priority", 8),
@@ -78,6 +78,10 @@ main.add_command(schema.uninstall)
 main.add_command(schema.grant)
 main.add_command(schema.revoke)
 main.add_command(worker)
+main.add_command(queues.configure)
+main.add_command(queues.queues)
+main.add_command(queues.pause)
+main.add_command(queues.resume)
 
 
 @main.command()
@@ -96,11 +100,19 @@ def version(target: Target) -> None:
 @click.option("--at", "ripe_at", type=moment, metavar="TIME", help="Not before this time, in ISO 8601.")
 @click.option("--delay", type=interval, metavar="DURATION", help="Not until this much time has passed.")
 @click.option("--priority", type=int, help="From 0 (first) to 9.  [default: 5]")
-@click.option("--max-retries", type=int, help="Attempts after the first one.  [default: 10]")
+@click.option("--max-retries", type=int, help="Attempts after the first one.  [default: that of the queue, or 10]")
 @click.option(
-    "--backoff", type=interval, metavar="DURATION", help="Delay before the first retry; it doubles.  [default: 1m]"
+    "--backoff",
+    type=interval,
+    metavar="DURATION",
+    help="Delay before the first retry; it doubles.  [default: that of the queue, or 1m]",
 )
-@click.option("--backoff-cap", type=interval, metavar="DURATION", help="Longest delay before a retry.  [default: 1h]")
+@click.option(
+    "--backoff-cap",
+    type=interval,
+    metavar="DURATION",
+    help="Longest delay before a retry.  [default: that of the queue, or 1h]",
+)
 @click.option("--dedup/--no-dedup", default=None, help="Add no duplicate of a waiting job.  [default: dedup]")
 @click.option("--dedup-key", help="Find duplicates by this key instead of ARGS.")
 @click.option(

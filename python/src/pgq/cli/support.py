@@ -51,8 +51,8 @@ class ConnectionFailed(CommandError):
 PRIVILEGES: Final = {
     "enqueue": "producer",
     "worker": "worker",
-    **dict.fromkeys(("list", "stats", "ps"), "reader"),
-    **dict.fromkeys(("show", "retry", "cancel", "purge"), "admin"),
+    **dict.fromkeys(("list", "stats", "ps", "queues"), "reader"),
+    **dict.fromkeys(("show", "retry", "cancel", "purge", "configure", "pause", "resume"), "admin"),
     **dict.fromkeys(("upgrade", "uninstall", "grant", "revoke"), "owner"),
 }
 INSTALL_HINT: Final = "Connect as the owner of the database or schema, or let it grant CREATE to this role."
@@ -194,6 +194,9 @@ def schema_given(ctx: click.Context, param: click.Parameter, schema: str | None)
     """Let a schema after the command replace one before it."""
     if schema is not None and isinstance(ctx.obj, Target):
         ctx.obj = replace(ctx.obj, schema=schema)
+
+
+as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 
 
 def pass_target(command: Callable[..., Any]) -> Callable[..., Any]:

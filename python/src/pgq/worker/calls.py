@@ -49,14 +49,15 @@ class WorkerQueue(Queue):
         self,
         queues: Sequence[str] = ("default",),
         max_jobs: int = 1,
-        lease: Interval = timedelta(minutes=5),
+        lease: Interval | None = None,
         worker: str | None = None,
         max_bytes: int = MAX_BYTES,
     ) -> list[Job]:
         """
         Claim ripe jobs, by priority, then in the order of ``queues``. The list is empty when no job is ripe.
 
-        No further job is taken once the arguments of those taken reach ``max_bytes`` in the database.
+        No further job is taken once the arguments of those taken reach ``max_bytes`` in the database. A lease that is
+        None is the longest that these queues have among their settings, or else 5 minutes.
         """
         return self._jobs(
             f"SELECT {COLUMNS} FROM {self._claim}", [list(queues), max_jobs, interval(lease), worker, max_bytes]

@@ -1,0 +1,65 @@
+-- What the settings of queues mean for a claim.
+
+CREATE FUNCTION _pgq_open_queues(queues text[], at timestamptz) RETURNS text[]
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_open_queues$
+BEGIN
+    RETURN ARRAY(
+        SELECT q.queue
+        FROM unnest(queues) WITH ORDINALITY AS q (queue, n)
+        WHERE CASE
+                  WHEN _pgq_marks() & _pgq_mark_of(q.queue) = 0 THEN true
+                  ELSE NOT EXISTS (
+                      SELECT
+                      FROM pgq_paused AS p
+                      WHERE p.queue = q.queue COLLATE "C" AND p.group_id = 0 AND p.until > at)
+              END
+        ORDER BY q.n
+    );
+END
+$_pgq_open_queues$;
+
+COMMENT ON FUNCTION _pgq_open_queues(text[], timestamptz) IS
+    'Return those of these queues, in their order, that are not paused at a time.';
+
+
+CREATE FUNCTION _pgq_resumes_at(queues text[], at timestamptz) RETURNS timestamptz
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_resumes_at$
+BEGIN
+    RETURN (
+        SELECT min(p.until)
+        FROM unnest(queues) AS q (queue)
+        JOIN pgq_paused AS p ON p.queue = q.queue COLLATE "C"
+        WHERE _pgq_marks() & _pgq_mark_of(q.queue) <> 0
+          AND p.until > at
+          AND p.until < 'infinity'
+    );
+END
+$_pgq_resumes_at$;
+
+COMMENT ON FUNCTION _pgq_resumes_at(text[], timestamptz) IS
+    'Return the first time after another at which the pause of one of these queues, or of a group of them, ends by '
+    'itself; NULL if there is none.';
+
+
+CREATE FUNCTION _pgq_default_lease(queues text[]) RETURNS interval
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_default_lease$
+BEGIN
+    RETURN coalesce((SELECT max(s.lease) FROM pgq_queue_setting AS s WHERE s.queue = ANY (queues)), '5 minutes');
+END
+$_pgq_default_lease$;
+
+COMMENT ON FUNCTION _pgq_default_lease(text[]) IS
+    'Return the lease of a claim that is made without: the longest that these queues have among their settings, or '
+    'else 5 minutes.';

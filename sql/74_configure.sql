@@ -1,0 +1,198 @@
+-- Configure a queue.
+
+-- What is wrong with the settings of a queue, taken together.
+CREATE FUNCTION _pgq_check_setting(setting pgq_queue_setting) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_check_setting$
+DECLARE
+    v_name text;
+    v_value text;
+BEGIN
+    FOR v_name, v_value IN
+        SELECT v.name, v.value
+        FROM (VALUES ('max_running', setting.max_running), ('max_per_group', setting.max_per_group),
+                     ('rate', setting.rate), ('burst', setting.burst), ('rate_per_group', setting.rate_per_group))
+             AS v (name, value)
+        WHERE v.value < 1
+    LOOP
+        RAISE EXCEPTION '% % is out of range', v_name, v_value
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give a number from 1 to 2147483647, or null for no limit; pgq_pause stops a queue.';
+    END LOOP;
+    IF setting.max_retries < 0 THEN
+        RAISE EXCEPTION 'max_retries % is out of range', setting.max_retries
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give a number from 0, for a single attempt, to 2147483647.';
+    END IF;
+    FOR v_name, v_value IN
+        SELECT v.name, v.value
+        FROM (VALUES ('backoff', setting.backoff, interval '0', interval '100 years'),
+                     ('backoff_cap', setting.backoff_cap, '0', '100 years'),
+                     ('lease', setting.lease, '1 microsecond', '1 year'),
+                     ('per', setting.per, '1 millisecond', '1 year')) AS v (name, value, shortest, longest)
+        WHERE NOT (v.value BETWEEN v.shortest AND v.longest AND _pgq_is_in_range(v.value, pgq_now(), v.longest))
+    LOOP
+        RAISE EXCEPTION '% % is out of range', v_name, v_value
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give an interval: for backoff and backoff_cap from 0 to 100 years, for lease of more than 0 '
+                         'and at most 1 year, for per from 1 millisecond to 1 year.';
+    END LOOP;
+    IF setting.on_dead NOT IN ('continue', 'stop') THEN
+        RAISE EXCEPTION 'on_dead "%" is unknown', left(setting.on_dead, 200)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Use continue or stop.';
+    END IF;
+    IF setting.on_dead IS NOT NULL AND setting.ordered IS NOT TRUE THEN
+        RAISE EXCEPTION 'on_dead is set, but the queue is not ordered'
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Set ordered to true, too, or reset on_dead with null.';
+    END IF;
+    IF setting.ordered AND setting.max_per_group > 1 THEN
+        RAISE EXCEPTION 'max_per_group is %, but the queue is ordered', setting.max_per_group
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Reset max_per_group with null: of an ordered queue one job of each group runs at a time.';
+    END IF;
+    IF setting.per IS NULL AND (setting.rate IS NOT NULL OR setting.rate_per_group IS NOT NULL) THEN
+        RAISE EXCEPTION 'rate or rate_per_group is set without per'
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Set the interval per, too, such as "1 minute".';
+    END IF;
+END
+$_pgq_check_setting$;
+
+COMMENT ON FUNCTION _pgq_check_setting(pgq_queue_setting) IS
+    'Check the settings of a queue. Returns nothing. Raises 22023 for a value out of range, and for values that do not '
+    'belong together.';
+
+
+CREATE FUNCTION _pgq_check_settings(settings jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_check_settings$
+DECLARE
+    c_types CONSTANT jsonb := '{
+        "max_running": "number", "max_per_group": "number", "ordered": "boolean", "on_dead": "string",
+        "rate": "number", "per": "string", "burst": "number", "rate_per_group": "number",
+        "max_retries": "number", "backoff": "string", "backoff_cap": "string", "lease": "string"
+    }';
+    v_key text;
+    v_type text;
+BEGIN
+    IF settings IS NULL THEN
+        RAISE EXCEPTION 'settings is null'
+            USING ERRCODE = 'null_value_not_allowed',
+                  HINT = 'Pass a JSON object, such as {"max_running": 10}, or {} to change nothing.';
+    END IF;
+    IF jsonb_typeof(settings) <> 'object' THEN
+        RAISE EXCEPTION 'settings is not an object but of JSON type %', jsonb_typeof(settings)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Pass a JSON object, such as {"max_running": 10}, or {} to change nothing.';
+    END IF;
+    SELECT e.key, c_types ->> e.key INTO v_key, v_type
+    FROM jsonb_each(settings) AS e
+    WHERE (jsonb_typeof(e.value) IN (c_types ->> e.key, 'null') AND c_types ? e.key) IS NOT TRUE
+    ORDER BY e.key COLLATE "C"
+    LIMIT 1;
+    IF FOUND AND v_type IS NULL THEN
+        RAISE EXCEPTION 'setting "%" is unknown', left(v_key, 200)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = format(
+                      'Use only the keys %s.', (SELECT string_agg(k, ', ') FROM jsonb_object_keys(c_types) AS k));
+    ELSIF FOUND THEN
+        RAISE EXCEPTION 'setting % is not of JSON type %', v_key, v_type
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give limits, rates and max_retries as numbers, ordered as boolean, and intervals as strings.';
+    END IF;
+END
+$_pgq_check_settings$;
+
+COMMENT ON FUNCTION _pgq_check_settings(jsonb) IS
+    'Check that an object for pgq_configure has known keys, each of the right JSON type or null. Returns nothing. '
+    'Raises 22004 for NULL, 22023 otherwise.';
+
+
+CREATE FUNCTION _pgq_check_queue(queue text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_check_queue$
+DECLARE
+    v_allowed text[] := _pgq_allowed_queues('admin');
+BEGIN
+    IF queue IS NULL THEN
+        RAISE EXCEPTION 'queue is null'
+            USING ERRCODE = 'null_value_not_allowed',
+                  HINT = 'Name a queue.';
+    END IF;
+    IF NOT _pgq_is_name(queue) THEN
+        RAISE EXCEPTION 'queue "%" is not a name', left(queue, 200)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Use 1 to 200 bytes without the character U+001F.';
+    END IF;
+    IF queue <> ALL (v_allowed) THEN
+        PERFORM _pgq_raise_denied(queue, 'admin');
+    END IF;
+END
+$_pgq_check_queue$;
+
+COMMENT ON FUNCTION _pgq_check_queue(text) IS
+    'Check the queue that an operator has named. Returns nothing. Raises 22004 for NULL, 22023 for a bad name, 42501 '
+    'for a queue that the calling role may not use as admin.';
+
+
+-- The style of intervals is that of the result.
+CREATE FUNCTION pgq_configure(queue text, settings jsonb DEFAULT '{}') RETURNS jsonb
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+    SET intervalstyle = 'postgres'
+AS $pgq_configure$
+DECLARE
+    v_setting pgq_queue_setting;
+    v_set jsonb;
+BEGIN
+    PERFORM _pgq_check_queue(queue);
+    PERFORM _pgq_check_settings(settings);
+
+    IF settings = '{}' THEN
+        SELECT s.* INTO v_setting FROM pgq_queue_setting AS s WHERE s.queue = pgq_configure.queue;
+        RETURN coalesce(jsonb_strip_nulls(to_jsonb(v_setting) - 'queue'), '{}');
+    END IF;
+
+    -- One pass, unless another session resets the last setting between the two statements.
+    LOOP
+        INSERT INTO pgq_queue_setting (queue) VALUES (queue)
+        ON CONFLICT ON CONSTRAINT pgq_queue_setting_pkey DO NOTHING;
+        SELECT s.* INTO v_setting FROM pgq_queue_setting AS s WHERE s.queue = pgq_configure.queue FOR UPDATE;
+        EXIT WHEN FOUND;
+    END LOOP;
+    v_setting := jsonb_populate_record(v_setting, settings);
+    v_set := jsonb_strip_nulls(to_jsonb(v_setting) - 'queue');
+    PERFORM _pgq_check_setting(v_setting);
+    IF v_set = '{}' THEN
+        DELETE FROM pgq_queue_setting AS s WHERE s.queue = pgq_configure.queue;
+    ELSE
+        UPDATE pgq_queue_setting AS s
+        SET max_running = v_setting.max_running, max_per_group = v_setting.max_per_group,
+            ordered = v_setting.ordered, on_dead = v_setting.on_dead, rate = v_setting.rate, per = v_setting.per,
+            burst = v_setting.burst, rate_per_group = v_setting.rate_per_group, max_retries = v_setting.max_retries,
+            backoff = v_setting.backoff, backoff_cap = v_setting.backoff_cap, lease = v_setting.lease
+        WHERE s.queue = pgq_configure.queue;
+    END IF;
+    PERFORM _pgq_mark(queue);
+    RETURN v_set;
+END
+$pgq_configure$;
+
+COMMENT ON FUNCTION pgq_configure(text, jsonb) IS
+    'Set what a queue does otherwise than others. Returns all settings of the queue that are set now, as a JSON '
+    'object. settings is an object: a key that is given is set, one that is JSON null is reset, all others stay as '
+    'they are; {} only returns the settings. max_running and max_per_group limit how many jobs of the queue, and of '
+    'each group, run at a time. ordered true runs the jobs of each group one after the other; on_dead, continue or '
+    'stop, says whether a dead one keeps the others back. rate and rate_per_group limit how many jobs start in each '
+    'interval per, and burst how many at once. max_retries, backoff and backoff_cap are those of jobs that are '
+    'enqueued without, and count from the claim on; lease is that of claims without. Numbers are whole, from 1 on, '
+    'max_retries from 0 on. Intervals are strings. NULL for queue or settings raises 22004. Raises 22023 for a bad '
+    'queue, an unknown key, a value of another JSON type or out of range, and settings that do not belong together; '
+    '22007, 22008, 22003 or 22P02 for a value that PostgreSQL cannot read as an interval or whole number; 42501 for a '
+    'queue that the calling role may not use.';

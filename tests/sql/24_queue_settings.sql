@@ -1,0 +1,124 @@
+-- What pgq_configure sets, and that a paused queue or group is not claimed.
+BEGIN;
+SELECT plan(63);
+SET LOCAL pgq.now = '2030-01-01 12:00Z';
+SET LOCAL pgq.jitter = '0';
+SELECT setval('pgq_mark', 0);
+
+-- Keys that are given are set, null resets one, and the result is what is set.
+SELECT is(pgq_configure('q'), '{}', 'a queue has no settings at first');
+SELECT is(_pgq_marks(), 0::bigint, 'to look at them marks no queue');
+SELECT is(pgq_configure('q', '{"max_running": 3, "backoff": "90 s"}'), '{"max_running": 3, "backoff": "00:01:30"}', 'keys are set');
+SELECT is(_pgq_marks(), _pgq_mark_of('q'), 'the queue is marked');
+SELECT is(pgq_configure('q', '{"max_running": null, "lease": "2 hours"}'), '{"backoff": "00:01:30", "lease": "02:00:00"}', 'null resets a key');
+SET LOCAL intervalstyle = 'iso_8601';
+SELECT is(pgq_configure('q'), '{"backoff": "00:01:30", "lease": "02:00:00"}', 'the result does not depend on the style of intervals');
+SET LOCAL intervalstyle = 'postgres';
+SELECT results_eq(
+    'SELECT queue, paused, waiting, max_running, backoff, lease FROM pgq_queues',
+    $$VALUES ('q', false, 0::bigint, NULL::integer, interval '90 s', interval '2 hours')$$, 'the view shows them');
+SELECT is(pgq_configure('q', '{"backoff": null, "lease": null}'), '{}', 'all are reset');
+SELECT is_empty('SELECT FROM pgq_queue_setting', 'and nothing is left of them');
+SELECT is(pgq_configure('q', '{"max_running": 1, "max_per_group": 1, "ordered": true, "on_dead": "stop", "rate": 1, "per": "1 ms", "burst": 1, "rate_per_group": 1,
+                               "max_retries": 0, "backoff": "0", "backoff_cap": "100 years", "lease": "1 year"}') - 'backoff_cap',
+          '{"max_running": 1, "max_per_group": 1, "ordered": true, "on_dead": "stop", "rate": 1, "per": "00:00:00.001", "burst": 1, "rate_per_group": 1,
+            "max_retries": 0, "backoff": "00:00:00", "lease": "1 year"}', 'these are all keys, at their limits');
+DELETE FROM pgq_queue_setting;
+
+SELECT throws_ok(format('SELECT pgq_configure(%L, %L)', queue, settings), state, message, format('%s is refused', settings))
+FROM (VALUES
+    (NULL, '{}', '22004', 'queue is null'),
+    ('', '{}', '22023', 'queue "" is not a name'),
+    ('q', NULL, '22004', 'settings is null'),
+    ('q', '[]', '22023', 'settings is not an object but of JSON type array'),
+    ('q', '{"max_runing": 1}', '22023', 'setting "max_runing" is unknown'),
+    ('q', '{"queue": "a"}', '22023', 'setting "queue" is unknown'),
+    ('q', '{"max_running": "1"}', '22023', 'setting max_running is not of JSON type number'),
+    ('q', '{"max_running": 0}', '22023', 'max_running 0 is out of range'),
+    ('q', '{"rate": -1, "per": "1 s"}', '22023', 'rate -1 is out of range'),
+    ('q', '{"max_running": 1.5}', '22P02', NULL),
+    ('q', '{"max_running": 2147483648}', '22003', NULL),
+    ('q', '{"max_retries": -1}', '22023', 'max_retries -1 is out of range'),
+    ('q', '{"lease": "0"}', '22023', 'lease 00:00:00 is out of range'),
+    ('q', '{"lease": "soon"}', '22007', NULL),
+    ('q', '{"lease": "24000 months -719999 days"}', '22023', NULL),
+    ('q', '{"backoff": "101 years"}', '22023', 'backoff 101 years is out of range'),
+    ('q', '{"per": "0"}', '22023', 'per 00:00:00 is out of range'),
+    ('q', '{"rate": 1}', '22023', 'rate or rate_per_group is set without per'),
+    ('q', '{"ordered": true, "on_dead": "explode"}', '22023', 'on_dead "explode" is unknown'),
+    ('q', '{"on_dead": "stop"}', '22023', 'on_dead is set, but the queue is not ordered'),
+    ('q', '{"ordered": true, "max_per_group": 2}', '22023', 'max_per_group is 2, but the queue is ordered')
+) AS bad (queue, settings, state, message);
+SELECT is_empty('SELECT FROM pgq_queue_setting', 'what is refused leaves nothing behind');
+
+-- Defaults of the queue count when the job is claimed, and only where the job has none of its own.
+SELECT pgq_configure('q', '{"max_retries": 3, "backoff": "7 s", "backoff_cap": "8 s", "lease": "1 hour"}');
+SELECT pgq_enqueue('default', queue => 'q', dedup => false), pgq_enqueue('own', queue => 'q', max_retries => 1, backoff => '1 s', backoff_cap => '2 s'),
+       pgq_enqueue('plain', queue => 'plain');
+CREATE TEMP TABLE shown AS SELECT kind, max_retries, backoff, backoff_cap FROM pgq_jobs;
+SELECT set_eq('SELECT * FROM shown', $$VALUES ('default', 3, interval '7 s', interval '8 s'), ('own', 1, '1 s', '2 s'), ('plain', 10, '1 minute', '1 hour')$$,
+              'a waiting job has the defaults of its queue, its own, or those of all');
+SELECT set_eq($$SELECT kind, max_retries, lease_until FROM pgq_claim('{plain,q}', 10)$$,
+              $$VALUES ('default', 3, timestamptz '2030-01-01 13:00Z'), ('own', 1, '2030-01-01 13:00Z'), ('plain', 10, '2030-01-01 13:00Z')$$,
+              'so it is claimed, for the longest lease of the queues');
+SELECT set_eq('SELECT kind, max_retries, backoff, backoff_cap FROM pgq_running', 'SELECT * FROM shown', 'and runs');
+SELECT pgq_enqueue('default', jsonb_build_object('n', n), 'q') FROM generate_series(1, 9) AS n;
+SELECT is(max_retries, array_fill(3, '{9}'), 'a packed job has them, too') FROM pgq_claim_batch('{q}', 9);
+SELECT pgq_cancel(id) FROM pgq_enqueue('cancelled', queue => 'q');
+SELECT is(max_retries, 3, 'a job that is cancelled while it waits has them, too') FROM pgq_ended;
+DELETE FROM pgq_running;
+DELETE FROM pgq_running_batch;
+DELETE FROM pgq_ended;
+DELETE FROM pgq_queue_setting;
+
+-- A paused queue is not claimed, and a session that sleeps for it does not wake.
+SELECT pgq_enqueue('k', queue => 'q'), pgq_enqueue('k', queue => 'other');
+SELECT pgq_pause('q', '2030-01-01 12:10Z');
+SELECT is(array_agg(queue), '{other}', 'of two queues, the paused one is not claimed') FROM pgq_claim('{q,other}', 10);
+SELECT is(pgq_ripe_in('{q}'), interval '10 minutes', 'its jobs are ripe when the pause ends');
+SELECT is(ripe_in, interval '10 minutes', 'so pgq_remaining says') FROM pgq_remaining('{q}');
+SELECT pgq_pause('q', '2030-01-01 12:05Z');
+SELECT is(pgq_ripe_in('{q}'), interval '10 minutes', 'a shorter pause does not shorten it');
+SELECT results_eq($$SELECT paused, paused_until, waiting FROM pgq_queues WHERE queue = 'q'$$, $$VALUES (true, timestamptz '2030-01-01 12:10Z', 1::bigint)$$, 'the view shows it');
+SELECT pgq_pause('q');
+SELECT is(pgq_ripe_in('{q}'), NULL::interval, 'without a time it lasts until the queue is resumed');
+SELECT is(ripe_in, NULL::interval, 'and the jobs do not count as remaining') FROM pgq_remaining('{q}');
+SELECT results_eq($$SELECT paused, paused_until FROM pgq_queues WHERE queue = 'q'$$, $$VALUES (true, NULL::timestamptz)$$, 'the view shows that, too');
+SELECT is(pgq_resume('q'), true, 'it is resumed');
+SELECT is(pgq_resume('q'), false, 'once');
+SELECT pgq_pause('q', '2030-01-01 12:10Z');
+SET LOCAL pgq.now = '2030-01-01 12:10Z';
+SELECT is(pgq_resume('q'), false, 'a pause whose time is over has ended');
+SELECT pgq_pause('q', '2030-01-01 12:20Z');
+SET LOCAL pgq.now = '2030-01-01 12:20Z';
+SELECT is(count(*), 1::bigint, 'and the queue is claimed again') FROM pgq_claim('{q}');
+
+-- So is a group.
+SELECT pgq_enqueue('k', to_jsonb(g), 'q', group_key => g) FROM unnest('{a,b}'::text[]) AS g;
+SELECT pgq_pause('q', '2030-01-01 12:30Z', 'a');
+SELECT results_eq($$SELECT paused, paused_groups FROM pgq_queues WHERE queue = 'q'$$, 'VALUES (false, 1::bigint)', 'the view counts paused groups');
+SELECT is(array_agg(group_key), '{b}', 'of two groups, the paused one is not claimed') FROM pgq_claim('{q}', 10);
+SELECT is(pgq_ripe_in('{q}'), interval '10 minutes', 'its jobs are ripe when its pause ends');
+SELECT is(ripe_in, interval '10 minutes', 'so pgq_remaining says') FROM pgq_remaining('{q}');
+SELECT is(pgq_resume('q'), false, 'to resume the queue does not resume the group');
+SELECT is(pgq_resume('q', 'a'), true, 'it is resumed by itself');
+SELECT is(array_agg(group_key), '{a}', 'and claimed') FROM pgq_claim('{q}', 10);
+
+SELECT throws_ok(call, state, message, format('%s is refused', call))
+FROM (VALUES
+    ('SELECT pgq_pause(NULL)', '22004', 'queue is null'),
+    ('SELECT pgq_pause('''')', '22023', 'queue "" is not a name'),
+    ('SELECT pgq_pause(''q'', group_key => '''')', '22023', 'group_key "" is not a name'),
+    ('SELECT pgq_pause(''q'', ''infinity'')', '22008', 'until infinity is out of range'),
+    ('SELECT pgq_resume(NULL)', '22004', 'queue is null'),
+    ('SELECT pgq_resume(''q'', '''')', '22023', 'group_key "" is not a name')
+) AS bad (call, state, message);
+
+-- A pause removes those of the queue whose time is over.
+SELECT pgq_pause('q', '2030-01-01 12:21Z', 'g' || n) FROM generate_series(1, 3) AS n;
+SET LOCAL pgq.now = '2030-01-01 12:22Z';
+SELECT pgq_pause('q', '2030-01-01 12:30Z', 'new');
+SELECT results_eq('SELECT group_key FROM pgq_paused', $$VALUES ('new')$$, 'pauses that are over are removed');
+
+SELECT * FROM finish();
+ROLLBACK;
