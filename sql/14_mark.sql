@@ -1,36 +1,46 @@
 -- Marks: how a call knows, at the cost of a few expressions, that a queue is like most others.
 --
 -- A queue is marked when it gets settings, is paused, or gets a job with a group. A call for a queue that is not marked
--- looks for none of these. Each queue has one of 63 bits, by a hash of its name, in the value of a sequence. So another
+-- looks for none of these. Each queue has one of 64 bits, by a hash of its name, in the value of a sequence. So another
 -- queue may happen to be marked with it: that costs look-ups, and changes nothing else.
 --
 -- A sequence, because a value that is set there is seen by all sessions at once, and no rollback takes it back. So the
 -- mark is there before what it announces is committed. It is on disk when that is.
 
-CREATE SEQUENCE pgq_mark AS bigint MINVALUE 0;
+CREATE SEQUENCE pgq_mark AS bigint MINVALUE -9223372036854775808 START 0;
 
 COMMENT ON SEQUENCE pgq_mark IS
     'Marks of the queues that have, or have had, settings, a pause or a job with a group: a bit for each hash of a '
     'name.';
 
 
+-- Expressions, so that PostgreSQL inlines them. Each node of them costs each claim.
 CREATE FUNCTION _pgq_mark_of(queue text) RETURNS bigint
     LANGUAGE sql
     IMMUTABLE
-    RETURN 1::bigint << ((hashtext(queue COLLATE "C") & 2147483647) % 63);
+    RETURN 1::bigint << (hashtext(queue COLLATE "C") & 63);
 
 COMMENT ON FUNCTION _pgq_mark_of(text) IS
     'Return the mark of a queue, a number with one bit.';
 
 
--- The function of PostgreSQL reads the sequence without a query; NULL before the first mark.
+CREATE FUNCTION _pgq_marks_of(queues text[]) RETURNS bigint
+    LANGUAGE sql
+    IMMUTABLE
+    RETURN CASE cardinality(queues) WHEN 1 THEN _pgq_mark_of(queues[1]) ELSE -1 END;
+
+COMMENT ON FUNCTION _pgq_marks_of(text[]) IS
+    'Return the mark of the only queue, or all marks for several queues, of which each would cost a look.';
+
+
+-- The function of PostgreSQL reads the sequence without a query.
 CREATE FUNCTION _pgq_marks() RETURNS bigint
     LANGUAGE sql
     VOLATILE
-    RETURN coalesce(pg_sequence_last_value('pgq_mark'), 0);
+    RETURN pg_sequence_last_value('pgq_mark');
 
 COMMENT ON FUNCTION _pgq_marks() IS
-    'Return the marks of all queues that are marked; 0 if there is none.';
+    'Return the marks of all queues that are marked; NULL before the first one.';
 
 
 -- A lock keeps two sessions from adding a mark at once, one of them for nothing. It is that of a table, because any
@@ -46,7 +56,7 @@ BEGIN
     END IF;
     BEGIN
         LOCK TABLE pgq_queue_setting IN SHARE UPDATE EXCLUSIVE MODE;
-        PERFORM setval('pgq_mark', _pgq_marks() | _pgq_mark_of(queue));
+        PERFORM setval('pgq_mark', coalesce(_pgq_marks(), 0) | _pgq_mark_of(queue));
         RAISE SQLSTATE 'PGQ00';
     EXCEPTION WHEN SQLSTATE 'PGQ00' THEN
         RETURN;

@@ -32,14 +32,14 @@ COMMENT ON VIEW _pgq_running IS
 -- Fewer than nine jobs gain nothing. The rescue unpacks a batch as a whole, so a batch has a thousand jobs at most.
 -- Unpacking writes all args again, and an array has less than 1 GB, so the args of a batch are small. A packed job has
 -- no errors and no group, and is no suspect, because a suspect is claimed alone.
-CREATE FUNCTION _pgq_is_plain(jobs bigint, bytes bigint, failed bigint, grouped boolean) RETURNS boolean
+CREATE FUNCTION _pgq_is_plain(jobs bigint, bytes bigint, failed bigint) RETURNS boolean
     LANGUAGE sql
     IMMUTABLE
-    RETURN jobs BETWEEN 9 AND 1000 AND bytes <= 262144 AND failed = 0 AND NOT grouped;
+    RETURN jobs BETWEEN 9 AND 1000 AND bytes <= 262144 AND failed = 0;
 
-COMMENT ON FUNCTION _pgq_is_plain(bigint, bigint, bigint, boolean) IS
+COMMENT ON FUNCTION _pgq_is_plain(bigint, bigint, bigint) IS
     'Return whether a claim may pack its jobs into one row, given their number, the size of their args and contexts, '
-    'the number of those that have errors, and whether any of them has a group.';
+    'and the number of those that have errors.';
 
 
 CREATE FUNCTION _pgq_unpack(tokens bigint[]) RETURNS void

@@ -40,7 +40,7 @@ CREATE FUNCTION _pgq_is_usual_claim(
     STABLE
     RETURN array_ndims(queues) = 1 AND array_position(queues, NULL) IS NULL
         AND max_jobs BETWEEN 0 AND 10000
-        AND _pgq_is_in_range(lease, at, '1 year') AND at + lease > at
+        AND (_pgq_is_in_range(lease, at, '1 year') AND at + lease > at) IS NOT FALSE
         AND octet_length(coalesce(worker, '')) <= 200
         AND max_bytes > 0
         AND (allowed IS NULL OR (cardinality(queues) <= 16 AND queues <@ allowed));

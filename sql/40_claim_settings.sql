@@ -49,17 +49,3 @@ $_pgq_resumes_at$;
 COMMENT ON FUNCTION _pgq_resumes_at(text[], timestamptz) IS
     'Return the first time after another at which the pause of one of these queues, or of a group of them, ends by '
     'itself; NULL if there is none.';
-
-
-CREATE FUNCTION _pgq_default_lease(queues text[]) RETURNS interval
-    LANGUAGE plpgsql
-    SET search_path FROM CURRENT
-AS $_pgq_default_lease$
-BEGIN
-    RETURN coalesce((SELECT max(s.lease) FROM pgq_queue_setting AS s WHERE s.queue = ANY (queues)), '5 minutes');
-END
-$_pgq_default_lease$;
-
-COMMENT ON FUNCTION _pgq_default_lease(text[]) IS
-    'Return the lease of a claim that is made without: the longest that these queues have among their settings, or '
-    'else 5 minutes.';

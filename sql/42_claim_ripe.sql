@@ -11,8 +11,7 @@ CREATE FUNCTION _pgq_lock_ripe(
     OUT rows tid[],
     OUT token bigint,
     OUT bytes bigint,
-    OUT failed bigint,
-    OUT grouped boolean
+    OUT failed bigint
 )
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -37,18 +36,8 @@ DECLARE
     v_read bigint;
     v_wasted bigint;
     v_found integer;
-    v_suspects integer;
-    v_marked boolean := _pgq_marks() <> 0;
+    v_suspects bigint;
 BEGIN
-    IF v_marked THEN
-        queues := _pgq_open_queues(queues, at);
-        IF queues = '{}' THEN
-            PERFORM _pgq_maintain(at);
-            rows := '{}';
-            RETURN;
-        END IF;
-    END IF;
-
     -- Lane by lane, lazily: nothing is locked but what is found. The sizes are those of the values as they are stored;
     -- what lies out of line is not read. For one queue the expression below is the value of _pgq_digest, without a
     -- query. v_digest stays NULL on this way.
@@ -183,30 +172,10 @@ BEGIN
                 false);
         END IF;
     END IF;
-    -- After those without a group, and not after a cut.
-    grouped := false;
-    IF v_marked AND cardinality(rows) < max_jobs AND v_suspects = 0 AND coalesce(bytes, 0) < max_bytes THEN
-        SELECT _pgq_lock_ripe.rows || g.rows, coalesce(_pgq_lock_ripe.bytes, 0) + g.bytes,
-               _pgq_lock_ripe.failed + g.failed, g.rows <> '{}'
-        INTO rows, bytes, failed, grouped
-        FROM _pgq_lock_grouped(
-            queues, max_jobs - cardinality(_pgq_lock_ripe.rows), max_bytes - coalesce(_pgq_lock_ripe.bytes, 0), at,
-            _pgq_lock_ripe.rows = '{}') AS g;
-    END IF;
     IF rows = '{}' THEN
         RETURN;
     END IF;
 
-    -- Two statements, because PL/pgSQL evaluates an expression with a query as a query, also where v_marked is false.
-    IF v_marked THEN
-        IF EXISTS (
-            SELECT
-            FROM pgq_queue_setting AS s
-            WHERE s.queue = ANY (queues) AND num_nonnulls(s.max_retries, s.backoff, s.backoff_cap) > 0
-        ) THEN
-            rows := _pgq_set_defaults(rows);
-        END IF;
-    END IF;
     -- Drawn while the rows are locked: a later claim of one of these jobs draws later.
     token := nextval('pgq_token');
     IF token < _pgq_microseconds(at) - 1000000 THEN
@@ -216,8 +185,8 @@ END
 $_pgq_lock_ripe$;
 
 COMMENT ON FUNCTION _pgq_lock_ripe(text[], bigint, bigint, timestamptz) IS
-    'Do the maintenance of a claim, and lock the rows of pgq_waiting that it takes: up to max_jobs that are ripe at a '
-    'time, and no more once their args reach max_bytes; a suspect alone. Returns their ctids, in the order of the '
-    'lanes, and the token of the claim; an empty array and NULL if there are none. bytes are the size of their args '
-    'and contexts, failed is how many of them have errors, and grouped whether any has a group; jobs that max_bytes or '
-    'a suspect keeps out count, too. The caller removes the rows in its next statement.';
+    'Do the maintenance of a claim, and lock the rows of pgq_waiting that it takes: up to max_jobs that have no group '
+    'and are ripe at a time, and no more once their args reach max_bytes; a suspect alone. Returns their ctids, in the '
+    'order of the lanes, and the token of the claim; an empty array and NULL if there are none. bytes are the size of '
+    'their args and contexts, and failed is how many of them have errors; jobs that max_bytes or a suspect keeps out '
+    'count, too. The caller removes the rows in its next statement.';

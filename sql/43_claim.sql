@@ -42,21 +42,46 @@ BEGIN
     IF NOT _pgq_acts_as_owner() THEN
         v_allowed := _pgq_allowed_queues('worker');
     END IF;
-    IF lease IS NULL THEN
-        lease := CASE WHEN _pgq_marks() = 0 THEN interval '5 minutes' ELSE _pgq_default_lease(queues) END;
-    END IF;
     IF _pgq_is_usual_claim(queues, max_jobs, lease, worker, max_bytes, v_now, v_allowed) IS NOT TRUE THEN
-        PERFORM _pgq_lease_end(v_now, lease);
+        PERFORM _pgq_lease_end(v_now, coalesce(lease, '5 minutes'));
         PERFORM _pgq_check_claim(queues, max_jobs, worker, max_bytes);
     END IF;
 
-    v_ripe := _pgq_lock_ripe(queues, max_jobs, max_bytes, v_now);
-    IF v_ripe.rows = '{}' THEN
+    -- Two conditions: PostgreSQL prepares an expression as a whole, and few databases have any mark.
+    IF _pgq_marks() IS NULL THEN
+        v_ripe := _pgq_lock_ripe(queues, max_jobs, max_bytes, v_now);
+    ELSIF _pgq_marks() & _pgq_marks_of(queues) = 0 THEN
+        v_ripe := _pgq_lock_ripe(queues, max_jobs, max_bytes, v_now);
+    ELSE
+        v_ripe := _pgq_lock_marked(queues, max_jobs, max_bytes, v_now);
+        lease := coalesce(lease, v_ripe.lease);
+    END IF;
+    IF v_ripe.token IS NULL THEN
         RETURN;
     END IF;
 
     -- A snapshot of its own: a row that was updated just before it was locked has a new ctid, which the snapshot of the
-    -- statement that locked it does not see.
+    -- statement that locked it does not see. A claim of one job is spared the sort.
+    IF max_jobs = 1 THEN
+        RETURN QUERY
+        WITH taken AS (
+            DELETE FROM pgq_waiting AS w
+            WHERE w.ctid = ANY (v_ripe.rows)
+            RETURNING w.*
+        )
+        INSERT INTO pgq_running AS r (
+            id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
+            enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error, group_key, group_id
+        )
+        SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, coalesce(t.max_retries, 10),
+               coalesce(t.backoff, '1 minute'), coalesce(t.backoff_cap, '1 hour'), t.dedup, t.dedup_key, t.enqueued_at,
+               t.context, v_ripe.token, v_now + coalesce(lease, '5 minutes'), pgq_claim.worker, v_now, t.losses,
+               t.newest_error, t.group_key, t.group_id
+        FROM taken AS t
+        RETURNING r.id, r.token, r.queue, r.kind, r.args, r.attempt, r.max_retries, r.priority::integer, r.ripe_at,
+                  r.enqueued_at, r.lease_until, r.context, r.losses IS NOT NULL, r.group_key;
+        RETURN;
+    END IF;
     RETURN QUERY
     WITH taken AS (
         DELETE FROM pgq_waiting AS w
@@ -69,8 +94,8 @@ BEGIN
     )
     SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, coalesce(t.max_retries, 10),
            coalesce(t.backoff, '1 minute'), coalesce(t.backoff_cap, '1 hour'), t.dedup, t.dedup_key, t.enqueued_at,
-           t.context, v_ripe.token, v_now + lease, pgq_claim.worker, v_now, t.losses, t.newest_error, t.group_key,
-           t.group_id
+           t.context, v_ripe.token, v_now + coalesce(lease, '5 minutes'), pgq_claim.worker, v_now, t.losses,
+           t.newest_error, t.group_key, t.group_id
     FROM taken AS t
     ORDER BY t.priority, t.ripe_at, t.id
     RETURNING r.id, r.token, r.queue, r.kind, r.args, r.attempt, r.max_retries, r.priority::integer, r.ripe_at,

@@ -47,12 +47,9 @@ BEGIN
     IF NOT _pgq_acts_as_owner() THEN
         v_allowed := _pgq_allowed_queues('worker');
     END IF;
-    IF lease IS NULL THEN
-        lease := CASE WHEN _pgq_marks() = 0 THEN interval '5 minutes' ELSE _pgq_default_lease(queues) END;
-    END IF;
     IF (_pgq_is_usual_claim(queues, max_jobs, lease, worker, max_bytes, v_now, v_allowed)
         AND packed IS NOT NULL) IS NOT TRUE THEN
-        PERFORM _pgq_lease_end(v_now, lease);
+        PERFORM _pgq_lease_end(v_now, coalesce(lease, '5 minutes'));
         PERFORM _pgq_check_claim(queues, max_jobs, worker, max_bytes);
         IF packed IS NULL THEN
             RAISE EXCEPTION 'packed is null'
@@ -87,10 +84,18 @@ BEGIN
         END IF;
     END IF;
 
+    -- Two conditions for the marks: PostgreSQL prepares an expression as a whole, and few databases have any mark.
     IF max_jobs > 0 THEN
-        v_ripe := _pgq_lock_ripe(queues, max_jobs, max_bytes, v_now);
+        IF _pgq_marks() IS NULL THEN
+            v_ripe := _pgq_lock_ripe(queues, max_jobs, max_bytes, v_now);
+        ELSIF _pgq_marks() & _pgq_marks_of(queues) = 0 THEN
+            v_ripe := _pgq_lock_ripe(queues, max_jobs, max_bytes, v_now);
+        ELSE
+            v_ripe := _pgq_lock_marked(queues, max_jobs, max_bytes, v_now);
+            lease := coalesce(lease, v_ripe.lease);
+        END IF;
     END IF;
-    IF max_jobs = 0 OR v_ripe.rows = '{}' THEN
+    IF max_jobs = 0 OR v_ripe.token IS NULL THEN
         ids := '{}';
         queue_names := '{}';
         kinds := '{}';
@@ -116,8 +121,8 @@ BEGIN
         )
         SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, coalesce(t.max_retries, 10),
                coalesce(t.backoff, '1 minute'), coalesce(t.backoff_cap, '1 hour'), t.dedup, t.dedup_key, t.enqueued_at,
-               t.context, v_ripe.token, v_now + lease, pgq_claim_batch.worker, v_now, t.losses, t.newest_error,
-               t.group_key, t.group_id
+               t.context, v_ripe.token, v_now + coalesce(lease, '5 minutes'), pgq_claim_batch.worker, v_now, t.losses,
+               t.newest_error, t.group_key, t.group_id
         FROM taken AS t
         RETURNING r.token, r.lease_until, r.losses IS NOT NULL, ARRAY[r.id], ARRAY[r.queue], ARRAY[r.kind],
                   ARRAY[r.args::text], ARRAY[r.attempt], ARRAY[r.max_retries], ARRAY[r.priority::integer],
@@ -130,8 +135,8 @@ BEGIN
     END IF;
 
     token := v_ripe.token;
-    lease_until := v_now + lease;
-    IF packed AND _pgq_is_plain(cardinality(v_ripe.rows), v_ripe.bytes, v_ripe.failed, v_ripe.grouped) THEN
+    lease_until := v_now + coalesce(lease, '5 minutes');
+    IF packed AND _pgq_is_plain(cardinality(v_ripe.rows), v_ripe.bytes, v_ripe.failed) THEN
         suspect := false;
         WITH taken AS (
             DELETE FROM pgq_waiting AS w

@@ -125,7 +125,7 @@ DECLARE
     v_begun_at timestamptz;
     v_heads pgq_head[];
     v_resumes_at timestamptz;
-    v_marked boolean := _pgq_marks() <> 0;
+    v_marked boolean := _pgq_marks() & _pgq_marks_of(queues) <> 0;
 BEGIN
     PERFORM _pgq_check_claim(queues, 0, NULL);
     IF v_marked THEN

@@ -1,6 +1,6 @@
 -- What holds for every object of pgq, read from the catalogue.
 BEGIN;
-SELECT plan(26);
+SELECT plan(27);
 
 CREATE TEMP VIEW func AS
 SELECT p.oid, p.oid::regprocedure::text AS name, p.proname, p.prosecdef, p.proconfig, p.prosqlbody, p.prorettype,
@@ -159,6 +159,15 @@ SELECT is(
      WHERE pg_get_functiondef(oid) ~* '(INSERT INTO|UPDATE)\s+pgq_waiting\M'),
     '{_pgq_merge,_pgq_requeue,_pgq_resolve_duplicate,_pgq_resolve_duplicates,_pgq_set_defaults,_pgq_update_duplicates,pgq_enqueue,pgq_enqueue_many,pgq_retry}',
     'only these functions write to pgq_waiting, values that they, their callers or an earlier enqueue have checked');
+
+-- Each of the two indexes on the queue is partial, so a search by queue names one of them.
+SELECT is_empty($$
+    SELECT f.name, s.part[1]
+    FROM func AS f
+    CROSS JOIN LATERAL regexp_matches(
+        pg_get_functiondef(f.oid), 'FROM pgq_waiting AS w\s+WHERE ((?:(?!ORDER BY|LIMIT)[^;])*w\.queue(?:(?!ORDER BY|LIMIT)[^;])*)', 'g') AS s (part)
+    WHERE s.part[1] !~ 'w\.(group_id (IS|=|>)|ctid = ANY)'
+$$, 'a search for waiting jobs of a queue says whether they have a group');
 
 CREATE TEMP VIEW used AS
 SELECT v.relname AS view, r.relname, a.attname

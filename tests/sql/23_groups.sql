@@ -1,6 +1,6 @@
 -- Jobs with a group: how they are enqueued and claimed, and that the group stays theirs on every way.
 BEGIN;
-SELECT plan(29);
+SELECT plan(32);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -12,7 +12,7 @@ FROM generate_series(1, 10000) AS n;
 
 -- A rollback takes no mark back, so those of other files are still there.
 SELECT setval('pgq_mark', 0);
-SELECT is(bit_or(_pgq_mark_of(n::text)), 9223372036854775807, 'each bit is the mark of some queue') FROM generate_series(1, 10000) AS n;
+SELECT is(bit_or(_pgq_mark_of(n::text)), -1::bigint, 'each bit is the mark of some queue') FROM generate_series(1, 10000) AS n;
 SELECT pgq_enqueue('k', queue => 'plain');
 SELECT is(_pgq_marks(), 0::bigint, 'a job without a group marks no queue');
 SAVEPOINT before;
@@ -97,6 +97,15 @@ DELETE FROM pgq_running;
 SELECT pgq_enqueue('k', to_jsonb(n), group_key => 'a') FROM generate_series(1, 3) AS n;
 UPDATE pgq_waiting SET losses = 1 WHERE args = '1';
 SELECT is(array_agg(args), ARRAY['1'::jsonb], 'a suspect with a group is claimed alone') FROM pgq_claim(max_jobs => 10);
+
+DELETE FROM pgq_running;
+SELECT pgq_enqueue('k', '4');
+UPDATE pgq_waiting SET losses = 1 WHERE args = '4';
+UPDATE pgq_waiting SET losses = NULL WHERE args <> '4';
+SELECT is(array_agg(args), ARRAY['4'::jsonb], 'so is one without, beside jobs with a group') FROM pgq_claim(max_jobs => 10);
+SELECT pgq_enqueue('k', '5');
+SELECT is(array_agg(args), ARRAY['5'::jsonb], 'jobs without a group that reach max_bytes leave those with one') FROM pgq_claim(max_jobs => 10, max_bytes => 1);
+SELECT is(count(*), 2::bigint, 'the others are claimed later') FROM pgq_claim(max_jobs => 10);
 
 SELECT * FROM finish();
 ROLLBACK;

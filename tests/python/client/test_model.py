@@ -276,8 +276,8 @@ class PackedLives(Lives):
 def test_packed_jobs_live_as_the_model_promises(conn: Connection, connect: Connect) -> None:
     """A job has the same life in a packed batch as in a row, but for its lease, which the batch has in common."""
     conn.execute(
-        "CREATE OR REPLACE FUNCTION _pgq_is_plain(jobs bigint, bytes bigint, failed bigint, grouped boolean) "
-        "RETURNS boolean LANGUAGE sql IMMUTABLE RETURN failed = 0 AND NOT grouped"
+        "CREATE OR REPLACE FUNCTION _pgq_is_plain(jobs bigint, bytes bigint, failed bigint) RETURNS boolean "
+        "LANGUAGE sql IMMUTABLE RETURN failed = 0"
     )
 
     class Here(PackedLives):
