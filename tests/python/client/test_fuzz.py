@@ -193,8 +193,9 @@ class Target:
         return f"{{{','.join(numbers)}}}" if name.endswith("s") else numbers[0]
 
     def finish(self) -> None:
-        """Check that all remaining jobs can be claimed in time, and ended."""
+        """Check that all remaining jobs can be claimed in time, and ended, once nothing is paused any more."""
         self.travel(LATER)
+        self.conn.execute("SELECT pgq_resume(queue, group_key) FROM pgq_paused")
         while batch := self.claim():
             self.queue.complete_many([job for job in batch if job.id % 3])
             for job in batch:
