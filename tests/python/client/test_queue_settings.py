@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -47,6 +48,36 @@ def test_two_sessions_that_configure_a_queue_set_both_keys(conn: Connection, con
     assert second.result() == {"max_retries": 3, "backoff": "00:00:01"}
 
 
+def test_settings_are_kept_if_another_session_resets_the_last_one_meanwhile(conn: Connection, connect: Connect) -> None:
+    """The session has found the row, waits for it, and finds it gone."""
+    queue, other = Queue(conn), Queue(connect())
+    queue.configure("q", {"max_retries": 3})
+    with conn.transaction():
+        conn.execute("SELECT FROM pgq_queue_setting FOR UPDATE")
+        second = Thread(other.configure, "q", {"backoff": "1 s"})
+        eventually(lambda: one(conn, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"))
+        queue.configure("q", {"max_retries": None})
+    assert second.result() == {"backoff": "00:00:01"} == queue.configure("q")
+
+
+def test_a_claim_looks_for_settings_only_where_a_queue_is_marked(conn: Connection, queue: WorkerQueue) -> None:
+    """Each table that it reads stays locked until the end of the transaction."""
+    locks = (
+        "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() "
+        "AND relation IN ('pgq_paused'::regclass, 'pgq_queue_setting'::regclass)"
+    )
+    queue.configure("q", {"max_retries": 3})
+    other = one(
+        conn,
+        "SELECT min('other' || n) FROM generate_series(1, 9) AS n WHERE _pgq_mark_of('other' || n) <> _pgq_mark_of('q')",
+    )
+    for queues, looks in [([other], False), (["q"], True), ([other, "q"], True)]:
+        for call in (lambda: queue.claim(queues), lambda: queue.ripe_in(queues)):
+            with conn.transaction():
+                call()
+                assert (one(conn, locks) > 0) == looks, queues
+
+
 def test_a_pause_counts_when_it_is_committed_and_keeps_no_claim_waiting(
     conn: Connection, connect: Connect, queue: WorkerQueue
 ) -> None:
@@ -80,13 +111,16 @@ def test_a_bare_claim_learns_of_a_pause(conn: Connection, connect: Connect, queu
     assert len(queue.claim(["q"])) == 1
 
 
-def test_the_jobs_of_a_paused_queue_are_rescued(queue: WorkerQueue, connect: Connect) -> None:
-    """A claim that takes nothing from it does the maintenance all the same."""
+@pytest.mark.parametrize("call", [WorkerQueue.claim, WorkerQueue.ripe_in])
+def test_the_jobs_of_a_paused_queue_are_rescued(
+    queue: WorkerQueue, connect: Connect, call: Callable[[WorkerQueue, list[str]], object]
+) -> None:
+    """Calls that find nothing to take do the maintenance all the same."""
     queue.enqueue("k", queue="q")
     queue.claim(["q"])
     queue.conn.execute("UPDATE pgq_running SET lease_until = claimed_at - interval '1 second'")
     queue.pause("q")
-    assert WorkerQueue(connect()).claim(["q"]) == []
+    assert not call(WorkerQueue(connect()), ["q"])
     assert one(queue.conn, "SELECT count(*) FROM pgq_waiting") == 1
 
 

@@ -55,6 +55,18 @@ def woken(sleepers: list[Sleeper]) -> list[Sleeper]:
     return [sleeper for sleeper in sleepers if sleeper.heard()]
 
 
+def test_the_end_of_a_pause_wakes_all_sessions_that_sleep_for_the_queue(queue: Queue, connect: Connect) -> None:
+    """Any number of jobs may be ripe. A queue that is not paused wakes none."""
+    sleepers = [Sleeper(connect()) for _ in range(3)]
+    other = Sleeper(connect(), "other")
+    queue.resume("default")
+    assert woken(sleepers) == []
+    queue.pause("default")
+    queue.resume("default")
+    assert woken(sleepers) == sleepers
+    assert woken([other]) == []
+
+
 @pytest.mark.parametrize(("count", "expected"), [(1, 1), (2, 2), (3, 3), (10, 3)])
 def test_as_many_sessions_wake_as_jobs_are_ripe(queue: Queue, connect: Connect, count: int, expected: int) -> None:
     sleepers = [Sleeper(connect()) for _ in range(3)]
