@@ -18,9 +18,13 @@ CREATE FUNCTION _pgq_lock_marked(
     SET plan_cache_mode = force_generic_plan
 AS $_pgq_lock_marked$
 DECLARE
+    v_has_defaults boolean;
     v_grouped boolean;
 BEGIN
-    SELECT max(s.lease) INTO lease FROM pgq_queue_setting AS s WHERE s.queue = ANY (queues);
+    SELECT max(s.lease), bool_or(num_nonnulls(s.max_retries, s.backoff, s.backoff_cap) > 0)
+    INTO lease, v_has_defaults
+    FROM pgq_queue_setting AS s
+    WHERE s.queue = ANY (queues);
     queues := _pgq_open_queues(queues, at);
     IF queues = '{}' THEN
         PERFORM _pgq_maintain(at);
@@ -45,11 +49,7 @@ BEGIN
         END IF;
     END IF;
 
-    IF rows <> '{}' AND EXISTS (
-        SELECT
-        FROM pgq_queue_setting AS s
-        WHERE s.queue = ANY (queues) AND num_nonnulls(s.max_retries, s.backoff, s.backoff_cap) > 0
-    ) THEN
+    IF v_has_defaults AND rows <> '{}' THEN
         rows := _pgq_set_defaults(rows);
     END IF;
 END
