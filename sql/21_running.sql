@@ -10,8 +10,8 @@ CREATE TABLE pgq_running (
     ripe_at      timestamptz NOT NULL,
     attempt      integer     NOT NULL,
     max_retries  integer     NOT NULL,
-    backoff      interval    NOT NULL,
-    backoff_cap  interval    NOT NULL,
+    backoff      interval,
+    backoff_cap  interval,
     dedup        boolean     NOT NULL,
     dedup_key    text,
     enqueued_at  timestamptz NOT NULL,
@@ -47,6 +47,8 @@ CREATE INDEX pgq_running_lease ON pgq_running (lease_until);
 CREATE SEQUENCE pgq_token AS bigint MAXVALUE 9007199254740991;
 
 COMMENT ON TABLE pgq_running IS 'Jobs that a worker has claimed. The columns of pgq_waiting, and those of the claim.';
+COMMENT ON COLUMN pgq_running.backoff IS
+    'As in pgq_waiting, with the setting of the queue filled in; NULL: 1 minute, and 1 hour in backoff_cap.';
 COMMENT ON COLUMN pgq_running.token IS
     'Number that names the claim; every call about the job must present it. Jobs that were claimed together share it.';
 COMMENT ON COLUMN pgq_running.lease_until IS

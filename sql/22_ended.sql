@@ -9,8 +9,8 @@ CREATE TABLE pgq_ended (
     ripe_at      timestamptz NOT NULL,
     attempt      integer     NOT NULL,
     max_retries  integer     NOT NULL,
-    backoff      interval    NOT NULL,
-    backoff_cap  interval    NOT NULL,
+    backoff      interval,
+    backoff_cap  interval,
     dedup        boolean     NOT NULL,
     dedup_key    text,
     enqueued_at  timestamptz NOT NULL,
@@ -34,6 +34,7 @@ CREATE INDEX pgq_ended_ended_at ON pgq_ended (ended_at);
 
 COMMENT ON TABLE pgq_ended IS
     'Jobs that have ended, until pgq_purge deletes them. The columns of pgq_waiting, and those of the end.';
+COMMENT ON COLUMN pgq_ended.backoff IS 'As in pgq_running.';
 COMMENT ON COLUMN pgq_ended.outcome IS
     'dead (retries used up, or failed for good), cancelled (by an operator or its worker), or done (with a result or a '
     'note).';

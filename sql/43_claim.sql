@@ -74,9 +74,9 @@ BEGIN
             enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error, group_key, group_id
         )
         SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, coalesce(t.max_retries, 10),
-               coalesce(t.backoff, '1 minute'), coalesce(t.backoff_cap, '1 hour'), t.dedup, t.dedup_key, t.enqueued_at,
-               t.context, v_ripe.token, v_now + coalesce(lease, '5 minutes'), pgq_claim.worker, v_now, t.losses,
-               t.newest_error, t.group_key, t.group_id
+               t.backoff, t.backoff_cap, t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token,
+               v_now + coalesce(lease, '5 minutes'), pgq_claim.worker, v_now, t.losses, t.newest_error, t.group_key,
+               t.group_id
         FROM taken AS t
         RETURNING r.id, r.token, r.queue, r.kind, r.args, r.attempt, r.max_retries, r.priority::integer, r.ripe_at,
                   r.enqueued_at, r.lease_until, r.context, r.losses IS NOT NULL, r.group_key;
@@ -93,9 +93,9 @@ BEGIN
         enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error, group_key, group_id
     )
     SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, coalesce(t.max_retries, 10),
-           coalesce(t.backoff, '1 minute'), coalesce(t.backoff_cap, '1 hour'), t.dedup, t.dedup_key, t.enqueued_at,
-           t.context, v_ripe.token, v_now + coalesce(lease, '5 minutes'), pgq_claim.worker, v_now, t.losses,
-           t.newest_error, t.group_key, t.group_id
+           t.backoff, t.backoff_cap, t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token,
+           v_now + coalesce(lease, '5 minutes'), pgq_claim.worker, v_now, t.losses, t.newest_error, t.group_key,
+           t.group_id
     FROM taken AS t
     ORDER BY t.priority, t.ripe_at, t.id
     RETURNING r.id, r.token, r.queue, r.kind, r.args, r.attempt, r.max_retries, r.priority::integer, r.ripe_at,

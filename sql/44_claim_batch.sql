@@ -84,7 +84,7 @@ BEGIN
         END IF;
     END IF;
 
-    -- Two conditions for the marks: PostgreSQL prepares an expression as a whole, and few databases have any mark.
+    -- Two conditions for the marks, as in pgq_claim.
     IF max_jobs > 0 THEN
         IF _pgq_marks() IS NULL THEN
             v_ripe := _pgq_lock_ripe(queues, max_jobs, max_bytes, v_now);
@@ -108,7 +108,8 @@ BEGIN
         RETURN;
     END IF;
 
-    -- One job needs no aggregates, which would be half of the cost of this statement.
+    -- One job needs no aggregates, which would be half of the cost of this statement. No JSON and no key of a group has
+    -- the character U+001F in it, and string_to_array returns NULL for NULL.
     IF cardinality(v_ripe.rows) = 1 THEN
         WITH taken AS (
             DELETE FROM pgq_waiting AS w
@@ -120,15 +121,14 @@ BEGIN
             enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error, group_key, group_id
         )
         SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, coalesce(t.max_retries, 10),
-               coalesce(t.backoff, '1 minute'), coalesce(t.backoff_cap, '1 hour'), t.dedup, t.dedup_key, t.enqueued_at,
-               t.context, v_ripe.token, v_now + coalesce(lease, '5 minutes'), pgq_claim_batch.worker, v_now, t.losses,
-               t.newest_error, t.group_key, t.group_id
+               t.backoff, t.backoff_cap, t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token,
+               v_now + coalesce(lease, '5 minutes'), pgq_claim_batch.worker, v_now, t.losses, t.newest_error,
+               t.group_key, t.group_id
         FROM taken AS t
         RETURNING r.token, r.lease_until, r.losses IS NOT NULL, ARRAY[r.id], ARRAY[r.queue], ARRAY[r.kind],
                   ARRAY[r.args::text], ARRAY[r.attempt], ARRAY[r.max_retries], ARRAY[r.priority::integer],
                   ARRAY[r.ripe_at], ARRAY[r.enqueued_at],
-                  CASE WHEN r.context IS NOT NULL THEN ARRAY[r.context::text] END,
-                  CASE WHEN r.group_key IS NOT NULL THEN ARRAY[r.group_key] END
+                  string_to_array(r.context::text, E'\x1f'), string_to_array(r.group_key, E'\x1f')
         INTO token, lease_until, suspect, ids, queue_names, kinds, args, attempts, max_retries, priorities, ripe_ats,
              enqueued_ats, contexts, group_keys;
         RETURN;
@@ -147,8 +147,8 @@ BEGIN
                    array_agg(t.args::text) AS args, array_agg(t.priority::integer) AS priorities,
                    array_agg(t.ripe_at) AS ripe_ats, array_agg(t.attempt + 1) AS attempts,
                    array_agg(coalesce(t.max_retries, 10)) AS max_retries,
-                   array_agg(coalesce(t.backoff, '1 minute')) AS backoffs,
-                   array_agg(coalesce(t.backoff_cap, '1 hour')) AS backoff_caps, array_agg(t.dedup) AS dedups,
+                   array_agg(t.backoff) AS backoffs, array_agg(t.backoff_cap) AS backoff_caps,
+                   array_agg(t.dedup) AS dedups,
                    CASE WHEN count(t.dedup_key) > 0 THEN array_agg(t.dedup_key) END AS dedup_keys,
                    array_agg(t.enqueued_at) AS enqueued_ats,
                    CASE WHEN count(t.context) > 0 THEN array_agg(t.context::text) END AS contexts
@@ -180,9 +180,9 @@ BEGIN
             enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error, group_key, group_id
         )
         SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, coalesce(t.max_retries, 10),
-               coalesce(t.backoff, '1 minute'), coalesce(t.backoff_cap, '1 hour'), t.dedup, t.dedup_key, t.enqueued_at,
-               t.context, v_ripe.token, pgq_claim_batch.lease_until, pgq_claim_batch.worker, v_now, t.losses,
-               t.newest_error, t.group_key, t.group_id
+               t.backoff, t.backoff_cap, t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token,
+               pgq_claim_batch.lease_until, pgq_claim_batch.worker, v_now, t.losses, t.newest_error, t.group_key,
+               t.group_id
         FROM taken AS t
     )
     SELECT bool_or(t.losses IS NOT NULL), array_agg(t.id), array_agg(t.queue), array_agg(t.kind),

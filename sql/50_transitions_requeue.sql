@@ -78,9 +78,10 @@ BEGIN
             enqueued_at, context, losses, newest_error, group_key, group_id
         )
         VALUES (
-            job.id, job.queue, job.kind, job.args, job.priority, ripe_at, attempt, job.max_retries, job.backoff,
-            job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, job.context, abs(job.losses),
-            job.newest_error, job.group_key, _pgq_group_id(job.group_key)
+            job.id, job.queue, job.kind, job.args, job.priority, ripe_at, attempt, job.max_retries,
+            coalesce(job.backoff, '1 minute'), coalesce(job.backoff_cap, '1 hour'), job.dedup, job.dedup_key,
+            job.enqueued_at, job.context, abs(job.losses), job.newest_error, job.group_key,
+            _pgq_group_id(job.group_key)
         )
         ON CONFLICT (signature) DO NOTHING;
         IF FOUND THEN

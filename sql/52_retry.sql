@@ -50,7 +50,8 @@ BEGIN
     IF retry IS NOT false THEN
         ripe_at := v_now + coalesce(
             retry_in,
-            pgq_backoff(v_job.attempt, v_job.backoff, v_job.backoff_cap) * (1 + v_jitter * (2 * random() - 1))
+            pgq_backoff(v_job.attempt, coalesce(v_job.backoff, '1 minute'), coalesce(v_job.backoff_cap, '1 hour'))
+            * (1 + v_jitter * (2 * random() - 1))
         );
     END IF;
     outcome := _pgq_record_failure(v_job, v_now, error, retry IS NOT false, ripe_at);

@@ -65,7 +65,9 @@ BEGIN
                     END,
                     true,
                     CASE WHEN v_job.attempt = 1 THEN at
-                         ELSE at + pgq_backoff(v_job.attempt - 1, v_job.backoff, v_job.backoff_cap)
+                         ELSE at + pgq_backoff(
+                             v_job.attempt - 1, coalesce(v_job.backoff, '1 minute'),
+                             coalesce(v_job.backoff_cap, '1 hour'))
                     END
                 );
             END IF;

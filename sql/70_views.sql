@@ -24,7 +24,8 @@ COMMENT ON VIEW _pgq_visible_queues IS
 -- A security barrier: PostgreSQL evaluates no condition of a query on rows that are hidden from the role.
 CREATE VIEW pgq_jobs WITH (security_barrier) AS
 SELECT j.id, j.state, j.queue, j.kind, CASE WHEN s.reads THEN j.args END AS args, j.priority, j.ripe_at, j.attempt,
-       j.max_retries, j.backoff, j.backoff_cap, j.dedup, CASE WHEN s.reads THEN j.dedup_key END AS dedup_key,
+       j.max_retries, coalesce(j.backoff, '1 minute') AS backoff, coalesce(j.backoff_cap, '1 hour') AS backoff_cap,
+       j.dedup, CASE WHEN s.reads THEN j.dedup_key END AS dedup_key,
        j.enqueued_at,
        CASE WHEN s.reads AND j.newest_error IS NULL THEN '[]'
             WHEN s.reads THEN (
@@ -42,8 +43,8 @@ SELECT j.id, j.state, j.queue, j.kind, CASE WHEN s.reads THEN j.args END AS args
 FROM (
     SELECT id, 'waiting'::text AS state, pgq_waiting.queue, kind, args, priority::integer AS priority, ripe_at, attempt,
            coalesce(pgq_waiting.max_retries, s.max_retries, 10) AS max_retries,
-           coalesce(pgq_waiting.backoff, s.backoff, '1 minute') AS backoff,
-           coalesce(pgq_waiting.backoff_cap, s.backoff_cap, '1 hour') AS backoff_cap, dedup, dedup_key, enqueued_at,
+           coalesce(pgq_waiting.backoff, s.backoff) AS backoff,
+           coalesce(pgq_waiting.backoff_cap, s.backoff_cap) AS backoff_cap, dedup, dedup_key, enqueued_at,
            newest_error, NULL::text AS worker,
            NULL::timestamptz AS claimed_at, NULL::timestamptz AS lease_until, NULL::timestamptz AS ended_at,
            NULL::jsonb AS result, context, losses::integer AS losses, NULL::timestamptz AS cancel_requested_at,

@@ -133,8 +133,8 @@ SELECT is_empty($$
     CROSS JOIN (VALUES ('pgq_running'), ('pgq_ended')) AS o (relname)
     LEFT JOIN col AS c ON c.relname = o.relname AND c.attname = s.attname
     WHERE (c.type, c.attnotnull, c.attstorage)
-          IS DISTINCT FROM (s.type, s.attnotnull OR s.attname IN ('max_retries', 'backoff', 'backoff_cap'), s.attstorage)
-$$, 'each column of pgq_waiting is in pgq_running and pgq_ended, with the same type, NOT NULL and storage; defaults are NULL until a claim');
+          IS DISTINCT FROM (s.type, s.attnotnull OR s.attname = 'max_retries', s.attstorage)
+$$, 'each column of pgq_waiting is in pgq_running and pgq_ended, with the same type, NOT NULL and storage, but for max_retries, which a claim sets');
 
 CREATE TEMP VIEW job_insert AS
 SELECT f.name, i.part[1] AS relname, string_to_array(regexp_replace(i.part[2], '\s', '', 'g'), ',') AS columns

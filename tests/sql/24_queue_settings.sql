@@ -1,6 +1,6 @@
 -- What pgq_configure sets, and that a paused queue or group is not claimed.
 BEGIN;
-SELECT plan(63);
+SELECT plan(66);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 SELECT setval('pgq_mark', 0);
@@ -61,7 +61,20 @@ SELECT set_eq('SELECT * FROM shown', $$VALUES ('default', 3, interval '7 s', int
 SELECT set_eq($$SELECT kind, max_retries, lease_until FROM pgq_claim('{plain,q}', 10)$$,
               $$VALUES ('default', 3, timestamptz '2030-01-01 13:00Z'), ('own', 1, '2030-01-01 13:00Z'), ('plain', 10, '2030-01-01 13:00Z')$$,
               'so it is claimed, for the longest lease of the queues');
-SELECT set_eq('SELECT kind, max_retries, backoff, backoff_cap FROM pgq_running', 'SELECT * FROM shown', 'and runs');
+SELECT set_eq('SELECT kind, max_retries, backoff, backoff_cap FROM pgq_jobs', 'SELECT * FROM shown', 'and runs');
+
+-- What has run once keeps the defaults of all on each way back, whatever its queue gets meanwhile.
+SELECT pgq_enqueue('dead', queue => 'plain');
+SELECT pgq_claim('{plain}');
+SELECT pgq_configure('plain', '{"backoff": "5 s", "backoff_cap": "5 s"}');
+CREATE TEMP VIEW own AS SELECT kind, state, backoff, backoff_cap FROM pgq_jobs WHERE queue = 'plain';
+SELECT pgq_release(id, token) FROM pgq_running WHERE kind = 'plain';
+SELECT set_eq('SELECT * FROM own', $$VALUES ('plain', 'waiting', interval '1 minute', interval '1 hour'), ('dead', 'running', '1 minute', '1 hour')$$, 'a release keeps them');
+SELECT pgq_fail(id, token, retry => false) FROM pgq_running WHERE kind = 'dead';
+SELECT set_eq('SELECT * FROM own', $$VALUES ('plain', 'waiting', interval '1 minute', interval '1 hour'), ('dead', 'dead', '1 minute', '1 hour')$$, 'so does the end');
+SELECT pgq_retry(id) FROM pgq_ended;
+SELECT set_eq('SELECT * FROM own', $$VALUES ('plain', 'waiting', interval '1 minute', interval '1 hour'), ('dead', 'waiting', '1 minute', '1 hour')$$, 'and a retry by hand');
+DELETE FROM pgq_waiting;
 SELECT pgq_enqueue('default', jsonb_build_object('n', n), 'q') FROM generate_series(1, 9) AS n;
 SELECT is(max_retries, array_fill(3, '{9}'), 'a packed job has them, too') FROM pgq_claim_batch('{q}', 9);
 SELECT pgq_cancel(id) FROM pgq_enqueue('cancelled', queue => 'q');
