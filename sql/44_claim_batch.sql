@@ -72,20 +72,23 @@ BEGIN
         END IF;
     END IF;
     lost := '{}';
-    IF v_ended IS NULL AND (done_ids IS DISTINCT FROM '{}' OR done_tokens IS DISTINCT FROM '{}') THEN
-        v_ended := _pgq_complete_held(done_ids, done_tokens, v_allowed);
-        IF cardinality(v_ended) < cardinality(done_ids) THEN
-            lost := ARRAY(
-                SELECT d.id
-                FROM unnest(done_ids) WITH ORDINALITY AS d (id, n)
-                WHERE (d.id = ANY (v_ended)) IS NOT TRUE
-                ORDER BY d.n
-            );
+    -- Two conditions, because PostgreSQL prepares an expression as a whole.
+    IF v_ended IS NULL THEN
+        IF done_ids IS DISTINCT FROM '{}' OR done_tokens IS DISTINCT FROM '{}' THEN
+            v_ended := _pgq_complete_held(done_ids, done_tokens, v_allowed);
+            IF cardinality(v_ended) < cardinality(done_ids) THEN
+                lost := ARRAY(
+                    SELECT d.id
+                    FROM unnest(done_ids) WITH ORDINALITY AS d (id, n)
+                    WHERE (d.id = ANY (v_ended)) IS NOT TRUE
+                    ORDER BY d.n
+                );
+            END IF;
         END IF;
     END IF;
 
-    -- Two conditions for the marks, as in pgq_claim.
     IF max_jobs > 0 THEN
+        -- Two conditions here, too; few databases have any mark.
         IF _pgq_marks() IS NULL THEN
             v_ripe := _pgq_lock_ripe(queues, max_jobs, max_bytes, v_now);
         ELSIF _pgq_marks() & _pgq_marks_of(queues) = 0 THEN
