@@ -60,7 +60,7 @@ def test_settings_are_kept_if_another_session_resets_the_last_one_meanwhile(conn
     assert second.result() == {"backoff": "00:00:01"} == queue.configure("q")
 
 
-def test_a_claim_looks_for_settings_only_where_a_queue_is_marked(conn: Connection, queue: WorkerQueue) -> None:
+def test_a_claim_looks_for_settings_only_where_a_queue_is_marked(conn: Connection, queue: Queue) -> None:
     """Each table that it reads stays locked until the end of the transaction."""
     locks = (
         "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() "
@@ -72,10 +72,10 @@ def test_a_claim_looks_for_settings_only_where_a_queue_is_marked(conn: Connectio
         "SELECT min('other' || n) FROM generate_series(1, 9) AS n WHERE _pgq_mark_of('other' || n) <> _pgq_mark_of('q')",
     )
     for queues, looks in [([other], False), (["q"], True), ([other, "q"], True)]:
-        for call in (lambda: queue.claim(queues), lambda: queue.ripe_in(queues)):
+        for call in ("pgq_claim", "pgq_claim_batch", "pgq_ripe_in"):
             with conn.transaction():
-                call()
-                assert (one(conn, locks) > 0) == looks, queues
+                conn.execute(f"SELECT {call}(%s)".encode(), [queues])
+                assert (one(conn, locks) > 0) == looks, (call, queues)
 
 
 def test_a_pause_counts_when_it_is_committed_and_keeps_no_claim_waiting(

@@ -48,6 +48,9 @@ def filled(as_: As, extension: Path, request: pytest.FixtureRequest) -> Connecti
         queue.enqueue_many([{"kind": "packed", "args": [n]} for n in range(10)])
         owner.execute("SELECT pgq_claim_batch(worker => 'packer', lease => '1 hour')")
         assert one(owner, "SELECT count(*) FROM _pgq_packed") == 10
+        owner.execute("SELECT pgq_enqueue('grouped', queue => 'set', group_key => 'g')")
+        queue.configure("set", {"max_retries": 3})
+        queue.pause("set", group_key="g")
     owner.execute("SELECT pgq_enqueue('later', '[1]', delay => '1 day', dedup_key => 'x', context => '{\"t\": 1}')")
     queue.enqueue("ripe")
     return owner
@@ -104,7 +107,9 @@ def test_a_restored_queue_goes_on(filled: Connection, restore: Restore, way: str
     connect = restore(way)
     owner, web = connect("owner"), connect("web")
     assert everything(owner) == before
-    for sequence in ("pgq_job_id", "pgq_token"):
+    settings = b"SELECT * FROM pgq_queues ORDER BY queue"
+    assert owner.execute(settings).fetchall() == filled.execute(settings).fetchall()
+    for sequence in ("pgq_job_id", "pgq_token", "pgq_mark"):
         state = f"SELECT last_value, is_called FROM {sequence}".encode()
         assert owner.execute(state).fetchall() == filled.execute(state).fetchall(), sequence
 
@@ -116,6 +121,9 @@ def test_a_restored_queue_goes_on(filled: Connection, restore: Restore, way: str
     assert job.kind == "ripe"
     assert job.token > one(owner, "SELECT token FROM pgq_running WHERE kind = 'running'")
     queue.complete(job)
+    assert queue.claim(["set"]) == []
+    queue.resume("set", group_key="g")
+    assert [job.max_retries for job in queue.claim(["set"])] == [3]
     assert one(web, "SELECT count(outcome) FROM pgq_ended") == 3
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         web.execute("SELECT * FROM pgq_claim()")
