@@ -1,6 +1,6 @@
 -- What pgq_configure sets, and that a paused queue or group is not claimed.
 BEGIN;
-SELECT plan(66);
+SELECT plan(67);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 SELECT setval('pgq_mark', 0);
@@ -74,6 +74,15 @@ SELECT pgq_fail(id, token, retry => false) FROM pgq_running WHERE kind = 'dead';
 SELECT set_eq('SELECT * FROM own', $$VALUES ('plain', 'waiting', interval '1 minute', interval '1 hour'), ('dead', 'dead', '1 minute', '1 hour')$$, 'so does the end');
 SELECT pgq_retry(id) FROM pgq_ended;
 SELECT set_eq('SELECT * FROM own', $$VALUES ('plain', 'waiting', interval '1 minute', interval '1 hour'), ('dead', 'waiting', '1 minute', '1 hour')$$, 'and a retry by hand');
+DELETE FROM pgq_waiting;
+-- A twin that has taken over an attempt runs its second one with the defaults of all.
+SELECT pgq_enqueue('twin', queue => 'twins');
+UPDATE pgq_waiting SET attempt = 1;
+SELECT pgq_claim('{twins}', lease => '1 minute');
+SET LOCAL pgq.now = '2030-01-01 12:02Z';
+SELECT pgq_claim('{twins}');
+SELECT is(ripe_at, timestamptz '2030-01-01 12:03Z', 'so is a lost job delayed') FROM pgq_waiting;
+SET LOCAL pgq.now = '2030-01-01 12:00Z';
 DELETE FROM pgq_waiting;
 SELECT pgq_enqueue('default', jsonb_build_object('n', n), 'q') FROM generate_series(1, 9) AS n;
 SELECT is(max_retries, array_fill(3, '{9}'), 'a packed job has them, too') FROM pgq_claim_batch('{q}', 9);
