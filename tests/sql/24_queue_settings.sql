@@ -1,6 +1,6 @@
 -- What pgq_configure sets, and that a paused queue or group is not claimed.
 BEGIN;
-SELECT plan(67);
+SELECT plan(68);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 SELECT setval('pgq_mark', 0);
@@ -85,7 +85,9 @@ SELECT is(ripe_at, timestamptz '2030-01-01 12:03Z', 'so is a lost job delayed') 
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 DELETE FROM pgq_waiting;
 SELECT pgq_enqueue('default', jsonb_build_object('n', n), 'q') FROM generate_series(1, 9) AS n;
-SELECT is(max_retries, array_fill(3, '{9}'), 'a packed job has them, too') FROM pgq_claim_batch('{q}', 9);
+SELECT results_eq($$SELECT max_retries, lease_until FROM pgq_claim_batch('{q}', 9)$$, $$VALUES (array_fill(3, '{9}'), timestamptz '2030-01-01 13:00Z')$$, 'a packed job has them, too');
+SELECT pgq_enqueue('default', queue => 'q');
+SELECT results_eq($$SELECT max_retries, lease_until FROM pgq_claim_batch('{q}', 1)$$, $$VALUES ('{3}'::integer[], timestamptz '2030-01-01 13:00Z')$$, 'so has one that is claimed alone');
 SELECT pgq_cancel(id) FROM pgq_enqueue('cancelled', queue => 'q');
 SELECT is(max_retries, 3, 'a job that is cancelled while it waits has them, too') FROM pgq_ended;
 DELETE FROM pgq_running;
