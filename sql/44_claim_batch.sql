@@ -215,6 +215,7 @@ COMMENT ON FUNCTION pgq_claim_batch(
     'token is NULL and the arrays are empty. With max_jobs 0 no job is taken, and no job rescued. The jobs of a batch '
     'are held as those of pgq_claim are, and all calls for running jobs take any of them. packed false is for a client '
     'that holds, completes or fails single jobs of a batch in transactions of its own that stay open: no call for '
-    'another job of the batch then waits for them. NULL for worker means none, NULL for lease what it means in pgq_claim. Any other NULL, also among the '
-    'queues, raises 22004; a NULL among done_ids or done_tokens ends no job. Raises 22023 for a bad value, 2202E for '
-    'done_ids and done_tokens of different lengths, 42501 for a queue that the calling role may not use.';
+    'another job of the batch then waits for them. NULL for worker means none, NULL for lease what it means in '
+    'pgq_claim. Any other NULL, also among the queues, raises 22004; a NULL among done_ids or done_tokens ends no job. '
+    'Raises 22023 for a bad value, 2202E for done_ids and done_tokens of different lengths, 42501 for a queue that the '
+    'calling role may not use.';
