@@ -72,7 +72,8 @@ CREATE FUNCTION pgq_snooze(
     id bigint,
     token bigint,
     until timestamptz DEFAULT NULL,
-    delay interval DEFAULT NULL
+    delay interval DEFAULT NULL,
+    whole_group boolean DEFAULT false
 ) RETURNS text
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -104,15 +105,20 @@ BEGIN
 
     v_job := _pgq_take(id, token);
     v_outcome := _pgq_requeue(v_job, v_until, v_job.attempt - 1);
+    IF whole_group AND v_job.group_key IS NOT NULL AND v_until > v_now THEN
+        PERFORM _pgq_pause_group(v_job.queue, v_job.group_key, v_until, v_now);
+    END IF;
     RETURN CASE v_outcome WHEN 'waiting' THEN 'snoozed' ELSE v_outcome END;
 END
 $pgq_snooze$;
 
-COMMENT ON FUNCTION pgq_snooze(bigint, bigint, timestamptz, interval) IS
+COMMENT ON FUNCTION pgq_snooze(bigint, bigint, timestamptz, interval, boolean) IS
     'Put a running job back until a time, or for a delay; the attempt does not count. Returns snoozed, or merged if a '
     'twin is waiting: the twin then waits as long, at least, and takes over earlier attempts and errors. Returns '
-    'cancelled if pgq_cancel has requested that: the job has ended. Exactly one of until and delay must be given; NULL '
-    'for both raises 22004. Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 22008 for '
+    'cancelled if pgq_cancel has requested that: the job has ended. With whole_group no other job of its group is '
+    'claimed before that time either, as after the reply of a service that this customer is to wait; pgq_resume ends '
+    'that. Exactly one of until and delay must be given; NULL for both raises 22004, and NULL for whole_group means '
+    'false. Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 22008 for '
     'a time out of range; 22023 for a delay out of range, or if both are given.';
 
 

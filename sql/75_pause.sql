@@ -17,6 +17,23 @@ COMMENT ON FUNCTION _pgq_check_group(text) IS
     'Check the group that an operator has named. Returns nothing. Raises 22023 for a bad name.';
 
 
+CREATE FUNCTION _pgq_pause_group(queue text, group_key text, until timestamptz, at timestamptz) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_pause_group$
+BEGIN
+    INSERT INTO pgq_paused AS p (queue, group_id, group_key, until, paused_at)
+    VALUES (queue, coalesce(_pgq_group_id(group_key), 0), group_key, until, at)
+    ON CONFLICT ON CONSTRAINT pgq_paused_pkey DO UPDATE
+    SET until = greatest(p.until, excluded.until), paused_at = excluded.paused_at;
+    PERFORM _pgq_mark(queue);
+END
+$_pgq_pause_group$;
+
+COMMENT ON FUNCTION _pgq_pause_group(text, text, timestamptz, timestamptz) IS
+    'Pause a group of a queue until a time, or the queue if group_key is NULL. Returns nothing.';
+
+
 CREATE FUNCTION pgq_pause(queue text, until timestamptz DEFAULT NULL, group_key text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -40,11 +57,7 @@ BEGIN
         WHERE o.queue = pgq_pause.queue AND o.until <= v_now
         LIMIT 100
         FOR UPDATE SKIP LOCKED));
-    INSERT INTO pgq_paused AS p (queue, group_id, group_key, until, paused_at)
-    VALUES (queue, coalesce(_pgq_group_id(group_key), 0), group_key, coalesce(until, 'infinity'), v_now)
-    ON CONFLICT ON CONSTRAINT pgq_paused_pkey DO UPDATE
-    SET until = greatest(p.until, excluded.until), paused_at = excluded.paused_at;
-    PERFORM _pgq_mark(queue);
+    PERFORM _pgq_pause_group(queue, group_key, coalesce(until, 'infinity'), v_now);
 END
 $pgq_pause$;
 

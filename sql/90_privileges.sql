@@ -49,7 +49,7 @@ REVOKE ALL ON FUNCTION
     _pgq_job_state, pgq_cancel, pgq_retry,
     pgq_purge,
     _pgq_check_setting, _pgq_check_settings, _pgq_check_queue, pgq_configure,
-    _pgq_check_group, pgq_pause, pgq_resume,
+    _pgq_check_group, _pgq_pause_group, pgq_pause, pgq_resume,
     _pgq_granted_functions, _pgq_check_grant, _pgq_grant_privileges, _pgq_revoke_privileges,
     pgq_grant, pgq_revoke
 FROM PUBLIC;

@@ -1,6 +1,6 @@
 -- What pgq_configure sets, and that a paused queue or group is not claimed.
 BEGIN;
-SELECT plan(68);
+SELECT plan(72);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 SELECT setval('pgq_mark', 0);
@@ -143,6 +143,22 @@ SELECT pgq_pause('q', '2030-01-01 12:21Z', 'g' || n) FROM generate_series(1, 3) 
 SET LOCAL pgq.now = '2030-01-01 12:22Z';
 SELECT pgq_pause('q', '2030-01-01 12:30Z', 'new');
 SELECT results_eq('SELECT group_key FROM pgq_paused', $$VALUES ('new')$$, 'pauses that are over are removed');
+
+-- A handler that keeps its whole group waiting.
+DELETE FROM pgq_waiting;
+DELETE FROM pgq_running;
+DELETE FROM pgq_paused;
+SELECT pgq_enqueue('k', to_jsonb(n), 's', group_key => CASE WHEN n < 3 THEN 'a' ELSE 'b' END) FROM generate_series(1, 3) AS n;
+SELECT id AS id, token AS token FROM pgq_claim('{s}') \gset
+SELECT is(pgq_snooze(:id, :token, delay => '1 minute', whole_group => NULL), 'snoozed', 'NULL for whole_group means false');
+SELECT is(count(*), 0::bigint, 'the group is not paused then') FROM pgq_paused;
+DELETE FROM pgq_waiting;
+SELECT pgq_enqueue('k', to_jsonb(n), 's', group_key => CASE WHEN n < 3 THEN 'a' ELSE 'b' END) FROM generate_series(1, 3) AS n;
+SELECT id AS id, token AS token, group_key AS key FROM pgq_claim('{s}') \gset
+SELECT is(pgq_snooze(:id, :token, delay => '1 minute', whole_group => true), 'snoozed', 'a job is snoozed with its group');
+SELECT results_eq(
+    'SELECT group_key, until FROM pgq_paused', format('VALUES (%L, %L::timestamptz)', :'key', pgq_now() + '1 minute'),
+    'no job of the group is claimed meanwhile');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -24,9 +24,15 @@ class Control(Exception):
 
 
 class Snooze(Control):
-    """Put the job back ``until`` a time, or for a ``delay``. The attempt does not count."""
+    """
+    Put the job back ``until`` a time, or for a ``delay``. The attempt does not count.
 
-    def __init__(self, *, until: datetime | None = None, delay: timedelta | None = None) -> None:
+    With ``whole_group``, no other job of its group is claimed before that time either.
+    """
+
+    def __init__(
+        self, *, until: datetime | None = None, delay: timedelta | None = None, whole_group: bool = False
+    ) -> None:
         if (until is None) == (delay is None):
             raise TypeError("Snooze takes either until or delay")
         if until is not None:
@@ -35,6 +41,7 @@ class Snooze(Control):
         super().__init__(f"until {until}" if until else f"for {delay}")
         self.until = until
         self.delay = delay
+        self.whole_group = bool(whole_group)
 
 
 class Cancel(Control):

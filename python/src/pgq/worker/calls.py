@@ -232,18 +232,21 @@ class WorkerQueue(Queue):
         until: datetime = self._row(query, [job.id, job.token, interval(lease)])[0]
         return until
 
-    def snooze(self, job: Job, until: datetime | None = None, delay: Interval | None = None) -> str:
+    def snooze(
+        self, job: Job, until: datetime | None = None, delay: Interval | None = None, *, whole_group: bool = False
+    ) -> str:
         """
         Put the job back until a time or for a while; the attempt does not count.
 
+        With ``whole_group``, no other job of its group is claimed before that time either.
         Return snoozed or merged, or cancelled if an operator has asked for that. Raises LeaseLost.
         """
         if until is not None:
             check_aware("until", until)
         return str(
             self._row(
-                f"SELECT {self._prefix}pgq_snooze(%s::bigint, %s::bigint, %s::timestamptz, %s::interval)",
-                [job.id, job.token, until, interval(delay)],
+                f"SELECT {self._prefix}pgq_snooze(%s::bigint, %s::bigint, %s::timestamptz, %s::interval, %s)",
+                [job.id, job.token, until, interval(delay), whole_group],
             )[0]
         )
 

@@ -22,7 +22,7 @@ def judge(handler: Handler, job: Job, error: BaseException, *, raised_by_handler
 def _judge(handler: Handler, job: Job, error: BaseException, raised_by_handler: bool, seconds: float) -> Outcome:
     cause = type(error).__name__
     if isinstance(error, Snooze):
-        return Snoozed(job, error.until, error.delay, seconds)
+        return Snoozed(job, error.until, error.delay, seconds, error.whole_group)
     if isinstance(error, Cancel):
         return Cancelled(job, clean(error.reason[:MAX_ERROR]), cause, seconds)
     if isinstance(error, Retry):

@@ -49,12 +49,13 @@ class Failed:
 
 @dataclass(frozen=True)
 class Snoozed:
-    """The handler put its job off, until a time or for a while."""
+    """The handler put its job off, until a time or for a while, and perhaps all others of its group."""
 
     job: Job
     until: datetime | None
     delay: timedelta | None
     seconds: float | None = None
+    whole_group: bool = False
 
 
 @dataclass(frozen=True)

@@ -317,7 +317,8 @@ def _call_verb(queue: WorkerQueue, outcome: Outcome) -> Settlement:
         )
         return Settlement(job, failure.outcome, failure.ripe_at, _cause(outcome), seconds)
     if isinstance(outcome, Snoozed):
-        return Settlement(job, queue.snooze(job, outcome.until, outcome.delay), outcome.until, seconds=seconds)
+        snoozed = queue.snooze(job, outcome.until, outcome.delay, whole_group=outcome.whole_group)
+        return Settlement(job, snoozed, outcome.until, seconds=seconds)
     if isinstance(outcome, Cancelled):
         queue.cancel_claimed(job, outcome.reason)
         return Settlement(job, "cancelled", cause=outcome.cause, seconds=seconds)
