@@ -11,13 +11,15 @@ COMMENT ON FUNCTION _pgq_is_name(text) IS
     'the separator in signatures.';
 
 
--- Never negative, so a search for all groups begins at 0. Two keys with the same number share their limits and their
--- order: of a million groups, hardly any two.
+-- From 1 to the number before that of the waiting room (see _pgq_room). Two keys with the same number share their
+-- limits and their order: of a million groups, hardly any two.
 CREATE FUNCTION _pgq_group_id(group_key text) RETURNS bigint
     LANGUAGE sql
     IMMUTABLE
     RETURN CASE
-        WHEN group_key IS NOT NULL THEN greatest(hashtextextended(group_key COLLATE "C", 0) & 9223372036854775807, 1)
+        WHEN group_key IS NOT NULL
+            THEN greatest(least(hashtextextended(group_key COLLATE "C", 0) & 9223372036854775807,
+                                9223372036854775806), 1)
     END;
 
 COMMENT ON FUNCTION _pgq_group_id(text) IS

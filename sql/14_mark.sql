@@ -33,7 +33,9 @@ COMMENT ON FUNCTION _pgq_marks_of(text[]) IS
     'Return the mark of the only queue, or all marks for several queues, of which each would cost a look.';
 
 
--- The function of PostgreSQL reads the sequence without a query.
+-- The function of PostgreSQL reads the sequence without a query. It locks the sequence until the end of the
+-- transaction, and pgq_configure relies on that (see _pgq_await_claims): so a claim calls this function before it takes
+-- a job, and an enqueue does not call it.
 CREATE FUNCTION _pgq_marks() RETURNS bigint
     LANGUAGE sql
     VOLATILE
@@ -51,7 +53,7 @@ CREATE FUNCTION _pgq_mark(queue text) RETURNS void
     SET search_path FROM CURRENT
 AS $_pgq_mark$
 BEGIN
-    IF _pgq_marks() & _pgq_mark_of(queue) <> 0 THEN
+    IF (SELECT m.last_value FROM pgq_mark AS m) & _pgq_mark_of(queue) <> 0 THEN
         RETURN;
     END IF;
     BEGIN

@@ -83,7 +83,8 @@ COMMENT ON COLUMN pgq_waiting.newest_error IS 'Number of the newest error of the
 COMMENT ON COLUMN pgq_waiting.group_key IS
     'Key of the group of the job: jobs of its queue with the same key share limits and order; NULL: it has no group.';
 COMMENT ON COLUMN pgq_waiting.group_id IS
-    'Number of the group, by which claims find its jobs: a hash of group_key, NULL without one.';
+    'Number of the group, by which claims find its jobs: a hash of group_key, that of the waiting room for a job that '
+    'is to be ripe later (see _pgq_room), NULL without a group.';
 COMMENT ON SEQUENCE pgq_job_id IS 'Source of the ids of jobs.';
 
 -- Compressed args would be compressed again each time the row moves to another table.

@@ -58,6 +58,9 @@ COMMENT ON COLUMN pgq_running.claimed_at IS 'When the job was claimed.';
 COMMENT ON COLUMN pgq_running.losses IS
     'As in pgq_waiting. Negative from when the job is found lost together with others until the rescue puts it back; '
     'the number then includes this loss.';
+COMMENT ON COLUMN pgq_running.group_id IS
+    'Number of the group if the queue has limits, 0 for a job without a group: the limits count the job. NULL '
+    'otherwise.';
 COMMENT ON SEQUENCE pgq_token IS 'Source of tokens; it follows the clock, in microseconds since 1970.';
 
 -- For the reason given in pgq_waiting.

@@ -31,7 +31,7 @@ COMMENT ON VIEW _pgq_running IS
 
 -- Fewer than nine jobs gain nothing. The rescue unpacks a batch as a whole, so a batch has a thousand jobs at most.
 -- Unpacking writes all args again, and an array has less than 1 GB, so the args of a batch are small. A packed job has
--- no errors and no group, and is no suspect, because a suspect is claimed alone.
+-- no errors, is in a queue without groups and limits, and is no suspect, because a suspect is claimed alone.
 CREATE FUNCTION _pgq_is_plain(jobs bigint, bytes bigint, failed bigint) RETURNS boolean
     LANGUAGE sql
     IMMUTABLE

@@ -92,8 +92,7 @@ BEGIN
         dedup := coalesce(dedup, true);
         -- A mark costs look-ups only, so it may come before the check of the privilege, where the usual call passes by.
         IF group_key IS NOT NULL THEN
-            v_group_id := _pgq_group_id(group_key);
-            PERFORM _pgq_mark(queue);
+            v_group_id := _pgq_enter_group(queue, group_key, coalesce(ripe_at <= v_now, true));
         END IF;
     END IF;
     -- Whether _pgq_allowed_queues would return NULL or this queue among others, at half of its cost. Two statements,

@@ -1,6 +1,6 @@
 -- Check and parse the array that pgq_enqueue_many takes.
 
-CREATE FUNCTION _pgq_check_jobs(jobs jsonb) RETURNS void
+CREATE FUNCTION _pgq_check_jobs(jobs jsonb) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_check_jobs$
@@ -30,7 +30,7 @@ DECLARE
 BEGIN
     -- Most arrays have no other keys. What follows takes four times as long.
     IF v_plain THEN
-        RETURN;
+        RETURN true;
     END IF;
 
     IF jobs IS NULL THEN
@@ -70,12 +70,14 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Give times and intervals as strings, priority and max_retries as numbers, dedup as boolean.';
     END IF;
+    RETURN false;
 END
 $_pgq_check_jobs$;
 
 COMMENT ON FUNCTION _pgq_check_jobs(jsonb) IS
     'Check that an array for pgq_enqueue_many holds objects with known keys, each of the right JSON type. Returns '
-    'nothing. Raises 22004 for NULL, 22023 otherwise.';
+    'true if none has other keys than kind, args, queue, dedup and dedup_key, false if some may. Raises 22004 for '
+    'NULL, 22023 otherwise.';
 
 
 -- STABLE and without a search path of its own, so that PostgreSQL inlines it. The JSON null is a value for args; for
@@ -116,3 +118,32 @@ END;
 
 COMMENT ON FUNCTION _pgq_parse_jobs(jsonb) IS
     'Return the jobs of an array as rows, with the defaults of pgq_enqueue filled in; n counts from 1.';
+
+
+-- In one order, so that two calls do not wait for each other in a circle with a claim between them.
+CREATE FUNCTION _pgq_enter_groups(jobs jsonb) RETURNS text[]
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_enter_groups$
+DECLARE
+    v_ordered text[] := ARRAY(SELECT s.queue FROM pgq_queue_setting AS s WHERE s.ordered);
+BEGIN
+    IF v_ordered <> '{}' THEN
+        PERFORM pg_advisory_xact_lock_shared('pgq_queue_setting'::regclass::oid::integer, k.key)
+        FROM (
+            SELECT DISTINCT _pgq_order_key(j.queue, _pgq_group_id(j.group_key)) AS key
+            FROM _pgq_parse_jobs(jobs) AS j
+            WHERE j.group_key IS NOT NULL AND j.queue = ANY (v_ordered)
+            ORDER BY key
+        ) AS k;
+    END IF;
+    RETURN v_ordered;
+END
+$_pgq_enter_groups$;
+
+COMMENT ON FUNCTION _pgq_enter_groups(jsonb) IS
+    'Prepare the enqueue of an array of jobs, before their ids are drawn, as _pgq_enter_group does. Returns the queues '
+    'that are ordered.';

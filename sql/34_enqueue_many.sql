@@ -15,18 +15,20 @@ AS $pgq_enqueue_many$
 DECLARE
     v_now timestamptz := pgq_now();
     v_allowed text[] := _pgq_allowed_queues('producer');
+    v_is_plain boolean;
     v_n bigint;
     v_problems text[];
     v_queue text;
     v_queues text[];
     v_grouped text[];
+    v_ordered text[] := '{}';
     v_ids bigint[];
     v_inserted bigint;
     v_jobs pgq_waiting[];
     v_policies text[];
     v_waiting bigint[];
 BEGIN
-    PERFORM _pgq_check_jobs(jobs);
+    v_is_plain := _pgq_check_jobs(jobs);
     IF v_allowed IS NOT NULL THEN
         SELECT coalesce(j.item ->> 'queue', 'default') INTO v_queue
         FROM jsonb_array_elements(jobs) AS j (item)
@@ -37,6 +39,9 @@ BEGIN
         END IF;
     END IF;
 
+    IF NOT v_is_plain THEN
+        v_ordered := _pgq_enter_groups(jobs);
+    END IF;
     WITH job AS MATERIALIZED (
         SELECT nextval('pgq_job_id') AS id, j.*,
                CASE
@@ -57,7 +62,12 @@ BEGIN
         )
         SELECT j.id, j.queue, j.kind, j.args, j.priority, coalesce(j.ripe_at, v_now + j.delay, v_now), 0, j.max_retries,
                j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context, NULL, NULL, j.group_key,
-               _pgq_group_id(j.group_key)
+               CASE
+                   WHEN j.group_key IS NULL THEN NULL
+                   WHEN coalesce(j.ripe_at, v_now + j.delay, v_now) <= v_now OR j.queue = ANY (v_ordered)
+                       THEN _pgq_group_id(j.group_key)
+                   ELSE _pgq_room()
+               END
         FROM valid AS j
         WHERE j.dedup
         ORDER BY hashtextextended(coalesce(j.dedup_key, j.args_as_text), 0), j.kind COLLATE "C",
@@ -72,7 +82,12 @@ BEGIN
         )
         SELECT j.id, j.queue, j.kind, j.args, j.priority, coalesce(j.ripe_at, v_now + j.delay, v_now), 0, j.max_retries,
                j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context, NULL, NULL, j.group_key,
-               _pgq_group_id(j.group_key)
+               CASE
+                   WHEN j.group_key IS NULL THEN NULL
+                   WHEN coalesce(j.ripe_at, v_now + j.delay, v_now) <= v_now OR j.queue = ANY (v_ordered)
+                       THEN _pgq_group_id(j.group_key)
+                   ELSE _pgq_room()
+               END
         FROM valid AS j
         WHERE NOT j.dedup
         RETURNING 1
@@ -114,7 +129,13 @@ BEGIN
                v_ids[j.n], j.queue, j.kind, j.args, j.priority, coalesce(j.ripe_at, v_now + j.delay, v_now), 0,
                j.max_retries, j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context,
                CASE WHEN j.dedup THEN _pgq_signature(j.queue, j.kind, j.args, j.dedup_key) END,
-               NULL, NULL, j.group_key, _pgq_group_id(j.group_key)
+               NULL, NULL, j.group_key,
+               CASE
+                   WHEN j.group_key IS NULL THEN NULL
+                   WHEN coalesce(j.ripe_at, v_now + j.delay, v_now) <= v_now OR j.queue = ANY (v_ordered)
+                       THEN _pgq_group_id(j.group_key)
+                   ELSE _pgq_room()
+               END
            )::pgq_waiting ORDER BY j.n),
            array_agg(j.on_duplicate ORDER BY j.n)
     INTO v_jobs, v_policies

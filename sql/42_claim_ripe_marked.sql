@@ -9,7 +9,8 @@ CREATE FUNCTION _pgq_lock_marked(
     OUT token bigint,
     OUT bytes bigint,
     OUT failed bigint,
-    OUT lease interval
+    OUT lease interval,
+    OUT in_turn_at timestamptz
 )
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -19,7 +20,7 @@ CREATE FUNCTION _pgq_lock_marked(
 AS $_pgq_lock_marked$
 DECLARE
     v_has_defaults boolean;
-    v_grouped boolean;
+    v_special text[];
 BEGIN
     SELECT max(s.lease), bool_or(num_nonnulls(s.max_retries, s.backoff, s.backoff_cap) > 0)
     INTO lease, v_has_defaults
@@ -32,23 +33,14 @@ BEGIN
         RETURN;
     END IF;
 
-    SELECT l.rows, l.token, coalesce(l.bytes, 0), coalesce(l.failed, 0) INTO rows, token, bytes, failed
-    FROM _pgq_lock_ripe(queues, max_jobs, max_bytes, at) AS l;
-    -- After those without a group, and not after a suspect.
-    IF cardinality(rows) < max_jobs AND bytes < max_bytes
-       AND NOT EXISTS (SELECT FROM pgq_waiting AS w WHERE w.ctid = ANY (rows) AND w.losses IS NOT NULL) THEN
-        SELECT _pgq_lock_marked.rows || g.rows, _pgq_lock_marked.bytes + g.bytes,
-               _pgq_lock_marked.failed + cardinality(g.rows), g.rows <> '{}'
-        INTO rows, bytes, failed, v_grouped
-        FROM _pgq_lock_grouped(
-            queues, max_jobs - cardinality(_pgq_lock_marked.rows), max_bytes - _pgq_lock_marked.bytes, at,
-            _pgq_lock_marked.rows = '{}') AS g;
-        -- Once more, while all rows are locked.
-        IF v_grouped THEN
-            token := _pgq_move_token(_pgq_microseconds(at));
-        END IF;
+    v_special := _pgq_special(queues);
+    IF v_special <> '{}' THEN
+        SELECT l.rows, l.token, l.at INTO rows, token, in_turn_at
+        FROM _pgq_lock_in_turns(_pgq_distinct(queues), v_special, max_jobs, max_bytes, at) AS l;
+        RETURN;
     END IF;
-
+    SELECT l.rows, l.token, l.bytes, l.failed INTO rows, token, bytes, failed
+    FROM _pgq_lock_ripe(queues, max_jobs, max_bytes, at) AS l;
     IF v_has_defaults AND rows <> '{}' THEN
         rows := _pgq_set_defaults(rows);
     END IF;
@@ -56,7 +48,7 @@ END
 $_pgq_lock_marked$;
 
 COMMENT ON FUNCTION _pgq_lock_marked(text[], bigint, bigint, timestamptz) IS
-    'Do what _pgq_lock_ripe does, for the queues that are not paused: lock also rows of jobs that have a group, and '
-    'fill in the defaults of the queues. Returns what that function returns, but the ctids in any order. failed counts '
-    'jobs with a group, too, which are not packed either. lease is the longest that the queues have among their '
-    'settings.';
+    'Do what _pgq_lock_ripe does, for the queues that are not paused, with the defaults of the queues filled in. '
+    'Returns what that function returns, but the ctids in any order, and lease, the longest that the queues have among '
+    'their settings. If one of the queues has groups or limits, the jobs are taken in turn, and in_turn_at is the time '
+    'of the claim: the caller moves the rows with _pgq_move_in_turn, which keeps their order.';

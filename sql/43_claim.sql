@@ -55,6 +55,14 @@ BEGIN
     ELSE
         v_ripe := _pgq_lock_marked(queues, max_jobs, max_bytes, v_now);
         lease := coalesce(lease, v_ripe.lease);
+        IF v_ripe.in_turn_at IS NOT NULL AND v_ripe.token IS NOT NULL THEN
+            RETURN QUERY
+            SELECT r.id, r.token, r.queue, r.kind, r.args, r.attempt, r.max_retries, r.priority::integer, r.ripe_at,
+                   r.enqueued_at, r.lease_until, r.context, r.losses IS NOT NULL, r.group_key
+            FROM _pgq_move_in_turn(
+                v_ripe.rows, v_ripe.token, v_ripe.in_turn_at, coalesce(lease, '5 minutes'), worker) AS r;
+            RETURN;
+        END IF;
     END IF;
     IF v_ripe.token IS NULL THEN
         RETURN;
@@ -106,15 +114,18 @@ $pgq_claim$;
 COMMENT ON FUNCTION pgq_claim(text[], bigint, interval, text, bigint) IS
     'Take up to max_jobs ripe jobs of these queues: by priority, 0 first, then by queue in the order given, then by '
     'ripe_at. So ripe jobs of one priority and queue keep back those after them; a worker that names its queues in '
-    'another order each time lets each come first in turn. Each row has the token that every further call about the '
-    'job must present; the attempt is counted. Fewer rows than max_jobs do not mean that no other job is ripe: once '
-    'the args of the jobs taken reach max_bytes, as they are stored, no further job is taken; and a suspect, which is '
-    'a job that was lost together with others, is returned alone. Ripe jobs that are not taken may stay locked until '
-    'the end of the transaction. If the lease ends before the job is completed, put back or extended, a later claim '
-    'rescues it. About once a second in each session, a claim first rescues up to 50 jobs, of any queue, whose lease '
-    'has ended or whose worker is gone. Jobs of a queue or group that is paused stay where they are (see pgq_pause). '
-    'Returns no row if no job is ripe. A ripe job is not returned while another transaction has it locked, and may be '
-    'missed for some minutes while it lies among the index entries of many claimed jobs. worker is the name under '
-    'which the jobs are held (see pgq_register); NULL means none. NULL for lease means the longest that these queues '
-    'have among their settings (see pgq_configure), or else 5 minutes. Any other NULL, also among the queues, raises '
-    '22004. Raises 22023 for a bad value, 42501 for a queue that the calling role may not use.';
+    'another order each time lets each come first in turn. From a queue with groups or limits (see pgq_configure), a '
+    'claim takes at the place of the queue in the list: of each group in turn, by priority within the group. Each row '
+    'has the token that every further call about the job must present; the attempt is counted. Fewer rows than '
+    'max_jobs do not mean that no other job is ripe: once the args of the jobs taken reach max_bytes, as they are '
+    'stored, no further job is taken; and a suspect, which is a job that was lost together with others, is returned '
+    'alone. Ripe jobs that are not taken may stay locked until the end of the transaction. If the lease ends before '
+    'the job is completed, put back or extended, a later claim rescues it. About once a second in each session, a '
+    'claim first rescues up to 50 jobs, of any queue, whose lease has ended or whose worker is gone. Jobs of a queue '
+    'or group that is paused stay where they are (see pgq_pause). Returns no row if no job is ripe. A ripe job is not '
+    'returned while another transaction has it locked, and may be missed for some minutes while it lies among the '
+    'index entries of many claimed jobs. worker is the name under which the jobs are held (see pgq_register); NULL '
+    'means none. NULL for lease means the longest that these queues have among their settings (see pgq_configure), or '
+    'else 5 minutes. Any other NULL, also among the queues, raises 22004. Raises 22023 for a bad value, 42501 for a '
+    'queue that the calling role may not use; in REPEATABLE READ or SERIALIZABLE 25001 if a queue has limits, and '
+    '40001 if one got its first limit after the snapshot of the transaction.';

@@ -96,9 +96,24 @@ BEGIN
         ELSE
             v_ripe := _pgq_lock_marked(queues, max_jobs, max_bytes, v_now);
             lease := coalesce(lease, v_ripe.lease);
+            IF v_ripe.in_turn_at IS NOT NULL AND v_ripe.token IS NOT NULL THEN
+                SELECT max(r.token), max(r.lease_until), bool_or(r.losses IS NOT NULL), array_agg(r.id),
+                       array_agg(r.queue), array_agg(r.kind), array_agg(r.args::text), array_agg(r.attempt),
+                       array_agg(r.max_retries), array_agg(r.priority::integer), array_agg(r.ripe_at),
+                       array_agg(r.enqueued_at), CASE WHEN count(r.context) > 0 THEN array_agg(r.context::text) END,
+                       CASE WHEN count(r.group_key) > 0 THEN array_agg(r.group_key) END
+                INTO token, lease_until, suspect, ids, queue_names, kinds, args, attempts, max_retries, priorities,
+                     ripe_ats, enqueued_ats, contexts, group_keys
+                FROM _pgq_move_in_turn(
+                    v_ripe.rows, v_ripe.token, v_ripe.in_turn_at, coalesce(lease, '5 minutes'), worker) AS r;
+                RETURN;
+            END IF;
         END IF;
+    ELSE
+        -- A record has no fields before its first assignment.
+        SELECT NULL::tid[] AS rows, NULL::bigint AS token, NULL::bigint AS bytes, NULL::bigint AS failed INTO v_ripe;
     END IF;
-    IF max_jobs = 0 OR v_ripe.token IS NULL THEN
+    IF v_ripe.token IS NULL THEN
         ids := '{}';
         queue_names := '{}';
         kinds := '{}';
@@ -131,9 +146,9 @@ BEGIN
         RETURNING r.token, r.lease_until, r.losses IS NOT NULL, ARRAY[r.id], ARRAY[r.queue], ARRAY[r.kind],
                   ARRAY[r.args::text], ARRAY[r.attempt], ARRAY[r.max_retries], ARRAY[r.priority::integer],
                   ARRAY[r.ripe_at], ARRAY[r.enqueued_at],
-                  string_to_array(r.context::text, E'\x1f'), string_to_array(r.group_key, E'\x1f')
+                  string_to_array(r.context::text, E'\x1f')
         INTO token, lease_until, suspect, ids, queue_names, kinds, args, attempts, max_retries, priorities, ripe_ats,
-             enqueued_ats, contexts, group_keys;
+             enqueued_ats, contexts;
         RETURN;
     END IF;
 
@@ -191,10 +206,8 @@ BEGIN
     SELECT bool_or(t.losses IS NOT NULL), array_agg(t.id), array_agg(t.queue), array_agg(t.kind),
            array_agg(t.args::text), array_agg(t.attempt + 1), array_agg(coalesce(t.max_retries, 10)),
            array_agg(t.priority::integer), array_agg(t.ripe_at), array_agg(t.enqueued_at),
-           CASE WHEN count(t.context) > 0 THEN array_agg(t.context::text) END,
-           CASE WHEN count(t.group_key) > 0 THEN array_agg(t.group_key) END
-    INTO suspect, ids, queue_names, kinds, args, attempts, max_retries, priorities, ripe_ats, enqueued_ats, contexts,
-         group_keys
+           CASE WHEN count(t.context) > 0 THEN array_agg(t.context::text) END
+    INTO suspect, ids, queue_names, kinds, args, attempts, max_retries, priorities, ripe_ats, enqueued_ats, contexts
     FROM (SELECT * FROM taken ORDER BY priority, ripe_at, id) AS t;
 END
 $pgq_claim_batch$;
@@ -210,12 +223,8 @@ COMMENT ON FUNCTION pgq_claim_batch(
     'suspect says that the only job is one that was lost together with others (see pgq_claim). If no job is ripe, '
     'token is NULL and the arrays are empty. With max_jobs 0 no job is taken, and no job rescued. The jobs of a batch '
     'are held as those of pgq_claim are, and all calls for running jobs take any of them. packed false is for a client '
-    'priorities, ripe_ats, enqueued_ats, contexts as text, and group_keys; the last two are NULL if no job has one. '
-    'suspect says that the only job is one that was lost together with others (see pgq_claim). If no job is ripe, '
-    'token is NULL and the arrays are empty. With max_jobs 0 no job is taken, and no job rescued. The jobs of a batch '
-    'are held as those of pgq_claim are, and all calls for running jobs take any of them. packed false is for a client '
     'that holds, completes or fails single jobs of a batch in transactions of its own that stay open: no call for '
     'another job of the batch then waits for them. NULL for worker means none, NULL for lease what it means in '
     'pgq_claim. Any other NULL, also among the queues, raises 22004; a NULL among done_ids or done_tokens ends no job. '
-    'Raises 22023 for a bad value, 2202E for done_ids and done_tokens of different lengths, 42501 for a queue that the '
-    'calling role may not use.';
+    'Raises 22023 for a bad value, 2202E for done_ids and done_tokens of different lengths, 42501, 25001 and 40001 as '
+    'pgq_claim does.';

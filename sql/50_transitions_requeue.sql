@@ -53,6 +53,40 @@ COMMENT ON FUNCTION _pgq_merge(bigint, uuid, timestamptz, integer, smallint, int
     'waiting any more.';
 
 
+-- Otherwise a merge would put the work of a job behind the jobs that were enqueued after it.
+CREATE FUNCTION _pgq_keep_place(job pgq_running) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_keep_place$
+DECLARE
+    v_twin bigint;
+BEGIN
+    IF NOT _pgq_is_ordered(job.queue) THEN
+        RETURN false;
+    END IF;
+    SELECT w.id INTO v_twin
+    FROM pgq_waiting AS w
+    WHERE w.signature = _pgq_signature(job.queue, job.kind, job.args, job.dedup_key)
+      AND w.id > job.id
+      AND w.group_id = _pgq_group_id(job.group_key)
+    FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE pgq_waiting AS w SET id = job.id WHERE w.id = v_twin;
+    UPDATE pgq_error AS e SET id = job.id WHERE e.id = v_twin;
+    RETURN true;
+END
+$_pgq_keep_place$;
+
+COMMENT ON FUNCTION _pgq_keep_place(pgq_running) IS
+    'If a job that has just merged into a twin is in an ordered queue, and the twin later in the same group, give the '
+    'twin the id of the job, and with it its place. Returns whether that was so.';
+
+
 -- Every way back to waiting goes through here, so no request to cancel the job is missed. May wait for the open
 -- transaction of a producer that has inserted or updated a twin.
 CREATE FUNCTION _pgq_requeue(
@@ -64,6 +98,8 @@ CREATE FUNCTION _pgq_requeue(
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_requeue$
+DECLARE
+    v_group_id bigint;
 BEGIN
     IF _pgq_take_cancel_request(job.id) THEN
         job.attempt := attempt;
@@ -71,6 +107,9 @@ BEGIN
         RETURN 'cancelled';
     END IF;
 
+    IF job.group_key IS NOT NULL THEN
+        v_group_id := _pgq_place(job.queue, job.group_key, ripe_at <= pgq_now());
+    END IF;
     -- One pass, unless a worker claims the twin between the two statements: then the job waits after all.
     LOOP
         INSERT INTO pgq_waiting (
@@ -81,7 +120,7 @@ BEGIN
             job.id, job.queue, job.kind, job.args, job.priority, ripe_at, attempt, job.max_retries,
             coalesce(job.backoff, '1 minute'), coalesce(job.backoff_cap, '1 hour'), job.dedup, job.dedup_key,
             job.enqueued_at, job.context, abs(job.losses), job.newest_error, job.group_key,
-            _pgq_group_id(job.group_key)
+            v_group_id
         )
         ON CONFLICT (signature) DO NOTHING;
         IF FOUND THEN
@@ -98,6 +137,9 @@ BEGIN
             job.id, _pgq_signature(job.queue, job.kind, job.args, job.dedup_key), ripe_at, attempt, abs(job.losses),
             job.newest_error
         ) THEN
+            IF job.group_key IS NOT NULL AND _pgq_keep_place(job) THEN
+                RETURN 'waiting';
+            END IF;
             RETURN 'merged';
         END IF;
     END LOOP;
@@ -106,9 +148,9 @@ $_pgq_requeue$;
 
 COMMENT ON FUNCTION _pgq_requeue(pgq_running, timestamptz, integer, boolean) IS
     'Put a job that was just removed from pgq_running back into pgq_waiting, and wake a worker if it is ripe. Returns '
-    'waiting; merged if it has merged with a twin that was waiting; or cancelled if pgq_cancel has requested that: it '
-    'has ended. With merge false, returns NULL instead of merging: the job is in no table, and the caller must call '
-    'again.';
+    'waiting; merged if it has merged with a twin that was waiting (in an ordered queue, the twin may take the place '
+    'of the job: then waiting); or cancelled if pgq_cancel has requested that: it has ended. With merge false, returns '
+    'NULL instead of merging: the job is in no table, and the caller must call again.';
 
 
 CREATE FUNCTION _pgq_record_failure(

@@ -124,16 +124,19 @@ DECLARE
     v_now timestamptz := pgq_now();
     v_begun_at timestamptz;
     v_heads pgq_head[];
-    v_resumes_at timestamptz;
-    v_marked boolean := _pgq_marks() & _pgq_marks_of(queues) <> 0;
+    v_special text[];
+    v_next_at timestamptz;
 BEGIN
     PERFORM _pgq_check_claim(queues, 0, NULL);
-    IF v_marked THEN
-        v_resumes_at := _pgq_resumes_at(queues, v_now);
+    IF _pgq_marks() & _pgq_marks_of(queues) <> 0 THEN
+        v_next_at := _pgq_resumes_at(queues, v_now);
         queues := _pgq_open_queues(queues, v_now);
+        v_special := _pgq_special(queues);
+        v_next_at := least(v_next_at, (SELECT min(_pgq_turn_at(q, v_now)) FROM unnest(v_special) AS q));
+        queues := ARRAY(SELECT q FROM unnest(queues) AS q WHERE q <> ALL (v_special));
         IF queues = '{}' THEN
             PERFORM _pgq_maintain(v_now);
-            RETURN v_resumes_at - v_now;
+            RETURN v_next_at - v_now;
         END IF;
     END IF;
     IF _pgq_is_bare(_pgq_digest(queues), _pgq_microseconds(v_now)) THEN
@@ -148,9 +151,7 @@ BEGIN
     END IF;
     -- Of a queue without heads, the lanes are those from its first entry on.
     RETURN (
-        SELECT least(
-                   min(soonest.ripe_at), CASE WHEN v_marked THEN _pgq_grouped_ripe_at(queues, NULL, v_now) END,
-                   v_resumes_at) - v_now
+        SELECT least(min(soonest.ripe_at), v_next_at) - v_now
         FROM unnest(v_heads) AS h (queue, due, rescan_delay, lanes)
         CROSS JOIN LATERAL (
             SELECT 0::smallint WHERE h.lanes <> '{}'

@@ -7,6 +7,25 @@ SELECT q.queue, p.queue IS NOT NULL AS paused, nullif(p.until, 'infinity') AS pa
            FROM pgq_paused AS g
            WHERE g.queue = q.queue COLLATE "C" AND g.group_id <> 0 AND g.until > q.now
        ) AS paused_groups,
+       coalesce(q.running >= s.max_running, false) AS at_limit,
+       (
+           SELECT count(*)
+           FROM (
+               SELECT
+               FROM _pgq_running AS r
+               WHERE r.queue = q.queue AND r.group_key IS NOT NULL
+               GROUP BY r.group_key
+               HAVING count(*) >= CASE WHEN s.ordered THEN 1 ELSE s.max_per_group END
+           ) AS g
+       ) AS groups_at_limit,
+       (
+           SELECT nullif(greatest(
+                      q.now, r.all_spent - s.per * ((coalesce(s.burst, 1) - 1)::double precision / s.rate)), q.now)
+           FROM pgq_rate AS r
+           WHERE r.queue = s.queue AND r.group_id = 0
+           ORDER BY r.all_spent DESC
+           LIMIT 1
+       ) AS next_start_at,
        q.waiting, q.ripe, q.running, s.max_running, s.max_per_group, coalesce(s.ordered, false) AS ordered, s.on_dead,
        s.rate, s.per, s.burst, s.rate_per_group, s.max_retries, s.backoff, s.backoff_cap, s.lease
 FROM (
@@ -39,6 +58,10 @@ COMMENT ON COLUMN pgq_queues.paused IS 'Whether the queue is paused: no job of i
 COMMENT ON COLUMN pgq_queues.paused_until IS
     'When the pause ends by itself; NULL: the queue is not paused, or until pgq_resume is called.';
 COMMENT ON COLUMN pgq_queues.paused_groups IS 'Number of the groups of the queue that are paused by themselves.';
+COMMENT ON COLUMN pgq_queues.at_limit IS 'Whether as many jobs run as max_running allows.';
+COMMENT ON COLUMN pgq_queues.groups_at_limit IS 'Number of the groups of which as many jobs run as the settings allow.';
+COMMENT ON COLUMN pgq_queues.next_start_at IS
+    'When the rate lets the next job start; NULL: now, or the queue has no rate. The rates of groups are not shown.';
 COMMENT ON COLUMN pgq_queues.waiting IS 'Number of jobs that wait, ripe or not.';
 COMMENT ON COLUMN pgq_queues.ripe IS 'Number of waiting jobs whose time has come.';
 COMMENT ON COLUMN pgq_queues.running IS 'Number of jobs that a worker has claimed.';

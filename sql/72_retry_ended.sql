@@ -37,7 +37,7 @@ BEGIN
             v_job.id, v_job.queue, v_job.kind, v_job.args, v_job.priority, v_ripe_at, 0, v_job.max_retries,
             coalesce(v_job.backoff, '1 minute'), coalesce(v_job.backoff_cap, '1 hour'), v_job.dedup, v_job.dedup_key,
             v_job.enqueued_at, v_job.context, v_job.losses, v_job.newest_error, v_job.group_key,
-            _pgq_group_id(v_job.group_key)
+            _pgq_place(v_job.queue, v_job.group_key, v_ripe_at <= v_now)
         )
         ON CONFLICT (signature) DO NOTHING;
         IF FOUND THEN

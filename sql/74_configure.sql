@@ -148,6 +148,7 @@ CREATE FUNCTION pgq_configure(queue text, settings jsonb DEFAULT '{}') RETURNS j
     SET intervalstyle = 'postgres'
 AS $pgq_configure$
 DECLARE
+    v_before pgq_queue_setting;
     v_setting pgq_queue_setting;
     v_set jsonb;
 BEGIN
@@ -159,14 +160,12 @@ BEGIN
         RETURN coalesce(jsonb_strip_nulls(to_jsonb(v_setting) - 'queue'), '{}');
     END IF;
 
-    -- One pass, unless another session resets the last setting between the two statements.
-    LOOP
-        INSERT INTO pgq_queue_setting (queue) VALUES (queue)
-        ON CONFLICT ON CONSTRAINT pgq_queue_setting_pkey DO NOTHING;
-        SELECT s.* INTO v_setting FROM pgq_queue_setting AS s WHERE s.queue = pgq_configure.queue FOR UPDATE;
-        EXIT WHEN FOUND;
-    END LOOP;
-    v_setting := jsonb_populate_record(v_setting, settings);
+    -- One session at a time: two that wait for claims, and have changed a row before, would wait for each other.
+    LOCK TABLE pgq_queue_setting IN SHARE UPDATE EXCLUSIVE MODE;
+    INSERT INTO pgq_queue_setting (queue) VALUES (queue)
+    ON CONFLICT ON CONSTRAINT pgq_queue_setting_pkey DO NOTHING;
+    SELECT s.* INTO v_before FROM pgq_queue_setting AS s WHERE s.queue = pgq_configure.queue FOR UPDATE;
+    v_setting := jsonb_populate_record(v_before, settings);
     v_set := jsonb_strip_nulls(to_jsonb(v_setting) - 'queue');
     PERFORM _pgq_check_setting(v_setting);
     IF v_set = '{}' THEN
@@ -180,6 +179,16 @@ BEGIN
         WHERE s.queue = pgq_configure.queue;
     END IF;
     PERFORM _pgq_mark(queue);
+    IF _pgq_has_limits(v_setting)
+       AND (NOT _pgq_has_limits(v_before) OR (v_setting.ordered AND v_before.ordered IS NOT TRUE)) THEN
+        PERFORM _pgq_begin_limits(queue);
+    ELSIF _pgq_has_limits(v_before) AND NOT _pgq_has_limits(v_setting) THEN
+        DELETE FROM pgq_turn AS t WHERE t.queue = pgq_configure.queue;
+    END IF;
+    IF v_setting.ordered AND v_before.ordered IS NOT TRUE THEN
+        -- In an ordered queue, jobs that are not ripe keep the later ones of their group waiting.
+        PERFORM _pgq_leave_room(queue, 9223372036854775807, 'infinity');
+    END IF;
     RETURN v_set;
 END
 $pgq_configure$;

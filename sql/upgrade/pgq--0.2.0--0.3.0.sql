@@ -123,6 +123,14 @@ CREATE INDEX pgq_waiting_claim ON pgq_waiting (queue COLLATE "C", priority, ripe
 -- squawk-ignore require-concurrent-index-creation
 CREATE INDEX pgq_waiting_group ON pgq_waiting (queue COLLATE "C", group_id, priority, ripe_at, id)
     WHERE group_id IS NOT NULL;
+-- squawk-ignore require-concurrent-index-creation
+CREATE INDEX pgq_waiting_order ON pgq_waiting (queue COLLATE "C", group_id, id) WHERE group_id IS NOT NULL;
+-- squawk-ignore require-concurrent-index-creation
+CREATE INDEX pgq_ended_dead ON pgq_ended (queue COLLATE "C", group_id, id)
+    WHERE outcome = 'dead' AND group_id IS NOT NULL;
+-- squawk-ignore require-concurrent-index-creation
+CREATE INDEX pgq_running_counted ON pgq_running (queue COLLATE "C", token) INCLUDE (group_id)
+    WHERE group_id IS NOT NULL;
 
 -- The functions refuse what these refused.
 -- squawk-ignore ban-drop-constraint
@@ -167,5 +175,7 @@ SELECT pg_extension_config_dump('pgq_error', '');
 SELECT pg_extension_config_dump('pgq_mark', '');
 SELECT pg_extension_config_dump('pgq_queue_setting', '');
 SELECT pg_extension_config_dump('pgq_paused', '');
+SELECT pg_extension_config_dump('pgq_rate', '');
+SELECT pg_extension_config_dump('pgq_uncounted', '');
 SELECT pg_extension_config_dump('pgq_running_batch', '');
 SELECT pg_extension_config_dump('pgq_cancel_request', '');

@@ -9,6 +9,8 @@ SELECT pg_extension_config_dump('pgq_cancel_request', '');
 SELECT pg_extension_config_dump('pgq_error', '');
 SELECT pg_extension_config_dump('pgq_queue_setting', '');
 SELECT pg_extension_config_dump('pgq_paused', '');
+SELECT pg_extension_config_dump('pgq_rate', '');
+SELECT pg_extension_config_dump('pgq_uncounted', '');
 SELECT pg_extension_config_dump('pgq_job_id', '');
 SELECT pg_extension_config_dump('pgq_mark', '');
 SELECT pg_extension_config_dump('pgq_token', '');

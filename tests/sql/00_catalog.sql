@@ -23,8 +23,8 @@ SELECT is(
 
 SELECT is(
     (SELECT array_agg(relname::text ORDER BY relname::text COLLATE "C") FROM rel),
-    '{_pgq_lane_head,_pgq_packed,_pgq_presence,_pgq_running,_pgq_visible_queues,pgq_cancel_request,pgq_ended,pgq_error,pgq_head,pgq_job_id,pgq_jobs,pgq_mark,pgq_paused,pgq_permission,pgq_queue_setting,pgq_queues,pgq_running,
-      pgq_running_batch,pgq_stats,pgq_token,pgq_waiting,pgq_worker_session,pgq_worker_session_number,pgq_workers}',
+    '{_pgq_lane_head,_pgq_packed,_pgq_presence,_pgq_running,_pgq_visible_queues,pgq_cancel_request,pgq_ended,pgq_error,pgq_head,pgq_job_id,pgq_jobs,pgq_mark,pgq_paused,pgq_permission,pgq_queue_setting,pgq_queues,pgq_rate,pgq_running,
+      pgq_running_batch,pgq_stats,pgq_token,pgq_turn,pgq_uncounted,pgq_waiting,pgq_worker_session,pgq_worker_session_number,pgq_workers}',
     'these are the tables, views, sequences and types');
 
 -- What names no object, or the schema of each, needs no path.
@@ -112,7 +112,7 @@ SELECT is(
           FROM func AS f
           CROSS JOIN LATERAL regexp_matches(pg_get_functiondef(f.oid), 'ERRCODE = ''(\w+)''|ARRAY\[''(\w{5})''', 'g') AS r (code)
           ORDER BY code),
-    '{22004,22008,22023,54000,PGQ01,PGQ02,PGQ03,PGQ04,array_subscript_error,datetime_field_overflow,insufficient_privilege,invalid_parameter_value,
+    '{22004,22008,22023,54000,PGQ01,PGQ02,PGQ03,PGQ04,active_sql_transaction,array_subscript_error,datetime_field_overflow,insufficient_privilege,invalid_parameter_value,
       invalid_transaction_state,lock_not_available,null_value_not_allowed,object_not_in_prerequisite_state,program_limit_exceeded,undefined_object}'::text[],
     'these are the errors, and the other files provoke each of them');
 
@@ -157,7 +157,7 @@ $$, 'every INSERT of a job names all columns that the three tables share');
 SELECT is(
     (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func
      WHERE pg_get_functiondef(oid) ~* '(INSERT INTO|UPDATE)\s+pgq_waiting\M'),
-    '{_pgq_merge,_pgq_requeue,_pgq_resolve_duplicate,_pgq_resolve_duplicates,_pgq_set_defaults,_pgq_update_duplicates,pgq_enqueue,pgq_enqueue_many,pgq_retry}',
+    '{_pgq_keep_place,_pgq_leave_room,_pgq_merge,_pgq_requeue,_pgq_resolve_duplicate,_pgq_resolve_duplicates,_pgq_set_defaults,_pgq_update_duplicates,pgq_enqueue,pgq_enqueue_many,pgq_retry}',
     'only these functions write to pgq_waiting, values that they, their callers or an earlier enqueue have checked');
 
 -- Each of the two indexes on the queue is partial, so a search by queue names one of them.
@@ -220,7 +220,7 @@ SELECT is(
         SELECT proname::text AS name FROM func WHERE pg_get_functiondef(oid) ~* '\m(from|join|update|into|table)\s+pgq_running(_batch)?\M'
         UNION
         SELECT view FROM used WHERE relname IN ('pgq_running', 'pgq_running_batch')) AS t),
-    '{_pgq_complete_held,_pgq_complete_packed,_pgq_expire_leases,_pgq_mark_lost,_pgq_packed,_pgq_running,_pgq_sweep_workers,_pgq_take,_pgq_unpack,
+    '{_pgq_begin_limits,_pgq_caps,_pgq_complete_held,_pgq_complete_packed,_pgq_expire_leases,_pgq_mark_lost,_pgq_move_in_turn,_pgq_packed,_pgq_running,_pgq_sweep_workers,_pgq_take,_pgq_unpack,
       _pgq_unpack_jobs,pgq_cancel,pgq_claim,pgq_claim_batch,pgq_complete,pgq_extend,pgq_hold,pgq_hold_many,pgq_reconcile}',
     'these are the functions and views that name a table of running jobs; all others read _pgq_running');
 

@@ -32,7 +32,7 @@ SELECT results_eq(
 SELECT id AS id, token AS token, group_key AS group_key FROM pgq_claim() \gset
 SELECT is(ARRAY[:'id', :'group_key'], ARRAY[:'first', 'a'], 'a claim returns it with its group');
 SELECT results_eq(
-    'SELECT group_key, group_id FROM pgq_running', $$VALUES ('a', _pgq_group_id('a'))$$, 'it runs with its group');
+    'SELECT group_key, group_id FROM pgq_running', $$VALUES ('a', NULL::bigint)$$, 'it runs with its group, and does not count');
 SELECT pgq_release(:id, :token);
 SELECT results_eq(
     'SELECT group_key, group_id FROM pgq_waiting', $$VALUES ('a', _pgq_group_id('a'))$$, 'a release keeps the group');
@@ -104,7 +104,7 @@ UPDATE pgq_waiting SET losses = 1 WHERE args = '4';
 UPDATE pgq_waiting SET losses = NULL WHERE args <> '4';
 SELECT is(array_agg(args), ARRAY['4'::jsonb], 'so is one without, beside jobs with a group') FROM pgq_claim(max_jobs => 10);
 SELECT pgq_enqueue('k', '5');
-SELECT is(array_agg(args), ARRAY['5'::jsonb], 'jobs without a group that reach max_bytes leave those with one') FROM pgq_claim(max_jobs => 10, max_bytes => 1);
+SELECT is(count(*), 1::bigint, 'jobs that reach max_bytes leave the others, with a group or without') FROM pgq_claim(max_jobs => 10, max_bytes => 1);
 SELECT is(count(*), 2::bigint, 'the others are claimed later') FROM pgq_claim(max_jobs => 10);
 
 SELECT * FROM finish();

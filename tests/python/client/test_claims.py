@@ -119,3 +119,9 @@ def test_the_cost_of_a_claim_does_not_depend_on_the_backlog(conn: Connection, qu
     read = {name: after[name] - before[name] for name in after}
     assert read["pgq_waiting"] == read["pgq_running"] == 0
     assert 0 < max(read.values()) < 100, read
+
+
+def test_the_first_call_of_a_session_may_take_no_job(connect: Connect) -> None:
+    """It may come only to settle."""
+    row = connect().execute("SELECT token, ids FROM pgq_claim_batch(max_jobs => 0)").fetchone()
+    assert row == (None, [])

@@ -49,14 +49,13 @@ def test_two_sessions_that_configure_a_queue_set_both_keys(conn: Connection, con
 
 
 def test_settings_are_kept_if_another_session_resets_the_last_one_meanwhile(conn: Connection, connect: Connect) -> None:
-    """The session has found the row, waits for it, and finds it gone."""
+    """The session waits for the other one, and finds no row."""
     queue, other = Queue(conn), Queue(connect())
     queue.configure("q", {"max_retries": 3})
     with conn.transaction():
-        conn.execute("SELECT FROM pgq_queue_setting FOR UPDATE")
+        queue.configure("q", {"max_retries": None})
         second = Thread(other.configure, "q", {"backoff": "1 s"})
         eventually(lambda: one(conn, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"))
-        queue.configure("q", {"max_retries": None})
     assert second.result() == {"backoff": "00:00:01"} == queue.configure("q")
 
 

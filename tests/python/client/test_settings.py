@@ -102,6 +102,7 @@ def test_each_setting_at_its_extremes_changes_no_result(conn: Connection, clerk:
         except psycopg.Error:
             continue
         conn.execute("DELETE FROM pgq_waiting; DELETE FROM pgq_running; DELETE FROM pgq_ended")
+        conn.execute("DELETE FROM pgq_queue_setting; DELETE FROM pgq_paused; DELETE FROM pgq_rate")
         tried += 1
         results = outcome(clerk)
         if results != usual:
@@ -131,6 +132,7 @@ def test_pgq_reads_these_settings_and_no_others(conn: Connection) -> None:
     assert {row[0].removesuffix("::text") for row in rows} == {
         "'pgq.jitter'", "'pgq.now'", "'role'", "'synchronous_commit'", "'track_counts'", "'transaction_isolation'",
         "_pgq_head_setting(queue)", "_pgq_head_setting(q.queue)", "_pgq_head_setting('')", "_pgq_bare_setting()",
+        "_pgq_groups_setting(queue)",
     }  # fmt: skip
 
 

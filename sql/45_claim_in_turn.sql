@@ -1,0 +1,196 @@
+-- How a claim takes from a queue that has groups or limits.
+
+CREATE FUNCTION _pgq_lock_in_turn(
+    queue text,
+    max_jobs bigint,
+    at timestamptz,
+    waits boolean,
+    OUT rows tid[],
+    OUT bytes bigint,
+    OUT suspects bigint,
+    OUT locked_at timestamptz,
+    OUT place tid,
+    OUT last_group bigint,
+    OUT oldest bigint
+)
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_lock_in_turn$
+DECLARE
+    v_setting pgq_queue_setting;
+    v_turn record;
+    v_now record;
+    v_caps record;
+    v_list record;
+    v_groups record;
+    v_locked record;
+    v_start bigint;
+    v_room bigint := max_jobs;
+    v_chunk bigint;
+    v_seen bigint;
+    v_first bigint;
+    v_steps bigint := 0;
+    v_read bigint;
+    v_idle bigint[] := '{}';
+    v_is_long boolean := false;
+    v_has_looked boolean := false;
+    v_may_look boolean;
+    v_has_groups boolean := false;
+    v_served bigint;
+    v_tries integer := 0;
+BEGIN
+    rows := '{}';
+    bytes := 0;
+    suspects := 0;
+    SELECT s.* INTO v_setting FROM pgq_queue_setting AS s WHERE s.queue = _pgq_lock_in_turn.queue;
+    -- In an ordered queue no job is to be left there; a row was locked when the queue became ordered.
+    PERFORM _pgq_leave_room(queue, max_jobs + 50, CASE WHEN v_setting.ordered THEN 'infinity' ELSE at END);
+    v_list := _pgq_known_groups(queue, clock_timestamp());
+    IF _pgq_has_limits(v_setting) THEN
+        -- To lock is to write: a claim from an empty queue writes nothing.
+        IF v_list.look_us IS NULL AND NOT _pgq_has_waiting(queue) THEN
+            last_group := 0;
+            RETURN;
+        END IF;
+        v_setting := _pgq_lock_queue(queue, waits);
+        IF v_setting.queue IS NULL THEN
+            last_group := 0;
+            RETURN;
+        END IF;
+        -- Under the lock, as the token is drawn: what this claim writes is later than what those before it have
+        -- written.
+        locked_at := pgq_now();
+        at := locked_at;
+    END IF;
+    v_turn := _pgq_turn(queue);
+    place := v_turn.place;
+    v_start := coalesce(v_turn.group_id, 0);
+    v_caps := _pgq_caps(queue, v_setting, v_turn.oldest, at);
+    oldest := v_caps.oldest;
+    IF locked_at IS NOT NULL THEN
+        v_room := least(v_room, v_setting.max_running - v_caps.running);
+        IF v_setting.rate IS NOT NULL THEN
+            v_room := least(v_room, _pgq_may_start(_pgq_all_spent(queue, 0), v_setting.rate, v_setting, at));
+        END IF;
+    END IF;
+
+    v_may_look := coalesce(v_list.look_us <= _pgq_microseconds(clock_timestamp()), true);
+    IF v_room > 0 AND v_list.group_ids IS NOT NULL AND v_may_look THEN
+        v_list := _pgq_look_for_groups(queue, v_list.group_ids, v_caps.capped, v_caps.free);
+        v_has_looked := true;
+    END IF;
+    v_chunk := v_room;
+    WHILE v_room > 0 LOOP
+        v_read := _pgq_tuples_read();
+        IF v_list.group_ids IS NULL THEN
+            v_groups := _pgq_groups_in_turn(
+                queue, v_setting, v_start, v_seen, v_chunk, 1000 - v_steps, v_room, v_caps.capped,
+                v_caps.free, at);
+        ELSE
+            v_groups := _pgq_groups_of_list(
+                v_list.group_ids, v_setting, v_start, v_seen, v_chunk, v_room, v_caps.capped,
+                v_caps.free, at);
+        END IF;
+        v_seen := v_groups.last_seen;
+        v_steps := v_steps + v_groups.steps;
+        v_first := coalesce(v_first, v_groups.group_ids[1]);
+        v_has_groups := v_has_groups OR v_seen IS NOT NULL OR v_groups.steps > 1 OR NOT v_groups.group_ids <@ '{0}';
+        v_is_long := v_is_long OR v_groups.steps > cardinality(v_groups.group_ids) + 100
+            OR coalesce(_pgq_tuples_read() - v_read > v_groups.steps + 100, true);
+        IF v_groups.group_ids <> '{}' AND v_setting.ordered THEN
+            v_locked := _pgq_lock_heads(
+                queue, v_groups.group_ids, v_room, at, coalesce(v_setting.on_dead = 'stop', false));
+            rows := rows || v_locked.rows;
+            bytes := bytes + v_locked.bytes;
+            suspects := suspects + v_locked.suspects;
+            v_room := v_room - cardinality(v_locked.rows);
+            v_seen := CASE WHEN v_room = 0 THEN v_locked.last_group ELSE v_seen END;
+            -- Jobs without a group have no order.
+            v_groups.rooms := ARRAY[v_room];
+            v_groups.priorities := ARRAY[v_groups.priorities[array_position(v_groups.group_ids, 0)]];
+            v_groups.group_ids := CASE WHEN 0 = ANY (v_groups.group_ids) THEN '{0}'::bigint[] ELSE '{}' END;
+        END IF;
+        IF v_groups.group_ids <> '{}' AND v_room > 0 THEN
+            v_locked := _pgq_lock_shares(
+                queue, v_groups.group_ids, v_groups.priorities, v_groups.rooms, v_room, at,
+                coalesce(cardinality(v_list.group_ids) + 1, 0), locked_at IS NOT NULL, v_seen IS NULL);
+            v_served := coalesce(v_served, v_locked.first_group);
+            rows := rows || v_locked.rows;
+            bytes := bytes + v_locked.bytes;
+            suspects := suspects + v_locked.suspects;
+            v_room := v_room - cardinality(v_locked.rows);
+            v_seen := coalesce(v_locked.last_group, v_seen);
+            v_idle := v_idle || v_locked.idle;
+            v_is_long := v_is_long OR v_locked.is_long;
+        END IF;
+        -- The next groups may have no job to take either.
+        v_chunk := greatest(v_room, 64);
+        IF locked_at IS NULL AND rows <> '{}' AND v_tries < 3 THEN
+            v_now := _pgq_turn(queue);
+            IF v_now.place IS DISTINCT FROM place
+               AND (v_served <= v_start, v_served) <= (v_now.group_id <= v_start, v_now.group_id) THEN
+                -- Another claim has ended meanwhile, and has served these groups. Begin after it.
+                v_tries := v_tries + 1;
+                place := v_now.place;
+                v_start := v_now.group_id;
+                v_room := max_jobs;
+                v_chunk := v_room;
+                v_seen := NULL;
+                v_first := NULL;
+                v_served := NULL;
+                rows := '{}';
+                bytes := 0;
+                suspects := 0;
+                CONTINUE;
+            END IF;
+        END IF;
+        CONTINUE WHEN v_seen IS NOT NULL AND v_steps < 1000;
+
+        -- The end of a lap, or of what one claim does of it.
+        EXIT WHEN rows <> '{}' OR v_has_looked OR (v_list.group_ids IS NULL AND NOT (v_is_long AND v_may_look));
+        v_list := _pgq_look_for_groups(
+            queue, CASE WHEN v_setting.ordered THEN '{}' ELSE coalesce(v_list.group_ids, '{}') END, v_caps.capped,
+            v_caps.free);
+        v_has_looked := true;
+        EXIT WHEN v_list.group_ids IS NULL;
+        v_seen := NULL;
+        v_steps := 0;
+    END LOOP;
+    IF v_is_long AND v_may_look AND v_list.group_ids IS NULL AND NOT v_has_looked THEN
+        v_list := _pgq_look_for_groups(queue, '{}', v_caps.capped, v_caps.free);
+        v_has_looked := true;
+    END IF;
+    IF v_has_looked OR (v_list.group_ids IS NOT NULL AND v_idle <> '{}' AND v_setting.ordered IS NOT TRUE) THEN
+        PERFORM _pgq_keep_groups(
+            queue,
+            CASE WHEN v_list.group_ids IS NOT NULL THEN
+                ARRAY(SELECT g FROM unnest(v_list.group_ids) AS g WHERE g <> ALL (v_idle))
+            END,
+            v_list.look_us);
+    END IF;
+    -- After a whole lap the next one begins a group later. After one that has met no group the queue is as others.
+    IF locked_at IS NOT NULL OR v_list.look_us IS NOT NULL OR v_has_groups THEN
+        last_group := coalesce(v_seen, v_first, v_start);
+        IF locked_at IS NULL AND rows <> '{}' THEN
+            -- A claim that has ended meanwhile may have come further.
+            v_now := _pgq_turn(queue);
+            IF v_now.place IS DISTINCT FROM place
+               AND (last_group <= v_start, last_group) < (v_now.group_id <= v_start, v_now.group_id) THEN
+                last_group := v_now.group_id;
+                place := v_now.place;
+            END IF;
+        END IF;
+    END IF;
+END
+$_pgq_lock_in_turn$;
+
+COMMENT ON FUNCTION _pgq_lock_in_turn(text, bigint, timestamptz, boolean) IS
+    'Lock the rows of up to max_jobs jobs of a queue that are ripe at a time, from its groups in turn, and no more '
+    'than its limits allow. Returns their ctids; the size of their args and contexts; how many are suspects; if the '
+    'queue has limits, when it was locked; and for _pgq_end_turn, where its turn was noted, the group that is served '
+    'last, NULL if the queue has none, and the oldest token that counts. A queue with limits is taken by one '
+    'transaction at a time: while another keeps it, no job is locked, and with waits this is tried for 40 '
+    'milliseconds.';

@@ -1,0 +1,329 @@
+"""Limits of queues: exact while sessions race, are killed, and limits change."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+from support.database import Connect, Connection, expire, one, waits_for_lock
+from support.threads import Thread, eventually
+
+MAX_RUNNING, MAX_PER_GROUP = 6, 2
+SECONDS = float(os.environ.get("PGQ_LIMITS_SECONDS", "6"))
+
+
+def limit(conn: Connection, **settings: int) -> None:
+    """Set limits of the queue "limited"."""
+    conn.execute("SELECT pgq_configure('limited', %s)", [Jsonb(settings)])
+
+
+def replace(conn: Connection, function: str, old: str, new: str) -> None:
+    """Replace a text in the source of a function."""
+    definition = one(conn, "SELECT pg_get_functiondef(%s::regproc)", function)
+    assert definition.count(old) == 1
+    conn.execute(definition.replace(old, new).encode())
+
+
+def without_the_lock(conn: Connection) -> None:
+    """Break the build: claims of the same queue run side by side."""
+    replace(conn, "_pgq_lock_queue", "FOR UPDATE SKIP LOCKED", "")
+
+
+def with_the_token_before_the_lock(conn: Connection) -> None:
+    """Break the build: a claim draws its token before it waits for the queue."""
+    replace(conn, "_pgq_lock_in_turns", "    rows := '{}';\n", "    rows := '{}'; token := nextval('pgq_token');\n")
+    replace(conn, "_pgq_lock_in_turns", "        token := nextval('pgq_token');\n        IF", "        IF")
+
+
+def sleeps(conn: Connection, other: Connection) -> bool:
+    """Return whether a session is in pg_sleep."""
+    query = "SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = %s"
+    return bool(one(conn, query, other.info.backend_pid))
+
+
+def with_the_count_before_the_lock(conn: Connection) -> None:
+    """Break the build: a claim counts what runs before it waits for the queue."""
+    count = "    v_caps := _pgq_caps(queue, v_setting, v_turn.oldest, at);\n"
+    replace(conn, "_pgq_lock_in_turn", count, "")
+    lock = "        v_setting := _pgq_lock_queue(queue, waits);\n"
+    replace(conn, "_pgq_lock_in_turn", lock, f"        v_turn := _pgq_turn(queue);\n{count}{lock}")
+
+
+ENDS = ["pgq_complete", "pgq_complete", "pgq_fail", "pgq_release"] * 10 + [
+    "pgq_cancel",
+    None,
+]
+
+
+def claim_for_ever(dsn: str) -> None:
+    """Claim jobs of the queue "limited", and end them in each of the usual ways."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        while True:
+            wanted = random.choice([1, 1, 2, 5])
+            call = random.choice(["id, token FROM pgq_claim", "unnest(ids), token FROM pgq_claim_batch"])
+            jobs = conn.execute(
+                f"SELECT {call}('{{limited}}', %s, lease => '300 ms')".encode(),
+                [wanted],
+            ).fetchall()
+            time.sleep(random.random() * 0.004)
+            for job in jobs:
+                end = random.choice(ENDS)
+                if end == "pgq_cancel":
+                    conn.execute("SELECT pgq_cancel(%s)", [job[0]])
+                elif end:
+                    with contextlib.suppress(psycopg.Error):  # the lease has ended
+                        conn.execute(f"SELECT {end}(%s, %s)".encode(), job)
+
+
+def watch(dsn: str, seconds: float) -> tuple[int, int]:
+    """Let eight clients claim while they are killed; return how many snapshots were taken, and broke a limit."""
+    fork = multiprocessing.get_context("fork")
+
+    def client() -> BaseProcess:
+        process = fork.Process(target=claim_for_ever, args=(dsn,), daemon=True)
+        process.start()
+        return process
+
+    taken = broken = jobs = 0
+    clients = [client() for _ in range(8)]
+    try:
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            end = kill = time.monotonic() + 0.4
+            end += seconds
+            while time.monotonic() < end:
+                counted = conn.execute(
+                    "SELECT coalesce(sum(jobs), 0), coalesce(max(jobs), 0) FROM ("
+                    "SELECT count(*) AS jobs FROM pgq_running WHERE queue = 'limited' GROUP BY group_key) AS g"
+                ).fetchone()
+                assert counted is not None
+                taken += 1
+                broken += counted[0] > MAX_RUNNING or counted[1] > MAX_PER_GROUP
+                if taken % 20 == 1 and one(conn, "SELECT count(*) < 500 FROM pgq_waiting"):
+                    conn.execute(
+                        "SELECT pgq_enqueue('k', to_jsonb(%s + n), 'limited', backoff => '0', "
+                        "group_key => (n %% 8)::text) FROM generate_series(1, 1000) AS n",
+                        [jobs],
+                    )
+                    jobs += 1000
+                if time.monotonic() > kill:
+                    kill += 0.4
+                    n = random.randrange(len(clients))
+                    clients[n].kill()
+                    clients[n].join()
+                    clients[n] = client()
+    finally:
+        for process in clients:
+            process.kill()
+            process.join()
+    return taken, broken
+
+
+@pytest.mark.happens("a worker of a queue with limits is killed")
+def test_no_snapshot_shows_more_running_jobs_than_the_limits_allow(conn: Connection, dsn: str) -> None:
+    """Clients race, are killed, lose leases; afterwards every slot can be had again."""
+    limit(conn, max_running=MAX_RUNNING, max_per_group=MAX_PER_GROUP)
+    taken, broken = watch(dsn, SECONDS)
+    assert taken > 500
+    assert broken == 0
+
+    def slots() -> bool:
+        conn.execute("SELECT count(*) FROM pgq_claim('{limited}', 10, lease => '1 hour')")
+        return bool(
+            one(
+                conn,
+                "SELECT count(*) = %s FROM pgq_running WHERE lease_until > now() + '1 min'",
+                MAX_RUNNING,
+            )
+        )
+
+    for n in range(20):
+        conn.execute(
+            "SELECT pgq_enqueue('k', %s::jsonb, 'limited', group_key => %s)",
+            [f'"{n}"', str(n)],
+        )
+    eventually(slots, "all slots are taken again")
+
+
+def test_the_watcher_catches_a_build_without_the_lock(conn: Connection, dsn: str) -> None:
+    """The check of the test above can fail."""
+    limit(conn, max_running=MAX_RUNNING, max_per_group=MAX_PER_GROUP)
+    without_the_lock(conn)
+    assert watch(dsn, 3)[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("build", "broken"),
+    [(None, False), (with_the_token_before_the_lock, False), (with_the_count_before_the_lock, True)],
+    ids=["", "with the token before the lock", "with the count before the lock"],
+)
+def test_a_claim_that_waits_for_the_queue_is_counted(
+    conn: Connection, connect: Connect, build: Callable[[Connection], None] | None, broken: bool
+) -> None:
+    """
+    It counts what the claim has taken that it waits for; a build that does not is caught.
+
+    A token that is older than that of the other claim would do no harm: each claim leaves a place for the next count to
+    begin that is no later than its own token.
+    """
+    limit(conn, max_running=1 if broken else 2)
+    for n in range(6):
+        conn.execute("SELECT pgq_enqueue('k', %s::jsonb, 'limited')", [str(n)])
+    # The first claim moves the tokens to the clock.
+    conn.execute("SELECT pgq_complete(id, token) FROM pgq_claim('{limited}')")
+    # A claim waits for as long as the test takes.
+    conn.execute("ALTER FUNCTION _pgq_await_queue SET lock_timeout = '30s'")
+    if build:
+        build(conn)
+    first, second, third = connect(autocommit=False), connect(), connect()
+    first.execute("SELECT FROM pgq_queue_setting FOR UPDATE")
+    waiting = Thread(lambda: second.execute("SELECT token FROM pgq_claim('{limited}')").fetchall())
+    eventually(lambda: waits_for_lock(conn, second), "the second claim waits for the first")
+    assert len(first.execute("SELECT token FROM pgq_claim('{limited}')").fetchall()) == 1
+    first.commit()
+    assert len(waiting.result()) == 1
+    assert third.execute("SELECT id FROM pgq_claim('{limited}')").fetchall() == []
+    assert one(conn, "SELECT count(*) FROM pgq_running") == 2
+
+
+@pytest.mark.parametrize(
+    "level",
+    [psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE],
+)
+@pytest.mark.parametrize("call", ["pgq_claim('{free,limited}')", "pgq_claim_batch('{limited}')"])
+def test_a_claim_with_an_old_snapshot_is_refused(
+    conn: Connection, connect: Connect, level: psycopg.IsolationLevel, call: str
+) -> None:
+    """It could not count the jobs that others have claimed since."""
+    limit(conn, max_running=1)
+    conn.execute("SELECT pgq_enqueue('k', queue => 'limited')")
+    strict = connect(autocommit=False)
+    strict.isolation_level = level
+    said = f"limited has limits and cannot be claimed from in isolation level {level.name.replace('_', ' ')}"
+    with pytest.raises(psycopg.errors.ActiveSqlTransaction, match=said):
+        strict.execute(f"SELECT * FROM {call}".encode())
+
+
+CLAIMS = {
+    "one": "pgq_claim('{q}')",
+    "batch of one": "pgq_claim_batch('{q}', 1)",
+    "packed": "pgq_claim_batch('{q}', 20)",
+    "several queues": "pgq_claim('{free,q}', 20)",
+}
+
+
+@pytest.mark.parametrize("call", CLAIMS.values(), ids=CLAIMS)
+@pytest.mark.parametrize("marked", [False, True], ids=["", "marked"])
+def test_the_first_limit_counts_the_jobs_of_a_claim_that_has_missed_it(
+    conn: Connection, connect: Connect, call: str, marked: bool
+) -> None:
+    """The claim has looked for limits, and has not taken its jobs yet."""
+    for n in range(20):
+        conn.execute("SELECT pgq_enqueue('k', %s::jsonb, 'q')", [str(n)])
+    if marked:
+        conn.execute("SELECT pgq_enqueue('k', '21', 'q', group_key => 'a')")
+    blocker, worker, admin = connect(autocommit=False), connect(), connect()
+    blocker.execute("LOCK TABLE pgq_running, pgq_running_batch IN SHARE ROW EXCLUSIVE MODE")
+    claim = Thread(lambda: worker.execute(f"SELECT * FROM {call}".encode()).fetchall())
+    eventually(lambda: waits_for_lock(conn, worker), "the claim waits to move its jobs")
+    limit = Thread(lambda: admin.execute("SELECT pgq_configure('q', '{\"max_running\": 1}')"))
+    eventually(lambda: sleeps(conn, admin) or not limit.is_alive(), "the limit waits for the claim")
+    blocker.rollback()
+    claim.result()
+    limit.result()
+    running = one(conn, "SELECT count(*) FROM _pgq_running")
+    assert running > 0
+    assert one(conn, "SELECT count(*) FROM pgq_running WHERE group_id IS NOT NULL") == running
+    assert one(conn, "SELECT count(*) FROM pgq_claim('{q}', 20)") == 0
+
+
+@pytest.mark.parametrize(
+    "level",
+    [psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE],
+)
+@pytest.mark.parametrize("known", [False, True], ids=["no settings before", "settings before"])
+def test_a_claim_whose_snapshot_is_older_than_the_limit_is_refused(
+    conn: Connection, connect: Connect, level: psycopg.IsolationLevel, known: bool
+) -> None:
+    """It does not see the limit."""
+    if known:
+        conn.execute("SELECT pgq_configure('limited', '{\"max_retries\": 1}')")
+    conn.execute("SELECT pgq_enqueue('k', queue => 'limited')")
+    strict = connect(autocommit=False)
+    strict.isolation_level = level
+    strict.execute("SELECT 1")
+    limit(conn, max_running=1)
+    with pytest.raises(psycopg.errors.SerializationFailure):
+        strict.execute("SELECT * FROM pgq_claim('{limited}')")
+
+
+def test_the_first_limit_waits_for_claims_that_are_under_way(conn: Connection, connect: Connect) -> None:
+    """Their jobs count, whether they began before the queue was marked or later."""
+    for n in range(30):
+        conn.execute("SELECT pgq_enqueue('k', %s::jsonb, 'q')", [str(n)])
+    first, second, admin = connect(autocommit=False), connect(autocommit=False), connect()
+    first.execute("SELECT FROM pgq_claim_batch('{q}', 20)")
+    thread = Thread(lambda: admin.execute("SELECT pgq_configure('q', '{\"max_running\": 26}')"))
+    eventually(lambda: sleeps(conn, admin) or not thread.is_alive(), "the limit waits for the claim")
+    # One that begins when the queue is marked, and sees no limit.
+    second.execute("SELECT FROM pgq_claim('{q}', 5)")
+    first.commit()
+    eventually(lambda: waits_for_lock(conn, admin) or not thread.is_alive(), "it waits for the second one, too")
+    second.commit()
+    thread.result()
+    assert one(conn, "SELECT count(*) FROM pgq_claim('{q}', 20)") == 1
+
+
+def test_the_first_limit_does_not_wait_for_ever(conn: Connection, connect: Connect) -> None:
+    """Each wait ends after about ten seconds; here after a moment. The limit is not set."""
+    replace(conn, "_pgq_await_claims", "1..1000", "1..3")
+    replace(conn, "_pgq_lock_settings", "1..50", "1..2")
+    other = connect(autocommit=False)
+    other.execute("SELECT FROM pgq_claim('{q}')")
+    with pytest.raises(psycopg.errors.LockNotAvailable, match="transactions that have claimed jobs stay open"):
+        limit(conn, max_running=1)
+    other.rollback()
+    other.execute("SELECT FROM pgq_queue_setting")
+    with pytest.raises(
+        psycopg.errors.LockNotAvailable, match="transactions that have looked for the settings of queues stay open"
+    ):
+        limit(conn, max_running=1)
+    other.rollback()
+    assert one(conn, "SELECT count(*) FROM pgq_queue_setting") == 0
+
+
+def test_a_first_limit_counts_jobs_that_are_locked(conn: Connection, connect: Connect) -> None:
+    """The transaction of a handler may hold one for long."""
+    for n in range(4):
+        conn.execute("SELECT pgq_enqueue('k', %s::jsonb, 'q')", [str(n)])
+    job = conn.execute("SELECT id, token FROM pgq_claim('{q}')").fetchone()
+    handler = connect(autocommit=False)
+    handler.execute("SELECT pgq_hold(%s, %s)", job)
+    conn.execute("SELECT pgq_configure('q', '{\"max_running\": 2}')")
+    assert one(conn, "SELECT count(*) FROM pgq_claim('{q}', 10)") == 1
+    handler.execute("SELECT pgq_complete(%s, %s)", job)
+    handler.commit()
+    assert one(conn, "SELECT count(*) FROM pgq_claim('{q}', 10)") == 1
+
+
+@pytest.mark.happens("a worker has lost a lease and does not know it")
+def test_a_lost_lease_frees_its_place(conn: Connection, connect: Connect) -> None:
+    """The worker that had it cannot record anything."""
+    limit(conn, max_running=1)
+    for n in range(2):
+        conn.execute("SELECT pgq_enqueue('k', %s::jsonb, 'limited')", [str(n)])
+    lost = conn.execute("SELECT id, token FROM pgq_claim('{limited}')").fetchone()
+    assert lost is not None
+    expire(conn, lost[0])
+    other = connect()
+    assert one(other, "SELECT count(*) FROM pgq_claim('{limited}', 10)") == 1
+    with pytest.raises(psycopg.Error, match="is not held"):
+        conn.execute("SELECT pgq_complete(%s, %s)", lost)
+    assert one(other, "SELECT count(*) FROM pgq_claim('{limited}', 10)") == 0

@@ -1,0 +1,148 @@
+"""The groups of a queue take turns, whatever sessions claim from it, and however many jobs or groups there are."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+import pytest
+from support.database import Connect, Connection, one, ration, read
+from support.threads import Thread
+
+FILL = """
+INSERT INTO pgq_waiting (id, queue, kind, args, priority, ripe_at, attempt, dedup, enqueued_at, group_key, group_id)
+SELECT nextval('pgq_job_id'), 'default', 'k', to_jsonb(n), 5, now() + %(in)s::interval, 0, false, now(), key,
+       CASE WHEN %(in)s::interval > '0' THEN _pgq_room() ELSE _pgq_group_id(key) END
+FROM generate_series(1, %(jobs)s) AS n
+CROSS JOIN LATERAL (SELECT %(name)s || n %% %(groups)s AS key) AS g
+"""
+# How many jobs of a group have begun when the last group begins its first.
+MOST = """
+WITH begun AS (
+    SELECT token, row_number() OVER (PARTITION BY group_key ORDER BY token) AS n
+    FROM pgq_running
+)
+SELECT max(n) FROM begun WHERE token <= (SELECT max(token) FROM begun WHERE n = 1)
+"""
+
+
+def fill(conn: Connection, name: str, groups: int, jobs: int, ripe_in: str = "-1 hour") -> None:
+    """Let jobs of some groups wait."""
+    conn.execute("SELECT _pgq_mark('default')")
+    conn.execute(FILL, {"name": name, "groups": groups, "jobs": jobs, "in": ripe_in})
+
+
+@pytest.mark.parametrize("sessions", [1, 4, 0], ids=["one session", "four", "one for each claim"])
+@pytest.mark.parametrize("wanted", [1, 10, 100])
+def test_a_large_group_keeps_no_small_one_waiting(
+    conn: Connection, connect: Connect, sessions: int, wanted: int
+) -> None:
+    """Of 20,000 jobs of one group, 300 at most begin before ten jobs of each of ten other groups have."""
+    fill(conn, "large", 1, 20000)
+    fill(conn, "small", 10, 100)
+    claimers = [connect() for _ in range(sessions)]
+    for claimer in itertools.cycle(claimers or [None]):
+        session = claimer or connect()
+        session.execute("SELECT count(*) FROM pgq_claim(max_jobs => %s)", [wanted])
+        if claimer is None:
+            session.close()
+        if one(conn, "SELECT count(*) FROM pgq_waiting WHERE group_key LIKE 'small%'") == 0:
+            break
+    assert one(conn, "SELECT count(*) FROM pgq_running WHERE group_key LIKE 'large%'") <= 300
+
+
+@pytest.mark.parametrize(("sessions", "most"), [(1, 2), (6, 4)], ids=["one session", "six at the same time"])
+@pytest.mark.parametrize("wanted", [1, 7, 50])
+def test_groups_begin_one_after_the_other(
+    conn: Connection, connect: Connect, wanted: int, sessions: int, most: int
+) -> None:
+    """
+    Every group has begun a job before any has begun its third.
+
+    Half of six sessions are new for each claim. All begin at the same groups, and a few of these are ahead by two jobs.
+    """
+    fill(conn, "g", 600, 6000)
+    stop = threading.Event()
+
+    def claim(lives_long: bool) -> None:
+        session = connect()
+        while not stop.is_set():
+            session.execute("SELECT count(*) FROM pgq_claim(max_jobs => %s)", [wanted])
+            if not lives_long:
+                session.close()
+                session = connect()
+            if one(session, "SELECT count(DISTINCT group_key) = 600 FROM pgq_running"):
+                stop.set()
+
+    threads = [Thread(claim, n % 2 == 0) for n in range(sessions)]
+    for thread in threads:
+        thread.result()
+    assert one(conn, MOST) <= most
+
+
+def test_a_claim_does_not_visit_groups_whose_jobs_are_to_be_ripe_later(conn: Connection) -> None:
+    """Many groups have a reminder for next month each."""
+    fill(conn, "later", 20000, 20000, "1 month")
+    fill(conn, "ripe", 10, 1000)
+    before = read("pgq_waiting_group", conn)
+    claimed = 0
+    while claimed < 1000:
+        claimed += one(conn, "SELECT count(*) FROM pgq_claim(max_jobs => 10)")
+    assert read("pgq_waiting_group", conn) - before < 20000
+    assert one(conn, "SELECT pgq_ripe_in()").days > 25
+
+
+def test_a_job_that_becomes_ripe_is_found(conn: Connection) -> None:
+    """It leaves the waiting room."""
+    conn.execute("SELECT pgq_enqueue('k', group_key => 'a', delay => '0.2 seconds')")
+    assert one(conn, "SELECT count(*) FROM pgq_claim()") == 0
+    conn.execute("SELECT pg_sleep(extract(epoch FROM pgq_ripe_in()))")
+    assert one(conn, "SELECT count(*) FROM pgq_claim()") == 1
+
+
+@pytest.mark.parametrize("limit", [None, 1], ids=["", "with a limit"])
+@pytest.mark.parametrize("groups", [4, 300])
+def test_claims_from_groups_stay_short_while_a_snapshot_is_held(
+    conn: Connection, connect: Connect, groups: int, limit: int | None
+) -> None:
+    """They read no more entries at the end than they did at first."""
+    ration(conn, "1 minute")
+    if limit:
+        conn.execute("SELECT pgq_configure('default', '{\"max_per_group\": 50, \"max_running\": 100}')")
+    fill(conn, "g", groups, 20000)
+    holder = connect(autocommit=False)
+    holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    holder.execute("SELECT count(*) FROM pgq_waiting")
+
+    def work(claims: int) -> int:
+        before = sum(read(index, conn) for index in ("pgq_waiting_group", "pgq_running_counted"))
+        for _ in range(claims):
+            conn.execute("SELECT count(pgq_complete(id, token)) FROM pgq_claim(max_jobs => 20)")
+        return sum(read(index, conn) for index in ("pgq_waiting_group", "pgq_running_counted")) - before
+
+    work(200)
+    first = work(200)
+    work(200)
+    assert work(200) < 1.3 * first + 2000
+
+
+def test_many_full_groups_do_not_keep_a_free_one_waiting(conn: Connection) -> None:
+    """A session keeps which groups have jobs that it may take."""
+    ration(conn, "50 milliseconds")
+    conn.execute("SELECT pgq_configure('default', '{\"max_per_group\": 1}')")
+    fill(conn, "full", 300, 900)
+    assert one(conn, "SELECT count(*) FROM pgq_claim(max_jobs => 300, lease => '1 hour')") == 300
+    fill(conn, "free", 1, 200)
+    for _ in range(20):
+        conn.execute("SELECT pgq_complete(id, token) FROM pgq_claim()")
+    before = read("pgq_waiting_group", conn)
+    for _ in range(100):
+        assert one(conn, "SELECT count(pgq_complete(id, token)) FROM pgq_claim()") == 1
+    assert read("pgq_waiting_group", conn) - before < 100 * 40
+    # One that becomes free is found.
+    conn.execute("SELECT pgq_complete(id, token) FROM pgq_running LIMIT 1")
+    taken = set()
+    for _ in range(80):
+        taken |= {row[0] for row in conn.execute("SELECT group_key FROM pgq_claim()").fetchall()}
+        conn.execute("SELECT pg_sleep(0.005)")
+    assert any(key.startswith("full") for key in taken)
