@@ -23,13 +23,14 @@ class Build(Protocol):
 # A worker that has lost a job can end the claim of its successor.
 NO_TOKENS = (
     ("_pgq_take", "\n          AND r.token = _pgq_take.token", ""),
-    ("pgq_hold", "\n          AND r.token = pgq_hold.token", ""),
+    ("pgq_hold", "\n      AND r.token = pgq_hold.token", ""),
+    ("pgq_complete", "\n          AND r.token = pgq_complete.token", ""),
     ("_pgq_complete_held", "\n              AND r.token = given.token", ""),
     ("pgq_claim_batch", "\n          AND r.token = done_tokens[1]", ""),
 )
 # Completion is a DELETE by id, as in a simple queue.
 NO_REFUSAL = (
-    ("pgq_hold", "\n    PERFORM _pgq_raise_lease_lost(id, token);", ""),
+    ("pgq_hold", "\n            PERFORM _pgq_raise_lease_lost(id, token);", ""),
     ("pgq_complete", "v_job := _pgq_take(id, token);", "DELETE FROM pgq_running AS r WHERE r.id = pgq_complete.id;"),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pgq.handlers import Handler
 from pgq.job import Job
 from pgq.worker.outcomes import Result
+from pgq.worker.short_transactions import ShortTransactions
 from pgq.worker.transactions import Transactions
 
 
@@ -18,4 +19,10 @@ def _run_one(self: Transactions, handler: Handler, job: Job) -> Result:
     return self._handler_call.returned(job, None)
 
 
+def _run_none(self: ShortTransactions, begin_until: float) -> int:
+    """Leave all jobs to ``run_one``."""
+    return 0
+
+
 Transactions.run_one = _run_one  # type: ignore[method-assign]
+ShortTransactions.run = _run_none  # type: ignore[method-assign]

@@ -264,7 +264,7 @@ def test_a_session_that_cannot_be_rolled_back_is_closed(loop: Loop, monkeypatch:
     def refuse(*_: str) -> None:
         raise psycopg.OperationalError
 
-    monkeypatch.setattr(loop.inside, "send", refuse)
+    monkeypatch.setattr(loop.inside, "undo", refuse)
     loop.inside.roll_back()
     assert loop.inside.closed
 
