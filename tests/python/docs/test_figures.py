@@ -1,0 +1,108 @@
+"""The README and docs/performance.md state the figures of the published benchmark."""
+
+# ruff: noqa: RUF001 - the sign for "times" stands in the pages
+
+from __future__ import annotations
+
+import json
+import re
+from statistics import median
+from typing import Any
+
+import pytest
+from support.pages import Page
+from support.paths import ROOT
+
+RESULTS = json.loads((ROOT / "bench/results/results.json").read_text(encoding="utf-8"))
+README, PERFORMANCE = Page("README.md"), Page("docs/performance.md")
+TRANSACTION, GROUPED, BULK = "one job in a transaction", "batch=100", "1,000 jobs a call"
+STEADY = "a producer and two workers"
+
+
+def measured(scenario: str, what: str, contender: str = "pgq") -> dict[str, Any]:
+    """Return one measurement."""
+    (found,) = (
+        one
+        for one in RESULTS["measurements"]
+        if (one["scenario"], one["what"], one["contender"]) == (scenario, what, contender)
+    )
+    return dict(found)
+
+
+def jobs(scenario: str, what: str, contender: str = "pgq") -> str:
+    """Return a median in jobs per second, in two digits."""
+    value = measured(scenario, what, contender)["median"]
+    unit = 10 ** (len(str(int(value))) - 2)
+    return f"{round(value / unit) * unit:,}"
+
+
+def ratio(scenario: str, what: str, other: str, ours: str = "pgq") -> str:
+    """Return the median of pgq's ratios to another contender in each round, as the benchmark does."""
+    pairs = zip(measured(scenario, what, ours)["values"], measured(scenario, what, other)["values"], strict=True)
+    return f"{median(mine / theirs for mine, theirs in pairs):.2f}"
+
+
+def unit(scenario: str, what: str, digits: int = 1) -> str:
+    """Return a median with so many digits after the point."""
+    return f"{measured(scenario, what)['median']:,.{digits}f}"
+
+
+def drain(what: str) -> str:
+    return f"| drain, {what} | {jobs('drain', what)} jobs/s | {ratio('drain', what, 'graphile')} × graphile-worker |"
+
+
+def transactional(what: str) -> str:
+    return f"{jobs('transactional', what)} jobs/s | {ratio('transactional', what, '0.2.0')} × 0.2.0 |"
+
+
+def enqueue(what: str) -> str:
+    bare, pgmq = ratio("enqueue", what, "bare insert"), ratio("enqueue", what, "pgmq.send")
+    return f"| enqueue one by one, {what} | {jobs('enqueue', what)} jobs/s | {bare} × a bare `INSERT`, {pgmq} × pgmq |"
+
+
+FIGURES = {
+    README: [
+        f"one `pgq worker` runs {jobs('drain', '1 process')} jobs/s that do nothing, "
+        f"{ratio('drain', '1 process', 'graphile')} times graphile-worker with its fastest settings; two run "
+        f"{jobs('drain', '2 processes')}.",
+        f"One client enqueues {jobs('enqueue', '1 client')} jobs/s one by one, and {jobs('bulk', BULK)} in calls of a "
+        f"thousand: less than pgmq ({ratio('enqueue', '1 client', 'pgmq.send')} and {ratio('bulk', BULK, 'pgmq')} "
+        "times).",
+        f"{unit('latency', 'p50')} ms after the commit of its enqueue (median)",
+        f"{jobs('transactional', TRANSACTION)} jobs/s, and {jobs('transactional', GROUPED)} in batches of 100",
+    ],
+    PERFORMANCE: [
+        *(drain(f"{count}{version}") for count in ("1 process", "2 processes") for version in ("", ", PostgreSQL 15")),
+        f"| {STEADY}, two minutes | {jobs('steady', STEADY)} jobs/s | "
+        f"{ratio('steady', STEADY, 'graphile')} × graphile-worker |",
+        *(enqueue(f"{count} client{'s' * (count > 1)}") for count in (1, 16, 64)),
+        f"| enqueue a thousand at a time | {jobs('bulk', BULK)} jobs/s | {ratio('bulk', BULK, 'pgmq')} × pgmq |",
+        f"| the same, `dedup` false | {jobs('bulk', BULK, 'pgq, no dedup')} jobs/s | "
+        f"{ratio('bulk', BULK, 'pgmq', 'pgq, no dedup')} × pgmq |",
+        f"| transactional handler with an `INSERT` | {transactional(TRANSACTION)}",
+        f"| the same, `batch=100` | {transactional(GROUPED)}",
+        f"| one job at a time, `--batch 1` | {jobs('single', '--batch 1, 1 process')} jobs/s | "
+        f"{ratio('single', '--batch 1, 1 process', '0.2.0')} × 0.2.0 |",
+        f"| commit of an enqueue to the start of the handler, sleeping worker | {unit('latency', 'p50')} ms in the "
+        f"median, 99 % within {unit('latency', 'p99')} ms | {ratio('latency', 'p50', 'graphile')} × graphile-worker |",
+        f"| WAL of a job's life | {unit('wal', 'enqueue, claim and completion of a job', 0)} B |",
+        f"| last 20 of 120 s under a held snapshot | {unit('held_snapshot', 'last sixth over first', 2)} × the first "
+        "20 s |",
+        f"| claim from 1,000 queues, empty / with jobs | {unit('queues', 'pgq_claim, 1,000 empty queues')} / "
+        f"{unit('queues', 'pgq_claim of 100 jobs, 1,000 queues with jobs')} ms |",
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("page", "figure"), [pytest.param(page, text, id=text[:50]) for page, texts in FIGURES.items() for text in texts]
+)
+def test_a_page_states_what_was_measured(page: Page, figure: str) -> None:
+    """After a new benchmark, write its figures into the pages."""
+    assert figure in re.sub(r"\s+", " ", page.text)
+
+
+def test_the_tables_of_performance_have_no_other_figures() -> None:
+    """Each row of the table of figures is one of those that are compared with the results."""
+    rows = [line for line in PERFORMANCE.section("Figures").splitlines() if re.match(r"\| .*\d", line)]
+    assert [row for row in rows if not any(row.startswith(figure) for figure in FIGURES[PERFORMANCE])] == []
