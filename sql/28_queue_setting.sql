@@ -55,7 +55,7 @@ COMMENT ON TABLE pgq_paused IS 'Queues and groups that are paused, or were: pgq_
 COMMENT ON COLUMN pgq_paused.queue IS 'Queue that is paused, or that the group belongs to.';
 COMMENT ON COLUMN pgq_paused.group_id IS 'Number of the group that is paused, as in pgq_waiting; 0: the whole queue.';
 COMMENT ON COLUMN pgq_paused.group_key IS 'Key of the group; NULL: the whole queue.';
-COMMENT ON COLUMN pgq_paused.until IS 'When the pause ends by itself; infinity: when pgq_resume is called.';
+COMMENT ON COLUMN pgq_paused.until IS 'When the pause ends; infinity: when pgq_resume is called.';
 COMMENT ON COLUMN pgq_paused.paused_at IS 'When pgq_pause was last called.';
 
 

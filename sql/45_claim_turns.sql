@@ -104,8 +104,8 @@ COMMENT ON FUNCTION _pgq_turn(text) IS
     'the row that says so; NULLs if nothing is known.';
 
 
--- No session waits for another one's row, and none of a stricter isolation level removes one, which could fail. Rows
--- that claims at the same time have left behind the newest are removed now and then.
+-- No session waits for a row of another one. A session of a stricter isolation level removes no row, because that could
+-- fail. Claims at the same time leave old rows behind the newest; these are removed now and then.
 CREATE FUNCTION _pgq_end_turn(queue text, place tid, token bigint, group_id bigint, oldest bigint) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT

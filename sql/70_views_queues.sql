@@ -56,7 +56,7 @@ COMMENT ON VIEW pgq_queues IS
 COMMENT ON COLUMN pgq_queues.queue IS 'Name of the queue.';
 COMMENT ON COLUMN pgq_queues.paused IS 'Whether the queue is paused: no job of it is claimed.';
 COMMENT ON COLUMN pgq_queues.paused_until IS
-    'When the pause ends by itself; NULL: the queue is not paused, or until pgq_resume is called.';
+    'When the pause ends; NULL: the queue is not paused, or is paused until pgq_resume is called.';
 COMMENT ON COLUMN pgq_queues.paused_groups IS 'Number of the groups of the queue that are paused by themselves.';
 COMMENT ON COLUMN pgq_queues.at_limit IS 'Whether as many jobs run as max_running allows.';
 COMMENT ON COLUMN pgq_queues.groups_at_limit IS 'Number of the groups of which as many jobs run as the settings allow.';

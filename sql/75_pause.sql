@@ -94,6 +94,6 @@ $pgq_resume$;
 
 COMMENT ON FUNCTION pgq_resume(text, text) IS
     'End the pause of a queue, or with group_key that of this group, and wake workers. Returns whether it was paused. '
-    'A group that is paused by itself stays so when its queue is resumed. NULL for group_key means the whole queue, '
+    'A group with a pause of its own stays paused when its queue is resumed. NULL for group_key means the whole queue, '
     'and NULL for queue raises 22004. Raises 22023 for a bad queue or group_key, 42501 for a queue that the calling '
     'role may not use.';
