@@ -16,15 +16,10 @@ CREATE FUNCTION _pgq_signature(queue text, kind text, args jsonb, dedup_key text
     IMMUTABLE
 AS $_pgq_signature$
 BEGIN
-    IF dedup_key IS NULL THEN
-        RETURN pg_catalog.md5(
-            queue OPERATOR(pg_catalog.||) E'\x1f' OPERATOR(pg_catalog.||) kind OPERATOR(pg_catalog.||) E'\x1fa'
-            OPERATOR(pg_catalog.||) args::pg_catalog.text
-        )::pg_catalog.uuid;
-    END IF;
     RETURN pg_catalog.md5(
-        queue OPERATOR(pg_catalog.||) E'\x1f' OPERATOR(pg_catalog.||) kind OPERATOR(pg_catalog.||) E'\x1fk'
-        OPERATOR(pg_catalog.||) dedup_key
+        queue OPERATOR(pg_catalog.||) E'\x1f' OPERATOR(pg_catalog.||) kind OPERATOR(pg_catalog.||) coalesce(
+            E'\x1fk' OPERATOR(pg_catalog.||) dedup_key,
+            E'\x1fa' OPERATOR(pg_catalog.||) args::pg_catalog.text)
     )::pg_catalog.uuid;
 END
 $_pgq_signature$;

@@ -81,10 +81,13 @@ BEGIN
         kind, args::text, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup, dedup_key,
         on_duplicate, context, group_key
     ) IS NOT TRUE THEN
-        v_problem := _pgq_validate(
-            kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup_key, on_duplicate,
-            context, group_key, v_now);
-        IF v_problem IS NOT NULL THEN
+        IF _pgq_is_valid(
+            kind, args::text, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup_key,
+            on_duplicate, context, group_key, v_now
+        ) IS NOT TRUE THEN
+            v_problem := _pgq_validate(
+                kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup_key, on_duplicate,
+                context, group_key, v_now);
             RAISE EXCEPTION USING ERRCODE = v_problem[1], MESSAGE = v_problem[2], HINT = v_problem[3];
         END IF;
         ripe_at := coalesce(ripe_at, v_now + delay);

@@ -1,6 +1,6 @@
 -- Bad arguments raise an error with SQLSTATE and message, and change nothing.
 BEGIN;
-SELECT plan(128);
+SELECT plan(130);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('held');
@@ -141,12 +141,14 @@ FROM (VALUES
     (format('SELECT pgq_complete(%s, %s, to_jsonb(repeat(''x'', 1048574)))', :id, :token))
 ) AS good (call);
 
--- The short test of pgq_enqueue and the full one agree. Each argument has good and bad values; jobs with one strange
--- argument, and jobs with arbitrary ones, made from seeds so that every run has the same.
-CREATE FUNCTION pg_temp.some(at integer[]) RETURNS TABLE (common boolean, dedup boolean, problem text[]) LANGUAGE sql AS $$
+-- The two tests of pgq_enqueue agree with the function that says what is wrong. Each argument has good and bad values;
+-- jobs with one strange argument, and jobs with arbitrary ones, made from seeds so that every run has the same.
+CREATE FUNCTION pg_temp.some(at integer[]) RETURNS TABLE (common boolean, dedup boolean, valid boolean, problem text[]) LANGUAGE sql AS $$
     SELECT _pgq_is_common(v.kind, v.args::text, v.queue, v.ripe_at, v.delay, v.priority, v.max_retries, v.backoff, v.backoff_cap, v.dedup,
                           v.dedup_key, v.on_duplicate, v.context, v.group_key),
            v.dedup,
+           _pgq_is_valid(v.kind, v.args::text, v.queue, v.ripe_at, v.delay, v.priority, v.max_retries, v.backoff, v.backoff_cap,
+                         v.dedup_key, v.on_duplicate, v.context, v.group_key, pgq_now()),
            _pgq_validate(v.kind, v.args, v.queue, v.ripe_at, v.delay, v.priority, v.max_retries, v.backoff, v.backoff_cap, v.dedup_key,
                          v.on_duplicate, v.context, v.group_key, pgq_now())
     FROM (SELECT
@@ -157,8 +159,8 @@ CREATE FUNCTION pg_temp.some(at integer[]) RETURNS TABLE (common boolean, dedup 
         (ARRAY[NULL, '1 s', '-1 s', '101 years', '-120 months 3601 days', NULL]::interval[])[at[5] % 6 + 1] AS delay,
         (ARRAY[5, 0, 9, -1, 10, NULL])[at[6] % 6 + 1]::bigint AS priority,
         (ARRAY[10, 0, 2147483647, -1, 2147483648, NULL])[at[7] % 6 + 1]::bigint AS max_retries,
-        (ARRAY['1 min', '0', '100 years', '-1 s', '101 years', NULL]::interval[])[at[8] % 6 + 1] AS backoff,
-        (ARRAY['1 min', '0', '100 years', '-1 s', '101 years', NULL]::interval[])[at[9] % 6 + 1] AS backoff_cap,
+        (ARRAY[NULL, '0', '100 years', '-1 s', '101 years', '1 min']::interval[])[at[8] % 6 + 1] AS backoff,
+        (ARRAY[NULL, '0', '100 years', '-1 s', '101 years', '1 min']::interval[])[at[9] % 6 + 1] AS backoff_cap,
         (ARRAY[true, false, NULL, true, false, NULL])[at[10] % 6 + 1] AS dedup,
         (ARRAY[NULL, '', repeat('x', 1000), repeat('x', 1001), 'd', NULL])[at[11] % 6 + 1] AS dedup_key,
         (ARRAY['keep', 'replace', 'soonest', 'error', 'explode', NULL])[at[12] % 6 + 1] AS on_duplicate,
@@ -174,7 +176,9 @@ FROM (SELECT ARRAY(SELECT CASE WHEN n = argument THEN value ELSE 0 END FROM gene
       FROM generate_series(1, 500) AS seed, LATERAL (SELECT decode(md5(seed::text), 'hex') AS digest) AS d) AS drawn,
      LATERAL pg_temp.some(drawn.at) AS c;
 SELECT is(count(*), 0::bigint, 'a job that the short test of pgq_enqueue takes is valid') FROM checked WHERE common AND (problem IS NOT NULL OR dedup IS NULL);
-SELECT cmp_ok(count(*) FILTER (WHERE common), '>', 40::bigint, 'it takes many of these jobs') FROM checked;
+SELECT is(count(*), 0::bigint, 'the full test takes a job if nothing is wrong with it') FROM checked WHERE valid IS TRUE <> (problem IS NULL);
+SELECT cmp_ok(count(*) FILTER (WHERE common), '>', 40::bigint, 'the short test takes many of these jobs') FROM checked;
+SELECT cmp_ok(count(*) FILTER (WHERE valid), '>', 60::bigint, 'the full one takes more') FROM checked;
 
 -- The table refuses a row that no view could show, even from the owner.
 SELECT throws_ok(format('UPDATE pgq_ended SET %s', change), '23514', NULL, format('the table pgq_ended refuses %s', change))
