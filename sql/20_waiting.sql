@@ -28,8 +28,7 @@ CREATE TABLE pgq_waiting (
     group_key    text,
     group_id     bigint,
 
-    CONSTRAINT pgq_waiting_pkey PRIMARY KEY (id),
-    CONSTRAINT pgq_waiting_signature_key UNIQUE (signature)
+    CONSTRAINT pgq_waiting_pkey PRIMARY KEY (id)
 )
 -- Leave room on each page so that pgq_enqueue(on_duplicate => 'replace') can update a row there. Vacuum early and
 -- without pauses, because each job leaves a dead row and three dead index entries behind.
@@ -53,6 +52,10 @@ WITH (
 CREATE INDEX pgq_waiting_claim ON pgq_waiting (queue COLLATE "C", priority, ripe_at, id) WHERE group_id IS NULL;
 CREATE INDEX pgq_waiting_group ON pgq_waiting (queue COLLATE "C", group_id, priority, ripe_at, id)
     WHERE group_id IS NOT NULL;
+
+-- Twins cannot wait beside each other. A job without a signature has no entry: that saves an eighth of what it costs to
+-- enqueue many.
+CREATE UNIQUE INDEX pgq_waiting_signature ON pgq_waiting (signature) WHERE signature IS NOT NULL;
 
 COMMENT ON TABLE pgq_waiting IS 'Jobs that wait for a worker: ripe now, or from ripe_at on.';
 COMMENT ON COLUMN pgq_waiting.id IS 'Number of the job; it stays the same in all states.';

@@ -64,6 +64,38 @@ COMMENT ON FUNCTION _pgq_enter_group(text, text, boolean) IS
     'Prepare the enqueue of a job with a group, before its id is drawn. Returns the number under which it is to wait.';
 
 
+-- In one order, so that two calls do not wait for each other in a circle with a claim between them.
+CREATE FUNCTION _pgq_enter_groups(jobs jsonb) RETURNS text[]
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_enter_groups$
+DECLARE
+    v_ordered text[] := ARRAY(SELECT s.queue FROM pgq_queue_setting AS s WHERE s.ordered);
+BEGIN
+    IF v_ordered <> '{}' THEN
+        PERFORM pg_advisory_xact_lock_shared('pgq_queue_setting'::regclass::oid::integer, k.key)
+        FROM (
+            SELECT DISTINCT _pgq_order_key(j.queue, _pgq_group_id(j.group_key)) AS key
+            FROM (
+                SELECT coalesce(r.queue, 'default'), r.group_key
+                FROM jsonb_to_recordset(jobs) AS r (queue text, group_key text)
+            ) AS j (queue, group_key)
+            WHERE j.group_key IS NOT NULL AND j.queue = ANY (v_ordered)
+            ORDER BY key
+        ) AS k;
+    END IF;
+    RETURN v_ordered;
+END
+$_pgq_enter_groups$;
+
+COMMENT ON FUNCTION _pgq_enter_groups(jsonb) IS
+    'Prepare the enqueue of an array of jobs, before their ids are drawn, as _pgq_enter_group does. Returns the queues '
+    'that are ordered.';
+
+
 CREATE FUNCTION _pgq_place(queue text, group_key text, is_ripe boolean) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path FROM CURRENT

@@ -122,7 +122,7 @@ BEGIN
             nextval('pgq_job_id'), queue, kind, args, priority, coalesce(ripe_at, v_now), 0, max_retries, backoff,
             backoff_cap, dedup, dedup_key, v_now, context, NULL, NULL, group_key, v_group_id
         )
-        ON CONFLICT (signature) DO NOTHING
+        ON CONFLICT (signature) WHERE signature IS NOT NULL DO NOTHING
         RETURNING pgq_waiting.id INTO pgq_enqueue.id;
 
         IF FOUND THEN

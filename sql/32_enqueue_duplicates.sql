@@ -90,7 +90,7 @@ BEGIN
         FROM unnest(jobs) AS j
         WHERE j.dedup
         ORDER BY j.signature, j.id
-        ON CONFLICT (signature) DO NOTHING;
+        ON CONFLICT (signature) WHERE signature IS NOT NULL DO NOTHING;
     END LOOP;
 END
 $_pgq_resolve_duplicates$;

@@ -1,4 +1,4 @@
--- Check and parse the array that pgq_enqueue_many takes.
+-- Check the array that pgq_enqueue_many takes: the keys of its jobs and their JSON types.
 
 CREATE FUNCTION _pgq_check_jobs(jobs jsonb) RETURNS boolean
     LANGUAGE plpgsql
@@ -78,72 +78,3 @@ COMMENT ON FUNCTION _pgq_check_jobs(jsonb) IS
     'Check that an array for pgq_enqueue_many holds objects with known keys, each of the right JSON type. Returns '
     'true if none has other keys than kind, args, queue, dedup and dedup_key, false if some may. Raises 22004 for '
     'NULL, 22023 otherwise.';
-
-
--- STABLE and without a search path of its own, so that PostgreSQL inlines it. The JSON null is a value for args; for
--- any other key it means the default, as if the key were absent. In a record both are NULL, so args that are NULL are
--- looked up again.
-CREATE FUNCTION _pgq_parse_jobs(jobs jsonb) RETURNS TABLE (
-    n bigint,
-    kind text,
-    args jsonb,
-    queue text,
-    ripe_at timestamptz,
-    delay interval,
-    priority bigint,
-    max_retries bigint,
-    backoff interval,
-    backoff_cap interval,
-    dedup boolean,
-    dedup_key text,
-    on_duplicate text,
-    context jsonb,
-    group_key text
-)
-    LANGUAGE sql
-    STABLE
-BEGIN ATOMIC
-    SELECT r.n, r.kind, coalesce(r.args, jobs -> (r.n - 1)::integer -> 'args', '{}'), coalesce(r.queue, 'default'),
-           r.ripe_at, r.delay, coalesce(r.priority, 5), r.max_retries, r.backoff, r.backoff_cap,
-           coalesce(r.dedup, true), r.dedup_key, coalesce(r.on_duplicate, 'keep'), r.context, r.group_key
-    FROM ROWS FROM (
-        jsonb_to_recordset(jobs) AS (
-            kind text, args jsonb, queue text, ripe_at timestamptz, delay interval, priority bigint, max_retries bigint,
-            backoff interval, backoff_cap interval, dedup boolean, dedup_key text, on_duplicate text, context jsonb,
-            group_key text)
-    ) WITH ORDINALITY AS r (
-        kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup, dedup_key, on_duplicate,
-        context, group_key, n);
-END;
-
-COMMENT ON FUNCTION _pgq_parse_jobs(jsonb) IS
-    'Return the jobs of an array as rows, with the defaults of pgq_enqueue filled in; n counts from 1.';
-
-
--- In one order, so that two calls do not wait for each other in a circle with a claim between them.
-CREATE FUNCTION _pgq_enter_groups(jobs jsonb) RETURNS text[]
-    LANGUAGE plpgsql
-    SET search_path FROM CURRENT
-    SET enable_seqscan = off
-    SET jit = off
-    SET plan_cache_mode = force_generic_plan
-AS $_pgq_enter_groups$
-DECLARE
-    v_ordered text[] := ARRAY(SELECT s.queue FROM pgq_queue_setting AS s WHERE s.ordered);
-BEGIN
-    IF v_ordered <> '{}' THEN
-        PERFORM pg_advisory_xact_lock_shared('pgq_queue_setting'::regclass::oid::integer, k.key)
-        FROM (
-            SELECT DISTINCT _pgq_order_key(j.queue, _pgq_group_id(j.group_key)) AS key
-            FROM _pgq_parse_jobs(jobs) AS j
-            WHERE j.group_key IS NOT NULL AND j.queue = ANY (v_ordered)
-            ORDER BY key
-        ) AS k;
-    END IF;
-    RETURN v_ordered;
-END
-$_pgq_enter_groups$;
-
-COMMENT ON FUNCTION _pgq_enter_groups(jsonb) IS
-    'Prepare the enqueue of an array of jobs, before their ids are drawn, as _pgq_enter_group does. Returns the queues '
-    'that are ordered.';

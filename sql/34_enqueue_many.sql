@@ -1,6 +1,6 @@
 -- Enqueue many jobs with a handful of statements, as if pgq_enqueue were called for each in turn.
 --
--- If no job has a twin, one statement does it all. Rows are inserted in the order of a hash of what makes them twins:
+-- If no job has a twin, one INSERT does it all. Rows are inserted in the order of a hash of what makes them twins:
 -- a call may wait for another one with some of the same jobs, but two calls do not deadlock.
 
 CREATE FUNCTION pgq_enqueue_many(jobs jsonb) RETURNS TABLE (n bigint, id bigint, created boolean)
@@ -16,14 +16,14 @@ DECLARE
     v_now timestamptz := pgq_now();
     v_allowed text[] := _pgq_allowed_queues('producer');
     v_is_plain boolean;
-    v_n bigint;
-    v_problems text[];
-    v_queue text;
-    v_queues text[];
-    v_grouped text[];
     v_ordered text[] := '{}';
     v_ids bigint[];
-    v_inserted bigint;
+    v_left bigint;
+    v_dedup boolean;
+    v_queues text[];
+    v_grouped text[];
+    v_queue text;
+    v_n bigint;
     v_jobs pgq_waiting[];
     v_policies text[];
     v_waiting bigint[];
@@ -42,104 +42,85 @@ BEGIN
     IF NOT v_is_plain THEN
         v_ordered := _pgq_enter_groups(jobs);
     END IF;
-    WITH job AS MATERIALIZED (
-        SELECT nextval('pgq_job_id') AS id, j.*,
-               CASE
-                   WHEN _pgq_is_common(j.kind, j.args_as_text, j.queue, j.ripe_at, j.delay, j.priority, j.max_retries,
-                                       j.backoff, j.backoff_cap, j.dedup, j.dedup_key, j.on_duplicate, j.context,
-                                       j.group_key) IS NOT TRUE
-                   THEN _pgq_validate(j.kind, j.args, j.queue, j.ripe_at, j.delay, j.priority, j.max_retries, j.backoff,
-                                      j.backoff_cap, j.dedup_key, j.on_duplicate, j.context, j.group_key, v_now)
-               END AS problem
-        -- Without OFFSET 0, PostgreSQL merges the subquery into this query, and converts args at each use.
-        FROM (SELECT p.*, p.args::text AS args_as_text FROM _pgq_parse_jobs(jobs) AS p OFFSET 0) AS j
-    ), valid AS NOT MATERIALIZED (
-        SELECT j.* FROM job AS j WHERE NOT EXISTS (SELECT FROM job AS other WHERE other.problem IS NOT NULL)
-    ), unique_jobs AS (
-        INSERT INTO pgq_waiting (
-            id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, context, losses, newest_error, group_key, group_id
-        )
-        SELECT j.id, j.queue, j.kind, j.args, j.priority, coalesce(j.ripe_at, v_now + j.delay, v_now), 0, j.max_retries,
-               j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context, NULL, NULL, j.group_key,
-               CASE
-                   WHEN j.group_key IS NULL THEN NULL
-                   WHEN coalesce(j.ripe_at, v_now + j.delay, v_now) <= v_now OR j.queue = ANY (v_ordered)
-                       THEN _pgq_group_id(j.group_key)
-                   ELSE _pgq_room()
-               END
-        FROM valid AS j
-        WHERE j.dedup
-        ORDER BY hashtextextended(coalesce(j.dedup_key, j.args_as_text), 0), j.kind COLLATE "C",
-                 j.queue COLLATE "C", j.id
-        ON CONFLICT (signature) DO NOTHING
-        RETURNING 1
-    ), other_jobs AS (
-        -- Without a signature a job meets no twin. ON CONFLICT would cost a fifth of the INSERT.
-        INSERT INTO pgq_waiting (
-            id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, context, losses, newest_error, group_key, group_id
-        )
-        SELECT j.id, j.queue, j.kind, j.args, j.priority, coalesce(j.ripe_at, v_now + j.delay, v_now), 0, j.max_retries,
-               j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context, NULL, NULL, j.group_key,
-               CASE
-                   WHEN j.group_key IS NULL THEN NULL
-                   WHEN coalesce(j.ripe_at, v_now + j.delay, v_now) <= v_now OR j.queue = ANY (v_ordered)
-                       THEN _pgq_group_id(j.group_key)
-                   ELSE _pgq_room()
-               END
-        FROM valid AS j
-        WHERE NOT j.dedup
-        RETURNING 1
-    )
-    SELECT min(j.n) FILTER (WHERE j.problem IS NOT NULL),
-           array_agg(j.problem ORDER BY j.n) FILTER (WHERE j.problem IS NOT NULL),
-           array_agg(j.id ORDER BY j.n),
-           (SELECT count(*) FROM unique_jobs) + (SELECT count(*) FROM other_jobs),
-           array_agg(DISTINCT j.queue COLLATE "C")
-               FILTER (WHERE _pgq_is_soon(coalesce(j.ripe_at, v_now + j.delay, v_now), v_now)),
-           array_agg(DISTINCT j.queue COLLATE "C") FILTER (WHERE j.group_key IS NOT NULL)
-    INTO v_n, v_problems, v_ids, v_inserted, v_queues, v_grouped
-    FROM job AS j;
+    v_left := jsonb_array_length(jobs);
+    v_ids := ARRAY(SELECT nextval('pgq_job_id') FROM generate_series(1, v_left));
+    -- The jobs of an array are mostly alike: one INSERT does it, that which takes the first job. Each of the two checks
+    -- all jobs. The one that may wait for the transaction of a twin sorts its jobs, so it has checked all of them before
+    -- it inserts the first: no bad array waits.
+    v_dedup := coalesce((jobs -> 0 ->> 'dedup')::boolean, true);
+    FOREACH v_dedup IN ARRAY ARRAY[v_dedup, NOT v_dedup] LOOP
+        EXIT WHEN v_left = 0;
+        IF v_dedup THEN
+            WITH added AS (
+                INSERT INTO pgq_waiting (
+                    id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup,
+                    dedup_key, enqueued_at, context, losses, newest_error, group_key, group_id
+                )
+                SELECT v_ids[j.n], j.queue, j.kind, j.args, j.priority, j.ripe_at, 0, j.max_retries, j.backoff,
+                       j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context, NULL, NULL, j.group_key, j.group_id
+                FROM _pgq_parse_jobs(jobs, v_now, v_ordered) AS j
+                WHERE CASE WHEN j.valid THEN j.dedup END
+                ORDER BY hashtextextended(coalesce(j.dedup_key, j.args_as_text), 0), j.kind COLLATE "C",
+                         j.queue COLLATE "C", j.n
+                ON CONFLICT (signature) WHERE signature IS NOT NULL DO NOTHING
+                RETURNING queue, ripe_at, group_key
+            )
+            SELECT v_left - count(*),
+                   v_queues || array_agg(DISTINCT a.queue COLLATE "C") FILTER (WHERE _pgq_is_soon(a.ripe_at, v_now)),
+                   v_grouped || array_agg(DISTINCT a.queue COLLATE "C") FILTER (WHERE a.group_key IS NOT NULL)
+            INTO v_left, v_queues, v_grouped
+            FROM added AS a;
+        ELSE
+            -- Without a signature a job meets no twin. ON CONFLICT would cost a fifth of the INSERT.
+            WITH added AS (
+                INSERT INTO pgq_waiting (
+                    id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup,
+                    dedup_key, enqueued_at, context, losses, newest_error, group_key, group_id
+                )
+                SELECT v_ids[j.n], j.queue, j.kind, j.args, j.priority, j.ripe_at, 0, j.max_retries, j.backoff,
+                       j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context, NULL, NULL, j.group_key, j.group_id
+                FROM _pgq_parse_jobs(jobs, v_now, v_ordered) AS j
+                WHERE CASE WHEN j.valid THEN NOT j.dedup END
+                RETURNING queue, ripe_at, group_key
+            )
+            SELECT v_left - count(*),
+                   v_queues || array_agg(DISTINCT a.queue COLLATE "C") FILTER (WHERE _pgq_is_soon(a.ripe_at, v_now)),
+                   v_grouped || array_agg(DISTINCT a.queue COLLATE "C") FILTER (WHERE a.group_key IS NOT NULL)
+            INTO v_left, v_queues, v_grouped
+            FROM added AS a;
+        END IF;
+    END LOOP;
 
-    IF v_n IS NOT NULL THEN
-        RAISE EXCEPTION USING
-            ERRCODE = v_problems[1][1],
-            MESSAGE = format('job %s of the array: %s', v_n, v_problems[1][2]),
-            HINT = v_problems[1][3];
+    IF v_left > 0 THEN
+        -- A duplicate may wake a session, too, and become a job after all.
+        SELECT array_agg(ROW(
+                   v_ids[j.n], j.queue, j.kind, j.args, j.priority, j.ripe_at, 0, j.max_retries, j.backoff,
+                   j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context,
+                   CASE WHEN j.dedup THEN _pgq_signature(j.queue, j.kind, j.args, j.dedup_key) END,
+                   NULL, NULL, j.group_key, j.group_id
+               )::pgq_waiting ORDER BY j.n),
+               array_agg(j.on_duplicate ORDER BY j.n),
+               array_agg(j.queue) FILTER (WHERE _pgq_is_soon(j.ripe_at, v_now)),
+               array_agg(j.queue) FILTER (WHERE j.group_key IS NOT NULL)
+        INTO v_jobs, v_policies, v_queues, v_grouped
+        FROM _pgq_parse_jobs(jobs, v_now, v_ordered) AS j;
     END IF;
     -- Not too late: no other session sees the jobs yet.
-    FOREACH v_queue IN ARRAY coalesce(v_grouped, '{}') LOOP
+    FOR v_queue IN SELECT DISTINCT q FROM unnest(v_grouped) AS q LOOP
         PERFORM _pgq_mark(v_queue);
     END LOOP;
-    FOREACH v_queue IN ARRAY coalesce(v_queues, '{}') LOOP
+    FOR v_queue IN SELECT DISTINCT q FROM unnest(v_queues) AS q LOOP
         -- Counted only where a session may sleep.
         PERFORM _pgq_wake(v_queue, (
             SELECT count(*)
-            FROM _pgq_parse_jobs(jobs) AS j
-            WHERE j.queue = v_queue
-              AND coalesce(j.ripe_at, v_now + j.delay, v_now) <= v_now));
+            FROM _pgq_parse_jobs(jobs, v_now, v_ordered) AS j
+            WHERE j.queue = v_queue AND j.ripe_at <= v_now));
     END LOOP;
-    IF v_inserted = coalesce(cardinality(v_ids), 0) THEN
+    IF v_left = 0 THEN
         RETURN QUERY SELECT j.n, j.id, true FROM unnest(v_ids) WITH ORDINALITY AS j (id, n);
         RETURN;
     END IF;
 
-    SELECT array_agg(ROW(
-               v_ids[j.n], j.queue, j.kind, j.args, j.priority, coalesce(j.ripe_at, v_now + j.delay, v_now), 0,
-               j.max_retries, j.backoff, j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context,
-               CASE WHEN j.dedup THEN _pgq_signature(j.queue, j.kind, j.args, j.dedup_key) END,
-               NULL, NULL, j.group_key,
-               CASE
-                   WHEN j.group_key IS NULL THEN NULL
-                   WHEN coalesce(j.ripe_at, v_now + j.delay, v_now) <= v_now OR j.queue = ANY (v_ordered)
-                       THEN _pgq_group_id(j.group_key)
-                   ELSE _pgq_room()
-               END
-           )::pgq_waiting ORDER BY j.n),
-           array_agg(j.on_duplicate ORDER BY j.n)
-    INTO v_jobs, v_policies
-    FROM _pgq_parse_jobs(jobs) AS j;
     v_waiting := _pgq_resolve_duplicates(v_jobs, v_policies);
 
     SELECT j.n INTO v_n

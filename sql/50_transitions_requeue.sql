@@ -122,7 +122,7 @@ BEGIN
             job.enqueued_at, job.context, abs(job.losses), job.newest_error, job.group_key,
             v_group_id
         )
-        ON CONFLICT (signature) DO NOTHING;
+        ON CONFLICT (signature) WHERE signature IS NOT NULL DO NOTHING;
         IF FOUND THEN
             IF _pgq_is_soon(ripe_at, pgq_now()) THEN
                 PERFORM _pgq_wake(job.queue, (ripe_at <= pgq_now())::integer);

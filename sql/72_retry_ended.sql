@@ -39,7 +39,7 @@ BEGIN
             v_job.enqueued_at, v_job.context, v_job.losses, v_job.newest_error, v_job.group_key,
             _pgq_place(v_job.queue, v_job.group_key, v_ripe_at <= v_now)
         )
-        ON CONFLICT (signature) DO NOTHING;
+        ON CONFLICT (signature) WHERE signature IS NOT NULL DO NOTHING;
         IF FOUND THEN
             IF _pgq_is_soon(v_ripe_at, v_now) THEN
                 PERFORM _pgq_wake(v_job.queue, (v_ripe_at <= v_now)::integer);

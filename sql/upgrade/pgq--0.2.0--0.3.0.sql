@@ -131,6 +131,11 @@ CREATE INDEX pgq_ended_dead ON pgq_ended (queue COLLATE "C", group_id, id)
 -- squawk-ignore require-concurrent-index-creation
 CREATE INDEX pgq_running_counted ON pgq_running (queue COLLATE "C", token) INCLUDE (group_id)
     WHERE group_id IS NOT NULL;
+-- A job without a signature has no entry.
+-- squawk-ignore ban-drop-constraint
+ALTER TABLE pgq_waiting DROP CONSTRAINT pgq_waiting_signature_key;
+-- squawk-ignore require-concurrent-index-creation
+CREATE UNIQUE INDEX pgq_waiting_signature ON pgq_waiting (signature) WHERE signature IS NOT NULL;
 
 -- The functions refuse what these refused.
 -- squawk-ignore ban-drop-constraint

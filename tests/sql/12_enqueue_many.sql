@@ -1,6 +1,6 @@
 -- pgq_enqueue_many: many jobs in one call, with the result of one pgq_enqueue for each in turn.
 BEGIN;
-SELECT plan(46);
+SELECT plan(49);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 CREATE TEMP TABLE returned AS
@@ -62,6 +62,12 @@ FROM (VALUES
     ('[{"kind": "a"}, {"args": 1}]', '22004', 'job 2 of the array: kind is null'),
     ('[{"kind": "a", "priority": 70000}]', '22023', 'job 1 of the array: priority 70000 is out of range'),
     ('[{"kind": "a", "delay": "-1 s"}]', '22023', 'job 1 of the array: delay -00:00:01 is out of range'),
+    ('[{"kind": "a", "dedup": false}, {"kind": "a", "dedup": false, "delay": "-1 s"}]', '22023',
+     'job 2 of the array: delay -00:00:01 is out of range'),
+    ('[{"kind": "a"}, {"kind": "a", "dedup": false, "priority": 10000000000}]', '22023',
+     'job 2 of the array: priority 10000000000 is out of range'),
+    ('[{"kind": "a"}, {"kind": "a", "dedup": false, "priority": 10}, {"kind": "b", "priority": 11}]', '22023',
+     'job 2 of the array: priority 10 is out of range'),
     ('[{"kind": "a", "on_duplicate": "x"}]', '22023', 'job 1 of the array: on_duplicate "x" is unknown')
 ) AS bad (jobs, state, message);
 SELECT is_empty($$ SELECT FROM pgq_jobs WHERE kind = 'a' AND args = '{}' $$, 'no job of a refused array is enqueued');

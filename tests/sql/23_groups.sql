@@ -1,6 +1,6 @@
 -- Jobs with a group: how they are enqueued and claimed, and that the group stays theirs on every way.
 BEGIN;
-SELECT plan(32);
+SELECT plan(33);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -21,6 +21,9 @@ ROLLBACK TO before;
 SELECT is(_pgq_marks(), _pgq_mark_of('b'), 'one with a group marks its queue, also if it is rolled back');
 SELECT pgq_enqueue_many('[{"kind": "k", "queue": "c", "group_key": "a"}, {"kind": "k", "queue": "d"}]');
 SELECT is(_pgq_marks(), _pgq_mark_of('b') | _pgq_mark_of('c'), 'so does pgq_enqueue_many, and keeps the marks of others');
+SELECT pgq_enqueue_many('[{"kind": "k", "queue": "plain", "group_key": "a"}]');
+SELECT is(_pgq_marks(), _pgq_mark_of('b') | _pgq_mark_of('c') | _pgq_mark_of('plain'), 'a duplicate marks its queue, because it may become a job');
+SELECT setval('pgq_mark', _pgq_mark_of('b') | _pgq_mark_of('c'));
 SELECT pgq_enqueue('k', queue => 'c', group_key => 'a');
 SELECT is(_pgq_marks(), _pgq_mark_of('b') | _pgq_mark_of('c'), 'a mark stays');
 DELETE FROM pgq_waiting;

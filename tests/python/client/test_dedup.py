@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import psycopg
 import pytest
 from support.database import Connect, Connection, jobs, one, waits_for_lock
 from support.threads import eventually
@@ -67,6 +69,19 @@ def test_an_enqueue_waits_for_the_open_transaction_of_its_twin(
     assert enqueued.created is not commits
     assert (enqueued.id == first.id) is commits
     assert jobs(conn) == [(enqueued.id, "waiting", 0)]
+
+
+@pytest.mark.parametrize("dedup", [True, False])
+@pytest.mark.parametrize("order", [1, -1], ids=["last", "first"])
+def test_an_invalid_array_is_refused_without_a_wait(connect: Connect, dedup: bool, order: int) -> None:
+    """All of its jobs are checked before the first is inserted that may have a twin in an open transaction."""
+    a, b = connect(), connect()
+    b.execute("SET lock_timeout = '2s'")
+    invalid: dict[str, Any] = {"kind": "l", "dedup": dedup, "priority": 10}
+    with a.transaction():
+        Queue(a).enqueue("k")
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match="priority 10"):
+            Queue(b).enqueue_many([{"kind": "k"}, invalid][::order])
 
 
 @BOTH

@@ -97,6 +97,8 @@ def sooner_many(queue: Queue) -> None:
 RIPE: list[Callable[[WorkerQueue], object]] = [
     lambda queue: queue.enqueue("k"),
     lambda queue: queue.enqueue_many([{"kind": "k"}, {"kind": "l", "queue": "other"}]),
+    lambda queue: queue.enqueue_many([{"kind": "k"}, {"kind": "l", "queue": "other", "dedup": False}]),
+    lambda queue: queue.enqueue_many([{"kind": "l", "queue": "other"}, {"kind": "k", "dedup": False}]),
     sooner,
     sooner_many,
     retry_one,
