@@ -19,7 +19,7 @@ REVOKE ALL ON FUNCTION
     _pgq_is_plain, _pgq_unpack, _pgq_unpack_jobs,
     _pgq_room, _pgq_order_key, _pgq_is_ordered, _pgq_enter_group, _pgq_enter_groups, _pgq_place,
     _pgq_is_common, _pgq_is_valid, _pgq_validate,
-    _pgq_resolve_duplicate, pgq_enqueue,
+    pgq_enqueue, _pgq_resolve_duplicate,
     _pgq_update_duplicates, _pgq_resolve_duplicates,
     _pgq_check_jobs, _pgq_raise_invalid, _pgq_parse_jobs,
     pgq_enqueue_many,
