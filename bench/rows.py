@@ -8,11 +8,11 @@ from databases import Connection, connect, value
 from psycopg import sql
 
 BARE = "bare"
-# The columns and indexes of pgq_waiting, without generated columns and constraints; NOT NULL stays.
+# The columns and indexes of pgq_waiting, without constraints; NOT NULL stays.
 CREATE_BARE = f"CREATE TABLE {BARE} (LIKE pgq_waiting INCLUDING STORAGE INCLUDING INDEXES)"
 OPTIONS = "SELECT array_to_string(reloptions, ', ') FROM pg_class WHERE oid = 'pgq_waiting'::regclass"
 COLUMNS = """
-    SELECT attname, atttypid::regtype::text, attgenerated <> '' FROM pg_attribute
+    SELECT attname, atttypid::regtype::text FROM pg_attribute
     WHERE attrelid = 'pgq_waiting'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
 ID = "nextval('pgq_job_id')"
@@ -25,7 +25,13 @@ BARE_VALUES = {
     "enqueued_at": "clock_timestamp()",
 }
 # Rows to be deleted at once; draining so many jobs would take too long.
-DEAD_VALUES = {"id": ID, "args": "jsonb_build_object('dead', %s + n)", "ripe_at": "now()", "enqueued_at": "now()"}
+DEAD_VALUES = {
+    "id": ID,
+    "args": "jsonb_build_object('dead', %s + n)",
+    "signature": "gen_random_uuid()",
+    "ripe_at": "now()",
+    "enqueued_at": "now()",
+}
 
 
 def create_bare(database: str) -> str:
@@ -33,7 +39,7 @@ def create_bare(database: str) -> str:
     with connect(database) as conn:
         conn.execute(CREATE_BARE)
         conn.execute(f"ALTER TABLE {BARE} SET ({value(conn, OPTIONS)})")
-        given = values(conn, BARE_VALUES, generated=True)
+        given = values(conn, BARE_VALUES)
     return f"INSERT INTO {BARE} ({', '.join(given)}) VALUES ({', '.join(given.values())})"
 
 
@@ -47,14 +53,14 @@ def insert_dead(conn: Connection, first: int, count: int) -> None:
     conn.execute("DELETE FROM pgq_waiting")
 
 
-def values(conn: Connection, given: Mapping[str, str], generated: bool = False) -> dict[str, str]:
+def values(conn: Connection, given: Mapping[str, str]) -> dict[str, str]:
     """Return an SQL expression for each column of pgq_waiting: what is given, else the value of a job just enqueued."""
-    columns = [row for row in conn.execute(COLUMNS).fetchall() if generated or not row[2]]
+    columns = conn.execute(COLUMNS).fetchall()
     with conn.transaction(force_rollback=True):
         conn.execute("SELECT pgq_enqueue('job', '0')")
-        texts = ", ".join(f"{name}::text" for name, _, _ in columns)
+        texts = ", ".join(f"{name}::text" for name, _ in columns)
         row = conn.execute(f"SELECT {texts} FROM pgq_waiting WHERE id = currval('pgq_job_id')").fetchone() or ()
     return {
         name: given.get(name, f"{sql.Literal(text).as_string(conn)}::{type_}")
-        for (name, type_, _), text in zip(columns, row, strict=True)
+        for (name, type_), text in zip(columns, row, strict=True)
     }

@@ -20,9 +20,7 @@ CREATE TABLE pgq_waiting (
     dedup_key    text,
     enqueued_at  timestamptz NOT NULL,
     context      jsonb,
-    signature    uuid        GENERATED ALWAYS AS (
-        CASE WHEN dedup THEN _pgq_signature(queue, kind, args, dedup_key) END
-    ) STORED,
+    signature    uuid,
     losses       smallint,
     newest_error integer,
     group_key    text,

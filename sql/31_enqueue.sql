@@ -73,11 +73,12 @@ BEGIN
     LOOP
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, context, losses, newest_error, group_key, group_id
+            enqueued_at, context, losses, newest_error, group_key, group_id, signature
         )
         VALUES (
             nextval('pgq_job_id'), queue, kind, args, priority, coalesce(ripe_at, v_now), 0, max_retries, backoff,
-            backoff_cap, dedup, dedup_key, v_now, context, NULL, NULL, group_key, v_group_id
+            backoff_cap, dedup, dedup_key, v_now, context, NULL, NULL, group_key, v_group_id,
+            CASE WHEN dedup THEN _pgq_signature(queue, kind, args, dedup_key) END
         )
         ON CONFLICT (signature) WHERE signature IS NOT NULL DO NOTHING
         RETURNING pgq_waiting.id INTO pgq_enqueue.id;

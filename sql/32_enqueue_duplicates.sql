@@ -83,10 +83,11 @@ BEGIN
         -- A worker has claimed a twin before it could be locked: its duplicate is a new job after all.
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, context, losses, newest_error, group_key, group_id
+            enqueued_at, context, losses, newest_error, group_key, group_id, signature
         )
         SELECT j.id, j.queue, j.kind, j.args, j.priority, j.ripe_at, j.attempt, j.max_retries, j.backoff, j.backoff_cap,
-               j.dedup, j.dedup_key, j.enqueued_at, j.context, j.losses, j.newest_error, j.group_key, j.group_id
+               j.dedup, j.dedup_key, j.enqueued_at, j.context, j.losses, j.newest_error, j.group_key, j.group_id,
+               j.signature
         FROM unnest(jobs) AS j
         WHERE j.dedup
         ORDER BY j.signature, j.id

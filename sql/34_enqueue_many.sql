@@ -54,10 +54,11 @@ BEGIN
             WITH added AS (
                 INSERT INTO pgq_waiting (
                     id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup,
-                    dedup_key, enqueued_at, context, losses, newest_error, group_key, group_id
+                    dedup_key, enqueued_at, context, losses, newest_error, group_key, group_id, signature
                 )
                 SELECT v_ids[j.n], j.queue, j.kind, j.args, j.priority, j.ripe_at, 0, j.max_retries, j.backoff,
-                       j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context, NULL, NULL, j.group_key, j.group_id
+                       j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context, NULL, NULL, j.group_key, j.group_id,
+                       _pgq_signature(j.queue, j.kind, j.args, j.dedup_key)
                 FROM _pgq_parse_jobs(jobs, v_now, v_ordered) AS j
                 WHERE CASE WHEN j.valid THEN j.dedup END
                 ORDER BY hashtextextended(coalesce(j.dedup_key, j.args_as_text), 0), j.kind COLLATE "C",
@@ -75,10 +76,11 @@ BEGIN
             WITH added AS (
                 INSERT INTO pgq_waiting (
                     id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup,
-                    dedup_key, enqueued_at, context, losses, newest_error, group_key, group_id
+                    dedup_key, enqueued_at, context, losses, newest_error, group_key, group_id, signature
                 )
                 SELECT v_ids[j.n], j.queue, j.kind, j.args, j.priority, j.ripe_at, 0, j.max_retries, j.backoff,
-                       j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context, NULL, NULL, j.group_key, j.group_id
+                       j.backoff_cap, j.dedup, j.dedup_key, v_now, j.context, NULL, NULL, j.group_key, j.group_id,
+                       NULL
                 FROM _pgq_parse_jobs(jobs, v_now, v_ordered) AS j
                 WHERE CASE WHEN j.valid THEN NOT j.dedup END
                 RETURNING queue, ripe_at, group_key

@@ -114,13 +114,14 @@ BEGIN
     LOOP
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, context, losses, newest_error, group_key, group_id
+            enqueued_at, context, losses, newest_error, group_key, group_id, signature
         )
         VALUES (
             job.id, job.queue, job.kind, job.args, job.priority, ripe_at, attempt, job.max_retries,
             coalesce(job.backoff, '1 minute'), coalesce(job.backoff_cap, '1 hour'), job.dedup, job.dedup_key,
             job.enqueued_at, job.context, abs(job.losses), job.newest_error, job.group_key,
-            v_group_id
+            v_group_id,
+            CASE WHEN job.dedup THEN _pgq_signature(job.queue, job.kind, job.args, job.dedup_key) END
         )
         ON CONFLICT (signature) WHERE signature IS NOT NULL DO NOTHING;
         IF FOUND THEN

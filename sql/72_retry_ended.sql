@@ -31,13 +31,14 @@ BEGIN
     LOOP
         INSERT INTO pgq_waiting (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-            enqueued_at, context, losses, newest_error, group_key, group_id
+            enqueued_at, context, losses, newest_error, group_key, group_id, signature
         )
         VALUES (
             v_job.id, v_job.queue, v_job.kind, v_job.args, v_job.priority, v_ripe_at, 0, v_job.max_retries,
             coalesce(v_job.backoff, '1 minute'), coalesce(v_job.backoff_cap, '1 hour'), v_job.dedup, v_job.dedup_key,
             v_job.enqueued_at, v_job.context, v_job.losses, v_job.newest_error, v_job.group_key,
-            _pgq_place(v_job.queue, v_job.group_key, v_ripe_at <= v_now)
+            _pgq_place(v_job.queue, v_job.group_key, v_ripe_at <= v_now),
+            CASE WHEN v_job.dedup THEN _pgq_signature(v_job.queue, v_job.kind, v_job.args, v_job.dedup_key) END
         )
         ON CONFLICT (signature) WHERE signature IS NOT NULL DO NOTHING;
         IF FOUND THEN

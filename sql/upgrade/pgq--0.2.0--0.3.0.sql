@@ -131,6 +131,9 @@ CREATE INDEX pgq_ended_dead ON pgq_ended (queue COLLATE "C", group_id, id)
 -- squawk-ignore require-concurrent-index-creation
 CREATE INDEX pgq_running_counted ON pgq_running (queue COLLATE "C", token) INCLUDE (group_id)
     WHERE group_id IS NOT NULL;
+-- From here on each INSERT sets the signature; those of waiting jobs stay.
+-- squawk-ignore ban-drop-generated-expression
+ALTER TABLE pgq_waiting ALTER COLUMN signature DROP EXPRESSION;
 -- A job without a signature has no entry.
 -- squawk-ignore ban-drop-constraint
 ALTER TABLE pgq_waiting DROP CONSTRAINT pgq_waiting_signature_key;

@@ -101,8 +101,8 @@ BEGIN
             INSERT INTO returned SELECT * FROM pg_temp.one_by_one(jobs);
         END IF;
         v_lines := ARRAY(
-            SELECT format('%s %s first at %s: %s %s %s %s', a.n, a.created, min(a.n) OVER (PARTITION BY a.id), j.kind, j.args,
-                          j.priority, j.ripe_at)
+            SELECT format('%s %s first at %s: %s %s %s %s %s', a.n, a.created, min(a.n) OVER (PARTITION BY a.id), j.kind, j.args,
+                          j.priority, j.ripe_at, j.signature)
             FROM returned AS a LEFT JOIN pgq_waiting AS j USING (id) ORDER BY a.n);
         RAISE EXCEPTION USING ERRCODE = 'TTT00';
     EXCEPTION

@@ -1,7 +1,9 @@
 -- A job keeps its values through all states.
 BEGIN;
-SELECT plan(24);
+SELECT plan(25);
 SET LOCAL pgq.jitter = '0';
+
+CREATE TEMP TABLE missigned (way text, id bigint);
 
 -- Make a job whose values all differ from the defaults and which has failed once, and two hours later let it go the given
 -- way. Return its row in pgq_jobs.
@@ -45,6 +47,9 @@ BEGIN
             PERFORM pgq_release(c.id, c.token);
             PERFORM pgq_enqueue('odd', '[1]', 'road', dedup => false);
     END CASE;
+    INSERT INTO missigned
+    SELECT way, w.id FROM pgq_waiting AS w
+    WHERE w.signature IS DISTINCT FROM CASE WHEN w.dedup THEN _pgq_signature(w.queue, w.kind, w.args, w.dedup_key) END;
     RETURN QUERY SELECT * FROM pgq_jobs AS j WHERE j.id = v_id;
 END
 $$;
@@ -72,6 +77,8 @@ FROM (VALUES
 ) AS t (way, state, ripe_at, attempt, error, worker, ended_at)
 CROSS JOIN (VALUES (true), (false)) AS d (with_dedup)
 CROSS JOIN LATERAL pg_temp.goes(way, with_dedup) AS j;
+
+SELECT is_empty('SELECT * FROM missigned', 'on no way a job waits with the signature of other values');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -15,6 +15,7 @@ from support.database import Connection
 from support.errors import astray
 from support.hunt import clean
 from support.model import Job, Model, Order, Refused
+from support.signatures import missigned
 
 SEE = (
     "SELECT j.id, j.kind, j.args, j.queue, j.priority, j.ripe_at, j.max_retries, j.backoff, j.dedup, j.dedup_key, "
@@ -186,3 +187,4 @@ class Machine(RuleBasedStateMachine):
         with self.connections[0].cursor(row_factory=class_row(Job)) as cursor:
             assert {job.id: job for job in cursor.execute(SEE)} == self.model.jobs
         assert astray(self.connections[0]) == []
+        assert missigned(self.connections[0]) == []

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from support.database import Connect, Connection, jobs, one, waits_for_lock
+from support.signatures import missigned
 from support.threads import eventually
 
 from pgq import Enqueued, Queue, WorkerQueue
@@ -117,6 +118,7 @@ def test_an_enqueue_is_new_when_its_twin_is_claimed_meanwhile(
     enqueued = future.result(30)
     assert enqueued.created
     assert jobs(conn) == [(old.id, "running", 1), (enqueued.id, "waiting", 0)]
+    assert missigned(conn) == []
 
 
 def test_a_claim_beside_a_replace_returns_the_new_arguments(
