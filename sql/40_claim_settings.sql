@@ -1,32 +1,5 @@
 -- What the settings of queues mean for a claim.
 
-CREATE FUNCTION _pgq_open_queues(queues text[], at timestamptz) RETURNS text[]
-    LANGUAGE plpgsql
-    SET search_path FROM CURRENT
-    SET enable_seqscan = off
-    SET jit = off
-    SET plan_cache_mode = force_generic_plan
-AS $_pgq_open_queues$
-BEGIN
-    RETURN ARRAY(
-        SELECT q.queue
-        FROM unnest(queues) WITH ORDINALITY AS q (queue, n)
-        WHERE CASE
-                  WHEN _pgq_marks() & _pgq_mark_of(q.queue) = 0 THEN true
-                  ELSE NOT EXISTS (
-                      SELECT
-                      FROM pgq_paused AS p
-                      WHERE p.queue = q.queue COLLATE "C" AND p.group_id = 0 AND p.until > at)
-              END
-        ORDER BY q.n
-    );
-END
-$_pgq_open_queues$;
-
-COMMENT ON FUNCTION _pgq_open_queues(text[], timestamptz) IS
-    'Return those of these queues, in their order, that are not paused at a time.';
-
-
 CREATE FUNCTION _pgq_resumes_at(queues text[], at timestamptz) RETURNS timestamptz
     LANGUAGE plpgsql
     SET search_path FROM CURRENT

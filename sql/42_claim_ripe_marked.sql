@@ -19,29 +19,25 @@ CREATE FUNCTION _pgq_lock_marked(
     SET plan_cache_mode = force_generic_plan
 AS $_pgq_lock_marked$
 DECLARE
-    v_has_defaults boolean;
-    v_special text[];
+    v_looked record := _pgq_look_at_queues(queues, at);
 BEGIN
-    SELECT max(s.lease), bool_or(num_nonnulls(s.max_retries, s.backoff, s.backoff_cap) > 0)
-    INTO lease, v_has_defaults
-    FROM pgq_queue_setting AS s
-    WHERE s.queue = ANY (queues);
-    queues := _pgq_open_queues(queues, at);
-    IF queues = '{}' THEN
+    lease := v_looked.lease;
+    IF v_looked.open = '{}' THEN
         PERFORM _pgq_maintain(at);
         rows := '{}';
         RETURN;
     END IF;
 
-    v_special := _pgq_special(queues);
-    IF v_special <> '{}' THEN
+    IF v_looked.special <> '{}' THEN
         SELECT l.rows, l.token, l.at INTO rows, token, in_turn_at
-        FROM _pgq_lock_in_turns(_pgq_distinct(queues), v_special, max_jobs, max_bytes, at) AS l;
+        FROM _pgq_lock_in_turns(
+            CASE WHEN cardinality(v_looked.open) > 1 THEN _pgq_distinct(v_looked.open) ELSE v_looked.open END,
+            v_looked.special, max_jobs, max_bytes, at) AS l;
         RETURN;
     END IF;
     SELECT l.rows, l.token, l.bytes, l.failed INTO rows, token, bytes, failed
-    FROM _pgq_lock_ripe(queues, max_jobs, max_bytes, at) AS l;
-    IF v_has_defaults AND rows <> '{}' THEN
+    FROM _pgq_lock_ripe(v_looked.open, max_jobs, max_bytes, at) AS l;
+    IF v_looked.has_defaults AND rows <> '{}' THEN
         rows := _pgq_set_defaults(rows);
     END IF;
 END

@@ -16,6 +16,7 @@ CREATE FUNCTION _pgq_groups_in_turn(
     OUT group_ids bigint[],
     OUT priorities smallint[],
     OUT rooms bigint[],
+    OUT firsts tid[],
     OUT last_seen bigint,
     OUT steps bigint
 )
@@ -32,28 +33,29 @@ DECLARE
     v_after bigint := coalesce(seen, start);
     v_up_to bigint := CASE WHEN seen <= start THEN start ELSE c_last END;
     v_found record;
-    v_priority smallint;
+    v_first record;
 BEGIN
     group_ids := '{}';
     priorities := '{}';
     rooms := '{}';
+    firsts := '{}';
     last_seen := seen;
     steps := 0;
     LOOP
-        WITH RECURSIVE step (group_id, priority, room, n, found) AS (
-            SELECT v_after, NULL::smallint, 0::bigint, 0, 0
+        WITH RECURSIVE step (group_id, priority, place, room, n, found) AS (
+            SELECT v_after, NULL::smallint, NULL::tid, 0::bigint, 0, 0
             UNION ALL
-            SELECT next.group_id, next.priority, has.room, step.n + 1, step.found + (has.room > 0)::integer
+            SELECT next.group_id, next.priority, next.ctid, has.room, step.n + 1, step.found + (has.room > 0)::integer
             FROM step
             CROSS JOIN LATERAL (
-                SELECT w.group_id, w.priority
+                SELECT w.group_id, w.priority, w.ctid
                 FROM pgq_waiting AS w
                 WHERE w.queue = _pgq_groups_in_turn.queue COLLATE "C"
                   AND w.group_id IS NOT NULL
                   AND w.group_id > step.group_id
                   AND w.group_id <= v_up_to
                   AND w.group_id < _pgq_room()
-                ORDER BY w.group_id, w.priority
+                ORDER BY w.group_id, w.priority, w.ripe_at, w.id
                 LIMIT 1
             ) AS next
             CROSS JOIN LATERAL (
@@ -65,6 +67,7 @@ BEGIN
         SELECT array_agg(s.group_id) FILTER (WHERE s.room > 0) AS group_ids,
                array_agg(s.priority) FILTER (WHERE s.room > 0) AS priorities,
                array_agg(s.room) FILTER (WHERE s.room > 0) AS rooms,
+               array_agg(s.place) FILTER (WHERE s.room > 0) AS firsts,
                max(s.group_id) FILTER (WHERE s.n > 0) AS last_seen,
                max(s.n) AS steps
         INTO v_found
@@ -72,6 +75,7 @@ BEGIN
         group_ids := group_ids || coalesce(v_found.group_ids, '{}');
         priorities := priorities || coalesce(v_found.priorities, '{}');
         rooms := rooms || coalesce(v_found.rooms, '{}');
+        firsts := firsts || coalesce(v_found.firsts, '{}');
         last_seen := coalesce(v_found.last_seen, last_seen);
         steps := steps + v_found.steps;
         IF steps >= max_steps OR cardinality(group_ids) >= max_groups THEN
@@ -83,7 +87,7 @@ BEGIN
         END IF;
         v_after := 0;
         v_up_to := start;
-        SELECT w.priority INTO v_priority
+        SELECT w.priority, w.ctid INTO v_first
         FROM pgq_waiting AS w
         WHERE w.queue = _pgq_groups_in_turn.queue COLLATE "C"
           AND w.group_id IS NULL
@@ -91,7 +95,8 @@ BEGIN
         LIMIT 1;
         IF FOUND THEN
             group_ids := group_ids || 0::bigint;
-            priorities := priorities || v_priority;
+            priorities := priorities || v_first.priority;
+            firsts := firsts || v_first.ctid;
             rooms := rooms || max_jobs;
             last_seen := 0;
             steps := steps + 1;
@@ -104,6 +109,6 @@ COMMENT ON FUNCTION _pgq_groups_in_turn(
     text, pgq_queue_setting, bigint, bigint, bigint, bigint, bigint, bigint[], bigint[], timestamptz
 ) IS
     'Return up to max_groups groups of a queue in which jobs wait, ripe or not, in a lap that begins after the group '
-    '"start", from after "seen" on; the lowest priority number in each; and how many jobs may be taken from it (see '
-    '_pgq_room_of). Groups from which none may be taken are left out. Returns the last group that it has seen, or NULL '
-    'if the lap is complete, and how many it has seen, which are max_steps at most.';
+    '"start", from after "seen" on; the lowest priority number in each; how many jobs may be taken from it (see '
+    '_pgq_room_of); and the ctid of its first job. Groups from which none may be taken are left out. Returns the last '
+    'group that it has seen, or NULL if the lap is complete, and how many it has seen, which are max_steps at most.';

@@ -13,6 +13,7 @@ CREATE FUNCTION _pgq_groups_of_list(
     OUT group_ids bigint[],
     OUT priorities smallint[],
     OUT rooms bigint[],
+    OUT firsts tid[],
     OUT last_seen bigint,
     OUT steps bigint
 )
@@ -32,8 +33,8 @@ BEGIN
         ELSE list[v_from:] || list[:v_up_to]
     END;
     -- In the select list, unnest() is evaluated group by group, until there are enough.
-    SELECT coalesce(array_agg(found.group_id), '{}'), array_agg(0::smallint), array_agg(found.room), 0
-    INTO group_ids, priorities, rooms, steps
+    SELECT coalesce(array_agg(found.group_id), '{}'), array_agg(0::smallint), array_agg(found.room), '{}', 0
+    INTO group_ids, priorities, rooms, firsts, steps
     FROM (
         SELECT g.group_id, has.room
         FROM (SELECT unnest(v_groups) AS group_id) AS g
@@ -52,4 +53,51 @@ $_pgq_groups_of_list$;
 COMMENT ON FUNCTION _pgq_groups_of_list(
     bigint[], pgq_queue_setting, bigint, bigint, bigint, bigint, bigint[], bigint[], timestamptz
 ) IS
-    'Return what _pgq_groups_in_turn does, of the groups in a list.';
+    'Return what _pgq_groups_in_turn does, of the groups in a list, with the highest priority for each, and without '
+    'the jobs.';
+
+
+CREATE FUNCTION _pgq_find_groups(
+    queue text,
+    setting pgq_queue_setting,
+    list bigint[],
+    start bigint,
+    seen bigint,
+    max_groups bigint,
+    max_steps bigint,
+    max_jobs bigint,
+    capped bigint[],
+    free bigint[],
+    at timestamptz,
+    OUT group_ids bigint[],
+    OUT priorities smallint[],
+    OUT rooms bigint[],
+    OUT firsts tid[],
+    OUT last_seen bigint,
+    OUT steps bigint
+)
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_find_groups$
+DECLARE
+    v_groups record;
+BEGIN
+    IF list IS NULL THEN
+        v_groups := _pgq_groups_in_turn(
+            queue, setting, start, seen, max_groups, max_steps, max_jobs, capped, free, at);
+    ELSE
+        v_groups := _pgq_groups_of_list(list, setting, start, seen, max_groups, max_jobs, capped, free, at);
+    END IF;
+    group_ids := v_groups.group_ids;
+    priorities := v_groups.priorities;
+    rooms := v_groups.rooms;
+    firsts := v_groups.firsts;
+    last_seen := v_groups.last_seen;
+    steps := v_groups.steps;
+END
+$_pgq_find_groups$;
+
+COMMENT ON FUNCTION _pgq_find_groups(
+    text, pgq_queue_setting, bigint[], bigint, bigint, bigint, bigint, bigint, bigint[], bigint[], timestamptz
+) IS
+    'Return what _pgq_groups_of_list does, or _pgq_groups_in_turn if the list is NULL.';

@@ -1,5 +1,34 @@
 -- How a claim shares its room among the groups that it visits.
 
+-- The usual case with many groups: one job of each.
+CREATE FUNCTION _pgq_lock_firsts(firsts tid[], at timestamptz, OUT rows tid[], OUT bytes bigint, OUT suspects bigint)
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_lock_firsts$
+BEGIN
+    SELECT coalesce(array_agg(locked.ctid), '{}'), coalesce(sum(locked.bytes), 0), count(locked.losses)
+    INTO rows, bytes, suspects
+    FROM unnest(firsts) AS first (place)
+    CROSS JOIN LATERAL (
+        SELECT w.ctid, pg_column_size(w.args) + coalesce(pg_column_size(w.context), 0) AS bytes, w.losses
+        FROM pgq_waiting AS w
+        WHERE w.ctid = first.place
+          AND w.ripe_at <= at
+        FOR UPDATE SKIP LOCKED
+    ) AS locked;
+END
+$_pgq_lock_firsts$;
+
+COMMENT ON FUNCTION _pgq_lock_firsts(tid[], timestamptz) IS
+    'Lock these rows of pgq_waiting, of jobs that are ripe at a time, and skip those that another transaction has '
+    'locked. Returns their ctids, in the given order, the size of their args and contexts, and how many are suspects.';
+
+
 -- What some groups leave of their share goes to the others, once there are no more groups to visit. SKIP LOCKED does
 -- not skip the locks of this transaction, so each pass finds the rows of the one before again.
 --
@@ -10,6 +39,7 @@ CREATE FUNCTION _pgq_lock_shares(
     group_ids bigint[],
     priorities smallint[],
     rooms bigint[],
+    firsts tid[],
     max_jobs bigint,
     at timestamptz,
     listed bigint,
@@ -18,7 +48,6 @@ CREATE FUNCTION _pgq_lock_shares(
     OUT rows tid[],
     OUT bytes bigint,
     OUT suspects bigint,
-    OUT first_group bigint,
     OUT last_group bigint,
     OUT idle bigint[],
     OUT is_long boolean
@@ -37,6 +66,16 @@ DECLARE
     v_wasted bigint;
     v_goes_on boolean;
 BEGIN
+    IF listed = 0 AND cardinality(firsts) = max_jobs THEN
+        v_locked := _pgq_lock_firsts(firsts, at);
+        rows := v_locked.rows;
+        bytes := v_locked.bytes;
+        suspects := v_locked.suspects;
+        is_long := false;
+        IF cardinality(rows) = max_jobs THEN
+            RETURN;
+        END IF;
+    END IF;
     FOR v_pass IN 1..3 LOOP
         v_read := _pgq_tuples_read();
         v_locked := _pgq_lock_in_groups(
@@ -65,7 +104,6 @@ BEGIN
         EXIT WHEN NOT v_goes_on AND (is_alone OR v_pass > 1);
         v_wanted := v_next;
     END LOOP;
-    first_group := group_ids[(SELECT min(p) FROM unnest(v_locked.places) AS p)];
     rows := v_locked.rows;
     bytes := v_locked.bytes;
     suspects := v_locked.suspects;
@@ -85,12 +123,12 @@ END
 $_pgq_lock_shares$;
 
 COMMENT ON FUNCTION _pgq_lock_shares(
-    text, bigint[], smallint[], bigint[], bigint, timestamptz, bigint, boolean, boolean
+    text, bigint[], smallint[], bigint[], tid[], bigint, timestamptz, bigint, boolean, boolean
 ) IS
     'Lock the rows of up to max_jobs jobs of these groups of a queue that are ripe at a time, and no more of each than '
     'it has room for: as many of each, as far as it has them. No lane below the given priority of a group is looked '
     'at. listed is the number of groups in the list of this session (see 45_claim_groups_known.sql); 0: there is none, '
     'and no head is known. is_alone says that this transaction has the lock of the queue, is_last that there are no '
     'other groups. Returns their ctids in the order in which the groups are served; the size of their args and '
-    'contexts; how many are suspects; the first group that is served; the last one, if later ones were not visited; '
-    'those in which no job was taken; and whether many entries were read in vain.';
+    'contexts; how many are suspects; the last group that is served, if later ones were not visited; those '
+    ' in which no job was taken; and whether many entries were read in vain.';

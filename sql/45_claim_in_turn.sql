@@ -10,6 +10,7 @@ CREATE FUNCTION _pgq_lock_in_turn(
     OUT suspects bigint,
     OUT locked_at timestamptz,
     OUT place tid,
+    OUT is_noted boolean,
     OUT last_group bigint,
     OUT oldest bigint
 )
@@ -22,7 +23,6 @@ AS $_pgq_lock_in_turn$
 DECLARE
     v_setting pgq_queue_setting;
     v_turn record;
-    v_now record;
     v_caps record;
     v_list record;
     v_groups record;
@@ -39,12 +39,12 @@ DECLARE
     v_has_looked boolean := false;
     v_may_look boolean;
     v_has_groups boolean := false;
-    v_served bigint;
-    v_tries integer := 0;
+    v_is_shared boolean := false;
 BEGIN
     rows := '{}';
     bytes := 0;
     suspects := 0;
+    is_noted := false;
     SELECT s.* INTO v_setting FROM pgq_queue_setting AS s WHERE s.queue = _pgq_lock_in_turn.queue;
     -- In an ordered queue no job is to be left there; a row was locked when the queue became ordered.
     PERFORM _pgq_leave_room(queue, max_jobs + 50, CASE WHEN v_setting.ordered THEN 'infinity' ELSE at END);
@@ -85,14 +85,16 @@ BEGIN
     v_chunk := v_room;
     WHILE v_room > 0 LOOP
         v_read := _pgq_tuples_read();
-        IF v_list.group_ids IS NULL THEN
-            v_groups := _pgq_groups_in_turn(
-                queue, v_setting, v_start, v_seen, v_chunk, 1000 - v_steps, v_room, v_caps.capped,
+        IF locked_at IS NOT NULL THEN
+            v_groups := _pgq_find_groups(
+                queue, v_setting, v_list.group_ids, v_start, v_seen, v_chunk, 1000 - v_steps, v_room, v_caps.capped,
                 v_caps.free, at);
         ELSE
-            v_groups := _pgq_groups_of_list(
-                v_list.group_ids, v_setting, v_start, v_seen, v_chunk, v_room, v_caps.capped,
+            v_groups := _pgq_reserve_groups(
+                queue, v_setting, v_list.group_ids, v_start, v_seen, v_chunk, 1000 - v_steps, v_room, v_caps.capped,
                 v_caps.free, at);
+            v_start := v_groups.start;
+            v_is_shared := v_groups.was_shared;
         END IF;
         v_seen := v_groups.last_seen;
         v_steps := v_steps + v_groups.steps;
@@ -115,38 +117,21 @@ BEGIN
         END IF;
         IF v_groups.group_ids <> '{}' AND v_room > 0 THEN
             v_locked := _pgq_lock_shares(
-                queue, v_groups.group_ids, v_groups.priorities, v_groups.rooms, v_room, at,
+                queue, v_groups.group_ids, v_groups.priorities, v_groups.rooms, v_groups.firsts, v_room, at,
                 coalesce(cardinality(v_list.group_ids) + 1, 0), locked_at IS NOT NULL, v_seen IS NULL);
-            v_served := coalesce(v_served, v_locked.first_group);
             rows := rows || v_locked.rows;
             bytes := bytes + v_locked.bytes;
             suspects := suspects + v_locked.suspects;
             v_room := v_room - cardinality(v_locked.rows);
             v_seen := coalesce(v_locked.last_group, v_seen);
+            IF locked_at IS NULL AND v_locked.last_group IS NOT NULL THEN
+                PERFORM _pgq_return_turn(queue, v_groups.reserved, v_locked.last_group);
+            END IF;
             v_idle := v_idle || v_locked.idle;
             v_is_long := v_is_long OR v_locked.is_long;
         END IF;
         -- The next groups may have no job to take either.
         v_chunk := greatest(v_room, 64);
-        IF locked_at IS NULL AND rows <> '{}' AND v_tries < 3 THEN
-            v_now := _pgq_turn(queue);
-            IF v_now.place IS DISTINCT FROM place
-               AND (v_served <= v_start, v_served) <= (v_now.group_id <= v_start, v_now.group_id) THEN
-                -- Another claim has ended meanwhile, and has served these groups. Begin after it.
-                v_tries := v_tries + 1;
-                place := v_now.place;
-                v_start := v_now.group_id;
-                v_room := max_jobs;
-                v_chunk := v_room;
-                v_seen := NULL;
-                v_first := NULL;
-                v_served := NULL;
-                rows := '{}';
-                bytes := 0;
-                suspects := 0;
-                CONTINUE;
-            END IF;
-        END IF;
         CONTINUE WHEN v_seen IS NOT NULL AND v_steps < 1000;
 
         -- The end of a lap, or of what one claim does of it.
@@ -174,15 +159,7 @@ BEGIN
     -- After a whole lap the next one begins a group later. After one that has met no group the queue is as others.
     IF locked_at IS NOT NULL OR v_list.look_us IS NOT NULL OR v_has_groups THEN
         last_group := coalesce(v_seen, v_first, v_start);
-        IF locked_at IS NULL AND rows <> '{}' THEN
-            -- A claim that has ended meanwhile may have come further.
-            v_now := _pgq_turn(queue);
-            IF v_now.place IS DISTINCT FROM place
-               AND (last_group <= v_start, last_group) < (v_now.group_id <= v_start, v_now.group_id) THEN
-                last_group := v_now.group_id;
-                place := v_now.place;
-            END IF;
-        END IF;
+        is_noted := locked_at IS NULL AND v_is_shared AND place IS NOT NULL;
     END IF;
 END
 $_pgq_lock_in_turn$;
@@ -190,7 +167,7 @@ $_pgq_lock_in_turn$;
 COMMENT ON FUNCTION _pgq_lock_in_turn(text, bigint, timestamptz, boolean) IS
     'Lock the rows of up to max_jobs jobs of a queue that are ripe at a time, from its groups in turn, and no more '
     'than its limits allow. Returns their ctids; the size of their args and contexts; how many are suspects; if the '
-    'queue has limits, when it was locked; and for _pgq_end_turn, where its turn was noted, the group that is served '
-    'last, NULL if the queue has none, and the oldest token that counts. A queue with limits is taken by one '
-    'transaction at a time: while another keeps it, no job is locked, and with waits this is tried for 40 '
+    'queue has limits, when it was locked; and for _pgq_end_turn, where its turn was noted, whether that does, the '
+    'group that is served last, NULL if the queue has none, and the oldest token that counts. A queue with limits is '
+    'taken by one transaction at a time: while another keeps it, no job is locked, and with waits this is tried for 40 '
     'milliseconds.';

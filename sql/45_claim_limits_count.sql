@@ -48,6 +48,14 @@ DECLARE
     v_cap bigint := _pgq_cap(setting);
     v_counts boolean := num_nonnulls(setting.max_running, v_cap) > 0;
 BEGIN
+    IF NOT v_counts
+       AND NOT EXISTS (SELECT FROM pgq_paused AS p WHERE p.queue = _pgq_caps.queue AND p.group_id <> 0 AND p.until > at)
+    THEN
+        running := 0;
+        capped := '{}';
+        free := '{}';
+        RETURN;
+    END IF;
     SELECT coalesce(sum(g.jobs), 0), CASE WHEN v_counts THEN coalesce(min(g.oldest), 9223372036854775807) END,
            coalesce(array_agg(g.group_id) FILTER (WHERE g.is_capped), '{}'),
            coalesce(array_agg(CASE WHEN g.is_paused THEN 0 ELSE greatest(v_cap - g.jobs, 0) END)

@@ -33,13 +33,9 @@ BEGIN
         END IF;
     END IF;
     v_list := _pgq_known_groups(queue, clock_timestamp());
-    IF v_list.group_ids IS NULL THEN
-        v_groups := _pgq_groups_in_turn(
-            queue, v_setting, coalesce(v_turn.group_id, 0), NULL, 1000, 1000, 1, v_caps.capped, v_caps.free, at);
-    ELSE
-        v_groups := _pgq_groups_of_list(
-            v_list.group_ids, v_setting, coalesce(v_turn.group_id, 0), NULL, 1000, 1, v_caps.capped, v_caps.free, at);
-    END IF;
+    v_groups := _pgq_find_groups(
+        queue, v_setting, v_list.group_ids, coalesce(_pgq_reserved_turn(queue), v_turn.group_id, 0), NULL, 1000, 1000,
+        1, v_caps.capped, v_caps.free, at);
 
     SELECT min(soonest.ripe_at) INTO v_soonest
     FROM (

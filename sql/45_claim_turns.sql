@@ -51,36 +51,53 @@ COMMENT ON FUNCTION _pgq_check_snapshot(text[]) IS
 
 -- A queue stays special until a claim has found no group in it: under a held snapshot, the look for the first of its
 -- groups would read the entries of many jobs that are gone.
-CREATE FUNCTION _pgq_special(queues text[]) RETURNS text[]
+CREATE FUNCTION _pgq_look_at_queues(
+    queues text[],
+    at timestamptz,
+    OUT open text[],
+    OUT special text[],
+    OUT lease interval,
+    OUT has_defaults boolean
+)
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
     SET enable_seqscan = off
     SET enable_bitmapscan = off
     SET jit = off
     SET plan_cache_mode = force_generic_plan
-AS $_pgq_special$
+AS $_pgq_look_at_queues$
 BEGIN
     PERFORM _pgq_check_snapshot(queues);
-    RETURN ARRAY(
-        SELECT q.queue
-        FROM unnest(queues) AS q (queue)
-        WHERE CASE
-                  WHEN _pgq_marks() & _pgq_mark_of(q.queue) <> 0 THEN
-                      EXISTS (
-                          SELECT FROM pgq_queue_setting AS s WHERE s.queue = q.queue COLLATE "C" AND _pgq_has_limits(s))
-                      OR (
-                          SELECT t.token FROM pgq_turn AS t WHERE t.queue = q.queue ORDER BY t.token DESC LIMIT 1
-                      ) IS NOT NULL
-                      OR EXISTS (
-                          SELECT FROM pgq_waiting AS w WHERE w.queue = q.queue COLLATE "C" AND w.group_id IS NOT NULL)
-              END
-    );
+    SELECT coalesce(array_agg(q.queue) FILTER (WHERE looked.is_open IS NOT FALSE), '{}'),
+           coalesce(array_agg(q.queue) FILTER (WHERE looked.is_open AND looked.is_special), '{}'),
+           max(looked.lease), bool_or(looked.has_defaults)
+    INTO open, special, lease, has_defaults
+    FROM unnest(queues) AS q (queue)
+    LEFT JOIN LATERAL (
+        SELECT NOT EXISTS (
+                   SELECT
+                   FROM pgq_paused AS p
+                   WHERE p.queue = q.queue COLLATE "C" AND p.group_id = 0 AND p.until > at) AS is_open,
+               setting.lease,
+               num_nonnulls(setting.max_retries, setting.backoff, setting.backoff_cap) > 0 AS has_defaults,
+               _pgq_has_limits(setting)
+               OR (SELECT t.token FROM pgq_turn AS t WHERE t.queue = q.queue ORDER BY t.token DESC LIMIT 1) IS NOT NULL
+               OR EXISTS (
+                   SELECT FROM pgq_waiting AS w WHERE w.queue = q.queue COLLATE "C" AND w.group_id IS NOT NULL)
+               AS is_special
+        FROM (SELECT) AS one
+        LEFT JOIN pgq_queue_setting AS setting ON setting.queue = q.queue COLLATE "C"
+        WHERE _pgq_marks() & _pgq_mark_of(q.queue) <> 0
+        OFFSET 0
+    ) AS looked ON true;
 END
-$_pgq_special$;
+$_pgq_look_at_queues$;
 
-COMMENT ON FUNCTION _pgq_special(text[]) IS
-    'Return those of these queues that have limits, or in which jobs with a group wait or did: claims take from them '
-    'in turn. Raises 40001 as _pgq_check_snapshot does.';
+COMMENT ON FUNCTION _pgq_look_at_queues(text[], timestamptz) IS
+    'Return those of these queues, in their order, that are not paused at a time; those of them that are special: they '
+    'have limits, or jobs with a group wait in them or did, and claims take from them in turn; the longest lease that '
+    'the queues have among their settings, the paused ones, too; and whether one has defaults for its jobs. Raises '
+    '40001 as _pgq_check_snapshot does.';
 
 
 CREATE FUNCTION _pgq_turn(queue text, OUT place tid, OUT group_id bigint, OUT oldest bigint)

@@ -17,7 +17,11 @@ CREATE FUNCTION _pgq_lock_in_turns(
     SET plan_cache_mode = force_generic_plan
 AS $_pgq_lock_in_turns$
 DECLARE
-    v_digest text := _pgq_digest(queues);
+    -- For one queue, the value of _pgq_digest, without a query.
+    v_digest text := CASE cardinality(queues)
+        WHEN 1 THEN '1 ' || hashtextextended(queues[1] COLLATE "C", 0)
+        ELSE _pgq_digest(queues)
+    END;
     v_next_due timestamptz;
     v_run text[] := '{}';
     v_queue text;
@@ -62,7 +66,8 @@ BEGIN
             v_waits := false;
             at := greatest(at, v_part.locked_at);
         END IF;
-        IF v_part.rows <> '{}' OR v_part.last_group IS NULL AND v_part.place IS NOT NULL THEN
+        IF NOT v_part.is_noted
+           AND (v_part.rows <> '{}' OR v_part.last_group IS NULL AND v_part.place IS NOT NULL) THEN
             v_turns := v_turns || ROW(v_queue, NULL, v_part.last_group, v_part.oldest)::pgq_turn;
             v_places := v_places || coalesce(v_part.place, '(0,0)');
         END IF;
@@ -78,15 +83,17 @@ BEGIN
             token := _pgq_move_token(_pgq_microseconds(at));
         END IF;
     END IF;
-    PERFORM _pgq_end_turn(
-        t.queue, t.place, CASE WHEN t.group_id IS NOT NULL THEN _pgq_lock_in_turns.token END, t.group_id,
-        CASE WHEN t.oldest IS NOT NULL THEN least(t.oldest, _pgq_lock_in_turns.token) END)
-    FROM unnest(v_turns, v_places) AS t (queue, token, group_id, oldest, place)
-    WHERE t.group_id IS NULL OR rows <> '{}';
-    PERFORM _pgq_spend(s, rows, at)
-    FROM unnest(v_turns) AS t
-    JOIN pgq_queue_setting AS s ON s.queue = t.queue
-    WHERE num_nonnulls(s.rate, s.rate_per_group) > 0;
+    IF v_turns <> '{}' THEN
+        PERFORM _pgq_end_turn(
+            t.queue, t.place, CASE WHEN t.group_id IS NOT NULL THEN _pgq_lock_in_turns.token END, t.group_id,
+            CASE WHEN t.oldest IS NOT NULL THEN least(t.oldest, _pgq_lock_in_turns.token) END)
+        FROM unnest(v_turns, v_places) AS t (queue, token, group_id, oldest, place)
+        WHERE t.group_id IS NULL OR rows <> '{}';
+        PERFORM _pgq_spend(s, rows, at)
+        FROM unnest(v_turns) AS t
+        JOIN pgq_queue_setting AS s ON s.queue = t.queue
+        WHERE num_nonnulls(s.rate, s.rate_per_group) > 0;
+    END IF;
 END
 $_pgq_lock_in_turns$;
 

@@ -124,16 +124,15 @@ DECLARE
     v_now timestamptz := pgq_now();
     v_begun_at timestamptz;
     v_heads pgq_head[];
-    v_special text[];
+    v_looked record;
     v_next_at timestamptz;
 BEGIN
     PERFORM _pgq_check_claim(queues, 0, NULL);
     IF _pgq_marks() & _pgq_marks_of(queues) <> 0 THEN
         v_next_at := _pgq_resumes_at(queues, v_now);
-        queues := _pgq_open_queues(queues, v_now);
-        v_special := _pgq_special(queues);
-        v_next_at := least(v_next_at, (SELECT min(_pgq_turn_at(q, v_now)) FROM unnest(v_special) AS q));
-        queues := ARRAY(SELECT q FROM unnest(queues) AS q WHERE q <> ALL (v_special));
+        v_looked := _pgq_look_at_queues(queues, v_now);
+        v_next_at := least(v_next_at, (SELECT min(_pgq_turn_at(q, v_now)) FROM unnest(v_looked.special) AS q));
+        queues := ARRAY(SELECT q FROM unnest(v_looked.open) AS q WHERE q <> ALL (v_looked.special));
         IF queues = '{}' THEN
             PERFORM _pgq_maintain(v_now);
             RETURN v_next_at - v_now;

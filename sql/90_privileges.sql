@@ -9,7 +9,10 @@ REVOKE ALL ON TABLE
     pgq_stats, pgq_queues
 FROM PUBLIC;
 REVOKE ALL ON TYPE _pgq_lane_head FROM PUBLIC;
-REVOKE ALL ON SEQUENCE pgq_mark, pgq_job_id, pgq_token, pgq_worker_session_number FROM PUBLIC;
+REVOKE ALL ON SEQUENCE
+    pgq_mark, pgq_job_id, pgq_token, pgq_worker_session_number, pgq_turn_0, pgq_turn_1, pgq_turn_2, pgq_turn_3,
+    pgq_turn_4, pgq_turn_5, pgq_turn_6, pgq_turn_7
+FROM PUBLIC;
 REVOKE ALL ON FUNCTION
     pgq_now, pgq_version,
     _pgq_signature,
@@ -23,7 +26,7 @@ REVOKE ALL ON FUNCTION
     _pgq_update_duplicates, _pgq_resolve_duplicates,
     _pgq_check_jobs, _pgq_raise_invalid, _pgq_parse_jobs,
     pgq_enqueue_many,
-    _pgq_with_defaults, _pgq_set_defaults, _pgq_open_queues, _pgq_resumes_at,
+    _pgq_with_defaults, _pgq_set_defaults, _pgq_resumes_at,
     _pgq_lease_end, _pgq_is_usual_claim, _pgq_check_claim, _pgq_distinct,
     _pgq_is_long_scan, _pgq_rescan_delay, _pgq_entries_read, _pgq_microseconds, _pgq_lane_start, _pgq_head_setting,
     _pgq_save_head, _pgq_shared_head, _pgq_replace_head, _pgq_share_head, _pgq_share_scan, _pgq_share_lanes,
@@ -34,9 +37,10 @@ REVOKE ALL ON FUNCTION
     _pgq_lock_in_many, _pgq_drop_empty,
     _pgq_has_limits, _pgq_cap, _pgq_await_queue, _pgq_lock_queue, _pgq_caps, _pgq_free,
     _pgq_await_claims, _pgq_lock_settings, _pgq_begin_limits,
-    _pgq_check_snapshot, _pgq_special, _pgq_turn, _pgq_end_turn,
+    _pgq_check_snapshot, _pgq_look_at_queues, _pgq_turn, _pgq_end_turn,
     _pgq_groups_in_turn, _pgq_groups_setting, _pgq_known_groups, _pgq_keep_groups, _pgq_look_for_groups,
-    _pgq_groups_of_list, _pgq_group_head, _pgq_tuples_read, _pgq_move_group_heads, _pgq_lock_in_groups,
+    _pgq_groups_of_list, _pgq_find_groups, _pgq_turn_sequence, _pgq_turn_value, _pgq_reserved_turn,
+    _pgq_reserve_groups, _pgq_return_turn, _pgq_lock_firsts, _pgq_group_head, _pgq_tuples_read, _pgq_move_group_heads, _pgq_lock_in_groups,
     _pgq_lock_shares, _pgq_has_waiting, _pgq_lock_in_turn, _pgq_await_order, _pgq_lock_heads,
     _pgq_rate_steps, _pgq_span, _pgq_may_start, _pgq_all_spent, _pgq_room_of, _pgq_spend, _pgq_leave_room,
     _pgq_lock_in_turns, _pgq_move_in_turn, _pgq_group_ripe_at, _pgq_grouped_ripe_at, _pgq_turn_at,
