@@ -96,7 +96,17 @@ BEGIN
         ELSE
             v_ripe := _pgq_lock_marked(queues, max_jobs, max_bytes, v_now);
             lease := coalesce(lease, v_ripe.lease);
-            IF v_ripe.in_turn_at IS NOT NULL AND v_ripe.token IS NOT NULL THEN
+            IF v_ripe.in_turn_at IS NOT NULL AND cardinality(v_ripe.rows) = 1 THEN
+                SELECT r.token, r.lease_until, r.losses IS NOT NULL, ARRAY[r.id], ARRAY[r.queue], ARRAY[r.kind],
+                       ARRAY[r.args::text], ARRAY[r.attempt], ARRAY[r.max_retries], ARRAY[r.priority::integer],
+                       ARRAY[r.ripe_at], ARRAY[r.enqueued_at], string_to_array(r.context::text, E'\x1f'),
+                       string_to_array(r.group_key, E'\x1f')
+                INTO token, lease_until, suspect, ids, queue_names, kinds, args, attempts, max_retries, priorities,
+                     ripe_ats, enqueued_ats, contexts, group_keys
+                FROM _pgq_move_in_turn(
+                    v_ripe.rows, v_ripe.token, v_ripe.in_turn_at, coalesce(lease, '5 minutes'), worker) AS r;
+                RETURN;
+            ELSIF v_ripe.in_turn_at IS NOT NULL AND v_ripe.token IS NOT NULL THEN
                 SELECT max(r.token), max(r.lease_until), bool_or(r.losses IS NOT NULL), array_agg(r.id),
                        array_agg(r.queue), array_agg(r.kind), array_agg(r.args::text), array_agg(r.attempt),
                        array_agg(r.max_retries), array_agg(r.priority::integer), array_agg(r.ripe_at),

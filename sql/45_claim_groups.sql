@@ -41,6 +41,28 @@ BEGIN
     firsts := '{}';
     last_seen := seen;
     steps := 0;
+    -- The usual claim of one job needs one probe.
+    IF max_groups = 1 THEN
+        SELECT w.group_id, w.priority, w.ctid, 0::bigint AS room INTO v_first
+        FROM pgq_waiting AS w
+        WHERE w.queue = _pgq_groups_in_turn.queue COLLATE "C"
+          AND w.group_id IS NOT NULL
+          AND w.group_id > v_after
+          AND w.group_id <= v_up_to
+          AND w.group_id < _pgq_room()
+        ORDER BY w.group_id, w.priority, w.ripe_at, w.id
+        LIMIT 1;
+        v_first.room := _pgq_room_of(v_first.group_id, setting, max_jobs, v_cap, capped, free, at);
+        IF v_first.group_id IS NOT NULL AND v_first.room > 0 THEN
+            group_ids := ARRAY[v_first.group_id];
+            priorities := ARRAY[v_first.priority];
+            rooms := ARRAY[v_first.room];
+            firsts := ARRAY[v_first.ctid];
+            last_seen := v_first.group_id;
+            steps := 1;
+            RETURN;
+        END IF;
+    END IF;
     LOOP
         WITH RECURSIVE step (group_id, priority, place, room, n, found) AS (
             SELECT v_after, NULL::smallint, NULL::tid, 0::bigint, 0, 0

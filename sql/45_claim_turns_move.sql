@@ -116,6 +116,27 @@ CREATE FUNCTION _pgq_move_in_turn(rows tid[], token bigint, at timestamptz, leas
     SET plan_cache_mode = force_generic_plan
 AS $_pgq_move_in_turn$
 BEGIN
+    IF cardinality(rows) = 1 THEN
+        RETURN QUERY
+        WITH taken AS (
+            DELETE FROM pgq_waiting AS w
+            WHERE w.ctid = ANY (rows)
+            RETURNING w.*
+        )
+        INSERT INTO pgq_running AS r (
+            id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
+            enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error, group_key, group_id
+        )
+        SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1,
+               coalesce(t.max_retries, s.max_retries, 10), coalesce(t.backoff, s.backoff),
+               coalesce(t.backoff_cap, s.backoff_cap), t.dedup, t.dedup_key, t.enqueued_at, t.context,
+               _pgq_move_in_turn.token, at + _pgq_move_in_turn.lease, _pgq_move_in_turn.worker, at, t.losses,
+               t.newest_error, t.group_key, CASE WHEN _pgq_has_limits(s) THEN coalesce(t.group_id, 0) END
+        FROM taken AS t
+        LEFT JOIN pgq_queue_setting AS s ON s.queue = t.queue COLLATE "C"
+        RETURNING r.*;
+        RETURN;
+    END IF;
     RETURN QUERY
     WITH taken AS (
         DELETE FROM pgq_waiting AS w
