@@ -29,6 +29,78 @@ COMMENT ON FUNCTION _pgq_lock_firsts(tid[], timestamptz) IS
     'locked. Returns their ctids, in the given order, the size of their args and contexts, and how many are suspects.';
 
 
+-- One job of each group, where heads are known: of the first lane with one, or of a lane before it. Where neither has a
+-- job, none is returned for the group.
+CREATE FUNCTION _pgq_first_jobs(queue text, group_ids bigint[], at timestamptz, now timestamptz) RETURNS tid[]
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+    SET enable_sort = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_first_jobs$
+BEGIN
+    RETURN ARRAY(
+        SELECT first.ctid
+        FROM unnest(group_ids) AS g (group_id)
+        CROSS JOIN LATERAL (
+            -- OFFSET 0 is a fence: the head is taken out of the row once.
+            SELECT coalesce((head.lane).priority, 10) AS priority, _pgq_lane_start((head.lane).here_ripe_us) AS ripe_at,
+                   coalesce((head.lane).here_id, 0) AS id
+            FROM (
+                SELECT (
+                    SELECT h.lanes[1]
+                    FROM pgq_head AS h
+                    WHERE h.queue = _pgq_group_head(_pgq_first_jobs.queue, g.group_id)
+                      AND h.due < _pgq_first_jobs.now + interval '6 minutes'
+                      AND h.due BETWEEN _pgq_first_jobs.now
+                                AND _pgq_first_jobs.now + h.rescan_delay + interval '1 second'
+                    ORDER BY h.due DESC
+                    LIMIT 1
+                ) AS lane
+                OFFSET 0
+            ) AS head
+            OFFSET 0
+        ) AS known
+        CROSS JOIN LATERAL (
+            SELECT fresh.ctid
+            FROM (
+                SELECT w.ctid
+                FROM pgq_waiting AS w
+                WHERE w.queue = _pgq_first_jobs.queue COLLATE "C"
+                  AND w.group_id IS NOT NULL
+                  AND w.group_id = nullif(g.group_id, 0)
+                  AND w.priority < known.priority
+                  AND w.ripe_at <= at
+                ORDER BY w.priority, w.ripe_at, w.id
+            ) AS fresh
+            UNION ALL
+            SELECT lane.ctid
+            FROM (
+                SELECT w.ctid
+                FROM pgq_waiting AS w
+                WHERE w.queue = _pgq_first_jobs.queue COLLATE "C"
+                  AND w.group_id IS NOT NULL
+                  AND w.group_id = nullif(g.group_id, 0)
+                  AND w.priority = known.priority
+                  AND (w.ripe_at, w.id) > (known.ripe_at, known.id)
+                  AND w.ripe_at <= at
+                ORDER BY w.ripe_at, w.id
+            ) AS lane
+            LIMIT 1
+        ) AS first
+    );
+END
+$_pgq_first_jobs$;
+
+COMMENT ON FUNCTION _pgq_first_jobs(text, bigint[], timestamptz, timestamptz) IS
+    'Return the ctids of the first jobs of these groups of a queue that are ripe at a time, from their heads on, in the '
+    'order of the groups; none for a group where that takes more than two look-ups, nor for the jobs without a group.';
+
+
 -- What some groups leave of their share goes to the others, once there are no more groups to visit. SKIP LOCKED does
 -- not skip the locks of this transaction, so each pass finds the rows of the one before again.
 --
@@ -66,14 +138,26 @@ DECLARE
     v_wasted bigint;
     v_goes_on boolean;
 BEGIN
-    IF listed = 0 AND cardinality(firsts) = max_jobs THEN
-        v_locked := _pgq_lock_firsts(firsts, at);
-        rows := v_locked.rows;
-        bytes := v_locked.bytes;
-        suspects := v_locked.suspects;
-        is_long := false;
-        IF cardinality(rows) = max_jobs THEN
-            RETURN;
+    IF cardinality(group_ids) = max_jobs THEN
+        v_read := _pgq_tuples_read();
+        IF listed > 0 THEN
+            firsts := _pgq_first_jobs(queue, group_ids, at, v_now);
+        END IF;
+        IF cardinality(firsts) = max_jobs THEN
+            v_locked := _pgq_lock_firsts(firsts, at);
+            rows := v_locked.rows;
+            bytes := v_locked.bytes;
+            suspects := v_locked.suspects;
+            IF cardinality(rows) = max_jobs THEN
+                v_wasted := _pgq_tuples_read() - v_read - max_jobs;
+                is_long := coalesce(v_wasted > 100 + 5 * max_jobs, true);
+                IF is_long AND listed > 0 THEN
+                    PERFORM _pgq_move_group_heads(
+                        queue, group_ids, v_wanted, rows, NULL, coalesce(v_wasted, 10000) / max_jobs, listed, at,
+                        v_now);
+                END IF;
+                RETURN;
+            END IF;
         END IF;
     END IF;
     FOR v_pass IN 1..3 LOOP

@@ -101,7 +101,8 @@ BEGIN
         v_first := coalesce(v_first, v_groups.group_ids[1]);
         v_has_groups := v_has_groups OR v_seen IS NOT NULL OR v_groups.steps > 1 OR NOT v_groups.group_ids <@ '{0}';
         v_is_long := v_is_long OR v_groups.steps > cardinality(v_groups.group_ids) + 100
-            OR coalesce(_pgq_tuples_read() - v_read > v_groups.steps + 100, true);
+            OR coalesce(
+                _pgq_tuples_read() - v_read > greatest(v_groups.steps + 100, 8 * v_groups.steps - 200), true);
         IF v_groups.group_ids <> '{}' AND v_setting.ordered THEN
             v_locked := _pgq_lock_heads(
                 queue, v_groups.group_ids, v_room, at, coalesce(v_setting.on_dead = 'stop', false));

@@ -40,7 +40,7 @@ REVOKE ALL ON FUNCTION
     _pgq_check_snapshot, _pgq_look_at_queues, _pgq_turn, _pgq_end_turn,
     _pgq_groups_in_turn, _pgq_groups_setting, _pgq_known_groups, _pgq_keep_groups, _pgq_look_for_groups,
     _pgq_groups_of_list, _pgq_find_groups, _pgq_turn_sequence, _pgq_turn_value, _pgq_reserved_turn,
-    _pgq_reserve_groups, _pgq_return_turn, _pgq_lock_firsts, _pgq_group_head, _pgq_tuples_read, _pgq_move_group_heads, _pgq_lock_in_groups,
+    _pgq_reserve_groups, _pgq_return_turn, _pgq_lock_firsts, _pgq_first_jobs, _pgq_group_head, _pgq_tuples_read, _pgq_move_group_heads, _pgq_lock_in_groups,
     _pgq_lock_shares, _pgq_has_waiting, _pgq_lock_in_turn, _pgq_await_order, _pgq_lock_heads,
     _pgq_rate_steps, _pgq_span, _pgq_may_start, _pgq_all_spent, _pgq_room_of, _pgq_spend, _pgq_leave_room,
     _pgq_lock_in_turns, _pgq_move_in_turn, _pgq_group_ripe_at, _pgq_grouped_ripe_at, _pgq_turn_at,
