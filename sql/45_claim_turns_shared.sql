@@ -68,8 +68,8 @@ COMMENT ON FUNCTION _pgq_reserved_turn(text) IS
     'sequence has the value of another queue, or none.';
 
 
--- The lock keeps two claims from reserving the same groups. Any role can take it and keep it: after some milliseconds
--- a claim goes on without. The lock ends with a subtransaction, so an error leaves none behind, and a transaction that
+-- The lock keeps two claims from reserving the same groups. Any role can take it and keep it: after 20 milliseconds a
+-- claim goes on without. The lock ends with a subtransaction, so an error leaves none behind, and a transaction that
 -- stays open keeps no other claim waiting.
 CREATE FUNCTION _pgq_reserve_groups(
     queue text,
@@ -104,11 +104,11 @@ DECLARE
     v_groups record;
 BEGIN
     BEGIN
-        FOR v_try IN 1..10 LOOP
+        FOR v_try IN 1..20 LOOP
             EXIT WHEN pg_try_advisory_xact_lock(c_class, hashtext(queue COLLATE "C"));
-            PERFORM pg_sleep(0.0005);
+            PERFORM pg_sleep(0.001);
         END LOOP;
-        FOR v_try IN 1..3 LOOP
+        FOR v_try IN 1..5 LOOP
             v_value := pg_sequence_last_value(v_sequence);
             v_turn := _pgq_reserved_turn(queue);
             IF seen IS NULL THEN
@@ -153,7 +153,7 @@ CREATE FUNCTION _pgq_return_turn(queue text, reserved bigint, served bigint) RET
     SET search_path FROM CURRENT
 AS $_pgq_return_turn$
 BEGIN
-    IF pg_sequence_last_value(_pgq_turn_sequence(queue)) = _pgq_turn_value(queue, reserved) THEN
+    IF served <> reserved AND pg_sequence_last_value(_pgq_turn_sequence(queue)) = _pgq_turn_value(queue, reserved) THEN
         PERFORM setval(_pgq_turn_sequence(queue), _pgq_turn_value(queue, served));
     END IF;
 END
