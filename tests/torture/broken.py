@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from torture.faults import FaultPlan
@@ -9,9 +10,12 @@ from torture.producers import Work
 from torture.run import Plan
 
 SECONDS = 20.0
+PLAIN = ("default",)
 THREADS = 3 * (("--concurrency", "2"),)
 # Longer than the lease: when a frozen worker continues, another one has its job.
 FREEZES = FaultPlan(every=0.7, weights={"freeze": 1}, freeze=(1.2, 2.5))
+KILLS = FaultPlan(every=0.5, weights={"kill": 1})
+FEW_KILLS = replace(KILLS, every=4.0)
 
 
 class Build(Protocol):
@@ -42,21 +46,56 @@ def without_tokens(seed: int) -> Plan:
     Transactional handlers still take effect once, because the row of the running job can be deleted only once. But an
     attempt can be ended while it runs, and the next one then runs beside it.
     """
-    work = Work(kinds=("plain",), fates={"none": 1, "fail": 1}, seconds=(0.05, 0.4), pause=0.05)
+    work = Work(kinds=("plain",), fates={"none": 1, "fail": 1}, seconds=(0.05, 0.4), pause=0.05, queues=PLAIN)
     return _plan(seed, work, "was ended by", patches=NO_TOKENS)
 
 
 def without_refusal(seed: int) -> Plan:
     """A build that completes a job without any check: a worker that comes too late gets no error."""
-    work = Work(kinds=("own",), fates={"none": 1}, seconds=(0.05, 0.4), pause=0.05)
+    work = Work(kinds=("own",), fates={"none": 1}, seconds=(0.05, 0.4), pause=0.05, queues=PLAIN)
     return _plan(seed, work, "effects", patches=NO_TOKENS + NO_REFUSAL)
 
 
 def with_separate_completion(seed: int) -> Plan:
     """A build that commits the writes of a transactional handler first, and then completes its job by id."""
     # More jobs than the workers can do, so that each always holds one that is not completed.
-    work = Work(kinds=("transaction",), fates={"none": 1}, seconds=(0.1,), pause=0.02)
+    work = Work(kinds=("transaction",), fates={"none": 1}, seconds=(0.1,), pause=0.02, queues=PLAIN)
     return _plan(seed, work, "effects", patches=NO_TOKENS, modules=("torture.separate_completion",))
+
+
+def without_the_lock_of_the_queue(seed: int) -> Plan:
+    """A build in which claims from a queue with limits run side by side."""
+    return _plan(seed, _short("limited"), "limit: ", (("_pgq_lock_queue", "FOR UPDATE SKIP LOCKED", ""),), faults=KILLS)
+
+
+def with_the_count_before_the_lock(seed: int) -> Plan:
+    """A build in which a claim counts what runs, and then waits for the queue."""
+    count = "    v_caps := _pgq_caps(queue, v_setting, v_turn.oldest, at);\n"
+    lock = "        v_setting := _pgq_lock_queue(queue, waits);\n"
+    patches = (
+        ("_pgq_lock_in_turn", count, ""),
+        ("_pgq_lock_in_turn", lock, f"        v_turn := _pgq_turn(queue);\n{count}{lock}"),
+    )
+    return _plan(seed, _short("limited"), "limit: ", patches, faults=KILLS)
+
+
+def without_the_lock_of_the_order(seed: int) -> Plan:
+    """A build in which a producer draws ids while claims look for the first job of a group."""
+    lock = "PERFORM pg_advisory_xact_lock_shared("
+    patches = tuple((function, lock, "PERFORM (") for function in ("_pgq_enter_group", "_pgq_enter_groups"))
+    # A producer is overtaken where no earlier job of its group waits.
+    work = replace(_short("ordered"), pause=0.15, keys=tuple("abcd"), later=0)
+    return _plan(seed, work, "order: ", patches, faults=FEW_KILLS)
+
+
+def without_the_notes_of_the_rate(seed: int) -> Plan:
+    """A build in which a claim does not note what has started."""
+    patches = (("_pgq_lock_in_turns", "num_nonnulls(s.rate, s.rate_per_group) > 0", "false"),)
+    return _plan(seed, _short("rated"), "rate: ", patches, faults=KILLS)
+
+
+def _short(queue: str) -> Work:
+    return Work(kinds=("plain",), fates={"none": 1}, seconds=(0.005, 0.02), pause=0.02, queues=(queue,))
 
 
 def _plan(
@@ -65,6 +104,7 @@ def _plan(
     symptom: str,
     patches: tuple[tuple[str, str, str], ...],
     modules: tuple[str, ...] = (),
+    faults: FaultPlan = FREEZES,
 ) -> Plan:
     return Plan(
         SECONDS,
@@ -73,7 +113,7 @@ def _plan(
         lease=1.0,
         workers=THREADS,
         work=work,
-        faults=FREEZES,
+        faults=faults,
         patches=patches,
         modules=modules,
         symptom=symptom,

@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 
+from torture import limits
 from torture.workers import Process, Workers, children
 
 SESSIONS = (
@@ -34,7 +35,16 @@ class FaultPlan:
 
     every: float = 0.4
     weights: Mapping[str, int] = field(
-        default_factory=lambda: {"kill": 6, "freeze": 6, "cut": 6, "cut all": 1, "stop": 3, "stop twice": 2}
+        default_factory=lambda: {
+            "kill": 6,
+            "freeze": 6,
+            "cut": 6,
+            "cut all": 1,
+            "stop": 3,
+            "stop twice": 2,
+            "limit": 4,
+            "pause": 2,
+        }
     )
     freeze: tuple[float, float] = (0.1, 2.5)
 
@@ -100,6 +110,12 @@ class Injector:
             return
         if kind == "cut all":
             self._cut(1000, rng)
+            return
+        if kind == "limit":
+            limits.change(self._dsn, rng)
+            return
+        if kind == "pause":
+            limits.pause(self._dsn, rng)
             return
         processes = self._workers.processes()
         if not processes:

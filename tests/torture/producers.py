@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
@@ -16,6 +17,7 @@ from typing import Any
 import psycopg
 
 from pgq import Queue
+from torture import limits
 
 KINDS = ("plain", "list", "transaction", "batch", "own", "pool")
 # How long handlers take: a few of them longer than the lease.
@@ -27,6 +29,8 @@ FATES = {
 }  # fmt: skip
 # These end dead, and all others never do.
 POISON = ("fail always", "kill always")
+# Half of the topics are in queues with limits.
+QUEUES = 4 * ("default",) + tuple(limits.QUEUES)
 # Short enough for twins to come while the first one waits, and while it runs.
 TOPIC_SECONDS = 0.4
 TWIN_SECONDS = (0.02, 0.3)
@@ -38,12 +42,16 @@ JOIN_TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Work:
-    """What is enqueued: kinds, fates, how long handlers take, and the mean pause of a producer."""
+    """What is enqueued: kinds, fates, how long handlers take, the mean pause of a producer, and where."""
 
     kinds: tuple[str, ...] = KINDS
     fates: Mapping[str, int] = field(default_factory=lambda: FATES)
     seconds: tuple[float, ...] = SECONDS
     pause: float = 0.04
+    queues: tuple[str, ...] = QUEUES
+    keys: tuple[str | None, ...] = (None, *limits.KEYS)
+    # The part of the jobs without twins that are to be ripe later.
+    later: float = 0.2
     # The part of the twins that belong to lasting topics.
     lasting: float = 0.3
 
@@ -117,10 +125,13 @@ class Producer:
             self.acknowledged += numbers
 
     def _one(self, conn: psycopg.Connection[Any]) -> list[int]:
-        """Enqueue one job, perhaps with a delay."""
+        """Enqueue one job, perhaps with a delay; the transaction may stay open while others enqueue later ones."""
         job = self._job()
         enqueued = Queue(conn).enqueue(**job)
-        return [self._note(conn, job, enqueued.id, enqueued.created)]
+        number = self._note(conn, job, enqueued.id, enqueued.created)
+        if self._rng.random() < 0.2:
+            self._stopped.wait(self._rng.uniform(0, 0.2))
+        return [number]
 
     def _many(self, conn: psycopg.Connection[Any]) -> list[int]:
         """Enqueue some jobs in one call; they may be twins of each other and of waiting jobs."""
@@ -150,11 +161,13 @@ class Producer:
         rng, work = self._rng, self._work
         self._count += 1
         (fate,) = rng.choices(list(work.fates), list(work.fates.values()))
-        args = {"topic": f"{self._name} {self._count}", "fate": fate, "seconds": rng.choice(work.seconds)}
-        later = fate != "snooze" and rng.random() < 0.2
+        topic = f"{self._name} {self._count}"
+        args = {"topic": topic, "fate": fate, "seconds": rng.choice(work.seconds)}
+        later = fate != "snooze" and rng.random() < work.later
         return {
             "kind": rng.choice(work.kinds),
             "args": args,
+            **self._place(topic),
             "delay": f"{rng.uniform(0, 2):.3f} seconds" if later else None,
             "priority": rng.randint(0, 9),
             "max_retries": 2 if fate in POISON else 1000,
@@ -180,12 +193,20 @@ class Producer:
             **job,
             "kind": kind,
             "args": args,
+            **self._place(topic),
             "delay": f"{rng.uniform(0, TOPIC_SECONDS):.3f} seconds",
             "max_retries": 2 if fate in POISON else 1000,
             # With "keep" the arguments may differ: the key decides.
             "dedup_key": topic,
             "on_duplicate": rng.choice(("keep", "keep", "soonest", "replace")),
         }
+
+    def _place(self, topic: str) -> dict[str, Any]:
+        """Return the queue and the group of all jobs of a topic; some have no group."""
+        number = zlib.crc32(topic.encode())
+        queue = self._work.queues[number % len(self._work.queues)]
+        key = self._work.keys[number // 100 % len(self._work.keys)]
+        return {"queue": queue, "group_key": None if queue == "default" else key}
 
     def _note(self, conn: psycopg.Connection[Any], job: Mapping[str, Any], number: int, created: bool) -> int:
         row = conn.execute(

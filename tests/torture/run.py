@@ -14,7 +14,7 @@ import psycopg
 from postgres.server import Server
 from psycopg.conninfo import make_conninfo
 
-from torture import tables, verdict
+from torture import limits, tables, verdict
 from torture.faults import FaultPlan, Injector
 from torture.producers import Producer, Work
 from torture.verdict import Verdict
@@ -79,6 +79,7 @@ def torture(plan: Plan, log: Path) -> Run:
             producers = disturb(plan, dsn, injector, server)
             with psycopg.connect(dsn, autocommit=True) as conn:
                 if plan.symptom is None:
+                    limits.begin(conn)
                     drain(conn, workers)
                     workers.stop()
                 acknowledged = [number for producer in producers for number in producer.acknowledged]
@@ -143,4 +144,5 @@ class Watch:
         if time.monotonic() < self._due:
             return False
         self._due = time.monotonic() + LOOK_EVERY
-        return any(self._symptom in line for line in verdict.doubled(self._conn, self._injector.stopped_twice))
+        lines = verdict.doubled(self._conn, self._injector.stopped_twice) + limits.beyond(self._conn)
+        return any(self._symptom in line for line in lines)

@@ -8,6 +8,8 @@ from typing import Any
 
 import psycopg
 
+from torture import limits
+
 SCRIPT = Path(__file__).parents[2] / "build/pgq.sql"
 
 # A ledger row is written in the transaction of its enqueue, so it exists if and only if that transaction has committed.
@@ -72,6 +74,8 @@ def prepare(conn: psycopg.Connection[Any], patches: Sequence[tuple[str, str, str
     """Install pgq and the tables. A patch is the name of a function, a text in its source, and the replacement."""
     conn.execute(SCRIPT.read_bytes())
     conn.execute(TABLES)
+    conn.execute(limits.TABLES)
+    limits.begin(conn)
     for function, old, new in (DECLINED_SOONER, *patches):
         row = conn.execute("SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = %s", [function]).fetchone()
         if row is None or old not in row[0]:

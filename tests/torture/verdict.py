@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from support.errors import astray
 
+from torture import limits
 from torture.faults import Injector
 from torture.producers import POISON
 from torture.workers import Workers
@@ -88,19 +89,21 @@ class Verdict:
     lost: list[str]
     doubled: list[str]
     left: list[str]
+    beyond: list[str]
     crashes: list[str] = field(default_factory=list)
 
     @property
     def is_clean(self) -> bool:
         """Whether all promises were kept."""
-        return not (self.lost or self.doubled or self.left or self.crashes)
+        return not (self.lost or self.doubled or self.left or self.beyond or self.crashes)
 
     @property
     def line(self) -> str:
         """The closing line."""
         return (
             f"{self.jobs:,} jobs, {self.kills} kills, {self.restarts} restarts: "
-            f"{len(self.lost)} lost, {len(self.doubled)} doubled, {len(self.left)} left"
+            f"{len(self.lost)} lost, {len(self.doubled)} doubled, {len(self.left)} left, "
+            f"{len(self.beyond)} beyond limits"
         )
 
 
@@ -119,6 +122,7 @@ def judge(conn: psycopg.Connection[Any], acknowledged: list[int], injector: Inje
         _texts(conn, LOST, acknowledged=acknowledged, poison=list(POISON)),
         doubled(conn, injector.stopped_twice),
         _texts(conn, LEFT, poison=list(POISON)) + astray(conn),
+        limits.beyond(conn),
         workers.crashes,
     )
 

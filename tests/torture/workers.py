@@ -16,13 +16,15 @@ from typing import NamedTuple
 
 from postgres.children import ignored, in_child, masked
 
+from torture import limits
+
 HERE = Path(__file__).parent
 # One worker of each kind: one loop, several threads, several processes, without session state, and without handlers for
 # some kinds.
 OPTIONS = (
     ("--concurrency", "1"),
-    ("--concurrency", "4"),
-    ("--processes", "2"),
+    ("--concurrency", "4", "--queue-order", "rotate"),
+    ("--processes", "2", "--queue-order", "rotate"),
     ("--transaction-pooler",),
     ("torture.fewer",),
 )
@@ -152,6 +154,7 @@ class Workers:
         command = [
             *(sys.executable, "-m", "pgq", "worker", *self.modules, "--name", "torture", "--batch", "20"),
             *("--lease", f"{self.lease}s", "--poll", "200ms", "--grace", "20s", "--health-file", str(slot.health)),
+            *(f"--queue={queue}" for queue in ("default", *limits.QUEUES)),
             *slot.options,
         ]
         with self.log.open("ab") as log, masked():

@@ -17,13 +17,15 @@ from torture.faults import FaultPlan
 from torture.run import Plan, torture
 from torture.verdict import Verdict
 
+NOTHING = "0 lost, 0 doubled, 0 left, 0 beyond limits"
+
 
 def test_nothing_is_lost_doubled_or_left_in_a_short_run(tmp_path: Path) -> None:
     """The run has four seconds and one crash of the server."""
     log = tmp_path / "log"
     verdict = torture(Plan(seconds=4, jobs=50, seed=9, restarts=1, faults=FaultPlan(every=0.2)), log).verdict
     assert verdict.is_clean, f"{verdict}\n{log.read_text()[-5000:]}"
-    assert verdict.line == f"{verdict.jobs:,} jobs, {verdict.kills} kills, 1 restarts: 0 lost, 0 doubled, 0 left"
+    assert verdict.line == f"{verdict.jobs:,} jobs, {verdict.kills} kills, 1 restarts: {NOTHING}"
     assert verdict.jobs > 20
     assert verdict.kills > 0
 
@@ -35,7 +37,7 @@ def test_nothing_is_lost_doubled_or_left(tmp_path: Path) -> None:
     run = torture(Plan(seconds=15, jobs=200, seed=9), log)
     verdict = run.verdict
     assert verdict.is_clean, f"{verdict}\n{log.read_text()[-5000:]}"
-    assert verdict.line == f"{verdict.jobs:,} jobs, {verdict.kills} kills, 2 restarts: 0 lost, 0 doubled, 0 left"
+    assert verdict.line == f"{verdict.jobs:,} jobs, {verdict.kills} kills, 2 restarts: {NOTHING}"
     # The run was not an easy one.
     assert verdict.jobs > 100
     assert all(run.counts[act] > 0 for act in ("kill", "freeze", "stop", "stop twice", "cut", "cut all"))
@@ -47,21 +49,31 @@ def test_nothing_is_lost_doubled_or_left(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "build", [broken.without_tokens, broken.without_refusal, broken.with_separate_completion], ids=lambda b: b.__name__
+    "build",
+    [
+        broken.without_tokens,
+        broken.without_refusal,
+        broken.with_separate_completion,
+        broken.without_the_lock_of_the_queue,
+        broken.with_the_count_before_the_lock,
+        broken.without_the_lock_of_the_order,
+        broken.without_the_notes_of_the_rate,
+    ],
+    ids=lambda build: build.__name__,
 )
 def test_a_broken_build_is_caught(build: broken.Build, tmp_path: Path) -> None:
     """The run finds the symptom of the defect within 20 seconds."""
     plan = build(seed=1)
     verdict = torture(plan, tmp_path / "log").verdict
     assert plan.symptom is not None
-    assert any(plan.symptom in line for line in verdict.doubled), verdict.line
+    assert any(plan.symptom in line for line in verdict.doubled + verdict.beyond), verdict.line
     assert not verdict.is_clean
 
 
-@pytest.mark.parametrize("what", ["lost", "doubled", "left", "crashes"])
+@pytest.mark.parametrize("what", ["lost", "doubled", "left", "beyond", "crashes"])
 def test_one_defect_spoils_the_verdict(what: str) -> None:
     """Any of the numbers does, and so does a worker that ended without a reason."""
-    nothing: dict[str, list[str]] = {"lost": [], "doubled": [], "left": [], "crashes": []}
+    nothing: dict[str, list[str]] = {"lost": [], "doubled": [], "left": [], "beyond": [], "crashes": []}
     assert Verdict(1, 0, 0, **nothing).is_clean
     assert not Verdict(1, 0, 0, **{**nothing, what: ["x"]}).is_clean
 
