@@ -73,7 +73,7 @@ BEGIN
     IF locked_at IS NOT NULL THEN
         v_room := least(v_room, v_setting.max_running - v_caps.running);
         IF v_setting.rate IS NOT NULL THEN
-            v_room := least(v_room, _pgq_may_start(_pgq_all_spent(queue, 0), v_setting.rate, v_setting, at));
+            v_room := least(v_room, _pgq_may_start(_pgq_all_spent(v_setting, 0, at), v_setting.rate, v_setting, at));
         END IF;
     END IF;
 

@@ -74,7 +74,6 @@ AS $_pgq_begin_limits$
 DECLARE
     v_rows tid[];
 BEGIN
-    PERFORM _pgq_mark(queue);
     PERFORM _pgq_await_claims();
     PERFORM _pgq_lock_settings();
     DELETE FROM pgq_turn AS t WHERE t.queue = _pgq_begin_limits.queue;
@@ -100,5 +99,5 @@ END
 $_pgq_begin_limits$;
 
 COMMENT ON FUNCTION _pgq_begin_limits(text) IS
-    'Make the running jobs of a queue count, which this transaction gives its first limit. Returns nothing. Raises '
-    '55P03 if transactions that have claimed jobs stay open.';
+    'Make the running jobs of a queue count, which this transaction has marked, and gives its first limit. Returns '
+    'nothing. Raises 55P03 if transactions that have claimed jobs stay open.';

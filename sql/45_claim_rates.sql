@@ -41,7 +41,6 @@ CREATE FUNCTION _pgq_span(steps bigint, rate integer, per interval) RETURNS inte
 COMMENT ON FUNCTION _pgq_span(bigint, integer, interval) IS 'Return how long so many steps of a rate are.';
 
 
--- A time that lies further ahead than it can was written before the clock was set back, or the rate was changed.
 CREATE FUNCTION _pgq_may_start(all_spent timestamptz, rate integer, setting pgq_queue_setting, at timestamptz)
     RETURNS bigint
     LANGUAGE sql
@@ -56,7 +55,25 @@ COMMENT ON FUNCTION _pgq_may_start(timestamptz, integer, pgq_queue_setting, time
     'Return how many jobs may start at a time under a rate; NULL without one.';
 
 
-CREATE FUNCTION _pgq_all_spent(queue text, group_id bigint) RETURNS timestamptz
+-- A time that lies far further ahead than burst steps was written before the clock was set back.
+CREATE FUNCTION _pgq_known_spent(
+    all_spent timestamptz,
+    rate integer,
+    setting pgq_queue_setting,
+    at timestamptz
+) RETURNS timestamptz
+    LANGUAGE sql
+    IMMUTABLE
+    RETURN CASE
+        WHEN all_spent <= at + _pgq_span(coalesce(setting.burst, 1), rate, setting.per) + interval '1 minute'
+            THEN all_spent
+    END;
+
+COMMENT ON FUNCTION _pgq_known_spent(timestamptz, integer, pgq_queue_setting, timestamptz) IS
+    'Return until when a rate is used, given what pgq_rate says; NULL if that cannot be so at this time.';
+
+
+CREATE FUNCTION _pgq_all_spent(setting pgq_queue_setting, group_id bigint, at timestamptz) RETURNS timestamptz
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
     SET enable_seqscan = off
@@ -66,14 +83,46 @@ CREATE FUNCTION _pgq_all_spent(queue text, group_id bigint) RETURNS timestamptz
 AS $_pgq_all_spent$
 BEGIN
     RETURN (
-        SELECT r.all_spent
+        SELECT _pgq_known_spent(
+                   r.all_spent, CASE WHEN r.group_id = 0 THEN setting.rate ELSE setting.rate_per_group END, setting, at)
         FROM pgq_rate AS r
-        WHERE r.queue = _pgq_all_spent.queue AND r.group_id = _pgq_all_spent.group_id
+        WHERE r.queue = setting.queue AND r.group_id = _pgq_all_spent.group_id
         ORDER BY r.all_spent DESC
         LIMIT 1
     );
 END
 $_pgq_all_spent$;
 
-COMMENT ON FUNCTION _pgq_all_spent(text, bigint) IS
-    'Return until when the rate of a queue, group 0, or of a group of it, is used; NULL: not at all.';
+COMMENT ON FUNCTION _pgq_all_spent(pgq_queue_setting, bigint, timestamptz) IS
+    'Return until when the rate of a queue, group 0, or of a group of it, is used at a time; NULL: not at all.';
+
+
+-- Otherwise the starts under a slow rate would keep jobs waiting long after it has become a fast one.
+CREATE FUNCTION _pgq_change_rate(setting pgq_queue_setting, at timestamptz) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_change_rate$
+BEGIN
+    UPDATE pgq_rate AS r
+    SET all_spent = at + span.burst
+    FROM (
+        SELECT r.ctid AS place,
+               _pgq_span(
+                   coalesce(setting.burst, 1),
+                   CASE WHEN r.group_id = 0 THEN setting.rate ELSE setting.rate_per_group END,
+                   setting.per) AS burst
+        FROM pgq_rate AS r
+        WHERE r.queue = setting.queue
+        OFFSET 0
+    ) AS span
+    WHERE r.ctid = span.place
+      AND r.all_spent > at + span.burst;
+END
+$_pgq_change_rate$;
+
+COMMENT ON FUNCTION _pgq_change_rate(pgq_queue_setting, timestamptz) IS
+    'Note that a queue and its groups have used no more than the burst of the rates that it has now. This transaction '
+    'has the lock of the queue. Returns nothing.';

@@ -18,7 +18,7 @@ CREATE FUNCTION _pgq_room_of(
             max_jobs,
             _pgq_free(group_id, cap, capped, free),
             CASE WHEN setting.rate_per_group IS NOT NULL THEN
-                _pgq_may_start(_pgq_all_spent(setting.queue, group_id), setting.rate_per_group, setting, at)
+                _pgq_may_start(_pgq_all_spent(setting, group_id, at), setting.rate_per_group, setting, at)
             END)
     END;
 
@@ -74,9 +74,7 @@ BEGIN
     )
     INSERT INTO pgq_rate (queue, group_id, all_spent)
     SELECT setting.queue, s.group_id,
-           greatest(
-               least(coalesce(s.all_spent, at), at + _pgq_span(coalesce(setting.burst, 1), s.rate, setting.per)),
-               at)
+           greatest(_pgq_known_spent(s.all_spent, s.rate, setting, at), at)
            + _pgq_span(s.jobs, s.rate, setting.per)
     FROM spent AS s;
 END

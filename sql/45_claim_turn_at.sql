@@ -27,7 +27,7 @@ BEGIN
         RETURN NULL;
     END IF;
     IF v_setting.rate IS NOT NULL THEN
-        v_spent := _pgq_all_spent(queue, 0);
+        v_spent := _pgq_all_spent(v_setting, 0, at);
         IF _pgq_may_start(v_spent, v_setting.rate, v_setting, at) = 0 THEN
             v_token_at := v_spent - _pgq_span(coalesce(v_setting.burst, 1) - 1, v_setting.rate, v_setting.per);
         END IF;

@@ -179,6 +179,10 @@ BEGIN
         WHERE s.queue = pgq_configure.queue;
     END IF;
     PERFORM _pgq_mark(queue);
+    IF (v_setting.rate, v_setting.rate_per_group, v_setting.per, v_setting.burst)
+       IS DISTINCT FROM (v_before.rate, v_before.rate_per_group, v_before.per, v_before.burst) THEN
+        PERFORM _pgq_change_rate(v_setting, pgq_now());
+    END IF;
     IF _pgq_has_limits(v_setting)
        AND (NOT _pgq_has_limits(v_before) OR (v_setting.ordered AND v_before.ordered IS NOT TRUE)) THEN
         PERFORM _pgq_begin_limits(queue);
@@ -204,4 +208,5 @@ COMMENT ON FUNCTION pgq_configure(text, jsonb) IS
     'max_retries from 0 on. Intervals are strings. NULL for queue or settings raises 22004. Raises 22023 for a bad '
     'queue, an unknown key, a value of another JSON type or out of range, and settings that do not belong together; '
     '22007, 22008, 22003 or 22P02 for a value that PostgreSQL cannot read as an interval or whole number; 42501 for a '
-    'queue that the calling role may not use.';
+    'queue that the calling role may not use; 55P03 if a queue gets its first limit, or becomes ordered, and other '
+    'transactions that have claimed jobs stay open for about ten seconds.';

@@ -1,6 +1,6 @@
 -- Limits: how many jobs of a queue, and of each group, run at a time; and the turns of the groups.
 BEGIN;
-SELECT plan(32);
+SELECT plan(40);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -53,6 +53,18 @@ SELECT pg_temp.add(1, 'b');
 SELECT is(pg_temp.taken(100), 'b', 'a group that is paused is passed over, too');
 SELECT pgq_resume('q', 'a');
 SELECT is(pg_temp.taken(100), 'aa', 'until it is resumed');
+SELECT pgq_complete(id, token) FROM pgq_running;
+SELECT pg_temp.add(3, 'c');
+SELECT pgq_pause('q', '2030-01-01 12:03Z', 'c');
+SELECT is(pg_temp.taken(100), NULL, 'or until the time of the pause');
+SET LOCAL pgq.now = '2030-01-01 12:03Z';
+SELECT is(pg_temp.taken(100), 'cc', 'when it is over, the limit of the group counts');
+SELECT pg_temp.add(3);
+SELECT is(pg_temp.taken(100), '---', 'jobs without a group begin');
+SELECT pg_temp.add(1);
+SELECT is(pg_temp.taken(100), '-', 'while others of them run');
+SELECT is(capped, ARRAY[_pgq_group_id('c')], 'they are no group at its limit')
+FROM pgq_queue_setting AS s, _pgq_caps('q', s, NULL, pgq_now()) WHERE s.queue = 'q';
 DELETE FROM pgq_running;
 DELETE FROM pgq_waiting;
 
@@ -73,6 +85,20 @@ SELECT is(cardinality(ids), 19, 'it takes as many as wait') FROM pgq_claim_batch
 SELECT is(count(*), 0::bigint, 'and packs none of them') FROM pgq_running_batch;
 DELETE FROM pgq_running;
 DELETE FROM pgq_waiting;
+
+-- Jobs that run in groups, without counting, and what a limit of before has left.
+SELECT pgq_configure('q', '{"max_running": null, "max_per_group": null}');
+SELECT pg_temp.add(3, 'a');
+SELECT pg_temp.add(2, 'b');
+SELECT is(pg_temp.taken(2, '{q}'), 'ab', 'without limits, two run');
+INSERT INTO pgq_turn (queue, token, group_id, oldest) SELECT 'q', token + 1, 0, token + 1 FROM pgq_running LIMIT 1;
+SELECT pgq_configure('q', '{"max_per_group": 1}');
+SELECT is(pg_temp.taken(5), NULL, 'the first limit counts each of them in its group, from the first token on');
+SELECT pgq_complete(id, token) FROM pgq_running WHERE group_key = 'b';
+SELECT is(pg_temp.taken(5), 'b', 'a place of a group is for that group');
+DELETE FROM pgq_running;
+DELETE FROM pgq_waiting;
+SELECT pgq_configure('q', '{"max_per_group": null}');
 
 -- Several queues.
 SELECT pgq_configure('q', '{"max_running": 1}');

@@ -1,6 +1,6 @@
 -- Ordered queues: the jobs of a group run one after the other, in the order in which they were enqueued.
 BEGIN;
-SELECT plan(25);
+SELECT plan(39);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -63,6 +63,7 @@ SELECT pgq_configure('q', '{"ordered": null, "on_dead": null}');
 SELECT pgq_enqueue_many('[{"kind": "k", "args": "c1", "queue": "q", "group_key": "c", "delay": "1 hour"}, {"kind": "k", "args": "c2", "queue": "q", "group_key": "c"}]');
 SELECT results_eq('SELECT group_id = _pgq_room() FROM pgq_waiting ORDER BY id', 'VALUES (true), (false)', 'a job whose time is to come waits apart');
 SELECT pgq_configure('q', '{"ordered": true}');
+SELECT is(count(*), 0::bigint, 'in a queue that becomes ordered, none does') FROM pgq_waiting WHERE group_id = _pgq_room();
 SELECT is(pg_temp.taken(), NULL, 'in a queue that becomes ordered, such jobs keep those after them waiting');
 SELECT pgq_configure('q', '{"ordered": null}');
 SELECT is(pg_temp.taken(), 'c2', 'no longer when it is not ordered any more');
@@ -79,6 +80,54 @@ SELECT pgq_enqueue('k', '"d1"', 'q', group_key => 'd');
 SELECT is((pgq_fail(id, token, 'broken', retry_in => '0')).outcome, 'retry', 'a job that meets its twin keeps its place') FROM pgq_running;
 SELECT is(min(id), :first::bigint, 'the twin waits under its id') FROM pgq_waiting WHERE args = '"d1"';
 SELECT is(pg_temp.taken(), 'd1', 'and is claimed before later jobs');
+DELETE FROM pgq_running;
+DELETE FROM pgq_waiting;
+
+-- A twin that is earlier, or in another group, keeps its own place.
+SELECT id AS first FROM pgq_enqueue('k', '"e1"', 'q', group_key => 'e', max_retries => 0) \gset
+SELECT pg_temp.taken();
+SELECT pgq_fail(id, token) FROM pgq_running;
+SELECT pgq_enqueue('k', '"e1"', 'q', group_key => 'e');
+SELECT is(pg_temp.taken(), 'e1', 'a later twin of a dead job runs');
+SELECT pgq_retry(:first);
+SELECT is((pgq_fail(id, token, retry_in => '0')).outcome, 'merged', 'and merges into that, which an operator has retried') FROM pgq_running;
+SELECT is(id, :first::bigint, 'which keeps its place') FROM pgq_waiting;
+DELETE FROM pgq_waiting;
+SELECT pgq_enqueue('k', '"e2"', 'q', group_key => 'e');
+SELECT pg_temp.taken();
+SELECT id AS other FROM pgq_enqueue('k', '"e2"', 'q', group_key => 'f') \gset
+SELECT is((pgq_fail(id, token, retry_in => '0')).outcome, 'merged', 'a job merges into a twin of another group') FROM pgq_running;
+SELECT is(id, :other::bigint, 'which has its place there') FROM pgq_waiting;
+DELETE FROM pgq_waiting;
+DELETE FROM pgq_ended;
+
+-- Of many groups, those are taken that have a job to begin, and no more than are wanted, in turn.
+SELECT pgq_enqueue('k', to_jsonb('later' || n), 'q', delay => '1 hour', group_key => n::text) FROM generate_series(1, 9) AS n;
+SELECT pgq_enqueue('k', to_jsonb(key || n), 'q', group_key => key) FROM generate_series(1, 3) AS n, unnest('{g,h}'::text[]) AS key;
+SELECT array_agg(taken ORDER BY n) AS taken FROM (
+    SELECT n, pg_temp.taken(1) AS taken, pg_temp.done('g' || (n + 1) / 2), pg_temp.done('h' || (n + 1) / 2) FROM generate_series(1, 4) AS n
+) AS t \gset
+SELECT ok(:'taken' IN ('{g1,h1,g2,h2}', '{h1,g1,h2,g2}'), 'groups take turns beside those that wait');
+SELECT is(pg_temp.taken(0), NULL, 'no job is taken if none is wanted');
+SELECT pgq_fail(id, token, retry_in => '1 hour') FROM (SELECT * FROM pgq_claim('{q}', 1)) AS c;
+SELECT is(count(*), 0::bigint, 'a job that failed waits in its group') FROM pgq_waiting WHERE group_id = _pgq_room();
+DELETE FROM pgq_waiting;
+
+-- A dead job stops its own group only, and only those that come after it.
+SELECT pgq_enqueue('k', to_jsonb(key || n), 'q', max_retries => 0, group_key => key) FROM generate_series(1, 3) AS n, unnest('{i,j}'::text[]) AS key;
+SELECT is(pg_temp.taken(), 'i1 j1', 'two groups begin');
+SELECT pgq_fail(id, token) FROM pgq_running WHERE args = '"i1"';
+SELECT pgq_configure('q', '{"on_dead": "stop"}');
+SELECT pg_temp.done('j1');
+SELECT is(pg_temp.taken(), 'j2', 'the other one goes on');
+SELECT pgq_configure('q', '{"on_dead": null}');
+SELECT is(pg_temp.taken(), 'i2', 'without on_dead, both do');
+SELECT pgq_fail(id, token) FROM pgq_running WHERE args = '"i2"';
+SELECT pgq_configure('q', '{"on_dead": "stop"}');
+SELECT pgq_retry(id) FROM pgq_ended WHERE args = '"i1"';
+SELECT is(pg_temp.taken(), 'i1', 'a job before the dead one runs');
+SELECT pg_temp.done('i1');
+SELECT is(pg_temp.taken(), NULL, 'and those after it wait');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -58,6 +58,13 @@ def ration(conn: Connection, pause: str) -> None:
     )
 
 
+def replace(conn: Connection, function: str, old: str, new: str) -> None:
+    """Replace a text in the source of a function, which has it once."""
+    definition = one(conn, "SELECT pg_get_functiondef(%s::regproc)", function)
+    assert definition.count(old) == 1
+    conn.execute(definition.replace(old, new).encode())
+
+
 def record(conn: Connection, table: str, events: str, *values: str) -> None:
     """Record the values of these expressions in a table named seen, at each statement that changes the table."""
     columns = ", ".join(f"value{n} text" for n, _ in enumerate(values))
@@ -78,6 +85,12 @@ def seen(conn: Connection) -> list[tuple[Any, ...]]:
 def waits_for_lock(conn: Connection, other: Connection) -> bool:
     """Return whether the other session waits for a lock."""
     return bool(one(conn, "SELECT cardinality(pg_blocking_pids(%s)) > 0", other.info.backend_pid))
+
+
+def sleeps(conn: Connection, other: Connection) -> bool:
+    """Return whether a session is in pg_sleep."""
+    query = "SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = %s"
+    return bool(one(conn, query, other.info.backend_pid))
 
 
 def expire(conn: Connection, *ids: int) -> None:

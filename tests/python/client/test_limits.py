@@ -8,28 +8,25 @@ import os
 import random
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from multiprocessing.process import BaseProcess
 
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
-from support.database import Connect, Connection, expire, one, waits_for_lock
+from support.database import Connect, Connection, expire, one, replace, waits_for_lock
 from support.threads import Thread, eventually
 
+from pgq.testing import Clock
+
 MAX_RUNNING, MAX_PER_GROUP = 6, 2
+Build = Callable[[Connection], None]
 SECONDS = float(os.environ.get("PGQ_LIMITS_SECONDS", "6"))
 
 
 def limit(conn: Connection, **settings: int) -> None:
     """Set limits of the queue "limited"."""
     conn.execute("SELECT pgq_configure('limited', %s)", [Jsonb(settings)])
-
-
-def replace(conn: Connection, function: str, old: str, new: str) -> None:
-    """Replace a text in the source of a function."""
-    definition = one(conn, "SELECT pg_get_functiondef(%s::regproc)", function)
-    assert definition.count(old) == 1
-    conn.execute(definition.replace(old, new).encode())
 
 
 def without_the_lock(conn: Connection) -> None:
@@ -41,12 +38,6 @@ def with_the_token_before_the_lock(conn: Connection) -> None:
     """Break the build: a claim draws its token before it waits for the queue."""
     replace(conn, "_pgq_lock_in_turns", "    rows := '{}';\n", "    rows := '{}'; token := nextval('pgq_token');\n")
     replace(conn, "_pgq_lock_in_turns", "        token := nextval('pgq_token');\n        IF", "        IF")
-
-
-def sleeps(conn: Connection, other: Connection) -> bool:
-    """Return whether a session is in pg_sleep."""
-    query = "SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = %s"
-    return bool(one(conn, query, other.info.backend_pid))
 
 
 def with_the_count_before_the_lock(conn: Connection) -> None:
@@ -152,11 +143,12 @@ def test_no_snapshot_shows_more_running_jobs_than_the_limits_allow(conn: Connect
     eventually(slots, "all slots are taken again")
 
 
-def test_the_watcher_catches_a_build_without_the_lock(conn: Connection, dsn: str) -> None:
+@pytest.mark.parametrize("build", [without_the_lock, with_the_count_before_the_lock], ids=lambda build: build.__name__)
+def test_the_watcher_catches_a_broken_build(conn: Connection, dsn: str, build: Build) -> None:
     """The check of the test above can fail."""
     limit(conn, max_running=MAX_RUNNING, max_per_group=MAX_PER_GROUP)
-    without_the_lock(conn)
-    assert watch(dsn, 3)[1] > 0
+    build(conn)
+    assert watch(dsn, 4)[1] > 0
 
 
 @pytest.mark.parametrize(
@@ -165,7 +157,7 @@ def test_the_watcher_catches_a_build_without_the_lock(conn: Connection, dsn: str
     ids=["", "with the token before the lock", "with the count before the lock"],
 )
 def test_a_claim_that_waits_for_the_queue_is_counted(
-    conn: Connection, connect: Connect, build: Callable[[Connection], None] | None, broken: bool
+    conn: Connection, connect: Connect, build: Build | None, broken: bool
 ) -> None:
     """
     It counts what the claim has taken that it waits for; a build that does not is caught.
@@ -193,6 +185,45 @@ def test_a_claim_that_waits_for_the_queue_is_counted(
     assert one(conn, "SELECT count(*) FROM pgq_running") == 2
 
 
+def test_a_claim_that_waits_for_the_queue_reads_the_clock_when_it_has_it(
+    conn: Connection, connect: Connect, clock: Clock
+) -> None:
+    """Otherwise the claim would be noted as earlier than the one that it has waited for."""
+    limit(conn, max_running=5)
+    conn.execute("SELECT pgq_enqueue('k', '1', 'limited'), pgq_enqueue('k', '2', 'limited', delay => '1 minute')")
+    conn.execute("ALTER FUNCTION _pgq_await_queue SET lock_timeout = '30s'")
+    first, second = connect(autocommit=False), connect()
+    first.execute("SELECT FROM pgq_queue_setting FOR UPDATE")
+    claim = "SELECT lease_until - interval '5 minutes' FROM pgq_claim('{limited}', 10)"
+    waiting = Thread(lambda: second.execute(claim).fetchall())
+    eventually(lambda: waits_for_lock(conn, second), "the claim waits")
+    clock.tick(timedelta(minutes=1))
+    first.commit()
+    assert waiting.result() == 2 * [(datetime(2030, 1, 1, 12, 1, tzinfo=UTC),)]
+
+
+def test_a_claim_that_has_a_queue_waits_for_no_other(conn: Connection, connect: Connect) -> None:
+    """Two that take queues in another order would wait for each other."""
+    for name in ("a", "b", "limited"):
+        conn.execute("SELECT pgq_configure(%s, %s)", [name, Jsonb({"max_running": 5})])
+        conn.execute("SELECT pgq_enqueue('k', queue => %s)", [name])
+    conn.execute("ALTER FUNCTION _pgq_await_queue SET lock_timeout = '30s'")
+    other = connect(autocommit=False)
+    other.execute("SELECT FROM pgq_queue_setting WHERE queue = 'b' FOR UPDATE")
+    conn.execute("SET statement_timeout = '20s'")
+    taken = conn.execute("SELECT queue FROM pgq_claim('{a,b,limited}', 10)").fetchall()
+    assert taken == [("a",), ("limited",)]
+
+
+def test_a_claim_from_an_empty_queue_with_limits_writes_nothing(conn: Connection) -> None:
+    """To lock the queue would be to write."""
+    limit(conn, max_running=1)
+    assert one(conn, "SELECT count(*) FROM pgq_claim('{limited}')") == 0
+    with conn.transaction():
+        assert one(conn, "SELECT count(*) FROM pgq_claim('{limited}')") == 0
+        assert one(conn, "SELECT pg_current_xact_id_if_assigned()") is None
+
+
 @pytest.mark.parametrize(
     "level",
     [psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE],
@@ -209,39 +240,6 @@ def test_a_claim_with_an_old_snapshot_is_refused(
     said = f"limited has limits and cannot be claimed from in isolation level {level.name.replace('_', ' ')}"
     with pytest.raises(psycopg.errors.ActiveSqlTransaction, match=said):
         strict.execute(f"SELECT * FROM {call}".encode())
-
-
-CLAIMS = {
-    "one": "pgq_claim('{q}')",
-    "batch of one": "pgq_claim_batch('{q}', 1)",
-    "packed": "pgq_claim_batch('{q}', 20)",
-    "several queues": "pgq_claim('{free,q}', 20)",
-}
-
-
-@pytest.mark.parametrize("call", CLAIMS.values(), ids=CLAIMS)
-@pytest.mark.parametrize("marked", [False, True], ids=["", "marked"])
-def test_the_first_limit_counts_the_jobs_of_a_claim_that_has_missed_it(
-    conn: Connection, connect: Connect, call: str, marked: bool
-) -> None:
-    """The claim has looked for limits, and has not taken its jobs yet."""
-    for n in range(20):
-        conn.execute("SELECT pgq_enqueue('k', %s::jsonb, 'q')", [str(n)])
-    if marked:
-        conn.execute("SELECT pgq_enqueue('k', '21', 'q', group_key => 'a')")
-    blocker, worker, admin = connect(autocommit=False), connect(), connect()
-    blocker.execute("LOCK TABLE pgq_running, pgq_running_batch IN SHARE ROW EXCLUSIVE MODE")
-    claim = Thread(lambda: worker.execute(f"SELECT * FROM {call}".encode()).fetchall())
-    eventually(lambda: waits_for_lock(conn, worker), "the claim waits to move its jobs")
-    limit = Thread(lambda: admin.execute("SELECT pgq_configure('q', '{\"max_running\": 1}')"))
-    eventually(lambda: sleeps(conn, admin) or not limit.is_alive(), "the limit waits for the claim")
-    blocker.rollback()
-    claim.result()
-    limit.result()
-    running = one(conn, "SELECT count(*) FROM _pgq_running")
-    assert running > 0
-    assert one(conn, "SELECT count(*) FROM pgq_running WHERE group_id IS NOT NULL") == running
-    assert one(conn, "SELECT count(*) FROM pgq_claim('{q}', 20)") == 0
 
 
 @pytest.mark.parametrize(
@@ -262,55 +260,6 @@ def test_a_claim_whose_snapshot_is_older_than_the_limit_is_refused(
     limit(conn, max_running=1)
     with pytest.raises(psycopg.errors.SerializationFailure):
         strict.execute("SELECT * FROM pgq_claim('{limited}')")
-
-
-def test_the_first_limit_waits_for_claims_that_are_under_way(conn: Connection, connect: Connect) -> None:
-    """Their jobs count, whether they began before the queue was marked or later."""
-    for n in range(30):
-        conn.execute("SELECT pgq_enqueue('k', %s::jsonb, 'q')", [str(n)])
-    first, second, admin = connect(autocommit=False), connect(autocommit=False), connect()
-    first.execute("SELECT FROM pgq_claim_batch('{q}', 20)")
-    thread = Thread(lambda: admin.execute("SELECT pgq_configure('q', '{\"max_running\": 26}')"))
-    eventually(lambda: sleeps(conn, admin) or not thread.is_alive(), "the limit waits for the claim")
-    # One that begins when the queue is marked, and sees no limit.
-    second.execute("SELECT FROM pgq_claim('{q}', 5)")
-    first.commit()
-    eventually(lambda: waits_for_lock(conn, admin) or not thread.is_alive(), "it waits for the second one, too")
-    second.commit()
-    thread.result()
-    assert one(conn, "SELECT count(*) FROM pgq_claim('{q}', 20)") == 1
-
-
-def test_the_first_limit_does_not_wait_for_ever(conn: Connection, connect: Connect) -> None:
-    """Each wait ends after about ten seconds; here after a moment. The limit is not set."""
-    replace(conn, "_pgq_await_claims", "1..1000", "1..3")
-    replace(conn, "_pgq_lock_settings", "1..50", "1..2")
-    other = connect(autocommit=False)
-    other.execute("SELECT FROM pgq_claim('{q}')")
-    with pytest.raises(psycopg.errors.LockNotAvailable, match="transactions that have claimed jobs stay open"):
-        limit(conn, max_running=1)
-    other.rollback()
-    other.execute("SELECT FROM pgq_queue_setting")
-    with pytest.raises(
-        psycopg.errors.LockNotAvailable, match="transactions that have looked for the settings of queues stay open"
-    ):
-        limit(conn, max_running=1)
-    other.rollback()
-    assert one(conn, "SELECT count(*) FROM pgq_queue_setting") == 0
-
-
-def test_a_first_limit_counts_jobs_that_are_locked(conn: Connection, connect: Connect) -> None:
-    """The transaction of a handler may hold one for long."""
-    for n in range(4):
-        conn.execute("SELECT pgq_enqueue('k', %s::jsonb, 'q')", [str(n)])
-    job = conn.execute("SELECT id, token FROM pgq_claim('{q}')").fetchone()
-    handler = connect(autocommit=False)
-    handler.execute("SELECT pgq_hold(%s, %s)", job)
-    conn.execute("SELECT pgq_configure('q', '{\"max_running\": 2}')")
-    assert one(conn, "SELECT count(*) FROM pgq_claim('{q}', 10)") == 1
-    handler.execute("SELECT pgq_complete(%s, %s)", job)
-    handler.commit()
-    assert one(conn, "SELECT count(*) FROM pgq_claim('{q}', 10)") == 1
 
 
 @pytest.mark.happens("a worker has lost a lease and does not know it")
