@@ -23,7 +23,7 @@ SEE = (
     "ARRAY(SELECT e ->> 'error' FROM jsonb_array_elements(j.errors) AS e) AS errors, "
     "ARRAY(SELECT (e ->> 'at')::timestamptz FROM jsonb_array_elements(j.errors) AS e) AS failed_at, r.token, "
     "j.lease_until, j.cancel_requested_at IS NOT NULL AS requested, j.result, j.ended_at, "
-    "coalesce(r.losses, j.losses) AS losses "
+    "coalesce(r.losses, j.losses) AS losses, j.group_key "
     "FROM pgq_jobs AS j LEFT JOIN _pgq_running AS r USING (id)"
 )
 
@@ -74,6 +74,7 @@ class Machine(RuleBasedStateMachine):
     """Each rule makes a call on the database and on the model; afterwards the tables and the model agree."""
 
     connections: tuple[Connection, ...]
+    model_of: Callable[[datetime], Model] = Model
     claim_query = "SELECT id, token, attempt, args, lease_until FROM pgq_claim(%s, %s, %s)"
 
     def __init__(self) -> None:
@@ -81,7 +82,7 @@ class Machine(RuleBasedStateMachine):
         clean(*self.connections)
         for conn in self.connections:
             conn.execute("SET TimeZone = 'UTC'; SET pgq.jitter = '0'")
-        self.model = Model(datetime(2030, 1, 1, tzinfo=UTC))
+        self.model = type(self).model_of(datetime(2030, 1, 1, tzinfo=UTC))
         self.claims = [(0, 0)]
         self.leases = 0
         self.travel(timedelta(0))
@@ -169,7 +170,7 @@ class Machine(RuleBasedStateMachine):
         old = {token for _, token in self.claims}
 
         def expect(model: Model, rows: Rows) -> list[Any]:
-            taken = model.claim(names, max_jobs, lease, locked)
+            taken = self.taken(model, rows, names, max_jobs, lease, locked)
             tokens = {row[1] for row in rows or []}
             assert len(tokens) == bool(rows)
             assert not tokens & old
@@ -180,6 +181,16 @@ class Machine(RuleBasedStateMachine):
             return [(job.id, model.jobs[job.id].token, job.attempt, job.args, job.lease_until) for job in taken]
 
         self.call(where, self.claim_query, [names, max_jobs, lease], expect)
+
+    def taken(
+        self, model: Model, rows: Rows, names: list[str], max_jobs: int, lease: timedelta, locked: Collection[int]
+    ) -> list[Job]:
+        """Return the jobs that a claim takes in the model, without their tokens."""
+        return model.claim(names, max_jobs, lease, locked)
+
+    def placed(self, order: Order) -> Order:
+        """Return an order with its group."""
+        return order
 
     @invariant()
     def agree(self) -> None:

@@ -41,6 +41,7 @@ class Job:
     ended_at: datetime | None = None
     # As in pgq_running: negative once the job was found lost together with others.
     losses: int | None = None
+    group_key: str | None = None
 
     @property
     def signature(self) -> tuple[Any, ...] | None:
@@ -74,6 +75,7 @@ class Order:
     dedup: bool
     dedup_key: str | None
     on_duplicate: str
+    group_key: str | None = None
 
 
 class Model:
@@ -107,7 +109,7 @@ class Model:
         ripe_at = self.now + (order.ripe_in or timedelta(0))
         job = Job(
             new_id, order.kind, order.args, order.queue, order.priority, ripe_at, order.max_retries, order.backoff,
-            order.dedup, order.dedup_key, self.now,
+            order.dedup, order.dedup_key, self.now, group_key=order.group_key,
         )  # fmt: skip
         twin = self.twin(job)
         if twin is None:

@@ -157,3 +157,16 @@ def test_two_transactions_that_claim_and_configure_do_not_wait_for_each_other_fo
     except psycopg.errors.DeadlockDetected:
         ended += 1
     assert ended == 1
+
+
+def test_two_queues_get_their_first_limits_at_the_same_time(conn: Connection, connect: Connect) -> None:
+    """Each waits for a claim, and neither for the other."""
+    worker, admins = connect(autocommit=False), [connect() for _ in "ab"]
+    worker.execute("SELECT FROM pgq_claim('{a,b}')")
+    call = "SELECT pgq_configure(%s, '{\"max_running\": 1}')"
+    limits = [Thread(admin.execute, call, [name]) for admin, name in zip(admins, "ab", strict=True)]
+    eventually(lambda: all(sleeps(conn, admin) or waits_for_lock(conn, admin) for admin in admins), "both limits wait")
+    worker.commit()
+    for limit in limits:
+        limit.result()
+    assert one(conn, "SELECT count(*) FROM pgq_queue_setting") == 2

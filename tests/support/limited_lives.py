@@ -1,0 +1,98 @@
+"""The rules of queues with groups, limits, order and pauses, beside all others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+
+from support.limited_model import LimitedModel
+from support.lives import Lives
+from support.machine import Rows, Where, queues, spans, wheres
+from support.model import Job, Model, Order
+
+keys = st.sampled_from([None, "a", "b"])
+settings = st.fixed_dictionaries(
+    {},
+    optional={
+        "max_running": st.sampled_from([1, 2, 3, None]),
+        "max_per_group": st.sampled_from([1, 2, None]),
+        "ordered": st.sampled_from([True, None]),
+        "on_dead": st.sampled_from(["stop", None]),
+    },
+)
+
+
+def limited(model: Model) -> LimitedModel:
+    """Return the model as what it is."""
+    assert isinstance(model, LimitedModel)
+    return model
+
+
+class LimitedLives(Lives):
+    """Jobs have groups, and operators configure, pause and resume."""
+
+    model_of = LimitedModel
+    # A claim that finds no group does not take the job with a group that it rescues. So another one rescues it before.
+    claim_query = (
+        "SELECT c.id, c.token, c.attempt, c.args, c.lease_until "
+        "FROM (SELECT count(*) AS jobs FROM pgq_claim('{none}', 0)) AS no "
+        "CROSS JOIN LATERAL pgq_claim(%s, no.jobs + %s, %s) AS c"
+    )
+
+    def placed(self, order: Order) -> Order:
+        """Return an order with its group. Twins may have different ones."""
+        return replace(order, group_key={0: None, 1: "a", 3: "b"}[order.max_retries])
+
+    @rule(where=wheres, queue=queues, given=settings)
+    def configure(self, where: Where, queue: str, given: dict[str, Any]) -> None:
+        """Limits count what runs, and begin with the next claim."""
+        self.call(
+            where,
+            "SELECT pgq_configure(%s, %s::jsonb)",
+            [queue, json.dumps(given)],
+            lambda model, _: [(limited(model).configure(queue, given),)],
+        )
+
+    @rule(where=wheres, queue=queues, key=keys, span=st.none() | spans)
+    def pause(self, where: Where, queue: str, key: str | None, span: timedelta | None) -> None:
+        """A queue or a group is not claimed from for a while."""
+        until = None if span is None else self.model.now + span
+        self.call(
+            where,
+            "SELECT pgq_pause(%s, %s, %s)",
+            [queue, until, key],
+            lambda model, _: limited(model).pause(queue, key, until),
+        )
+
+    @rule(where=wheres, queue=queues, key=keys)
+    def resume(self, where: Where, queue: str, key: str | None) -> None:
+        """A pause ends."""
+        self.call(
+            where,
+            "SELECT pgq_resume(%s, %s)",
+            [queue, key],
+            lambda model, _: [(limited(model).resume(queue, key),)],
+        )
+
+    def taken(
+        self, model: Model, rows: Rows, names: list[str], max_jobs: int, lease: timedelta, locked: Collection[int]
+    ) -> list[Job]:
+        """Return the jobs that a claim has taken, if it may take these."""
+        return limited(model).claim_these(
+            list(dict.fromkeys(names)), max_jobs, lease, locked, [row[0] for row in rows or []]
+        )
+
+    def take(
+        self, where: Where, names: list[str], max_jobs: int, lease: timedelta, locked: Collection[int] = ()
+    ) -> None:
+        """Claim jobs; a session that keeps a list of groups may find the others a little later, so it keeps none."""
+        for conn in self.connections:
+            for name in set(names):
+                conn.execute("SELECT set_config(_pgq_groups_setting(%s), '', false)", [name])
+        super().take(where, names, max_jobs, lease, locked)
