@@ -31,6 +31,7 @@
 -- The parts follow in the order of a job's life, under the numbers of their files in sql/:
 --
 --   10-13  what all share: clock, signature, access by queue, checks of values
+--   15-17  cron expressions: how one is read, and when it fires next
 --   20-27  tables: waiting, running, ended, worker sessions, heads, requests to cancel, errors; all running jobs
 --   30-34  enqueue: the checks, one job, duplicates, many jobs
 --   40-44  claim: the checks, the heads and how they move, pgq_claim, pgq_claim_batch

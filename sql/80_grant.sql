@@ -13,7 +13,7 @@ CREATE FUNCTION _pgq_granted_functions(privilege text) RETURNS text[]
         WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_configure', 'pgq_pause', 'pgq_resume',
                                 'pgq_now']
         WHEN 'reader' THEN ARRAY['pgq_now']
-    END || ARRAY['pgq_backoff', 'pgq_version'];
+    END || ARRAY['pgq_backoff', 'pgq_cron_next', 'pgq_version'];
 
 COMMENT ON FUNCTION _pgq_granted_functions(text) IS
     'Return the names of the functions that a producer, worker, admin or reader may execute. The first one tells '

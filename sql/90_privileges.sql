@@ -8,7 +8,7 @@ REVOKE ALL ON TABLE
     _pgq_visible_queues, pgq_jobs, pgq_workers,
     pgq_stats, pgq_queues
 FROM PUBLIC;
-REVOKE ALL ON TYPE _pgq_lane_head FROM PUBLIC;
+REVOKE ALL ON TYPE _pgq_cron, _pgq_lane_head FROM PUBLIC;
 REVOKE ALL ON SEQUENCE
     pgq_mark, pgq_job_id, pgq_token, pgq_worker_session_number, pgq_turn_0, pgq_turn_1, pgq_turn_2, pgq_turn_3,
     pgq_turn_4, pgq_turn_5, pgq_turn_6, pgq_turn_7
@@ -19,6 +19,8 @@ REVOKE ALL ON FUNCTION
     _pgq_calling_role, _pgq_acts_as_owner, _pgq_refuse_in_maintenance, _pgq_allowed_queues, _pgq_raise_denied,
     _pgq_is_name, _pgq_group_id, _pgq_is_in_range,
     _pgq_mark_of, _pgq_marks_of, _pgq_marks, _pgq_mark,
+    _pgq_raise_cron, _pgq_cron_set, _pgq_parse_cron, _pgq_cron_days, _pgq_cron_next_wall,
+    _pgq_wall, _pgq_clock_change, _pgq_cron_next_fixed, _pgq_cron_next_passing, _pgq_check_timezone, pgq_cron_next,
     _pgq_is_plain, _pgq_unpack, _pgq_unpack_jobs,
     _pgq_room, _pgq_order_key, _pgq_is_ordered, _pgq_enter_group, _pgq_enter_groups, _pgq_place,
     _pgq_is_common, _pgq_is_valid, _pgq_validate,

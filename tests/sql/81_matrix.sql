@@ -45,6 +45,7 @@ INSERT INTO matrix VALUES
     ('pgq_resume', '{admin}', 'SELECT pgq_resume({q})', 'false', '42501'),
     ('pgq_now', '{admin,reader}', 'SELECT pgq_now() IS NOT NULL', 'true', 'true'),
     ('pgq_backoff', '{producer,worker,admin,reader}', 'SELECT pgq_backoff(1)', '00:01:00', '00:01:00'),
+    ('pgq_cron_next', '{producer,worker,admin,reader}', 'SELECT pgq_cron_next(''@daily'', ''2026-11-27Z'') AT TIME ZONE ''UTC''', '2026-11-28 00:00:00', '2026-11-28 00:00:00'),
     ('pgq_version', '{producer,worker,admin,reader}', 'SELECT pgq_version() <> ''''', 'true', 'true'),
     ('pgq_grant', '{}', 'SELECT pgq_grant(''tap_nobody'', ''reader'', ARRAY[{q}])', '', NULL),
     ('pgq_revoke', '{}', 'SELECT pgq_revoke(''tap_reader'', ''reader'')', '', NULL),

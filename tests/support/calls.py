@@ -13,6 +13,7 @@ LIFE = """
     pgq_now()
     pgq_version()
     pgq_backoff(3, '90 s', '1 day')
+    pgq_cron_next('0 7 * * mon-fri', '2020-01-01T00:00+00:00', 'Europe/Berlin')
     pgq_register('w', '{default}', 'host', 7, '{k,l}')
     pgq_idle('{default}', true)
     pgq_idle('{default}', false)

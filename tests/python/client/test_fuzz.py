@@ -37,6 +37,8 @@ MEANT = {
     "outcome": ["dead", "cancelled", "done"],
     "group_key": ["a", "b"],
     "settings": ['{"max_running": 2}', '{"max_retries": 3, "backoff": "1 minute"}', '{"lease": null}', "{}"],
+    "cron": ["0 7 * * mon-fri", "*/5 * * * *", "every 90 seconds"],
+    "timezone": ["UTC", "Europe/Berlin"],
     "name": ["w"],
     "worker": ["w"],
     "role": ["pgq_fuzz"],
