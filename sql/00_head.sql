@@ -19,10 +19,10 @@
 -- changes nothing. Every way back to waiting inserts with ON CONFLICT (signature) DO NOTHING: if a twin is waiting,
 -- the two jobs merge into one.
 --
--- Four tables stand beside the jobs: pgq_worker_session (registered workers; a job whose worker is gone goes back
+-- Five tables stand beside the jobs: pgq_worker_session (registered workers; a job whose worker is gone goes back
 -- before its lease ends), pgq_permission (the queues that a role may use), pgq_head (where in a queue a claim starts to
--- read), and pgq_error (the newest ten errors of each job). The views pgq_jobs, pgq_workers and pgq_stats show them to
--- operators.
+-- read), pgq_error (the newest ten errors of each job), and pgq_schedule_entry (what enqueues jobs at the times of a
+-- cron expression). The views pgq_jobs, pgq_workers, pgq_stats and pgq_schedules show them to operators.
 --
 -- All of it is in one schema, the first of the search path at the installation. Each function that needs a search
 -- path pins that schema. Public functions are SECURITY DEFINER where they use a table, except pgq_grant and
@@ -32,10 +32,11 @@
 --
 --   10-13  what all share: clock, signature, access by queue, checks of values
 --   15-17  cron expressions: how one is read, and when it fires next
---   20-27  tables: waiting, running, ended, worker sessions, heads, requests to cancel, errors; all running jobs
+--   20-29  tables: waiting, running, ended, worker sessions, heads, requests to cancel, errors, schedules; all running
+--          jobs
 --   30-34  enqueue: the checks, one job, duplicates, many jobs
 --   40-44  claim: the checks, the heads and how they move, pgq_claim, pgq_claim_batch
 --   50-53  the end of an attempt: transitions, complete and hold, fail and cancel, extend and snooze and release
---   60-63  workers: waking, presence, rescue of lost jobs, what is left to do
---   70-72  operators: views, cancel and retry, purge
+--   60-66  workers: waking, presence, rescue of lost jobs, what is left to do, firing of schedules, sleep
+--   70-77  operators: views, cancel and retry, purge, settings of queues, schedules
 --   80-90  privileges: what each consists of, grant and revoke, and none for PUBLIC

@@ -1,4 +1,4 @@
--- What claims do on the side: sweep the workers, and rescue jobs whose leases have ended.
+-- What claims do on the side: fire schedules, sweep the workers, and rescue jobs whose leases have ended.
 
 -- The entries of jobs that are gone pile up in the index of the leases as in that of the claim, so the search is
 -- rationed in the same way, by _pgq_load_head. A search counts as 250,000 entries at least, so each session makes one a
@@ -14,12 +14,15 @@ DECLARE
     v_read bigint;
     v_count integer;
     v_wasted bigint;
+    v_fires_at timestamptz;
 BEGIN
     IF v_is_new THEN
         PERFORM _pgq_skip_lost_tokens(at);
     END IF;
+    -- Not rationed with the search, which may have to wait for minutes.
+    v_fires_at := _pgq_fire_schedules(at);
     IF v_head.due > at THEN
-        RETURN v_head.due;
+        RETURN least(v_head.due, v_fires_at);
     END IF;
 
     v_read := _pgq_entries_read('pgq_running_lease') + _pgq_entries_read('pgq_running_batch_lease');
@@ -40,11 +43,11 @@ BEGIN
         PERFORM _pgq_replace_head(ROW('', '-infinity', '0', '{}')::pgq_head);
     END IF;
     PERFORM _pgq_save_head(v_head);
-    RETURN v_head.due;
+    RETURN least(v_head.due, v_fires_at);
 END
 $_pgq_maintain$;
 
 COMMENT ON FUNCTION _pgq_maintain(timestamptz) IS
-    'If the search for expired leases is due in this session, call _pgq_sweep_workers, _pgq_expire_leases and '
-    '_pgq_settle_cancel_requests. The first call of a session calls _pgq_skip_lost_tokens, too. Returns when the next '
-    'search is due.';
+    'Call _pgq_fire_schedules, and if the search for expired leases is due in this session, _pgq_sweep_workers, '
+    '_pgq_expire_leases and _pgq_settle_cancel_requests. The first call of a session calls _pgq_skip_lost_tokens, too. '
+    'Returns when the next search is due, or the next slot of a schedule if that is sooner.';

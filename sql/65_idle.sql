@@ -122,6 +122,7 @@ CREATE FUNCTION pgq_ripe_in(queues text[] DEFAULT '{default}') RETURNS interval
 AS $pgq_ripe_in$
 DECLARE
     v_now timestamptz := pgq_now();
+    v_served text[] := queues;
     v_begun_at timestamptz;
     v_heads pgq_head[];
     v_looked record;
@@ -135,7 +136,7 @@ BEGIN
         queues := ARRAY(SELECT q FROM unnest(v_looked.open) AS q WHERE q <> ALL (v_looked.special));
         IF queues = '{}' THEN
             PERFORM _pgq_maintain(v_now);
-            RETURN v_next_at - v_now;
+            RETURN least(v_next_at, _pgq_next_slot(v_served, v_now)) - v_now;
         END IF;
     END IF;
     IF _pgq_is_bare(_pgq_digest(queues), _pgq_microseconds(v_now)) THEN
@@ -150,7 +151,7 @@ BEGIN
     END IF;
     -- Of a queue without heads, the lanes are those from its first entry on.
     RETURN (
-        SELECT least(min(soonest.ripe_at), v_next_at) - v_now
+        SELECT least(min(soonest.ripe_at), v_next_at, _pgq_next_slot(v_served, v_now)) - v_now
         FROM unnest(v_heads) AS h (queue, due, rescan_delay, lanes)
         CROSS JOIN LATERAL (
             SELECT 0::smallint WHERE h.lanes <> '{}'

@@ -11,7 +11,8 @@ CREATE FUNCTION _pgq_granted_functions(privilege text) RETURNS text[]
                                  'pgq_extend', 'pgq_snooze', 'pgq_release', 'pgq_decline', 'pgq_ripe_in',
                                  'pgq_queues_to_serve']
         WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_configure', 'pgq_pause', 'pgq_resume',
-                                'pgq_now']
+                                'pgq_schedule', 'pgq_unschedule', 'pgq_pause_schedule', 'pgq_resume_schedule',
+                                'pgq_run_schedule', 'pgq_now']
         WHEN 'reader' THEN ARRAY['pgq_now']
     END || ARRAY['pgq_backoff', 'pgq_cron_next', 'pgq_version'];
 
@@ -84,12 +85,16 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION %I.%I TO %s', c_schema, v_function, role);
     END LOOP;
     IF privilege = 'admin' THEN
-        EXECUTE format('GRANT SELECT ON %I.pgq_jobs TO %s', c_schema, role);
+        EXECUTE format('GRANT SELECT ON %1$I.pgq_jobs, %1$I.pgq_schedules TO %2$s', c_schema, role);
     ELSIF privilege = 'reader' THEN
         EXECUTE format(
             'GRANT SELECT (id, state, queue, kind, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, '
             'dedup, enqueued_at, worker, claimed_at, lease_until, ended_at, losses, cancel_requested_at) '
             'ON %I.pgq_jobs TO %s', c_schema, role);
+        EXECUTE format(
+            'GRANT SELECT (name, cron, timezone, queue, kind, priority, max_retries, backoff, backoff_cap, catch_up, '
+            'overlap, jitter, source, paused, next_at, last_at, last_job, last_error_at, missed) '
+            'ON %I.pgq_schedules TO %s', c_schema, role);
     END IF;
     IF privilege IN ('admin', 'reader') THEN
         EXECUTE format('GRANT SELECT ON %1$I.pgq_stats, %1$I.pgq_workers, %1$I.pgq_queues TO %2$s', c_schema, role);
@@ -114,8 +119,8 @@ BEGIN
     END LOOP;
     IF privilege IN ('admin', 'reader') THEN
         EXECUTE format(
-            'REVOKE SELECT ON %1$I.pgq_jobs, %1$I.pgq_stats, %1$I.pgq_workers, %1$I.pgq_queues FROM %2$s',
-            c_schema, role);
+            'REVOKE SELECT ON %1$I.pgq_jobs, %1$I.pgq_stats, %1$I.pgq_workers, %1$I.pgq_queues, %1$I.pgq_schedules '
+            'FROM %2$s', c_schema, role);
     END IF;
 END
 $_pgq_revoke_privileges$;

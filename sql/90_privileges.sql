@@ -4,9 +4,9 @@
 REVOKE ALL ON TABLE
     pgq_permission, pgq_waiting, pgq_running, pgq_running_batch, pgq_ended, pgq_worker_session, pgq_head, pgq_turn,
     pgq_uncounted, pgq_rate,
-    pgq_cancel_request, pgq_error, pgq_queue_setting, pgq_paused, _pgq_packed, _pgq_running, _pgq_presence,
+    pgq_cancel_request, pgq_error, pgq_queue_setting, pgq_paused, pgq_schedule_entry, _pgq_packed, _pgq_running, _pgq_presence,
     _pgq_visible_queues, pgq_jobs, pgq_workers,
-    pgq_stats, pgq_queues
+    pgq_stats, pgq_queues, pgq_schedules
 FROM PUBLIC;
 REVOKE ALL ON TYPE _pgq_cron, _pgq_lane_head FROM PUBLIC;
 REVOKE ALL ON SEQUENCE
@@ -60,13 +60,17 @@ REVOKE ALL ON FUNCTION
     _pgq_settle_cancel_requests,
     _pgq_channel, _pgq_slot_key, _pgq_is_soon, _pgq_wake_sleepers, _pgq_wake,
     pgq_register, pgq_unregister, pgq_reconcile,
-    _pgq_expire_leases, _pgq_workers_reconnect, _pgq_sweep_workers, _pgq_maintain,
+    _pgq_expire_leases, _pgq_workers_reconnect, _pgq_sweep_workers,
+    _pgq_late_slots, _pgq_enqueue_scheduled, _pgq_fire, _pgq_fire_due, _pgq_mend_schedules, _pgq_fire_schedules,
+    _pgq_maintain,
     pgq_remaining,
-    _pgq_sleep_in_slot, pgq_idle, pgq_ripe_in, _pgq_first_queue, pgq_queues_to_serve,
+    _pgq_sleep_in_slot, pgq_idle, _pgq_next_slot, pgq_ripe_in, _pgq_first_queue, pgq_queues_to_serve,
     _pgq_job_state, pgq_cancel, pgq_retry,
     pgq_purge,
     _pgq_check_setting, _pgq_check_settings, _pgq_check_queue, pgq_configure,
     _pgq_check_group, _pgq_pause_group, pgq_pause, pgq_resume,
+    _pgq_check_schedule, pgq_schedule,
+    _pgq_lock_schedule, pgq_unschedule, pgq_pause_schedule, pgq_resume_schedule, pgq_run_schedule,
     _pgq_granted_functions, _pgq_check_grant, _pgq_grant_privileges, _pgq_revoke_privileges,
     pgq_grant, pgq_revoke
 FROM PUBLIC;

@@ -31,7 +31,14 @@ STAGES: Final[Mapping[str, Sequence[str]]] = {
     "Lease": ("pgq_extend", "pgq_snooze", "pgq_release", "pgq_decline"),
     "Presence": ("pgq_register", "pgq_unregister", "pgq_reconcile", "pgq_idle"),
     "Operate": ("pgq_cancel", "pgq_retry", "pgq_purge", "pgq_configure", "pgq_pause", "pgq_resume"),
-    "Schedule": ("pgq_cron_next",),
+    "Schedule": (
+        "pgq_schedule",
+        "pgq_unschedule",
+        "pgq_pause_schedule",
+        "pgq_resume_schedule",
+        "pgq_run_schedule",
+        "pgq_cron_next",
+    ),
     "Grant": ("pgq_grant", "pgq_revoke"),
     "Clock and version": ("pgq_now", "pgq_version"),
 }

@@ -19,7 +19,7 @@ FROM (VALUES
     ('tap_nobody', '{}'),
     ('tap_producer', '{pgq_backoff,pgq_cron_next,pgq_enqueue,pgq_enqueue_many,pgq_version}'),
     ('tap_worker', '{pgq_backoff,pgq_cancel_claimed,pgq_cancel_requested,pgq_claim,pgq_claim_batch,pgq_complete,pgq_complete_many,pgq_cron_next,pgq_decline,pgq_extend,pgq_fail,pgq_hold,pgq_hold_many,pgq_idle,pgq_queues_to_serve,pgq_reconcile,pgq_register,pgq_release,pgq_remaining,pgq_ripe_in,pgq_snooze,pgq_unregister,pgq_version}'),
-    ('tap_admin', '{pgq_backoff,pgq_cancel,pgq_configure,pgq_cron_next,pgq_now,pgq_pause,pgq_purge,pgq_resume,pgq_retry,pgq_version}'),
+    ('tap_admin', '{pgq_backoff,pgq_cancel,pgq_configure,pgq_cron_next,pgq_now,pgq_pause,pgq_pause_schedule,pgq_purge,pgq_resume,pgq_resume_schedule,pgq_retry,pgq_run_schedule,pgq_schedule,pgq_unschedule,pgq_version}'),
     ('tap_Reader', '{pgq_backoff,pgq_cron_next,pgq_now,pgq_version}')
 ) AS t (role, functions);
 SELECT is(
@@ -38,6 +38,10 @@ FROM (VALUES
                      pgq_queues.at_limit,pgq_queues.backoff,pgq_queues.backoff_cap,pgq_queues.burst,pgq_queues.groups_at_limit,pgq_queues.lease,pgq_queues.max_per_group,pgq_queues.max_retries,
                      pgq_queues.max_running,pgq_queues.next_start_at,pgq_queues.on_dead,pgq_queues.ordered,pgq_queues.paused,pgq_queues.paused_groups,pgq_queues.paused_until,
                      pgq_queues.per,pgq_queues.queue,pgq_queues.rate,pgq_queues.rate_per_group,pgq_queues.ripe,pgq_queues.running,pgq_queues.waiting,
+                     pgq_schedules.backoff,pgq_schedules.backoff_cap,pgq_schedules.catch_up,pgq_schedules.cron,pgq_schedules.jitter,pgq_schedules.kind,
+                     pgq_schedules.last_at,pgq_schedules.last_error_at,pgq_schedules.last_job,pgq_schedules.max_retries,pgq_schedules.missed,
+                     pgq_schedules.name,pgq_schedules.next_at,pgq_schedules.overlap,pgq_schedules.paused,pgq_schedules.priority,pgq_schedules.queue,
+                     pgq_schedules.source,pgq_schedules.timezone,
                      pgq_stats.cancelled,pgq_stats.dead,pgq_stats.done,pgq_stats.handled,pgq_stats.kind,pgq_stats.oldest_ripe_age,pgq_stats.queue,
                      pgq_stats.ripe,pgq_stats.running,pgq_stats.waiting,
                      pgq_workers.handles,pgq_workers.host,pgq_workers.kinds,pgq_workers.name,pgq_workers.oldest_claimed_at,

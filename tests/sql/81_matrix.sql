@@ -42,6 +42,13 @@ INSERT INTO matrix VALUES
     ('pgq_purge', '{admin}', 'SELECT pgq_purge(''0'', queue => {q})', '1', '42501'),
     ('pgq_configure', '{admin}', 'SELECT pgq_configure({q}, ''{"max_retries": 3}'')', '{"max_retries": 3}', '42501'),
     ('pgq_pause', '{admin}', 'SELECT pgq_pause({q})', '', '42501'),
+    ('pgq_schedule', '{admin}', 'SELECT pgq_schedule(''new'', ''@daily'', ''k'', queue => {q}) > ''2020-01-01''', 'true', '42501'),
+    ('pgq_schedule', '{admin}', 'SELECT pgq_schedule({q}, ''@daily'', ''k'', queue => ''mine'') > ''2020-01-01''', 'true', '42501'),
+    ('pgq_unschedule', '{admin}', 'SELECT pgq_unschedule({q})', 'true', 'false'),
+    ('pgq_pause_schedule', '{admin}', 'SELECT pgq_pause_schedule({q})', 'true', '42704'),
+    ('pgq_resume_schedule', '{admin}', 'SELECT pgq_resume_schedule({q}) > ''2020-01-01''', 'true', '42704'),
+    ('pgq_run_schedule', '{admin}', 'SELECT pgq_run_schedule({q}) > 0', 'true', '42704'),
+    ('pgq_schedules', '{admin,reader}', 'SELECT count(*) FROM pgq_schedules WHERE name = {q}', '1', '0'),
     ('pgq_resume', '{admin}', 'SELECT pgq_resume({q})', 'false', '42501'),
     ('pgq_now', '{admin,reader}', 'SELECT pgq_now() IS NOT NULL', 'true', 'true'),
     ('pgq_backoff', '{producer,worker,admin,reader}', 'SELECT pgq_backoff(1)', '00:01:00', '00:01:00'),
@@ -79,7 +86,7 @@ SELECT results_eq(
        WHERE o.name ~ '^_?pgq_' ORDER BY 1 $$,
     'every function, table, view, sequence and type has a row in the matrix');
 
--- In each queue, a job in each state and a worker with the name of the queue. It is asked to cancel the running job.
+-- In each queue, a job in each state, and a worker and a schedule with the name of the queue. It is asked to cancel the running job.
 CREATE TEMP TABLE place AS SELECT q AS queue FROM unnest('{mine,theirs}'::text[]) AS q;
 ALTER TABLE place ADD waiting bigint, ADD running bigint, ADD token bigint, ADD dead bigint;
 SELECT pgq_enqueue(kind, jsonb_build_object('n', n), queue, max_retries => 1 - n / 3) FROM place CROSS JOIN (VALUES ('running', 1), ('dead', 3)) AS j (kind, n);
@@ -90,6 +97,7 @@ UPDATE place AS p SET dead = r.id FROM pgq_running AS r WHERE r.kind = 'dead' AN
 SELECT pgq_fail(r.id, r.token, 'why') FROM pgq_running AS r WHERE r.kind = 'dead';
 SELECT pgq_enqueue('waiting', queue => queue) FROM place;
 UPDATE place AS p SET waiting = w.id FROM pgq_waiting AS w WHERE p.queue = w.queue;
+SELECT pgq_schedule(queue, '@yearly', 'k', queue => queue) FROM place;
 
 -- The roles: one without any grant, one for each privilege, and one for each privilege in one queue only.
 CREATE TEMP TABLE actor (role text, privilege text, queues text[]);

@@ -1,6 +1,6 @@
 -- Two applications in one database: to each, the jobs of the other do not exist.
 BEGIN;
-SELECT plan(83);
+SELECT plan(93);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT format('CREATE ROLE tap_%s', role) FROM unnest('{producer,worker,admin,reader,mixed}'::text[]) AS r (role) \gexec
@@ -54,8 +54,8 @@ CREATE FUNCTION pg_temp.differ(role text, call text, there text, absent text) RE
                 format('to the owner, %s is not the same', format(call, there)))
 $$;
 
--- A job in a queue of the other application, and in a queue without jobs, settings and pauses.
-SELECT pgq_configure('theirs', '{"lease": "1 hour"}'), pgq_pause('theirs', group_key => 'g');
+-- A job in a queue of the other application, and in a queue without jobs, settings, pauses and schedules.
+SELECT pgq_configure('theirs', '{"lease": "1 hour"}'), pgq_pause('theirs', group_key => 'g'), pgq_schedule('theirs', '@daily', 'k', queue => 'theirs');
 CREATE TEMP TABLE call (role text, call text, there text, absent text);
 INSERT INTO call
 SELECT 'tap_producer', format('SELECT e FROM pgq_enqueue(''waiting'', ''"theirs"'', ''%%s'', on_duplicate => %L) AS e', policy), 'theirs', 'nowhere'
@@ -69,6 +69,10 @@ INSERT INTO call VALUES
     ('tap_worker', 'SELECT count(*) FROM pgq_queues_to_serve(''{%s}'')', 'theirs', 'nowhere'),
     ('tap_admin', 'SELECT pgq_configure(''%s'')', 'theirs', 'nowhere'),
     ('tap_admin', 'SELECT pgq_resume(''%s'', ''g'')', 'theirs', 'nowhere'),
+    ('tap_admin', 'SELECT pgq_unschedule(''%s'')', 'theirs', 'nowhere'),
+    ('tap_admin', 'SELECT pgq_pause_schedule(''%s'')', 'theirs', 'nowhere'),
+    ('tap_admin', 'SELECT pgq_resume_schedule(''%s'')', 'theirs', 'nowhere'),
+    ('tap_admin', 'SELECT pgq_run_schedule(''%s'')', 'theirs', 'nowhere'),
     ('tap_admin', 'SELECT pgq_purge(''0'', queue => ''%s'')', 'theirs', 'nowhere');
 -- A token under which a job of the other application is held, and one that does not exist.
 INSERT INTO call
@@ -126,7 +130,14 @@ $$;
 SELECT format('GRANT USAGE ON SCHEMA %s TO tap_reader', pg_my_temp_schema()::regnamespace) \gexec
 SELECT is(pg_temp.peeked('queue', 'pgq_jobs'), ' mine mine mine mine mine', 'a condition on pgq_jobs is evaluated on the reader''s queues only');
 SELECT is(pg_temp.peeked('queue', 'pgq_stats'), ' mine mine mine mine mine', 'a condition on pgq_stats is evaluated on the reader''s queues only');
+SELECT pgq_schedule('ours', '@daily', 'k', queue => 'mine');
+SELECT is(pg_temp.peeked('name', 'pgq_schedules'), ' ours', 'a condition on pgq_schedules is evaluated on the reader''s queues only');
 SELECT is(pg_temp.peeked('host', 'pgq_workers'), ' our host', 'a condition on pgq_workers is evaluated on the reader''s queues only');
+
+-- The name of a schedule cannot be taken over.
+SELECT throws_ok($$ SET LOCAL ROLE tap_admin; SELECT pgq_schedule('theirs', '@hourly', 'k', queue => 'mine') $$, '42501',
+                 'role "tap_admin" may not replace schedule "theirs"', 'a role cannot replace the schedule of another queue');
+RESET ROLE;
 
 -- The jobs of a worker are held under its name.
 UPDATE pgq_running SET worker = 'w-lone';

@@ -61,6 +61,13 @@ LIFE = """
     pgq_queues
     pgq_resume('default', 'g')
     pgq_configure('default', '{"backoff": null, "ordered": null, "rate": null, "per": null}')
+    pgq_schedule('s', '0 7 * * mon-fri', 'k', '{"x": 1.50}', timezone => 'Europe/Berlin', jitter => '90 s')
+    pgq_pause_schedule('s')
+    pgq_schedules
+    pgq_run_schedule('s')
+    pgq_claim(worker => 'w')
+    pgq_resume_schedule('s')
+    pgq_unschedule('s')
     pgq_unregister('w')
 """
 CALLS = [" ".join(call.split()) for call in re.split(r"\n    (?=pgq)", LIFE) if call.strip()]

@@ -39,6 +39,8 @@ MEANT = {
     "settings": ['{"max_running": 2}', '{"max_retries": 3, "backoff": "1 minute"}', '{"lease": null}', "{}"],
     "cron": ["0 7 * * mon-fri", "*/5 * * * *", "every 90 seconds"],
     "timezone": ["UTC", "Europe/Berlin"],
+    "catch_up": ["one", "all", "none"],
+    "overlap": ["skip", "allow"],
     "name": ["w"],
     "worker": ["w"],
     "role": ["pgq_fuzz"],
@@ -153,12 +155,12 @@ class Target:
     def prepare(self) -> None:
         """
         Start again with four running jobs of a present worker, one of which it is asked to cancel, three waiting jobs,
-        and an ended one.
+        an ended one, and a schedule.
         """
         clean(self.conn)
         self.travel(NOW)
         self.queue.enqueue_many([{"kind": "k", "args": n, "max_retries": n % 3} for n in range(8)])
-        self.conn.execute("SELECT pgq_register('w')")
+        self.conn.execute("SELECT pgq_register('w'), pgq_schedule('w', '@yearly', 'k')")
         claimed = self.queue.claim(max_jobs=6, worker="w")
         self.queue.fail(claimed.pop(), "late", "0")
         self.queue.cancel_claimed(claimed.pop())
@@ -195,8 +197,9 @@ class Target:
         return f"{{{','.join(numbers)}}}" if name.endswith("s") else numbers[0]
 
     def finish(self) -> None:
-        """Check that all remaining jobs can be claimed in time, and ended, once nothing is paused any more."""
+        """Check that all remaining jobs can be claimed in time, and ended, once nothing is paused or scheduled."""
         self.travel(LATER)
+        self.conn.execute("SELECT pgq_unschedule(name) FROM pgq_schedules")
         self.conn.execute("SELECT pgq_resume(queue, group_key) FROM pgq_paused")
         while batch := self.claim():
             self.queue.complete_many([job for job in batch if job.id % 3])
