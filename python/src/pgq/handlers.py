@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from pgq.convert import Default
 from pgq.errors import ArgumentsMismatch
 from pgq.job import Job
+from pgq.schedule import CatchUp, Overlap, Schedule, schedule_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 Exceptions = tuple[type[BaseException], ...]
@@ -43,6 +44,7 @@ class Handler:
     cancel_on: Exceptions = ()
     defaults: Mapping[str, Any] | None = None
     parameters: Parameters | None = None
+    schedule: Schedule | None = None
 
     def call(self, job: Job | list[Job], *connection: Any) -> Any:
         """Call the function with the job or jobs, or with the job's arguments by keyword. Raises ArgumentsMismatch."""
@@ -102,6 +104,11 @@ class Handlers:
         max_retries: int | None = None,
         backoff: timedelta | None = None,
         group_key: str | Callable[[Any], str | None] | None = None,
+        schedule: str | None = None,
+        timezone: str | None = None,
+        catch_up: CatchUp | None = None,
+        overlap: Overlap | None = None,
+        jitter: timedelta | None = None,
     ) -> Callable[[F], F]:
         """
         Register the decorated function for jobs of this kind.
@@ -130,6 +137,10 @@ class Handlers:
         of this kind that are enqueued in a process where the handler is registered. ``group_key`` is a key, or a
         function that is called with the arguments of each job and returns one, or None for a job without a group.
 
+        ``schedule``, a cron expression, declares a schedule that is named like the kind, with jobs without arguments;
+        ``pgq schedule sync`` and ``pgq worker --schedules`` make it. ``timezone``, ``catch_up``, ``overlap`` and
+        ``jitter`` are those of pgq_schedule.
+
         Raises ValueError if the kind is taken or an option makes no sense, TypeError if the function cannot be called
         like this.
         """
@@ -142,6 +153,7 @@ class Handlers:
             raise ValueError(f"a batch of {batch} has no jobs")
         if batch is not None and transaction and seconds is not None:
             raise ValueError("a transactional batch takes no timeout, which would also undo the jobs that are done")
+        declared = schedule_of(schedule, timezone, catch_up, overlap, jitter)
         enqueue = {"queue": queue, "max_retries": max_retries, "backoff": backoff, "group_key": group_key}
 
         def register(function: F) -> F:
@@ -160,6 +172,7 @@ class Handlers:
                 cancel_on=_classes("cancel_on", cancel_on),
                 defaults={name: value for name, value in enqueue.items() if value is not None},
                 parameters=_parameters(function, transaction, listed=batch is not None and not transaction),
+                schedule=declared,
             )
             return function
 
@@ -225,6 +238,11 @@ class Handlers:
     def kinds(self) -> list[str]:
         """The registered kinds, sorted."""
         return sorted(self._by_kind)
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        """The schedules that handlers declare, by kind."""
+        return {kind: one.schedule for kind, one in self._by_kind.items() if one.schedule is not None}
 
     @property
     def any_transaction(self) -> bool:

@@ -17,6 +17,7 @@ from pgq.convert import Interval, check_aware, dumps, given, interval, plain_job
 from pgq.errors import translated
 from pgq.handlers import Handlers
 from pgq.job import Enqueued
+from pgq.schedule import CatchUp, Overlap
 
 R = TypeVar("R")
 OnDuplicate = Literal["keep", "replace", "soonest", "error"]
@@ -37,6 +38,24 @@ TYPES: Final = {
     "on_duplicate": "text",
     "context": "jsonb",
     "group_key": "text",
+}
+# The arguments of pgq_schedule, in their order.
+SCHEDULE_TYPES: Final = {
+    "name": "text",
+    "cron": "text",
+    "kind": "text",
+    "args": "jsonb",
+    "queue": "text",
+    "timezone": "text",
+    "catch_up": "text",
+    "overlap": "text",
+    "jitter": "interval",
+    "priority": "bigint",
+    "max_retries": "bigint",
+    "backoff": "interval",
+    "backoff_cap": "interval",
+    "group_key": "text",
+    "source": "text",
 }
 NO_ARGS: Final[dict[str, Any]] = {}
 # Types of which no value is converted, nor left out.
@@ -161,6 +180,56 @@ class Queue:
     def resume(self, queue: str, *, group_key: str | None = None) -> bool:
         """End the pause of a queue, or of one of its groups; return whether it was paused."""
         return bool(self._row(f"SELECT {self._prefix}pgq_resume(%s::text, %s::text)", [queue, group_key])[0])
+
+    def schedule(
+        self,
+        name: str,
+        cron: str,
+        kind: str,
+        args: Any = NO_ARGS,
+        *,
+        queue: str | None = None,
+        timezone: str | None = None,
+        catch_up: CatchUp | None = None,
+        overlap: Overlap | None = None,
+        jitter: Interval | None = None,
+        priority: int | None = None,
+        max_retries: int | None = None,
+        backoff: Interval | None = None,
+        backoff_cap: Interval | None = None,
+        group_key: str | None = None,
+        source: str | None = None,
+    ) -> datetime:
+        """
+        Enqueue a job each time a cron expression fires; return the next time. A schedule of this name is replaced.
+
+        An argument that is None takes the default of the kind's handler, as in ``enqueue``, or else that of
+        pgq_schedule.
+        """
+        values = locals()
+        job = {field: values[field] for field in SCHEDULE_TYPES}
+        plain = plain_job({**self.handlers.defaults(job), **given(job)})
+        plain["args"] = self._dumps(plain["args"])
+        named = ", ".join(f"{field} => %({field})s::{SCHEDULE_TYPES[field]}" for field in plain)
+        next_at: datetime = self._row(f"SELECT {self._prefix}pgq_schedule({named})", plain)[0]
+        return next_at
+
+    def unschedule(self, name: str) -> bool:
+        """Remove a schedule, but not its jobs; return whether there was one."""
+        return bool(self._row(f"SELECT {self._prefix}pgq_unschedule(%s::text)", [name])[0])
+
+    def pause_schedule(self, name: str) -> bool:
+        """Let no slot of a schedule be fired until ``resume_schedule``; return false if it was paused already."""
+        return bool(self._row(f"SELECT {self._prefix}pgq_pause_schedule(%s::text)", [name])[0])
+
+    def resume_schedule(self, name: str) -> datetime:
+        """Let a schedule that is paused go on, without the slots of the pause; return the next slot."""
+        next_at: datetime = self._row(f"SELECT {self._prefix}pgq_resume_schedule(%s::text)", [name])[0]
+        return next_at
+
+    def run_schedule(self, name: str) -> int:
+        """Enqueue a job of a schedule now, also while it is paused; return the id of the job."""
+        return int(self._row(f"SELECT {self._prefix}pgq_run_schedule(%s::text)", [name])[0])
 
     def grant(self, role: str, privilege: str, queues: Sequence[str] | None = None) -> None:
         """

@@ -119,6 +119,10 @@ class Views:
         """Return the queues that have settings, are paused, or have jobs that wait or run."""
         return self._rows(f"SELECT * FROM {self._prefix}pgq_queues ORDER BY queue", {})
 
+    def schedules(self) -> list[dict[str, Any]]:
+        """Return the schedules; it takes the privilege admin."""
+        return self._rows(f"SELECT * FROM {self._prefix}pgq_schedules ORDER BY name", {})
+
     def _matching(self, older_than: Interval | None) -> str:
         """Return the end of a query for the jobs that match."""
         # A sub-select, because pgq_now() is volatile: it is called once.

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import click
 import psycopg
 import pytest
 from support.database import Connection, jobs, one
@@ -52,6 +53,7 @@ def test_help_names_every_command() -> None:
     for command in (
         "install", "upgrade", "uninstall", "version", "enqueue", "worker", "list", "show", "stats",
         "ps", "retry", "cancel", "purge", "grant", "revoke", "configure", "queues", "pause", "resume",
+        "schedule", "schedules",
     ):  # fmt: skip
         assert f"\n  {command} " in done.stdout
         assert invoke(command, "--help").returncode == 0
@@ -77,6 +79,8 @@ def test_each_command_works_as_a_process(dsn: str, bare: Connection, tmp_path: P
         (["queues"], 0, "max_retries=3"),
         (["pause", "default"], 0, "paused\n"),
         (["resume", "default"], 0, "resumed\n"),
+        (["schedule", "set", "s", "@yearly", "k"], 0, "00:00"),
+        (["schedules"], 0, "@yearly"),
         (["worker", "tasks", "--drain"], 0, ""),
         (["grant", "clerk", "reader"], 0, ""),
         (["revoke", "clerk", "reader"], 0, ""),
@@ -290,7 +294,8 @@ def test_options_of_the_database_may_follow_the_command(dsn: str, bare: Connecti
     listed = json.loads(invoke("list", "--json", "--dsn", dsn, "--schema", name).stdout)
     assert [row["state"] for row in listed] == ["cancelled"]
     assert "there is no pgq" in invoke("uninstall", "--dsn", dsn, "--schema", "elsewhere").stderr
-    for command in main.commands.values():
+    steps = [step for one in main.commands.values() if isinstance(one, click.Group) for step in one.commands.values()]
+    for command in [*main.commands.values(), *steps]:
         assert {"dsn", "schema"} <= {option.name for option in command.params}, command.name
 
 

@@ -30,6 +30,9 @@ def long_names(queue: WorkerQueue) -> None:
         queue.fail(job, "\r\n\n  ValueError: no such address: \u9577\u3044 " + "ann " * 90 + "\rTraceback\n  File")
     queue.claim(["a queue with a long name " * 5], worker="worker-" * 10)
     queue.configure("a queue with a long name " * 5, {"max_retries": 3, "backoff": "90 s", "lease": "1 hour"})
+    queue.schedule(
+        "a schedule with a long name " * 5, "0 7 * * mon-fri", "k", timezone="Europe/Berlin", source="a module"
+    )
 
 
 def columns(text: str) -> int:
@@ -39,7 +42,7 @@ def columns(text: str) -> int:
 
 @pytest.mark.usefixtures("long_names")
 @pytest.mark.parametrize("width", [40, 80, 120, 1000])
-@pytest.mark.parametrize("command", ["list", "stats", "ps", "queues"])
+@pytest.mark.parametrize("command", ["list", "stats", "ps", "queues", "schedules"])
 def test_no_line_of_a_table_is_wider_than_the_terminal(
     dsn: str, monkeypatch: pytest.MonkeyPatch, command: str, width: int
 ) -> None:
@@ -50,7 +53,10 @@ def test_no_line_of_a_table_is_wider_than_the_terminal(
     assert len(text.splitlines()) == 1 + len(rows) >= 2
     assert min(width, 400) // 2 < columns(text) <= width
     assert "\x1b" not in text
-    assert text.split()[0] == {"list": "id", "stats": "queue", "ps": "name", "queues": "queue"}[command]
+    assert (
+        text.split()[0]
+        == {"list": "id", "stats": "queue", "ps": "name", "queues": "queue", "schedules": "name"}[command]
+    )
     if command == "list":
         assert [line.split()[:2] for line in text.splitlines()[1:]] == [[str(r["id"]), r["state"]] for r in rows]
     if width == 1000:

@@ -36,6 +36,13 @@ def index(jobs: list[pgq.Job]) -> dict[int, Any]:
     return {job.id: pgq.Retry(timedelta(hours=1)) for job in jobs}
 
 
+@pgq.handler(
+    "report", schedule="0 7 * * mon-fri", timezone="Europe/Berlin", catch_up="all", jitter=timedelta(minutes=1)
+)
+def report(job: pgq.Job) -> None:
+    pass
+
+
 @pgq.around
 def quietly(job: pgq.Job | list[pgq.Job], proceed: Callable[[], Any]) -> Any:
     return proceed()

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import psycopg
 
-from pgq.cli import queues, schema
+from pgq.cli import queues, schedules, schema
 from pgq.cli.support import (
     Column,
     CommandError,
@@ -82,6 +82,8 @@ main.add_command(queues.configure)
 main.add_command(queues.queues)
 main.add_command(queues.pause)
 main.add_command(queues.resume)
+main.add_command(schedules.schedule)
+main.add_command(schedules.schedules)
 
 
 @main.command()

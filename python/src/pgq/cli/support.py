@@ -53,6 +53,7 @@ PRIVILEGES: Final = {
     "worker": "worker",
     **dict.fromkeys(("list", "stats", "ps", "queues"), "reader"),
     **dict.fromkeys(("show", "retry", "cancel", "purge", "configure", "pause", "resume"), "admin"),
+    **dict.fromkeys(("schedules", "set", "remove", "run", "sync"), "admin"),
     **dict.fromkeys(("upgrade", "uninstall", "grant", "revoke"), "owner"),
 }
 INSTALL_HINT: Final = "Connect as the owner of the database or schema, or let it grant CREATE to this role."
@@ -199,12 +200,17 @@ def schema_given(ctx: click.Context, param: click.Parameter, schema: str | None)
 as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 
 
-def pass_target(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Pass the Target as first argument, and take --dsn and --schema after the command as well as before it."""
+def takes_database(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Take --dsn and --schema after the command as well as before it."""
     help_ = "As before the command."
     dsn = click.option("--dsn", expose_value=False, callback=dsn_given, help=help_)
     schema = click.option("--schema", expose_value=False, callback=schema_given, help=help_)
-    return dsn(schema(click.make_pass_decorator(Target)(command)))
+    return dsn(schema(command))
+
+
+def pass_target(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Pass the Target as first argument, and take --dsn and --schema after the command as well as before it."""
+    return takes_database(click.make_pass_decorator(Target)(command))
 
 
 def has_password(dsn: str) -> bool:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import socket
 import sys
 import threading
-import traceback
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 
 import click
 
-from pgq import handlers
-from pgq.cli.support import CommandError, Target, command_errors, duration, pass_target, size
+from pgq.cli.modules import load
+from pgq.cli.schedules import declare
+from pgq.cli.support import Target, command_errors, duration, pass_target, size
 from pgq.process import logs
 from pgq.process.health import DRAINED, REFUSED, Health
 from pgq.process.logs import logger
@@ -88,6 +86,7 @@ from pgq.worker.worker import Worker
     is_flag=True,
     help="Keep nothing in a session, for PgBouncer in transaction mode: no presence, no wake-up, only polling.",
 )
+@click.option("--schedules", is_flag=True, help="First make the schedules of the handlers, as pgq schedule sync does.")
 @click.option("--name", help="Label of the worker, shown to operators.  [default: the host]")
 @click.option(
     "--health-file",
@@ -120,6 +119,7 @@ def worker(
     drain: bool,
     until_empty: bool,
     transaction_pooler: bool,
+    schedules: bool,
     name: str | None,
     health_file: Path | None,
     log_level: str,
@@ -152,6 +152,9 @@ def worker(
         with command_errors(), socket.socket(fileno=int(lifeline)) if lifeline is not None else socket.socket() as line:
             with StopSignals(end_at_once, end_at_once, 0.0, line if lifeline is not None else None):
                 load(modules)
+                if schedules:
+                    for line_ in declare(target, modules):
+                        logger.info("schedule %s", line_)
             one = Worker(
                 target.dsn,
                 queues=queues or None,
@@ -199,31 +202,3 @@ def exit_in_time(code: int) -> None:
         logger.warning("%d threads of handlers still run: %s", len(left), ", ".join(left))
     if left or processes:
         exit_within(RELEASE_WITHIN, code)
-
-
-def below_import(frames: TracebackType | None) -> TracebackType | None:
-    """Return a traceback without the frames of this module and of the import system, with which it begins."""
-    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(
-        (__file__, importlib.__file__, "<frozen importlib")
-    ):
-        frames = frames.tb_next
-    return frames
-
-
-def load(modules: tuple[str, ...]) -> None:
-    """Import the modules, which register their handlers. What they raise is shown with its traceback."""
-    sys.path.insert(0, os.getcwd())
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except SystemExit as error:
-            message = f"cannot import {module}: it calls sys.exit({error.code!r})"
-            raise CommandError(message, "Let a module that is imported only define things.") from error
-        except BaseException as error:
-            error.__traceback__ = below_import(error.__traceback__)
-            if error.__traceback__ is not None or isinstance(error, SyntaxError):
-                click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-            reason = "".join(traceback.format_exception_only(error)[-1:]).strip()
-            raise CommandError(f"cannot import {module}: {reason}") from None
-    if not handlers.default.kinds:
-        raise CommandError(f"{', '.join(modules)} registers no handler", "Decorate a function with @pgq.handler(KIND).")
