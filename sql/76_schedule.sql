@@ -129,6 +129,7 @@ BEGIN
             USING ERRCODE = 'insufficient_privilege',
                   HINT = 'Choose another name: this one belongs to a queue that the role may not use as admin.';
     END IF;
+    -- So that the claim that fires a slot need not lock a table for that.
     IF group_key IS NOT NULL THEN
         PERFORM _pgq_mark(queue);
     END IF;

@@ -1,6 +1,6 @@
 -- Schedules: when their slots are fired, and what becomes of slots that are late, fail or overlap.
 BEGIN;
-SELECT plan(106);
+SELECT plan(115);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL TimeZone = 'America/New_York';
 
@@ -50,6 +50,7 @@ SET LOCAL pgq.now = '2030-01-01 11:00Z';
 SELECT pgq_configure('o', '{"ordered": true}') \g /dev/null
 SELECT pgq_schedule(q || g, '0 12 * * *', 'k', to_jsonb(g), q, group_key => g, jitter => CASE g WHEN 'late' THEN '1 year'::interval END)
 FROM unnest('{r,o}'::text[]) AS q CROSS JOIN unnest('{now,late}'::text[]) AS g \g /dev/null
+SELECT is(_pgq_marks() & _pgq_mark_of('r'), _pgq_mark_of('r'), 'a queue is marked when it gets a schedule with a group, so that no claim has to');
 SELECT pg_temp.look('12:00') \g /dev/null
 SELECT results_eq(
     $$SELECT queue, group_key, group_id = _pgq_group_id(group_key), group_id = _pgq_room() FROM pgq_waiting ORDER BY queue, group_key$$,
@@ -145,6 +146,30 @@ SELECT is(count(*), 4::bigint, 'and each slot its job') FROM pgq_waiting;
 SELECT max(id) AS jittered FROM pgq_waiting \gset
 SELECT pgq_run_schedule('j') FROM generate_series(1, 5) \g /dev/null
 SELECT is(count(*), 5::bigint, 'but a job that is run by hand has no delay') FROM pgq_waiting WHERE ripe_at = pgq_now() AND id > :jittered;
+SELECT pg_temp.clear();
+
+-- Queues that are paused or have limits, and a role that has lost its privilege.
+SET LOCAL pgq.now = '2030-01-01 12:00Z';
+SELECT pgq_schedule(q, '30 * * * *', 'k', queue => q), pgq_pause('paused'), pgq_configure('limited', '{"max_running": 1}') FROM unnest('{paused,limited}'::text[]) AS q \g /dev/null
+SELECT is(pg_temp.look('12:00', '{paused}'), interval '30 minutes', 'a worker of a queue that is paused wakes for a slot');
+SELECT is(pg_temp.look('12:00', '{limited}'), interval '30 minutes', 'and so does one of a queue with limits');
+SELECT pg_temp.look('12:30', '{paused}') \g /dev/null
+SELECT is(pg_temp.look('12:31', '{paused}'), interval '59 minutes', 'then it sleeps until the next one');
+SELECT is(pg_temp.look('13:30', '{limited}'), interval '0', 'the other claims');
+SELECT is(pg_temp.state('paused'), '01-01 14:30 12:30 1', 'jobs for a queue that is paused do not pile up');
+SELECT is_empty('SELECT FROM pgq_claim(''{paused}'')', 'none of them is claimed');
+SELECT pgq_resume('paused') \g /dev/null
+SELECT is(context ->> 'slot', '2030-01-01T12:30:00.000000Z', 'until the queue is resumed') FROM pgq_claim('{paused}');
+SELECT pg_temp.clear();
+SET LOCAL pgq.now = '2030-01-01 12:00Z';
+CREATE ROLE tap_gone;
+SELECT pgq_grant('tap_gone', 'admin', '{q}') \g /dev/null
+SET LOCAL ROLE tap_gone;
+SELECT pgq_schedule('s', '45 * * * *', 'k', queue => 'q') \g /dev/null
+RESET ROLE;
+SELECT pgq_revoke('tap_gone', 'admin') \g /dev/null
+SELECT pg_temp.look('12:45') \g /dev/null
+SELECT is(count(*), 1::bigint, 'a schedule goes on when the role that has made it loses its privilege') FROM pgq_waiting;
 SELECT pg_temp.clear();
 
 -- What a change keeps.

@@ -15,6 +15,11 @@ from pgq.errors import JobNotFound, translated
 
 # The columns of pgq_jobs that a reader sees; an admin also sees the others.
 LISTED = "id, state, queue, kind, priority, attempt, max_retries, ripe_at, enqueued_at, worker, lease_until, ended_at"
+# Those of pgq_schedules.
+SCHEDULED = (
+    "name, cron, timezone, queue, kind, priority, max_retries, backoff, backoff_cap, catch_up, overlap, jitter, source, "
+    "paused, next_at, last_at, last_job, last_error_at, missed"
+)
 MATCHING: Final = (
     "(%(states)s::text[] IS NULL OR state = ANY (%(states)s::text[])) "
     "AND (%(queue)s::text IS NULL OR queue = %(queue)s) "
@@ -52,7 +57,7 @@ class Views:
         ``error`` is the first line of the newest error, None for a role that may not read errors. Arguments, results
         and whole errors are left out.
         """
-        errors = "errors" if self._may_read_errors() else "NULL::jsonb AS errors"
+        errors = "errors" if self._may_read("pgq_jobs", "errors") else "NULL::jsonb AS errors"
         # The limit comes first: errors can be long.
         return self._rows(
             f"SELECT {LISTED}, {FIRST_LINE} AS error FROM (SELECT {LISTED}, {errors} {self._matching(older_than)} "
@@ -120,8 +125,11 @@ class Views:
         return self._rows(f"SELECT * FROM {self._prefix}pgq_queues ORDER BY queue", {})
 
     def schedules(self) -> list[dict[str, Any]]:
-        """Return the schedules; it takes the privilege admin."""
-        return self._rows(f"SELECT * FROM {self._prefix}pgq_schedules ORDER BY name", {})
+        """Return the schedules; args, group_key and last_error are None for a role that may not read them."""
+        hidden = "args, group_key, last_error"
+        if not self._may_read("pgq_schedules", "last_error"):
+            hidden = "NULL::jsonb AS args, NULL AS group_key, NULL AS last_error"
+        return self._rows(f"SELECT {SCHEDULED}, {hidden} FROM {self._prefix}pgq_schedules ORDER BY name", {})
 
     def _matching(self, older_than: Interval | None) -> str:
         """Return the end of a query for the jobs that match."""
@@ -137,10 +145,10 @@ class Views:
         states = [state] if isinstance(state, str) else state and list(state)
         return {"states": states, "queue": queue, "kind": kind, "older_than": interval(older_than)}
 
-    def _may_read_errors(self) -> bool:
-        """Return whether the role has the column, which a reader has not."""
-        view = f"{self._prefix}pgq_jobs".replace("%%", "%")
-        rows = self._rows("SELECT has_column_privilege(%(view)s, 'errors', 'SELECT') AS may", {"view": view})
+    def _may_read(self, view: str, column: str) -> bool:
+        """Return whether the role has this column, which a reader may not have."""
+        parameters = {"view": f"{self._prefix}{view}".replace("%%", "%"), "column": column}
+        rows = self._rows("SELECT has_column_privilege(%(view)s, %(column)s, 'SELECT') AS may", parameters)
         return bool(rows[0]["may"])
 
     def _rows(self, query: str, params: dict[str, Any], privilege: str = "reader") -> list[dict[str, Any]]:

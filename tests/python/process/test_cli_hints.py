@@ -18,7 +18,8 @@ CLERK = "it's a clerk"
 NEEDED = {
     "enqueue k": "producer", "list": "reader", "stats": "reader", "ps": "reader", "show 1": "admin", "retry 1": "admin",
     "retry --kind k": "admin", "cancel 1": "admin", "cancel --kind k": "admin", "purge": "admin",
-    "purge --dry-run": "admin",
+    "purge --dry-run": "admin", "schedules": "reader", "schedule set s @daily k": "admin", "schedule remove s": "admin",
+    "schedule pause s": "admin", "schedule resume s": "admin", "schedule run s": "admin",
 }  # fmt: skip
 
 

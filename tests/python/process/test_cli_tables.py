@@ -84,7 +84,7 @@ def test_a_list_shows_the_first_line_of_the_newest_error(dsn: str, queue: Worker
     assert run(dsn, "list").stdout.splitlines()[2].endswith("  ValueError: no such address")
 
 
-def test_a_reader_lists_jobs_without_errors(dsn: str, conn: Connection, queue: WorkerQueue) -> None:
+def test_a_reader_lists_jobs_and_schedules_without_errors(dsn: str, conn: Connection, queue: WorkerQueue) -> None:
     """It may not read them, as little as the arguments."""
     queue.enqueue("k", max_retries=0)
     (job,) = queue.claim()
@@ -95,6 +95,9 @@ def test_a_reader_lists_jobs_without_errors(dsn: str, conn: Connection, queue: W
         queue.grant("clerk", "reader")
         (row,) = json.loads(run(f"{dsn} user=clerk", "list", "--json").stdout)
         assert (row["state"], row["error"]) == ("dead", None)
+        queue.schedule("s", "@daily", "k", {"secret": 1})
+        (row,) = json.loads(run(f"{dsn} user=clerk", "schedules", "--json").stdout)
+        assert (row["name"], row["args"], row["last_error"]) == ("s", None, None)
     finally:
         conn.execute("DROP OWNED BY clerk")
         conn.execute("DROP ROLE clerk")

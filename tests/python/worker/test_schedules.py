@@ -97,16 +97,40 @@ def test_a_slot_wakes_a_sleeping_session_of_its_queue(conn: Connection, connect:
     assert len(sleeper.claim(["q"])) == 1
 
 
-def test_a_schedule_that_is_made_wakes_a_session_that_would_sleep_past_its_slot(
-    conn: Connection, connect: Connect
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_schedule_that_is_made_or_resumed_wakes_a_session_that_would_sleep_past_its_slot(
+    conn: Connection, connect: Connect, resumed: bool
 ) -> None:
     """The session is told to look again."""
+    if resumed:
+        schedule(conn, cron="every 1 second")
+        conn.execute("SELECT pgq_pause_schedule('s1')")
     sleeper = WorkerQueue(connect())
     for channel in sleeper.idle(["q"]):
         sleeper.conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-    schedule(conn, cron="every 1 second")
+    if resumed:
+        conn.execute("SELECT pgq_resume_schedule('s1')")
+    else:
+        schedule(conn, cron="every 1 second")
     (heard,) = sleeper.conn.notifies(timeout=20, stop_after=1)
     assert heard.payload == "later"
+
+
+def test_a_look_waits_for_no_lock_for_long(conn: Connection, connect: Connect) -> None:
+    """A role that keeps the lock of a group of an ordered queue delays its schedule, and no session that looks."""
+    WorkerQueue(conn).configure("q", {"ordered": True})
+    conn.execute(
+        "SELECT pgq_schedule(g, '@yearly', 'k', queue => 'q', group_key => g) FROM unnest('{a,b}'::text[]) AS g"
+    )
+    conn.execute(DUE)
+    conn.execute("SELECT pg_advisory_lock('pgq_queue_setting'::regclass::int, _pgq_order_key('q', _pgq_group_id('a')))")
+    assert one(conn, "SELECT count(DISTINCT _pgq_order_key('q', _pgq_group_id(name))) FROM pgq_schedules") == 2
+    looking = WorkerQueue(connect())
+    looking.conn.execute("SET statement_timeout = '20s'")
+    looking.ripe_in(["other"])
+    assert conn.execute("SELECT name, last_error IS NULL, last_job IS NULL FROM pgq_schedules ORDER BY name").fetchall() == [
+        ("a", False, True), ("b", True, False),
+    ]  # fmt: skip
 
 
 def test_a_sleeping_worker_wakes_for_a_slot_by_itself(

@@ -51,9 +51,9 @@ class ConnectionFailed(CommandError):
 PRIVILEGES: Final = {
     "enqueue": "producer",
     "worker": "worker",
-    **dict.fromkeys(("list", "stats", "ps", "queues"), "reader"),
+    **dict.fromkeys(("list", "stats", "ps", "queues", "schedules"), "reader"),
     **dict.fromkeys(("show", "retry", "cancel", "purge", "configure", "pause", "resume"), "admin"),
-    **dict.fromkeys(("schedules", "set", "remove", "run", "sync"), "admin"),
+    **dict.fromkeys(("set", "remove", "run", "sync"), "admin"),
     **dict.fromkeys(("upgrade", "uninstall", "grant", "revoke"), "owner"),
 }
 INSTALL_HINT: Final = "Connect as the owner of the database or schema, or let it grant CREATE to this role."
