@@ -17,8 +17,8 @@ from pgq.errors import JobNotFound, translated
 LISTED = "id, state, queue, kind, priority, attempt, max_retries, ripe_at, enqueued_at, worker, lease_until, ended_at"
 # Those of pgq_schedules.
 SCHEDULED = (
-    "name, cron, timezone, queue, kind, priority, max_retries, backoff, backoff_cap, catch_up, overlap, jitter, source, "
-    "paused, next_at, last_at, last_job, last_error_at, missed"
+    "name, cron, timezone, queue, kind, priority, max_retries, backoff, backoff_cap, catch_up, overlap, jitter, "
+    "source, paused, next_at, last_at, last_job, last_error_at, missed"
 )
 MATCHING: Final = (
     "(%(states)s::text[] IS NULL OR state = ANY (%(states)s::text[])) "

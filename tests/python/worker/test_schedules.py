@@ -36,6 +36,7 @@ def travel(conn: Connection, second: float) -> None:
     )
 
 
+@pytest.mark.happens("several sessions come to a slot")
 def test_eight_sessions_fire_five_hundred_slots_once(
     conn: Connection, connect: Connect, pool: ThreadPoolExecutor
 ) -> None:
@@ -58,6 +59,7 @@ def test_eight_sessions_fire_five_hundred_slots_once(
     assert one(conn, FIRED) == 500
 
 
+@pytest.mark.happens("the session that fires a slot is lost")
 def test_a_claim_that_is_open_keeps_its_slots_and_no_session_waiting(conn: Connection, connect: Connect) -> None:
     """When it rolls back, the slot is still there, and another session fires it."""
     schedule(conn)
@@ -116,6 +118,7 @@ def test_a_schedule_that_is_made_or_resumed_wakes_a_session_that_would_sleep_pas
     assert heard.payload == "later"
 
 
+@pytest.mark.happens("a slot cannot be fired")
 def test_a_look_waits_for_no_lock_for_long(conn: Connection, connect: Connect) -> None:
     """A role that keeps the lock of a group of an ordered queue delays its schedule, and no session that looks."""
     WorkerQueue(conn).configure("q", {"ordered": True})
@@ -128,9 +131,46 @@ def test_a_look_waits_for_no_lock_for_long(conn: Connection, connect: Connect) -
     looking = WorkerQueue(connect())
     looking.conn.execute("SET statement_timeout = '20s'")
     looking.ripe_in(["other"])
-    assert conn.execute("SELECT name, last_error IS NULL, last_job IS NULL FROM pgq_schedules ORDER BY name").fetchall() == [
-        ("a", False, True), ("b", True, False),
-    ]  # fmt: skip
+    found = conn.execute("SELECT last_error, last_job IS NULL FROM pgq_schedules ORDER BY name").fetchall()
+    assert found == [("canceling statement due to lock timeout", True), (None, False)]
+
+
+@pytest.mark.happens("no worker claims for hours")
+@pytest.mark.parametrize(
+    ("catch_up", "fired", "missed"), [("one", [5], 4), ("all", [1, 2, 3, 4, 5], 0), ("none", [], 5)]
+)
+def test_slots_that_no_claim_came_to(
+    conn: Connection, queue: WorkerQueue, catch_up: str, fired: list[int], missed: int
+) -> None:
+    """The next claim decides what becomes of them."""
+    travel(conn, 0)
+    conn.execute("SELECT pgq_schedule('s', '0 * * * *', 'k', queue => 'q', catch_up => %s)", [catch_up])
+    travel(conn, 5 * 3600 + 120)
+    jobs = queue.claim(["q"], max_jobs=9)
+    assert [datetime.fromisoformat(json.loads(job.context or "")["slot"]).hour - 12 for job in jobs] == fired
+    assert one(conn, "SELECT missed FROM pgq_schedules") == missed
+
+
+@pytest.mark.happens("the clock is set back")
+def test_a_clock_that_is_set_back_fires_no_slot_again(conn: Connection, queue: WorkerQueue) -> None:
+    """Unless it is set back by more than a day."""
+    travel(conn, 0)
+    schedule(conn, cron="* * * * *")
+    fired = 0
+    for second, more in [
+        (60, 1),
+        (0, 0),
+        (60, 0),
+        (120, 1),
+        (-80000, 0),
+        (-80000 + 60, 0),
+        (-90000, 0),
+        (-90000 + 60, 1),
+    ]:
+        travel(conn, second)
+        fired += more
+        queue.ripe_in(["q"])
+        assert one(conn, FIRED) == fired, second
 
 
 def test_a_sleeping_worker_wakes_for_a_slot_by_itself(
