@@ -96,9 +96,12 @@ DECLARE
         ELSE ARRAY[v_slot]
     END;
 BEGIN
+    -- Not by the view _pgq_running, which would read the args of all batches.
     IF entry.overlap = 'skip' AND (
         EXISTS (SELECT FROM pgq_waiting AS w WHERE w.id = entry.last_job)
-        OR EXISTS (SELECT FROM _pgq_running AS r WHERE r.id = entry.last_job)
+        OR EXISTS (SELECT FROM pgq_running AS r WHERE r.id = entry.last_job)
+        OR EXISTS (
+            SELECT FROM pgq_running_batch AS b WHERE entry.last_job = ANY (b.ids) AND entry.last_job <> ALL (b.gone))
     ) THEN
         v_fired := '{}';
     END IF;

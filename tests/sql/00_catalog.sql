@@ -214,13 +214,14 @@ SELECT is_empty($$
     SELECT attname FROM used WHERE view = '_pgq_packed' AND relname = 'pgq_running_batch'
 $$, '_pgq_packed shows all columns of pgq_running_batch');
 
--- Those that store jobs, and those that change jobs, which they lock, and unpack before where it takes a row.
+-- Those that store jobs, and those that change jobs, which they lock, and unpack before where it takes a row; and one that looks for a job
+-- in both tables by itself, because the view reads all columns.
 SELECT is(
     (SELECT array_agg(name ORDER BY name COLLATE "C") FROM (
         SELECT proname::text AS name FROM func WHERE pg_get_functiondef(oid) ~* '\m(from|join|update|into|table)\s+pgq_running(_batch)?\M'
         UNION
         SELECT view FROM used WHERE relname IN ('pgq_running', 'pgq_running_batch')) AS t),
-    '{_pgq_begin_limits,_pgq_caps,_pgq_complete_held,_pgq_complete_packed,_pgq_expire_leases,_pgq_mark_lost,_pgq_move_in_turn,_pgq_packed,_pgq_running,_pgq_sweep_workers,_pgq_take,_pgq_unpack,
+    '{_pgq_begin_limits,_pgq_caps,_pgq_complete_held,_pgq_complete_packed,_pgq_expire_leases,_pgq_fire,_pgq_mark_lost,_pgq_move_in_turn,_pgq_packed,_pgq_running,_pgq_sweep_workers,_pgq_take,_pgq_unpack,
       _pgq_unpack_jobs,pgq_cancel,pgq_claim,pgq_claim_batch,pgq_complete,pgq_extend,pgq_hold,pgq_hold_many,pgq_reconcile}',
     'these are the functions and views that name a table of running jobs; all others read _pgq_running');
 
