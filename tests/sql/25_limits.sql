@@ -1,6 +1,6 @@
 -- Limits: how many jobs of a queue, and of each group, run at a time; and the turns of the groups.
 BEGIN;
-SELECT plan(40);
+SELECT plan(44);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -96,6 +96,23 @@ SELECT pgq_configure('q', '{"max_per_group": 1}');
 SELECT is(pg_temp.taken(5), NULL, 'the first limit counts each of them in its group, from the first token on');
 SELECT pgq_complete(id, token) FROM pgq_running WHERE group_key = 'b';
 SELECT is(pg_temp.taken(5), 'b', 'a place of a group is for that group');
+DELETE FROM pgq_running;
+DELETE FROM pgq_waiting;
+SELECT pgq_configure('q', '{"max_per_group": null}');
+
+-- Shares: no more of each group than it has room for, and no more of all than are wanted.
+SELECT pgq_configure('q', '{"max_per_group": 3}');
+SELECT pg_temp.add(2, 'a');
+SELECT is(pg_temp.taken(5), 'aa', 'two of a group run');
+SELECT pg_temp.add(5, 'a');
+SELECT pg_temp.add(10, 'b');
+SELECT is(pg_temp.taken(4), 'abbb', 'what a full group leaves of its share goes to another one');
+DELETE FROM pgq_running;
+SELECT pg_temp.add(5, 'c');
+SELECT is(length(pg_temp.taken(4)), 4, 'shares that are rounded up are no more than are wanted');
+SELECT pg_temp.taken(100);
+SELECT results_eq(
+    'SELECT count(*) FROM pgq_running GROUP BY group_key', 'VALUES (3::bigint), (3), (3)', 'and then each group has its limit');
 DELETE FROM pgq_running;
 DELETE FROM pgq_waiting;
 SELECT pgq_configure('q', '{"max_per_group": null}');

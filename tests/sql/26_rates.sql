@@ -79,7 +79,7 @@ SELECT pgq_enqueue('k', to_jsonb(n), name) FROM generate_series(1, 2) AS n, unne
 SELECT is(count(*), 2::bigint, 'each queue has a rate of its own') FROM pgq_claim('{r,s}', 10);
 SELECT is(count(*), 0::bigint, 'and a claim from both uses both') FROM pgq_claim('{s,r}', 10);
 
-SELECT pgq_configure(name, '{"burst": 2}') FROM unnest('{r,s}'::text[]) AS name;
+SELECT pgq_configure(name, '{"burst": 3}') FROM unnest('{r,s}'::text[]) AS name;
 SET LOCAL pgq.now = '2030-01-01 16:00Z';
 DELETE FROM pgq_running;
 SELECT pgq_enqueue('k', to_jsonb(n), 'free') FROM generate_series(1, 3) AS n;
