@@ -24,6 +24,8 @@ CREATE FUNCTION _pgq_groups_in_turn(
     SET search_path FROM CURRENT
     SET enable_seqscan = off
     SET enable_bitmapscan = off
+    SET enable_sort = off
+    SET enable_incremental_sort = off
     SET jit = off
     SET plan_cache_mode = force_generic_plan
 AS $_pgq_groups_in_turn$

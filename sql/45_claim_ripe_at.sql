@@ -5,6 +5,7 @@ CREATE FUNCTION _pgq_group_ripe_at(queue text, group_id bigint, kinds text[], is
     SET search_path FROM CURRENT
     SET enable_seqscan = off
     SET enable_bitmapscan = off
+    SET enable_sort = off
     SET jit = off
     SET plan_cache_mode = force_generic_plan
 AS $_pgq_group_ripe_at$

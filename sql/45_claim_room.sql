@@ -29,6 +29,7 @@ CREATE FUNCTION _pgq_leave_room(queue text, max_jobs bigint, at timestamptz) RET
     SET search_path FROM CURRENT
     SET enable_seqscan = off
     SET enable_bitmapscan = off
+    SET enable_sort = off
     SET jit = off
     SET plan_cache_mode = force_generic_plan
 AS $_pgq_leave_room$

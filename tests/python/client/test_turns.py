@@ -6,7 +6,7 @@ import itertools
 import threading
 
 import pytest
-from support.database import Connect, Connection, one, ration, read
+from support.database import Connect, Connection, flush, one, ration, read
 from support.threads import Thread
 
 FILL = """
@@ -126,6 +126,23 @@ def test_a_claim_does_not_visit_groups_whose_jobs_are_to_be_ripe_later(conn: Con
         claimed += one(conn, "SELECT count(*) FROM pgq_claim(max_jobs => 10)")
     assert read("pgq_waiting_group", conn) - before < 20000
     assert one(conn, "SELECT pgq_ripe_in()").days > 25
+
+
+def test_claims_pass_the_waiting_room_by_without_statistics(conn: Connection) -> None:
+    """A claim reads none of its jobs, also where no ANALYZE has told the planner of them."""
+    conn.execute("ALTER TABLE pgq_waiting SET (autovacuum_enabled = off)")
+    jobs = (
+        "SELECT count(*) FROM pgq_enqueue_many((SELECT jsonb_agg(jsonb_build_object("
+        "'kind', 'k', 'args', n, 'group_key', 'g' || n, 'delay', %s::text)) FROM generate_series(1, %s) AS n))"
+    )
+    conn.execute(jobs, ["1 day", 20000])
+    conn.execute(jobs.replace("'args', n", "'args', -n"), ["0", 1000])
+    query = "SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes WHERE relname = 'pgq_waiting'"
+    flush(conn)
+    before = one(conn, query)
+    assert one(conn, "SELECT count(*) FROM pgq_claim(max_jobs => 10)") == 10
+    flush(conn)
+    assert one(conn, query) - before < 1000
 
 
 def test_a_job_that_becomes_ripe_is_found(conn: Connection) -> None:
