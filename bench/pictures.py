@@ -19,7 +19,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "pgqueuer": {"color": "#5a9a50", "linewidth": 1.6, "marker": "^"},
     "procrastinate": {"color": "#8b63a8", "linewidth": 1.6, "marker": "v"},
 }
-OTHER: dict[str, Any] = {"color": "#777777", "linewidth": 1.2, "linestyle": "--"}
+# Lines without a style of their own differ by their colour only.
+OTHER: dict[str, Any] = {"linewidth": 1.6, "linestyle": "--"}
 LABELS = {"floor": "plain SKIP LOCKED (floor)", "graphile": "graphile-worker"}
 
 
@@ -62,6 +63,11 @@ def _held_snapshot(axes: Axes, series: Series) -> None:
     axes.set_title("A producer and a worker, while a snapshot is held")
 
 
+def _groups_held(axes: Axes, series: Series) -> None:
+    _rates(axes, series)
+    axes.set_title("Jobs in groups, while a snapshot is held")
+
+
 def _rates(axes: Axes, series: Series) -> None:
     _lines(axes, series)
     axes.set_xlabel("seconds since the start")
@@ -84,4 +90,9 @@ def _dead_rows(axes: Axes, series: Series) -> None:
     axes.set_xlim(left=0)
 
 
-PICTURES = {"steady": _steady, "held_snapshot": _held_snapshot, "dead_rows": _dead_rows}
+PICTURES = {
+    "steady": _steady,
+    "held_snapshot": _held_snapshot,
+    "groups_held": _groups_held,
+    "dead_rows": _dead_rows,
+}

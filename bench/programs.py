@@ -59,6 +59,7 @@ def run(child: Child, command: Sequence[str | Path], env: Mapping[str, str]) -> 
             time.sleep(RELAY_EVERY)
             relay(child, shared.fileno())
         relay(child, shared.fileno())
+        relay_times(child, shared.fileno())
     if program.returncode not in ENDED or not child.stopped:
         tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
         raise BenchError(f"{command[0]} ended with status {program.returncode}; its log ends:\n{tail}")
@@ -66,9 +67,15 @@ def run(child: Child, command: Sequence[str | Path], env: Mapping[str, str]) -> 
 
 def relay(child: Child, file: int) -> None:
     """Copy the program's counts to those that the parent reads."""
+    numbers = memoryview(os.pread(file, 8 * 2, 0)).cast("q")
+    child.counters.handled[child.slot], child.counters.sums[child.slot] = numbers
+
+
+def relay_times(child: Child, file: int) -> None:
+    """Copy the times at which the program began its jobs. There may be so many that it is done once, at the end."""
     started = child.counters.started
-    numbers = memoryview(os.pread(file, 8 * (2 + len(started or ())), 0)).cast("q")
-    child.counters.handled[child.slot], child.counters.sums[child.slot] = numbers[:2]
-    for n, at in enumerate(numbers[2:]):
+    if started is None:
+        return
+    for n, at in enumerate(memoryview(os.pread(file, 8 * len(started), 8 * 2)).cast("q")):
         if at:
             started[n] = at

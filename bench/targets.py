@@ -11,9 +11,13 @@ from scenarios import (
     bulk,
     drain,
     enqueue,
+    fairness,
+    groups,
+    groups_held,
     held_snapshot,
     idle,
     latency,
+    limited,
     queues,
     scale,
     single,
@@ -96,6 +100,17 @@ def _lines(harness: Harness, results: Results) -> Iterator[Target]:
     dead = scale.comparisons(harness)["dead"]
     for what in (scale.FIRST, scale.FIRST_MAX):
         yield _at_most(f"{what}, {dead}", 50, _median(results, scale.NAME, what), "ms")
+    for what in groups_held.VARIANTS:
+        last = _median(results, groups_held.NAME, held_snapshot.LAST_OVER_FIRST, what)
+        yield _at_least(f"{groups_held.WHAT}, {what}, last 20 s", 0.95, last, "the first")
+    base = _ratio(results, groups.NAME, groups.FUTURE, groups.BASE)
+    yield _target(f"claim, {groups.FUTURE}", "<= 2 x without groups", base, "x", operator.le, 2)
+    rate = _median(results, groups.NAME, groups.FULL)
+    yield _target(groups.FULL, ">= 200 a second", rate, "claims/s", operator.ge, 200)
+    large = _median(results, fairness.NAME, fairness.LARGE_JOBS)
+    yield _target(fairness.LARGE_JOBS, "<= 300", large, "jobs", operator.le, 300)
+    yield _at_most(f"{limited.WHAT}: {limited.EXCEEDED}", 0, _median(results, limited.NAME, limited.EXCEEDED), "%")
+
     yield _at_most("idle worker, queries", 1, _median(results, idle.NAME, idle.QUERIES), "/s")
     yield _at_most("idle worker, CPU", 0.5, _median(results, idle.NAME, idle.CPU), "% of a core")
     yield _at_most("claim on an empty queue", 1, _median(results, scale.NAME, scale.EMPTY), "ms")

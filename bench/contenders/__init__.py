@@ -10,6 +10,12 @@ NAMES = ("pgq", "floor", "graphile", "pgmq", "pgqueuer", "procrastinate")
 
 
 def by_name(name: str) -> Contender:
-    """Return a contender. Import its library only now, so that a process loads no other contender's library."""
-    contender: Contender = importlib.import_module(f"contenders.{name}").CONTENDER
+    """
+    Return a contender, or the variant of one that follows a colon in the name.
+
+    Import its library only now, so that a process loads no other contender's library.
+    """
+    module, colon, variant = name.partition(":")
+    found = importlib.import_module(f"contenders.{module}")
+    contender: Contender = found.variant(variant) if colon else found.CONTENDER
     return contender

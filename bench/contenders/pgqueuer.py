@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped, unused-ignore]
@@ -53,7 +54,9 @@ def install(database: str) -> None:
     uvloop.run(run())
 
 
-def work(child: Child) -> None:
+def work(child: Child, limit: int = 0) -> None:
+    """Run a worker; of the jobs of all workers, ``limit`` may run at a time, or any number if it is 0."""
+
     async def run() -> None:
         conn = await asyncpg.connect(database=child.task.database)
         manager = QueueManager(Queries(AsyncpgDriver(conn)))
@@ -61,7 +64,7 @@ def work(child: Child) -> None:
         async def count(job: Any) -> None:
             child.handle(json.loads(job.payload))
 
-        manager.entrypoint(KIND)(count)
+        manager.entrypoint(KIND, concurrency_limit=limit)(count)
         loop = asyncio.get_running_loop()
         child.ready(lambda: loop.call_soon_threadsafe(manager.shutdown.set))
         await manager.run(batch_size=child.task.batch or BATCH)
@@ -70,4 +73,10 @@ def work(child: Child) -> None:
     uvloop.run(run())
 
 
-CONTENDER = Contender("pgqueuer", "SELECT count(*) FROM pgqueuer", install, Producer, work)
+LEFT = "SELECT count(*) FROM pgqueuer"
+CONTENDER = Contender("pgqueuer", LEFT, install, Producer, work)
+
+
+def variant(limit: str) -> Contender:
+    """Return pgqueuer with a limit of running jobs."""
+    return Contender(f"pgqueuer:{limit}", LEFT, install, Producer, partial(work, limit=int(limit)))

@@ -16,4 +16,8 @@ NAMES = (
     "payload",
     "idle",
     "one_shot",
+    "groups",
+    "groups_held",
+    "fairness",
+    "limited",
 )
