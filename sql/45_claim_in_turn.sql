@@ -35,6 +35,10 @@ DECLARE
     v_steps bigint := 0;
     v_read bigint;
     v_idle bigint[] := '{}';
+    v_is_cut boolean := false;
+    v_visited bigint[] := '{}';
+    v_priorities smallint[] := '{}';
+    v_rooms bigint[] := '{}';
     v_is_long boolean := false;
     v_has_looked boolean := false;
     v_may_look boolean;
@@ -130,6 +134,10 @@ BEGIN
             END IF;
             v_idle := v_idle || v_locked.idle;
             v_is_long := v_is_long OR v_locked.is_long;
+            v_is_cut := v_is_cut OR v_seen IS NOT NULL;
+            v_visited := v_visited || v_groups.group_ids;
+            v_priorities := v_priorities || v_groups.priorities;
+            v_rooms := v_rooms || v_groups.rooms;
         END IF;
         -- The next groups may have no job to take either.
         v_chunk := greatest(v_room, 64);
@@ -145,6 +153,19 @@ BEGIN
         v_seen := NULL;
         v_steps := 0;
     END LOOP;
+    -- The groups that came first have had no more than a share, because others were to follow.
+    IF v_room > 0 AND v_seen IS NULL AND v_is_cut AND rows <> '{}' AND v_setting.ordered IS NOT TRUE THEN
+        SELECT array_agg(g.group_id) AS group_ids, array_agg(g.priority) AS priorities, array_agg(g.room) AS rooms
+        INTO v_groups
+        FROM unnest(v_visited, v_priorities, v_rooms) AS g (group_id, priority, room)
+        WHERE g.group_id <> ALL (v_idle);
+        v_locked := _pgq_lock_shares(
+            queue, v_groups.group_ids, v_groups.priorities, v_groups.rooms, '{}', cardinality(rows) + v_room, at,
+            coalesce(cardinality(v_list.group_ids) + 1, 0), locked_at IS NOT NULL, true);
+        rows := v_locked.rows;
+        bytes := v_locked.bytes;
+        suspects := v_locked.suspects;
+    END IF;
     IF v_is_long AND v_may_look AND v_list.group_ids IS NULL AND NOT v_has_looked THEN
         v_list := _pgq_look_for_groups(queue, '{}', v_caps.capped, v_caps.free);
         v_has_looked := true;

@@ -1,6 +1,6 @@
 -- Jobs with a group: how they are enqueued and claimed, and that the group stays theirs on every way.
 BEGIN;
-SELECT plan(33);
+SELECT plan(34);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -109,6 +109,11 @@ SELECT is(array_agg(args), ARRAY['4'::jsonb], 'so is one without, beside jobs wi
 SELECT pgq_enqueue('k', '5');
 SELECT is(count(*), 1::bigint, 'jobs that reach max_bytes leave the others, with a group or without') FROM pgq_claim(max_jobs => 10, max_bytes => 1);
 SELECT is(count(*), 2::bigint, 'the others are claimed later') FROM pgq_claim(max_jobs => 10);
+
+-- A claim takes as many as it can, also where the groups that it has met first are those that have nothing for it.
+SELECT pgq_enqueue('k', to_jsonb(n), 'shares', group_key => 'a') FROM generate_series(1, 2) AS n;
+SELECT pgq_enqueue('k', '3', 'shares', delay => '1 hour');
+SELECT is(count(*), 2::bigint, 'what a group leaves of its share goes to the one before it') FROM pgq_claim('{shares}', 2);
 
 SELECT * FROM finish();
 ROLLBACK;

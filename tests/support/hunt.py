@@ -35,13 +35,14 @@ def bounds(examples: int, steps: int = 50) -> settings:
 
 
 def clean(*connections: Connection) -> None:
-    """Delete all jobs and workers, and reset these sessions."""
+    """Delete all jobs and workers, let the turns of queues begin anew, and reset these sessions."""
     delete = one(
         connections[0],
         "SELECT string_agg('DELETE FROM ' || c.oid::regclass::text, '; ') FROM pg_class AS c "
         "WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' AND c.relname ~ '^pgq_'",
     )
     connections[0].execute(delete.encode())
+    connections[0].execute("SELECT setval(format('pgq_turn_%s', n)::regclass, 0, false) FROM generate_series(0, 7) AS n")
     for conn in connections:
         conn.execute("SELECT pg_advisory_unlock_all()")
         conn.execute("RESET ALL")
