@@ -68,7 +68,7 @@ BEGIN
           AND r.newest_error IS NULL
           AND (v_allowed IS NULL OR r.queue = ANY (v_allowed));
         IF FOUND THEN
-            v_ended := done_ids;
+            v_ended := CASE WHEN _pgq_tell_ends(done_ids) IS NOT NULL THEN done_ids END;
         END IF;
     END IF;
     lost := '{}';

@@ -82,6 +82,8 @@ CREATE FUNCTION _pgq_end(job pgq_running, outcome text, at timestamptz, result j
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_end$
+DECLARE
+    v_told boolean;
 BEGIN
     INSERT INTO pgq_ended (
         id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
@@ -92,6 +94,7 @@ BEGIN
         job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, job.context, outcome, result, job.worker, at,
         abs(job.losses), job.newest_error, job.group_key, _pgq_group_id(job.group_key)
     );
+    v_told := _pgq_tell_end(job.id);
 END
 $_pgq_end$;
 

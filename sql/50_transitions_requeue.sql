@@ -24,7 +24,7 @@ DECLARE
     v_twin record;
 BEGIN
     IF attempt = 0 AND newest_error IS NULL AND losses IS NULL AND NOT v_delayed THEN
-        RETURN true;
+        RETURN _pgq_tell_end(id) IS NOT NULL;
     END IF;
 
     UPDATE pgq_waiting AS w
@@ -43,7 +43,7 @@ BEGIN
     IF newest_error IS NOT NULL THEN
         PERFORM _pgq_merge_errors(_pgq_merge.id, v_twin.id, v_twin.newest_error);
     END IF;
-    RETURN true;
+    RETURN _pgq_tell_end(id) IS NOT NULL;
 END
 $_pgq_merge$;
 

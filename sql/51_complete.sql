@@ -52,7 +52,7 @@ BEGIN
             v_job.newest_error := _pgq_add_error(v_job, v_now, note);
         END IF;
         PERFORM _pgq_end(v_job, 'done', v_now, result);
-    ELSIF v_job.newest_error IS NOT NULL THEN
+    ELSIF _pgq_tell_end(id) OR v_job.newest_error IS NOT NULL THEN
         PERFORM _pgq_delete_errors(ARRAY[id]);
     END IF;
 END
@@ -139,7 +139,7 @@ BEGIN
           AND b.gone = '{}'
           AND (allowed IS NULL OR b.queues <@ allowed);
         IF FOUND THEN
-            RETURN ids;
+            RETURN CASE WHEN _pgq_tell_ends(ids) IS NOT NULL THEN ids END;
         END IF;
         v_tokens := tokens[1:1];
     ELSE
@@ -149,7 +149,7 @@ BEGIN
         v_packed := v_packed || _pgq_complete_packed(v_token, ids, tokens, allowed);
     END LOOP;
     IF cardinality(v_packed) = cardinality(ids) THEN
-        RETURN v_packed;
+        RETURN CASE WHEN _pgq_tell_ends(v_packed) IS NOT NULL THEN v_packed END;
     END IF;
 
     -- One look-up in the primary key for each pair, in the order of ids: a subquery that locks is never turned into a
@@ -179,7 +179,8 @@ BEGIN
     IF v_failed IS NOT NULL THEN
         PERFORM _pgq_delete_errors(v_failed);
     END IF;
-    RETURN v_packed || v_ended;
+    v_ended := v_packed || v_ended;
+    RETURN CASE WHEN _pgq_tell_ends(v_ended) IS NOT NULL THEN v_ended END;
 END
 $_pgq_complete_held$;
 

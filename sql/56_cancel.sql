@@ -74,7 +74,7 @@ BEGIN
         job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, job.context, 'cancelled', at, job.losses,
         job.newest_error, job.group_key, _pgq_group_id(job.group_key)
     );
-    PERFORM _pgq_take_cancel_request(job.id);
+    PERFORM _pgq_take_cancel_request(job.id), _pgq_tell_end(job.id);
 END
 $_pgq_cancel_waiting$;
 

@@ -4,7 +4,7 @@ CREATE FUNCTION _pgq_granted_functions(privilege text) RETURNS text[]
     LANGUAGE sql
     IMMUTABLE
     RETURN CASE privilege
-        WHEN 'producer' THEN ARRAY['pgq_enqueue', 'pgq_enqueue_many']
+        WHEN 'producer' THEN ARRAY['pgq_enqueue', 'pgq_enqueue_many', 'pgq_result', 'pgq_await']
         WHEN 'worker' THEN ARRAY['pgq_claim', 'pgq_claim_batch', 'pgq_register', 'pgq_unregister', 'pgq_reconcile',
                                  'pgq_remaining', 'pgq_idle', 'pgq_hold', 'pgq_hold_many', 'pgq_complete',
                                  'pgq_complete_many', 'pgq_fail', 'pgq_cancel_requested', 'pgq_cancel_claimed',
@@ -12,7 +12,7 @@ CREATE FUNCTION _pgq_granted_functions(privilege text) RETURNS text[]
                                  'pgq_queues_to_serve']
         WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_configure', 'pgq_pause', 'pgq_resume',
                                 'pgq_schedule', 'pgq_unschedule', 'pgq_pause_schedule', 'pgq_resume_schedule',
-                                'pgq_run_schedule', 'pgq_now']
+                                'pgq_run_schedule', 'pgq_result', 'pgq_await', 'pgq_now']
         WHEN 'reader' THEN ARRAY['pgq_now']
     END || ARRAY['pgq_backoff', 'pgq_cron_next', 'pgq_version'];
 

@@ -65,6 +65,7 @@ REVOKE ALL ON FUNCTION
     _pgq_maintain,
     pgq_remaining,
     _pgq_sleep_in_slot, pgq_idle, _pgq_next_slot, pgq_ripe_in, _pgq_first_queue, pgq_queues_to_serve,
+    _pgq_end_channel, _pgq_notify_end, _pgq_tell_end, _pgq_notify_ends, _pgq_tell_ends, pgq_await, pgq_result,
     _pgq_job_state, pgq_cancel, pgq_retry,
     pgq_purge,
     _pgq_check_setting, _pgq_check_settings, _pgq_check_queue, pgq_configure,

@@ -16,9 +16,9 @@ WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname
 
 SELECT is(
     (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func WHERE proname !~ '^_'),
-    '{pgq_backoff,pgq_cancel,pgq_cancel_claimed,pgq_cancel_requested,pgq_claim,pgq_claim_batch,pgq_complete,pgq_complete_many,pgq_configure,pgq_cron_next,pgq_decline,pgq_enqueue,
+    '{pgq_await,pgq_backoff,pgq_cancel,pgq_cancel_claimed,pgq_cancel_requested,pgq_claim,pgq_claim_batch,pgq_complete,pgq_complete_many,pgq_configure,pgq_cron_next,pgq_decline,pgq_enqueue,
       pgq_enqueue_many,pgq_extend,pgq_fail,pgq_grant,pgq_hold,pgq_hold_many,pgq_idle,pgq_now,pgq_pause,pgq_pause_schedule,pgq_purge,pgq_queues_to_serve,pgq_reconcile,pgq_register,pgq_release,
-      pgq_remaining,pgq_resume,pgq_resume_schedule,pgq_retry,pgq_revoke,pgq_ripe_in,pgq_run_schedule,pgq_schedule,pgq_snooze,pgq_unregister,pgq_unschedule,pgq_version}',
+      pgq_remaining,pgq_result,pgq_resume,pgq_resume_schedule,pgq_retry,pgq_revoke,pgq_ripe_in,pgq_run_schedule,pgq_schedule,pgq_snooze,pgq_unregister,pgq_unschedule,pgq_version}',
     'these are the public functions, each with one set of arguments');
 
 SELECT is(

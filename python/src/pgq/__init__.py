@@ -17,10 +17,12 @@ from pgq.errors import (
     Cancelled,
     DuplicateJob,
     Error,
+    JobFailed,
     JobNotFound,
     JobsRemain,
     LeaseLost,
     LockTimeout,
+    NotEnded,
     NotInstalled,
     NoUpgradePath,
     Outdated,
@@ -31,7 +33,7 @@ from pgq.errors import (
     WrongState,
 )
 from pgq.handlers import Handlers, around, handler, json_default
-from pgq.job import Enqueued, Failure, Job, Remaining
+from pgq.job import Enqueued, Failure, Job, Remaining, Result
 from pgq.queue import Queue
 from pgq.schema.install import install, uninstall
 from pgq.schema.upgrade import upgrade
@@ -52,16 +54,19 @@ __all__ = [
     "Failure",
     "Handlers",
     "Job",
+    "JobFailed",
     "JobNotFound",
     "JobsRemain",
     "LeaseLost",
     "LockTimeout",
     "NoUpgradePath",
+    "NotEnded",
     "NotInstalled",
     "Outdated",
     "PayloadError",
     "Queue",
     "Remaining",
+    "Result",
     "Retry",
     "Snooze",
     "TimedOut",

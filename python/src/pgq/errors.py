@@ -6,6 +6,8 @@ Error
 ├── LeaseLost           PGQ02
 ├── WrongState          PGQ03
 ├── DuplicateJob        PGQ04
+├── JobFailed
+├── NotEnded
 ├── NotInstalled        42883, 42P01, 3F000
 ├── AlreadyInstalled
 ├── Outdated
@@ -58,6 +60,19 @@ class WrongState(Error):
 
 class DuplicateJob(Error):
     """A job with the same signature waits, and ``on_duplicate`` was ``"error"``."""
+
+
+class JobFailed(Error):
+    """The job that was waited for is dead or cancelled. ``error`` is the newest of its errors; None: it has none."""
+
+    def __init__(self, message: str, *, state: str, error: str | None) -> None:
+        super().__init__(message)
+        self.state = state
+        self.error = error
+
+
+class NotEnded(Error):
+    """The job that was waited for has not ended in time."""
 
 
 class NotInstalled(Error):
@@ -146,7 +161,7 @@ POOLER_HINT: Final = (
 
 # Which privilege lets a role call a function or read a view. All other calls are those of workers.
 PRIVILEGES: Final = {
-    **dict.fromkeys(("pgq_enqueue", "pgq_enqueue_many"), "producer"),
+    **dict.fromkeys(("pgq_enqueue", "pgq_enqueue_many", "pgq_result", "pgq_await"), "producer"),
     **dict.fromkeys(("pgq_cancel", "pgq_retry", "pgq_purge", "pgq_configure", "pgq_pause", "pgq_resume"), "admin"),
     **dict.fromkeys(("pgq_schedule", "pgq_unschedule", "pgq_pause_schedule"), "admin"),
     **dict.fromkeys(("pgq_resume_schedule", "pgq_run_schedule"), "admin"),

@@ -302,6 +302,40 @@ class Enqueued(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Result:
+    """
+    What has become of a job. ``state`` is waiting, running, done, dead, cancelled or gone, which is that of a job that
+    has left nothing. ``payload`` is the result as JSON text, ``error`` the newest error or note; None where there is
+    none.
+    """
+
+    id: int
+    state: str
+    payload: str | None
+    error: str | None
+    ended_at: datetime | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job neither waits nor runs."""
+        return self.state not in {"waiting", "running"}
+
+    @property
+    def value(self) -> Any:
+        """
+        The result, decoded from ``payload``; None if there is none.
+
+        Raises PayloadError for what PostgreSQL accepts as JSON but Python does not.
+        """
+        if self.payload is None:
+            return None
+        try:
+            return decode(self.payload)
+        except (ValueError, RecursionError) as error:
+            raise PayloadError(f"cannot decode the result of job {self.id}: {type(error).__name__}") from error
+
+
+@dataclass(frozen=True)
 class Failure:
     """
     What became of a job that failed or was declined: ``outcome`` is retry or declined (until ``ripe_at``), dead, merged

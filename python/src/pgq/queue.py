@@ -11,12 +11,12 @@ import psycopg
 from psycopg.pq import Format
 from psycopg.rows import RowFactory, tuple_row
 
-from pgq import handlers, tracing
+from pgq import handlers, tracing, waiting
 from pgq.connection import check_connection
 from pgq.convert import Interval, check_aware, dumps, given, interval, plain_job, qualifier
 from pgq.errors import translated
 from pgq.handlers import Handlers
-from pgq.job import Enqueued
+from pgq.job import Enqueued, Result
 from pgq.schedule import CatchUp, Overlap
 
 R = TypeVar("R")
@@ -125,6 +125,47 @@ class Queue:
             [self._dumps([plain(job) for job in jobs])],
         )
         return list(map(Enqueued._make, rows))
+
+    def result(self, job_id: int) -> Result:
+        """Return what has become of a job. Raises JobNotFound for an id that no enqueue has returned."""
+        (found,) = self.results([job_id])
+        return found
+
+    def results(self, job_ids: Iterable[int]) -> list[Result]:
+        """Return what ``result`` returns for each of these jobs, in their order."""
+        rows = self._rows(
+            "SELECT i.id, r.state, r.result::text, r.error, r.ended_at "
+            f"FROM unnest(%s::bigint[]) WITH ORDINALITY AS i (id, n), {self._prefix}pgq_result(i.id) AS r ORDER BY i.n",
+            [list(job_ids)],
+        )
+        return [Result(*row) for row in rows]
+
+    def wait(self, job_id: int, timeout: float | timedelta | None = None) -> Result:
+        """
+        Wait until a job is done, and return its result; the state of one that has left nothing is gone.
+
+        Other transactions must see the job, so no transaction may be open. The connection is notified of the end of
+        the job. Behind a pooler it asks instead, up to once a second. Raises JobFailed for a job that is dead or
+        cancelled, NotEnded after ``timeout`` (in seconds; None: never), JobNotFound as ``result`` does, and ValueError
+        while a transaction is open.
+        """
+        return waiting.wait(self, job_id, timeout)
+
+    def wait_many(self, job_ids: Iterable[int], timeout: float | timedelta | None = None) -> list[Result]:
+        """
+        Wait until all of these jobs have ended, or for ``timeout``, and return the result of each, in their order.
+
+        Raises neither JobFailed nor NotEnded: the state says what has become of a job. All else is as for ``wait``.
+        """
+        return waiting.wait_many(self, job_ids, timeout)
+
+    def await_end(self, job_id: int, waiting: bool = True) -> str:
+        """
+        Declare that this session waits for the end of a job, or no longer does; return the channel to LISTEN to.
+
+        ``wait`` calls it where it can.
+        """
+        return str(self._row(f"SELECT {self._prefix}pgq_await(%s::bigint, %s::boolean)", [job_id, waiting])[0])
 
     def cancel(self, job_id: int) -> Literal["cancelled", "requested"]:
         """

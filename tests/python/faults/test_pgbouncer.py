@@ -12,7 +12,7 @@ from support.pgbouncer import pgbouncer
 from support.servers import Place
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Job, Queue, Worker
+from pgq import Handlers, Job, Queue, Result, Worker, WorkerQueue
 
 
 @pytest.fixture
@@ -82,3 +82,25 @@ def test_a_worker_without_presence_and_notifications_works_behind_a_pooler(
         changed = f"SELECT name FROM pg_settings WHERE source = 'session' AND NOT ({mine})".encode()
         assert other.execute(changed).fetchall() == []
         assert one(other, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+
+
+def test_a_wait_asks_instead_and_leaves_nothing_in_sessions_that_are_shared(
+    conn: Connection, queue: WorkerQueue, pooled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes no lock, listens to no channel, and finds the end of the job."""
+    job = queue.enqueue("k")
+    with psycopg.connect(pooled, autocommit=True, prepare_threshold=None) as client:
+        waiter = Queue(client)
+        look, looks = waiter.result, []
+
+        def counted(job_id: int) -> Result:
+            looks.append(job_id)
+            return look(job_id)
+
+        monkeypatch.setattr(waiter, "result", counted)
+        thread = Thread(waiter.wait, job.id)
+        eventually(lambda: len(looks) > 3)
+        assert one(conn, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+        queue.complete(queue.claim()[0], 7)
+        assert thread.result(20).value == 7
+        assert one(client, "SELECT count(*) FROM pg_listening_channels()") == 0

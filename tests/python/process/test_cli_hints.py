@@ -19,7 +19,7 @@ NEEDED = {
     "enqueue k": "producer", "list": "reader", "stats": "reader", "ps": "reader", "show 1": "admin", "retry 1": "admin",
     "retry --kind k": "admin", "cancel 1": "admin", "cancel --kind k": "admin", "purge": "admin",
     "purge --dry-run": "admin", "schedules": "reader", "schedule set s @daily k": "admin", "schedule remove s": "admin",
-    "schedule pause s": "admin", "schedule resume s": "admin", "schedule run s": "admin",
+    "schedule pause s": "admin", "schedule resume s": "admin", "schedule run s": "admin", "result 1": "producer",
 }  # fmt: skip
 
 

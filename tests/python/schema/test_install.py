@@ -44,7 +44,9 @@ def test_a_producer_can_enqueue_and_do_nothing_else(as_: As) -> None:
             "AND has_function_privilege(oid, 'EXECUTE') ORDER BY 1"
         )
     ]
-    assert functions == ["pgq_backoff", "pgq_cron_next", "pgq_enqueue", "pgq_enqueue_many", "pgq_version"]
+    assert functions == [
+        "pgq_await", "pgq_backoff", "pgq_cron_next", "pgq_enqueue", "pgq_enqueue_many", "pgq_result", "pgq_version",
+    ]  # fmt: skip
     for statement in (
         "SELECT * FROM pgq_claim()",
         "SELECT pgq_cancel(1)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import wraps
 from time import monotonic
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 import click
 import psycopg
 
-from pgq.cli import queues, schedules, schema
+from pgq.cli import queues, results, schedules, schema
+from pgq.cli.results import TIMEOUT, print_result
 from pgq.cli.support import (
     Column,
     CommandError,
@@ -78,6 +79,7 @@ main.add_command(schema.uninstall)
 main.add_command(schema.grant)
 main.add_command(schema.revoke)
 main.add_command(worker)
+main.add_command(results.result)
 main.add_command(queues.configure)
 main.add_command(queues.queues)
 main.add_command(queues.pause)
@@ -123,6 +125,9 @@ def version(target: Target) -> None:
     help="What to do with a duplicate.  [default: keep]",
 )
 @click.option("--group", "group_key", metavar="KEY", help="Group of the job in its queue.")
+@click.option("--wait", is_flag=True, help="Wait until the job is done, and print its result.")
+@TIMEOUT
+@as_json
 @pass_target
 def enqueue(
     target: Target,
@@ -139,9 +144,14 @@ def enqueue(
     dedup_key: str | None,
     on_duplicate: OnDuplicate | None,
     group_key: str | None,
+    wait: bool,
+    timeout: timedelta | None,
+    json_: bool,
 ) -> None:
     """
     Enqueue a job of KIND with ARGS, any JSON.
+
+    With --wait the exit code is 1 if the job is dead or cancelled, or has not ended in time.
 
     A DURATION is a number with a unit, such as 500ms, 30s, 10m, 2h or 7d, or an interval as PostgreSQL reads it, such
     as '10 minutes'.
@@ -152,7 +162,12 @@ def enqueue(
             backoff=backoff, backoff_cap=backoff_cap, dedup=dedup, dedup_key=dedup_key, on_duplicate=on_duplicate,
             group_key=group_key,
         )  # fmt: skip
-        click.echo(f"{job.id}" if job.created else f"{job.id} (waiting already)")
+        if not json_:
+            click.echo(f"{job.id}" if job.created else f"{job.id} (waiting already)")
+        elif not wait:
+            print_json({"id": job.id, "created": job.created})
+        if wait:
+            print_result(queue.wait(job.id, timeout), json_)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,195 @@
+-- What has become of a job, and how a session waits until the job has ended.
+--
+-- A session that waits holds two advisory locks in shared mode, that of its job and one that all such sessions share,
+-- and LISTENs to the channel of the job. What ends a job tries the lock of the job exclusively; what ends a batch first
+-- tries the common one. If it gets the lock, no session waits: it unlocks and notifies none. This is all that a
+-- completion pays for it.
+--
+-- If a job ends just before a session declares that it waits, and commits afterwards, the session finds that at its
+-- next look: a notification is a hint.
+--
+-- The key of each lock has two parts: the oid of pgq_ended, and a hash of the id, or 0 for the common lock. Two jobs
+-- with the same hash cause a notification to which no session listens, at worst.
+
+CREATE FUNCTION _pgq_end_channel(id bigint) RETURNS text
+    LANGUAGE sql
+    STABLE
+    RETURN 'pgq_' || 'pgq_ended'::regclass::oid || '_' || id;
+
+COMMENT ON FUNCTION _pgq_end_channel(bigint) IS
+    'Return the channel on which sessions that wait for the end of a job are notified.';
+
+
+CREATE FUNCTION _pgq_notify_end(id bigint) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_notify_end$
+BEGIN
+    PERFORM pg_notify(_pgq_end_channel(id), '');
+    RETURN true;
+END
+$_pgq_notify_end$;
+
+COMMENT ON FUNCTION _pgq_notify_end(bigint) IS
+    'Notify the sessions that wait for the end of a job, when this transaction commits. Returns true.';
+
+
+-- An expression, so that PostgreSQL inlines it, like the one for a batch below.
+CREATE FUNCTION _pgq_tell_end(id bigint) RETURNS boolean
+    LANGUAGE sql
+    VOLATILE
+    RETURN CASE
+        WHEN pg_try_advisory_lock('pgq_ended'::regclass::oid::integer, hashint8(id)) THEN
+            NOT pg_advisory_unlock('pgq_ended'::regclass::oid::integer, hashint8(id))
+        ELSE
+            _pgq_notify_end(id)
+    END;
+
+COMMENT ON FUNCTION _pgq_tell_end(bigint) IS
+    'If sessions wait for the end of a job, call _pgq_notify_end. Returns whether one waits.';
+
+
+CREATE FUNCTION _pgq_notify_ends(ids bigint[]) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_notify_ends$
+DECLARE
+    v_id bigint;
+    v_told boolean;
+BEGIN
+    FOREACH v_id IN ARRAY ids LOOP
+        v_told := _pgq_tell_end(v_id);
+    END LOOP;
+    RETURN true;
+END
+$_pgq_notify_ends$;
+
+COMMENT ON FUNCTION _pgq_notify_ends(bigint[]) IS
+    'Call _pgq_tell_end for each of these jobs. Returns true.';
+
+
+CREATE FUNCTION _pgq_tell_ends(ids bigint[]) RETURNS boolean
+    LANGUAGE sql
+    VOLATILE
+    RETURN CASE
+        WHEN pg_try_advisory_lock('pgq_ended'::regclass::oid::integer, 0) THEN
+            NOT pg_advisory_unlock('pgq_ended'::regclass::oid::integer, 0)
+        ELSE
+            _pgq_notify_ends(ids)
+    END;
+
+COMMENT ON FUNCTION _pgq_tell_ends(bigint[]) IS
+    'If any session waits for the end of a job, call _pgq_notify_ends. Returns whether one may wait.';
+
+
+CREATE FUNCTION pgq_await(id bigint, waiting boolean DEFAULT true) RETURNS text
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+AS $pgq_await$
+DECLARE
+    c_class CONSTANT integer := 'pgq_ended'::regclass::oid::integer;
+    v_key integer;
+BEGIN
+    PERFORM _pgq_refuse_in_maintenance();
+    IF id IS NULL OR waiting IS NULL THEN
+        RAISE EXCEPTION '% is null', CASE WHEN id IS NULL THEN 'id' ELSE 'waiting' END
+            USING ERRCODE = 'null_value_not_allowed',
+                  HINT = 'Pass the id of a job, with true before the session waits for it, and false afterwards.';
+    END IF;
+
+    FOREACH v_key IN ARRAY ARRAY[0, hashint8(id)] LOOP
+        IF NOT waiting THEN
+            -- To release a lock that is not held is a warning.
+            PERFORM pg_advisory_unlock_shared(c_class, v_key)
+            FROM pg_locks AS l
+            WHERE l.locktype = 'advisory'
+              AND l.pid = pg_backend_pid()
+              AND l.classid = 'pgq_ended'::regclass
+              AND l.objid = v_key::oid
+              AND l.objsubid = 2
+              AND l.mode = 'ShareLock';
+        ELSE
+            -- What ends a job holds the lock for an instant, so it is tried for about 20 milliseconds, and no longer:
+            -- any role can take it and keep it.
+            FOR v_try IN 1..20 LOOP
+                EXIT WHEN pg_try_advisory_lock_shared(c_class, v_key);
+                PERFORM pg_sleep(0.001);
+            END LOOP;
+        END IF;
+    END LOOP;
+    RETURN _pgq_end_channel(id);
+END
+$pgq_await$;
+
+COMMENT ON FUNCTION pgq_await(bigint, boolean) IS
+    'Declare that this session waits for the end of a job, or no longer does (waiting false). Returns the channel on '
+    'which the session is notified when the job has ended. Before it waits, a session calls this function, executes '
+    'LISTEN for the channel, and calls pgq_result once more. It waits until it is notified, but calls pgq_result about '
+    'once a second: a notification is a hint. Then it executes UNLISTEN, and calls this function with waiting false. A '
+    'session may wait for several jobs. Behind a pooler in transaction mode it cannot wait in this way: there it only '
+    'calls pgq_result from time to time. The call says nothing of the job, which need not exist. NULL for an argument '
+    'raises 22004.';
+
+
+CREATE FUNCTION pgq_result(
+    id bigint,
+    OUT state text,
+    OUT result jsonb,
+    OUT error text,
+    OUT ended_at timestamptz
+)
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $pgq_result$
+DECLARE
+    v_allowed text[] := _pgq_allowed_queues('producer');
+    v_as_admin text[];
+BEGIN
+    IF (id BETWEEN 1 AND pg_sequence_last_value('pgq_job_id')) IS NOT TRUE THEN
+        RAISE EXCEPTION 'there has been no job %', coalesce(id::text, 'null')
+            USING ERRCODE = 'PGQ01',
+                  HINT = 'Pass the id that an enqueue has returned.';
+    END IF;
+    IF v_allowed IS NOT NULL THEN
+        v_as_admin := _pgq_allowed_queues('admin');
+        v_allowed := CASE WHEN v_as_admin IS NOT NULL THEN v_allowed || v_as_admin END;
+    END IF;
+
+    -- One statement, so that a job that moves meanwhile is seen on one side or the other. The running jobs come last,
+    -- because they are searched batch by batch.
+    SELECT j.state, j.result, e.error, j.ended_at
+    INTO state, result, error, ended_at
+    FROM (
+        SELECT 'waiting' AS state, w.queue, w.newest_error, NULL::jsonb AS result, NULL::timestamptz AS ended_at
+        FROM pgq_waiting AS w
+        WHERE w.id = pgq_result.id
+        UNION ALL
+        SELECT d.outcome, d.queue, d.newest_error, d.result, d.ended_at
+        FROM pgq_ended AS d
+        WHERE d.id = pgq_result.id
+        UNION ALL
+        SELECT 'running', r.queue, r.newest_error, NULL, NULL
+        FROM _pgq_running AS r
+        WHERE r.id = pgq_result.id
+        LIMIT 1
+    ) AS j
+    LEFT JOIN pgq_error AS e ON e.id = pgq_result.id AND e.number = j.newest_error
+    WHERE v_allowed IS NULL OR j.queue = ANY (v_allowed);
+    IF NOT FOUND THEN
+        state := 'gone';
+    END IF;
+END
+$pgq_result$;
+
+COMMENT ON FUNCTION pgq_result(bigint) IS
+    'Return what has become of a job: its state, which is waiting, running, done, dead, cancelled or gone; the result '
+    'that was given to pgq_complete, NULL unless done; the newest of its errors or notes, NULL if there is none; and '
+    'when it ended, NULL unless done, dead or cancelled. A job that is gone has left nothing: it was completed without '
+    'a result, has merged with a twin, or was purged; its enqueue was rolled back or is not committed yet; or it is in '
+    'a queue that the calling role may use neither as producer nor as admin. Waits for no lock. Raises PGQ01 for an id '
+    'that no enqueue has returned yet, and for NULL.';
