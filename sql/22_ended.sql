@@ -1,4 +1,4 @@
--- Jobs that have ended: dead, cancelled, or done with a result or a note.
+-- Jobs that have ended: dead, cancelled, or done with a result or a note, or in a queue that keeps all that is done.
 
 CREATE TABLE pgq_ended (
     id           bigint      NOT NULL,
@@ -23,6 +23,7 @@ CREATE TABLE pgq_ended (
     newest_error integer,
     group_key    text,
     group_id     bigint,
+    claimed_at   timestamptz,
 
     CONSTRAINT pgq_ended_pkey PRIMARY KEY (id),
 
@@ -33,15 +34,19 @@ CREATE TABLE pgq_ended (
 CREATE INDEX pgq_ended_ended_at ON pgq_ended (ended_at);
 
 COMMENT ON TABLE pgq_ended IS
-    'Jobs that have ended, until pgq_purge deletes them. The columns of pgq_waiting, and those of the end.';
+    'Jobs that have ended, until they have been kept for long enough (see pgq_configure), or pgq_purge deletes them. '
+    'The columns of pgq_waiting, and those of the end.';
 COMMENT ON COLUMN pgq_ended.backoff IS 'As in pgq_running.';
 COMMENT ON COLUMN pgq_ended.outcome IS
     'dead (retries used up, or failed for good), cancelled (by an operator or its worker), or done (with a result or a '
-    'note).';
-COMMENT ON COLUMN pgq_ended.result IS 'Result that was given to pgq_complete; NULL unless done.';
+    'note, or in a queue that keeps all that is done).';
+COMMENT ON COLUMN pgq_ended.result IS
+    'Result that was given to pgq_complete; NULL: none was given, or the job is not done.';
 COMMENT ON COLUMN pgq_ended.worker IS
     'Worker of the last attempt; NULL: it gave no name, or the job was cancelled while it waited.';
 COMMENT ON COLUMN pgq_ended.ended_at IS 'When the job ended.';
+COMMENT ON COLUMN pgq_ended.claimed_at IS
+    'When the job was claimed for its last attempt; NULL: it was cancelled while it waited.';
 COMMENT ON COLUMN pgq_ended.losses IS 'As in pgq_waiting, when the job ended.';
 
 -- For the reason given in pgq_waiting.

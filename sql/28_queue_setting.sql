@@ -16,6 +16,9 @@ CREATE TABLE pgq_queue_setting (
     backoff        interval,
     backoff_cap    interval,
     lease          interval,
+    keep_done      interval,
+    keep_dead      interval,
+    keep_cancelled interval,
 
     CONSTRAINT pgq_queue_setting_pkey PRIMARY KEY (queue)
 );
@@ -23,7 +26,8 @@ CREATE TABLE pgq_queue_setting (
 COMMENT ON TABLE pgq_queue_setting IS
     'Settings of queues, written by pgq_configure, whose keys are the columns. NULL in any of them means that it is '
     'not set.';
-COMMENT ON COLUMN pgq_queue_setting.queue IS 'Queue that the settings are for.';
+COMMENT ON COLUMN pgq_queue_setting.queue IS
+    'Queue that the settings are for; empty: those of all queues, of which only the last three may be set.';
 COMMENT ON COLUMN pgq_queue_setting.max_running IS 'Most jobs of the queue that run at a time.';
 COMMENT ON COLUMN pgq_queue_setting.max_per_group IS 'Most jobs of each group that run at a time.';
 COMMENT ON COLUMN pgq_queue_setting.ordered IS
@@ -39,6 +43,10 @@ COMMENT ON COLUMN pgq_queue_setting.max_retries IS 'max_retries of jobs that wer
 COMMENT ON COLUMN pgq_queue_setting.backoff IS 'backoff of jobs that were enqueued without.';
 COMMENT ON COLUMN pgq_queue_setting.backoff_cap IS 'backoff_cap of jobs that were enqueued without.';
 COMMENT ON COLUMN pgq_queue_setting.lease IS 'Lease of claims that are made without.';
+COMMENT ON COLUMN pgq_queue_setting.keep_done IS
+    'How long a job is kept that is done; if it is set for the queue itself, also one that is done without a result.';
+COMMENT ON COLUMN pgq_queue_setting.keep_dead IS 'How long a dead job is kept.';
+COMMENT ON COLUMN pgq_queue_setting.keep_cancelled IS 'How long a cancelled job is kept.';
 
 
 CREATE TABLE pgq_paused (
@@ -93,11 +101,12 @@ BEGIN
         UPDATE pgq_waiting AS w
         SET max_retries = coalesce(w.max_retries, s.max_retries),
             backoff = coalesce(w.backoff, s.backoff),
-            backoff_cap = coalesce(w.backoff_cap, s.backoff_cap)
+            backoff_cap = coalesce(w.backoff_cap, s.backoff_cap),
+            newest_error = CASE WHEN s.keep_done IS NOT NULL THEN coalesce(w.newest_error, 0) ELSE w.newest_error END
         FROM pgq_queue_setting AS s
         WHERE w.ctid = ANY (rows)
           AND s.queue = w.queue COLLATE "C"
-          AND num_nonnulls(s.max_retries, s.backoff, s.backoff_cap) > 0
+          AND num_nonnulls(s.max_retries, s.backoff, s.backoff_cap, s.keep_done) > 0
         RETURNING w.ctid
     ), others AS (
         SELECT w.ctid
@@ -107,7 +116,7 @@ BEGIN
               SELECT
               FROM pgq_queue_setting AS s
               WHERE s.queue = w.queue COLLATE "C"
-                AND num_nonnulls(s.max_retries, s.backoff, s.backoff_cap) > 0)
+                AND num_nonnulls(s.max_retries, s.backoff, s.backoff_cap, s.keep_done) > 0)
     )
     SELECT ARRAY(SELECT u.ctid FROM updated AS u UNION ALL SELECT o.ctid FROM others AS o) INTO v_rows;
     RETURN v_rows;
@@ -116,4 +125,5 @@ $_pgq_set_defaults$;
 
 COMMENT ON FUNCTION _pgq_set_defaults(tid[]) IS
     'Set max_retries, backoff and backoff_cap of waiting jobs that were enqueued without, if their queues have '
-    'settings for these. Returns the ctids of the rows, in any order.';
+    'settings for these, and newest_error of jobs without an error to 0, if their queues keep all that is done. '
+    'Returns the ctids of the rows, in any order.';

@@ -39,12 +39,16 @@ BEGIN
     FROM _pgq_lock_ripe(v_looked.open, max_jobs, max_bytes, at) AS l;
     IF v_looked.has_defaults AND rows <> '{}' THEN
         rows := _pgq_set_defaults(rows);
+        IF v_looked.keeps THEN
+            failed := failed + 1;
+        END IF;
     END IF;
 END
 $_pgq_lock_marked$;
 
 COMMENT ON FUNCTION _pgq_lock_marked(text[], bigint, bigint, timestamptz) IS
     'Do what _pgq_lock_ripe does, for the queues that are not paused, with the defaults of the queues filled in. '
-    'Returns what that function returns, but the ctids in any order, and lease, the longest that the queues have among '
-    'their settings. If one of the queues has groups or limits, the jobs are taken in turn, and in_turn_at is the time '
-    'of the claim: the caller moves the rows with _pgq_move_in_turn, which keeps their order.';
+    'Returns what that function returns, but the ctids in any order, and failed positive also if a queue keeps all '
+    'that is done; and lease, the longest that the queues have among their settings. If one of the queues has groups '
+    'or limits, the jobs are taken in turn, and in_turn_at is the time of the claim: the caller moves the rows with '
+    '_pgq_move_in_turn, which keeps their order.';

@@ -57,7 +57,8 @@ CREATE FUNCTION _pgq_look_at_queues(
     OUT open text[],
     OUT special text[],
     OUT lease interval,
-    OUT has_defaults boolean
+    OUT has_defaults boolean,
+    OUT keeps boolean
 )
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -70,8 +71,8 @@ BEGIN
     PERFORM _pgq_check_snapshot(queues);
     SELECT coalesce(array_agg(q.queue) FILTER (WHERE looked.is_open IS NOT FALSE), '{}'),
            coalesce(array_agg(q.queue) FILTER (WHERE looked.is_open AND looked.is_special), '{}'),
-           max(looked.lease), bool_or(looked.has_defaults)
-    INTO open, special, lease, has_defaults
+           max(looked.lease), bool_or(looked.has_defaults), bool_or(looked.keeps)
+    INTO open, special, lease, has_defaults, keeps
     FROM unnest(queues) AS q (queue)
     LEFT JOIN LATERAL (
         SELECT NOT EXISTS (
@@ -79,7 +80,9 @@ BEGIN
                    FROM pgq_paused AS p
                    WHERE p.queue = q.queue COLLATE "C" AND p.group_id = 0 AND p.until > at) AS is_open,
                setting.lease,
-               num_nonnulls(setting.max_retries, setting.backoff, setting.backoff_cap) > 0 AS has_defaults,
+               num_nonnulls(setting.max_retries, setting.backoff, setting.backoff_cap, setting.keep_done) > 0
+                   AS has_defaults,
+               setting.keep_done IS NOT NULL AS keeps,
                _pgq_has_limits(setting)
                OR (SELECT t.token FROM pgq_turn AS t WHERE t.queue = q.queue ORDER BY t.token DESC LIMIT 1) IS NOT NULL
                OR EXISTS (
@@ -96,8 +99,8 @@ $_pgq_look_at_queues$;
 COMMENT ON FUNCTION _pgq_look_at_queues(text[], timestamptz) IS
     'Return those of these queues, in their order, that are not paused at a time; those of them that are special: they '
     'have limits, or jobs with a group wait in them or did, and claims take from them in turn; the longest lease that '
-    'the queues have among their settings, the paused ones, too; and whether one has defaults for its jobs. Raises '
-    '40001 as _pgq_check_snapshot does.';
+    'the queues have among their settings, the paused ones, too; whether one has settings for its jobs; and whether '
+    'one keeps all that is done. Raises 40001 as _pgq_check_snapshot does.';
 
 
 CREATE FUNCTION _pgq_turn(queue text, OUT place tid, OUT group_id bigint, OUT oldest bigint)

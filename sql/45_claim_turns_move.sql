@@ -151,7 +151,7 @@ BEGIN
            coalesce(t.max_retries, s.max_retries, 10), coalesce(t.backoff, s.backoff),
            coalesce(t.backoff_cap, s.backoff_cap), t.dedup, t.dedup_key, t.enqueued_at, t.context,
            _pgq_move_in_turn.token, at + _pgq_move_in_turn.lease, _pgq_move_in_turn.worker, at, t.losses,
-           t.newest_error, t.group_key,
+           CASE WHEN s.keep_done IS NOT NULL THEN coalesce(t.newest_error, 0) ELSE t.newest_error END, t.group_key,
            CASE WHEN _pgq_has_limits(s) THEN coalesce(t.group_id, 0) END
     FROM taken AS t
     JOIN unnest(rows) WITH ORDINALITY AS o (place, n) USING (place)

@@ -87,12 +87,12 @@ DECLARE
 BEGIN
     INSERT INTO pgq_ended (
         id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
-        enqueued_at, context, outcome, result, worker, ended_at, losses, newest_error, group_key, group_id
+        enqueued_at, context, outcome, result, worker, ended_at, losses, newest_error, group_key, group_id, claimed_at
     )
     VALUES (
         job.id, job.queue, job.kind, job.args, job.priority, job.ripe_at, job.attempt, job.max_retries, job.backoff,
         job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, job.context, outcome, result, job.worker, at,
-        abs(job.losses), job.newest_error, job.group_key, _pgq_group_id(job.group_key)
+        abs(job.losses), nullif(job.newest_error, 0), job.group_key, _pgq_group_id(job.group_key), job.claimed_at
     );
     v_told := _pgq_tell_end(job.id);
 END

@@ -119,7 +119,7 @@ BEGIN
         VALUES (
             job.id, job.queue, job.kind, job.args, job.priority, ripe_at, attempt, job.max_retries,
             coalesce(job.backoff, '1 minute'), coalesce(job.backoff_cap, '1 hour'), job.dedup, job.dedup_key,
-            job.enqueued_at, job.context, abs(job.losses), job.newest_error, job.group_key,
+            job.enqueued_at, job.context, abs(job.losses), nullif(job.newest_error, 0), job.group_key,
             v_group_id,
             CASE WHEN job.dedup THEN _pgq_signature(job.queue, job.kind, job.args, job.dedup_key) END
         )
@@ -136,7 +136,7 @@ BEGIN
         END IF;
         IF _pgq_merge(
             job.id, _pgq_signature(job.queue, job.kind, job.args, job.dedup_key), ripe_at, attempt, abs(job.losses),
-            job.newest_error
+            nullif(job.newest_error, 0)
         ) THEN
             IF job.group_key IS NOT NULL AND _pgq_keep_place(job) THEN
                 RETURN 'waiting';

@@ -1,5 +1,45 @@
 -- Complete jobs.
 
+-- Only for jobs with newest_error, because a look at the settings would cost all others. The time is that of the end.
+CREATE FUNCTION _pgq_keep_done(jobs pgq_running[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_keep_done$
+DECLARE
+    v_now timestamptz := pgq_now();
+    v_deleted bigint[];
+BEGIN
+    WITH kept AS (
+        INSERT INTO pgq_ended (
+            id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
+            enqueued_at, context, outcome, worker, ended_at, losses, newest_error, group_key, group_id, claimed_at
+        )
+        SELECT j.id, j.queue, j.kind, j.args, j.priority, j.ripe_at, j.attempt, j.max_retries, j.backoff,
+               j.backoff_cap, j.dedup, j.dedup_key, j.enqueued_at, j.context, 'done', j.worker, v_now, abs(j.losses),
+               nullif(j.newest_error, 0), j.group_key, _pgq_group_id(j.group_key), j.claimed_at
+        FROM unnest(jobs) AS j
+        JOIN pgq_queue_setting AS s ON s.queue = j.queue COLLATE "C"
+        WHERE s.keep_done IS NOT NULL
+        RETURNING id
+    )
+    SELECT array_agg(j.id) INTO v_deleted
+    FROM unnest(jobs) AS j
+    WHERE j.newest_error > 0
+      AND j.id NOT IN (SELECT k.id FROM kept AS k);
+    IF v_deleted IS NOT NULL THEN
+        PERFORM _pgq_delete_errors(v_deleted);
+    END IF;
+END
+$_pgq_keep_done$;
+
+COMMENT ON FUNCTION _pgq_keep_done(pgq_running[]) IS
+    'Put jobs that are done without a result, and were just removed from pgq_running, into pgq_ended if their queues '
+    'keep all that is done, and delete the errors of the others. Returns nothing.';
+
+
 CREATE FUNCTION pgq_complete(
     id bigint,
     token bigint,
@@ -53,14 +93,14 @@ BEGIN
         END IF;
         PERFORM _pgq_end(v_job, 'done', v_now, result);
     ELSIF _pgq_tell_end(id) OR v_job.newest_error IS NOT NULL THEN
-        PERFORM _pgq_delete_errors(ARRAY[id]);
+        PERFORM _pgq_keep_done(ARRAY[v_job]);
     END IF;
 END
 $pgq_complete$;
 
 COMMENT ON FUNCTION pgq_complete(bigint, bigint, jsonb, text, text) IS
-    'End a running job that is done. Returns nothing. Without a result and a note the job is deleted; with either it '
-    'is kept in pgq_ended as done. Call it in the transaction that writes the effects of the job, and they happen '
+    'End a running job that is done. Returns nothing. Without a result and a note the job is deleted, unless its '
+    'queue has keep_done among its settings (see pgq_configure); with either it is kept in pgq_ended as done. Call it in the transaction that writes the effects of the job, and they happen '
     'exactly once: if the lease is lost, it raises PGQ02 and the writes roll back. NULL for result means none; the '
     'JSON null is a result. The note is kept as the newest of the errors, cut to 4000 characters, for what went wrong '
     'although the work is done, such as a result that cannot be stored. With the id of a transaction, as text from '
@@ -125,7 +165,7 @@ DECLARE
     v_packed bigint[] := '{}';
     v_rows tid[];
     v_ended bigint[];
-    v_failed bigint[];
+    v_jobs pgq_running[];
 BEGIN
     IF (cardinality(ids) = cardinality(tokens)) IS NOT TRUE THEN
         PERFORM _pgq_check_pairs(ids, tokens);
@@ -171,13 +211,14 @@ BEGIN
         ) AS held
     );
     WITH ended AS (
-        DELETE FROM pgq_running AS r WHERE r.ctid = ANY (v_rows) RETURNING r.id, r.newest_error
+        DELETE FROM pgq_running AS r WHERE r.ctid = ANY (v_rows)
+        RETURNING r.id, CASE WHEN r.newest_error IS NOT NULL THEN r END AS job
     )
-    SELECT coalesce(array_agg(e.id), '{}'), array_agg(e.id) FILTER (WHERE e.newest_error IS NOT NULL)
-    INTO v_ended, v_failed
+    SELECT coalesce(array_agg(e.id), '{}'), array_agg(e.job) FILTER (WHERE (e.job).id IS NOT NULL)
+    INTO v_ended, v_jobs
     FROM ended AS e;
-    IF v_failed IS NOT NULL THEN
-        PERFORM _pgq_delete_errors(v_failed);
+    IF v_jobs IS NOT NULL THEN
+        PERFORM _pgq_keep_done(v_jobs);
     END IF;
     v_ended := v_packed || v_ended;
     RETURN CASE WHEN _pgq_tell_ends(v_ended) IS NOT NULL THEN v_ended END;
@@ -202,7 +243,7 @@ END
 $pgq_complete_many$;
 
 COMMENT ON FUNCTION pgq_complete_many(bigint[], bigint[]) IS
-    'End running jobs that are done, without a result, each under its token. Returns the ids of the jobs that were '
-    'ended, in any order; a job whose id is missing was not held under its token, and what was done for it must be '
+    'End running jobs that are done, without a result, each under its token, as pgq_complete does. Returns the ids of '
+    'the jobs that were ended, in any order; a job whose id is missing was not held under its token, and what was done for it must be '
     'rolled back. A pair with a NULL ends no job; NULL for ids or tokens raises 22004, arrays of different lengths '
     'raise 2202E.';

@@ -72,7 +72,7 @@ BEGIN
     VALUES (
         job.id, job.queue, job.kind, job.args, job.priority, job.ripe_at, job.attempt, job.max_retries, job.backoff,
         job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, job.context, 'cancelled', at, job.losses,
-        job.newest_error, job.group_key, _pgq_group_id(job.group_key)
+        nullif(job.newest_error, 0), job.group_key, _pgq_group_id(job.group_key)
     );
     PERFORM _pgq_take_cancel_request(job.id), _pgq_tell_end(job.id);
 END

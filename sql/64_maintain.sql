@@ -1,4 +1,4 @@
--- What claims do on the side: fire schedules, sweep the workers, and rescue jobs whose leases have ended.
+-- What claims do on the side: fire schedules, sweep the workers, rescue jobs whose leases have ended, and delete old ones.
 
 -- The entries of jobs that are gone pile up in the index of the leases as in that of the claim, so the search is
 -- rationed in the same way, by _pgq_load_head. A search counts as 250,000 entries at least, so each session makes one a
@@ -29,6 +29,7 @@ BEGIN
     PERFORM _pgq_sweep_workers(at, v_is_new);
     v_count := _pgq_expire_leases(at);
     PERFORM _pgq_settle_cancel_requests(at);
+    PERFORM _pgq_delete_old(at);
     v_wasted := _pgq_entries_read('pgq_running_lease') + _pgq_entries_read('pgq_running_batch_lease')
                 - v_read - v_count;
     v_head.rescan_delay := _pgq_rescan_delay(greatest(v_wasted, 250000));
@@ -49,5 +50,5 @@ $_pgq_maintain$;
 
 COMMENT ON FUNCTION _pgq_maintain(timestamptz) IS
     'Call _pgq_fire_schedules, and if the search for expired leases is due in this session, _pgq_sweep_workers, '
-    '_pgq_expire_leases and _pgq_settle_cancel_requests. The first call of a session calls _pgq_skip_lost_tokens, too. '
+    '_pgq_expire_leases, _pgq_settle_cancel_requests and _pgq_delete_old. The first call of a session calls _pgq_skip_lost_tokens, too. '
     'Returns when the next search is due, or the next slot of a schedule if that is sooner.';

@@ -28,14 +28,14 @@ SELECT j.id, j.state, j.queue, j.kind, CASE WHEN s.reads THEN j.args END AS args
        j.dedup, CASE WHEN s.reads THEN j.dedup_key END AS dedup_key,
        j.enqueued_at,
        CASE WHEN s.reads AND j.newest_error IS NULL THEN '[]'
-            WHEN s.reads THEN (
+            WHEN s.reads THEN coalesce((
                 SELECT jsonb_agg(
                     jsonb_build_object('attempt', e.attempt, 'at', e.at, 'worker', e.worker, 'error', e.error)
                     || CASE WHEN e.declined IS NULL THEN '{}' ELSE jsonb_build_object('declined', e.declined) END
                     ORDER BY e.number DESC)
                 FROM pgq_error AS e
                 WHERE e.id = j.id
-            )
+            ), '[]')
        END AS errors,
        j.worker, j.claimed_at, j.lease_until, j.ended_at,
        CASE WHEN s.reads THEN j.result END AS result, CASE WHEN s.reads THEN j.context END AS context, j.losses,
@@ -61,7 +61,7 @@ FROM (
     UNION ALL
     SELECT id, outcome, queue, kind, args, priority, ripe_at, attempt, max_retries,
            backoff, backoff_cap, dedup, dedup_key, enqueued_at, newest_error, worker,
-           NULL, NULL, ended_at, result, context, losses, NULL, group_key
+           claimed_at, NULL, ended_at, result, context, losses, NULL, group_key
     FROM pgq_ended
 ) AS j
 CROSS JOIN LATERAL (
@@ -73,7 +73,7 @@ WHERE s.sees;
 
 COMMENT ON VIEW pgq_jobs IS
     'All jobs with their state: waiting, running, dead, cancelled or done. A job that was completed without a result '
-    'is gone. A role sees the jobs of the queues that it may use as admin or reader; where it is only a reader, args, '
+    'is gone, unless its queue keeps all that is done. A role sees the jobs of the queues that it may use as admin or reader; where it is only a reader, args, '
     'dedup_key, errors, result, context and group_key are NULL.';
 COMMENT ON COLUMN pgq_jobs.id IS 'Number of the job; it stays the same in all states.';
 COMMENT ON COLUMN pgq_jobs.state IS 'waiting, running, dead, cancelled or done.';
@@ -96,11 +96,14 @@ COMMENT ON COLUMN pgq_jobs.errors IS
     'declined. Hidden like args.';
 COMMENT ON COLUMN pgq_jobs.worker IS
     'Worker that holds the job or made its last attempt; NULL: none, or it gave no name.';
-COMMENT ON COLUMN pgq_jobs.claimed_at IS 'When the job was claimed; NULL unless running.';
+COMMENT ON COLUMN pgq_jobs.claimed_at IS
+    'When the job was claimed for the attempt that runs, or was its last one; NULL: it waits, or was cancelled while it '
+    'waited.';
 COMMENT ON COLUMN pgq_jobs.lease_until IS
     'When its worker loses the job, unless it extends the lease; NULL unless running.';
 COMMENT ON COLUMN pgq_jobs.ended_at IS 'When the job ended; NULL unless dead, cancelled or done.';
-COMMENT ON COLUMN pgq_jobs.result IS 'Result that was given to pgq_complete; NULL unless done; hidden like args.';
+COMMENT ON COLUMN pgq_jobs.result IS
+    'Result that was given to pgq_complete; NULL: none was given, the job is not done, or it is hidden like args.';
 COMMENT ON COLUMN pgq_jobs.context IS
     'JSON object that the worker gets beside args; NULL: none, or it is hidden like args.';
 COMMENT ON COLUMN pgq_jobs.losses IS
@@ -198,7 +201,8 @@ COMMENT ON COLUMN pgq_stats.ripe IS 'Number of waiting jobs that a worker could 
 COMMENT ON COLUMN pgq_stats.running IS 'Number of jobs that a worker has claimed.';
 COMMENT ON COLUMN pgq_stats.dead IS 'Number of jobs that failed for good.';
 COMMENT ON COLUMN pgq_stats.cancelled IS 'Number of jobs that were given up on purpose.';
-COMMENT ON COLUMN pgq_stats.done IS 'Number of jobs that were completed with a result or a note.';
+COMMENT ON COLUMN pgq_stats.done IS
+    'Number of jobs that are done and kept: with a result or a note, or all of a queue that keeps them.';
 COMMENT ON COLUMN pgq_stats.oldest_ripe_age IS 'How long the first ripe job has been ripe; NULL: none is.';
 COMMENT ON COLUMN pgq_stats.handled IS
     'Whether a present worker that serves the queue has a handler for the kind; NULL: none is known to have one, and '

@@ -27,7 +27,8 @@ SELECT q.queue, p.queue IS NOT NULL AS paused, nullif(p.until, 'infinity') AS pa
            LIMIT 1
        ) AS next_start_at,
        q.waiting, q.ripe, q.running, s.max_running, s.max_per_group, coalesce(s.ordered, false) AS ordered, s.on_dead,
-       s.rate, s.per, s.burst, s.rate_per_group, s.max_retries, s.backoff, s.backoff_cap, s.lease
+       s.rate, s.per, s.burst, s.rate_per_group, s.max_retries, s.backoff, s.backoff_cap, s.lease,
+       s.keep_done, s.keep_dead, s.keep_cancelled
 FROM (
     SELECT part.queue, clock.now, sum(part.waiting)::bigint AS waiting, sum(part.ripe)::bigint AS ripe,
            sum(part.running)::bigint AS running
@@ -39,7 +40,7 @@ FROM (
         UNION ALL
         SELECT r.queue, 0, 0, count(*) FROM _pgq_running AS r GROUP BY r.queue
         UNION ALL
-        SELECT o.queue COLLATE "default", 0, 0, 0 FROM pgq_queue_setting AS o
+        SELECT o.queue COLLATE "default", 0, 0, 0 FROM pgq_queue_setting AS o WHERE o.queue <> ''
         UNION ALL
         SELECT o.queue COLLATE "default", 0, 0, 0 FROM pgq_paused AS o WHERE o.until > clock.now
     ) AS part
@@ -78,3 +79,6 @@ COMMENT ON COLUMN pgq_queues.max_retries IS 'max_retries of jobs that were enque
 COMMENT ON COLUMN pgq_queues.backoff IS 'backoff of jobs that were enqueued without.';
 COMMENT ON COLUMN pgq_queues.backoff_cap IS 'backoff_cap of jobs that were enqueued without.';
 COMMENT ON COLUMN pgq_queues.lease IS 'Lease of claims that are made without.';
+COMMENT ON COLUMN pgq_queues.keep_done IS 'How long a job is kept that is done, also without a result.';
+COMMENT ON COLUMN pgq_queues.keep_dead IS 'How long a dead job is kept.';
+COMMENT ON COLUMN pgq_queues.keep_cancelled IS 'How long a cancelled job is kept.';

@@ -29,14 +29,17 @@ BEGIN
         SELECT v.name, v.value
         FROM (VALUES ('backoff', setting.backoff, interval '0', interval '100 years'),
                      ('backoff_cap', setting.backoff_cap, '0', '100 years'),
+                     ('keep_done', setting.keep_done, '0', '100 years'),
+                     ('keep_dead', setting.keep_dead, '0', '100 years'),
+                     ('keep_cancelled', setting.keep_cancelled, '0', '100 years'),
                      ('lease', setting.lease, '1 microsecond', '1 year'),
                      ('per', setting.per, '1 millisecond', '1 year')) AS v (name, value, shortest, longest)
         WHERE NOT (v.value BETWEEN v.shortest AND v.longest AND _pgq_is_in_range(v.value, pgq_now(), v.longest))
     LOOP
         RAISE EXCEPTION '% % is out of range', v_name, v_value
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Give an interval: for backoff and backoff_cap from 0 to 100 years, for lease of more than 0 '
-                         'and at most 1 year, for per from 1 millisecond to 1 year.';
+                  HINT = 'Give an interval: for lease of more than 0 and at most 1 year, for per from 1 millisecond to 1 '
+                         'year, for all others from 0 to 100 years.';
     END LOOP;
     IF setting.on_dead NOT IN ('continue', 'stop') THEN
         RAISE EXCEPTION 'on_dead "%" is unknown', left(setting.on_dead, 200)
@@ -58,6 +61,17 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Set the interval per, too, such as "1 minute".';
     END IF;
+    SELECT e.key INTO v_name
+    FROM jsonb_each(jsonb_strip_nulls(to_jsonb(setting))) AS e
+    WHERE setting.queue = ''
+      AND e.key NOT IN ('queue', 'keep_done', 'keep_dead', 'keep_cancelled')
+    ORDER BY e.key COLLATE "C"
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION '% is set for all queues', v_name
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Name a queue. For all queues only keep_done, keep_dead and keep_cancelled can be set.';
+    END IF;
 END
 $_pgq_check_setting$;
 
@@ -74,7 +88,8 @@ DECLARE
     c_types CONSTANT jsonb := '{
         "max_running": "number", "max_per_group": "number", "ordered": "boolean", "on_dead": "string",
         "rate": "number", "per": "string", "burst": "number", "rate_per_group": "number",
-        "max_retries": "number", "backoff": "string", "backoff_cap": "string", "lease": "string"
+        "max_retries": "number", "backoff": "string", "backoff_cap": "string", "lease": "string",
+        "keep_done": "string", "keep_dead": "string", "keep_cancelled": "string"
     }';
     v_key text;
     v_type text;
@@ -112,7 +127,7 @@ COMMENT ON FUNCTION _pgq_check_settings(jsonb) IS
     'Raises 22004 for NULL, 22023 otherwise.';
 
 
-CREATE FUNCTION _pgq_check_queue(queue text) RETURNS void
+CREATE FUNCTION _pgq_check_queue(queue text, may_be_all boolean DEFAULT false) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_check_queue$
@@ -124,7 +139,7 @@ BEGIN
             USING ERRCODE = 'null_value_not_allowed',
                   HINT = 'Name a queue.';
     END IF;
-    IF NOT _pgq_is_name(queue) THEN
+    IF NOT _pgq_is_name(queue) AND NOT (queue = '' AND may_be_all) THEN
         RAISE EXCEPTION 'queue "%" is not a name', left(queue, 200)
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Use 1 to 200 bytes without the character U+001F.';
@@ -135,8 +150,8 @@ BEGIN
 END
 $_pgq_check_queue$;
 
-COMMENT ON FUNCTION _pgq_check_queue(text) IS
-    'Check the queue that an operator has named. Returns nothing. Raises 22004 for NULL, 22023 for a bad name, 42501 '
+COMMENT ON FUNCTION _pgq_check_queue(text, boolean) IS
+    'Check the queue that an operator has named; an empty name may stand for all. Returns nothing. Raises 22004 for NULL, 22023 for a bad name, 42501 '
     'for a queue that the calling role may not use as admin.';
 
 
@@ -152,7 +167,7 @@ DECLARE
     v_setting pgq_queue_setting;
     v_set jsonb;
 BEGIN
-    PERFORM _pgq_check_queue(queue);
+    PERFORM _pgq_check_queue(queue, true);
     PERFORM _pgq_check_settings(settings);
 
     IF settings = '{}' THEN
@@ -175,10 +190,15 @@ BEGIN
         SET max_running = v_setting.max_running, max_per_group = v_setting.max_per_group,
             ordered = v_setting.ordered, on_dead = v_setting.on_dead, rate = v_setting.rate, per = v_setting.per,
             burst = v_setting.burst, rate_per_group = v_setting.rate_per_group, max_retries = v_setting.max_retries,
-            backoff = v_setting.backoff, backoff_cap = v_setting.backoff_cap, lease = v_setting.lease
+            backoff = v_setting.backoff, backoff_cap = v_setting.backoff_cap, lease = v_setting.lease,
+            keep_done = v_setting.keep_done, keep_dead = v_setting.keep_dead,
+            keep_cancelled = v_setting.keep_cancelled
         WHERE s.queue = pgq_configure.queue;
     END IF;
-    PERFORM _pgq_mark(queue);
+    -- Those of all queues are read by the maintenance only, which does not look at the marks.
+    IF queue <> '' THEN
+        PERFORM _pgq_mark(queue);
+    END IF;
     IF (v_setting.rate, v_setting.rate_per_group, v_setting.per, v_setting.burst)
        IS DISTINCT FROM (v_before.rate, v_before.rate_per_group, v_before.per, v_before.burst) THEN
         PERFORM _pgq_change_rate(v_setting, pgq_now());
@@ -204,8 +224,12 @@ COMMENT ON FUNCTION pgq_configure(text, jsonb) IS
     'each group, run at a time. ordered true runs the jobs of each group one after the other; on_dead, continue or '
     'stop, says whether a dead one keeps the others back. rate and rate_per_group limit how many jobs start in each '
     'interval per, and burst how many at once. max_retries, backoff and backoff_cap are those of jobs that are '
-    'enqueued without, and count from the claim on; lease is that of claims without. Numbers are whole, from 1 on, '
-    'max_retries from 0 on. Intervals are strings. NULL for queue or settings raises 22004. Raises 22023 for a bad '
+    'enqueued without, and count from the claim on; lease is that of claims without. keep_done, keep_dead and '
+    'keep_cancelled say how long a job is kept after it has ended, before claims delete it; the empty name of a queue '
+    'stands for all queues that do not set these themselves, and only these can be set for it, by a role that may use '
+    'all queues. Without, a dead or cancelled job is kept for 30 days, and one that is done for 7 days. With keep_done '
+    'of its own a queue also keeps jobs that are done without a result, if they are claimed from then on. Numbers are '
+    'whole, from 1 on, max_retries from 0 on. Intervals are strings. NULL for queue or settings raises 22004. Raises 22023 for a bad '
     'queue, an unknown key, a value of another JSON type or out of range, and settings that do not belong together; '
     '22007, 22008, 22003 or 22P02 for a value that PostgreSQL cannot read as an interval or whole number; 42501 for a '
     'queue that the calling role may not use; 55P03 if a queue gets its first limit, or becomes ordered, and other '

@@ -115,7 +115,8 @@ ALTER TABLE pgq_running
     ADD COLUMN group_id bigint, ALTER COLUMN backoff DROP NOT NULL, ALTER COLUMN backoff_cap DROP NOT NULL;
 ALTER TABLE pgq_ended
     ADD COLUMN losses smallint, ADD COLUMN newest_error integer, ADD COLUMN group_key text,
-    ADD COLUMN group_id bigint, ALTER COLUMN backoff DROP NOT NULL, ALTER COLUMN backoff_cap DROP NOT NULL;
+    ADD COLUMN group_id bigint, ADD COLUMN claimed_at timestamptz, ALTER COLUMN backoff DROP NOT NULL,
+    ALTER COLUMN backoff_cap DROP NOT NULL;
 ALTER TABLE pgq_worker_session ADD COLUMN lost_several boolean NOT NULL DEFAULT false;
 
 -- squawk-ignore require-concurrent-index-creation

@@ -20,15 +20,16 @@ SELECT results_eq(
 SELECT is(pgq_configure('q', '{"backoff": null, "lease": null}'), '{}', 'all are reset');
 SELECT is_empty('SELECT FROM pgq_queue_setting', 'and nothing is left of them');
 SELECT is(pgq_configure('q', '{"max_running": 1, "max_per_group": 1, "ordered": true, "on_dead": "stop", "rate": 1, "per": "1 ms", "burst": 1, "rate_per_group": 1,
-                               "max_retries": 0, "backoff": "0", "backoff_cap": "100 years", "lease": "1 year"}') - 'backoff_cap',
+                               "max_retries": 0, "backoff": "0", "backoff_cap": "100 years", "lease": "1 year",
+                               "keep_done": "0", "keep_dead": "100 years", "keep_cancelled": "1 day"}') - 'backoff_cap',
           '{"max_running": 1, "max_per_group": 1, "ordered": true, "on_dead": "stop", "rate": 1, "per": "00:00:00.001", "burst": 1, "rate_per_group": 1,
-            "max_retries": 0, "backoff": "00:00:00", "lease": "1 year"}', 'these are all keys, at their limits');
+            "max_retries": 0, "backoff": "00:00:00", "lease": "1 year", "keep_done": "00:00:00", "keep_dead": "100 years", "keep_cancelled": "1 day"}', 'these are all keys, at their limits');
 DELETE FROM pgq_queue_setting;
 
 SELECT throws_ok(format('SELECT pgq_configure(%L, %L)', queue, settings), state, message, format('%s is refused', settings))
 FROM (VALUES
     (NULL, '{}', '22004', 'queue is null'),
-    ('', '{}', '22023', 'queue "" is not a name'),
+    (repeat('x', 201), '{}', '22023', format('queue "%s" is not a name', repeat('x', 200))),
     ('q', NULL, '22004', 'settings is null'),
     ('q', '[]', '22023', 'settings is not an object but of JSON type array'),
     ('q', '{"max_runing": 1}', '22023', 'setting "max_runing" is unknown'),

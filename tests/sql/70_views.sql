@@ -26,8 +26,8 @@ SELECT results_eq(
     $$ SELECT state, args, worker, claimed_at IS NOT NULL, lease_until IS NOT NULL, ended_at IS NOT NULL, result FROM pgq_jobs
        WHERE kind = 'b' OR state = 'running' ORDER BY id $$,
     $$ VALUES ('running', '-3'::jsonb, 'w', true, true, false, NULL::jsonb),
-              ('dead', '1', 'w', false, false, true, NULL), ('dead', '2', 'w', false, false, true, NULL),
-              ('done', '3', NULL, false, false, true, '"r"'), ('cancelled', '4', NULL, false, false, true, NULL) $$,
+              ('dead', '1', 'w', true, false, true, NULL), ('dead', '2', 'w', true, false, true, NULL),
+              ('done', '3', NULL, true, false, true, '"r"'), ('cancelled', '4', NULL, false, false, true, NULL) $$,
     'pgq_jobs has values in the columns of each state, and NULL in the others');
 SELECT results_eq($$ SELECT DISTINCT state FROM pgq_jobs WHERE kind = 'a' ORDER BY 1 $$, $$ VALUES ('running'), ('waiting') $$,
                   'pgq_jobs shows waiting and running jobs');

@@ -35,7 +35,7 @@ FROM (VALUES
     ('tap_Reader', '{pgq_jobs.attempt,pgq_jobs.backoff,pgq_jobs.backoff_cap,pgq_jobs.cancel_requested_at,pgq_jobs.claimed_at,pgq_jobs.dedup,pgq_jobs.ended_at,
                      pgq_jobs.enqueued_at,pgq_jobs.id,pgq_jobs.kind,pgq_jobs.lease_until,pgq_jobs.losses,pgq_jobs.max_retries,pgq_jobs.priority,
                      pgq_jobs.queue,pgq_jobs.ripe_at,pgq_jobs.state,pgq_jobs.worker,
-                     pgq_queues.at_limit,pgq_queues.backoff,pgq_queues.backoff_cap,pgq_queues.burst,pgq_queues.groups_at_limit,pgq_queues.lease,pgq_queues.max_per_group,pgq_queues.max_retries,
+                     pgq_queues.at_limit,pgq_queues.backoff,pgq_queues.backoff_cap,pgq_queues.burst,pgq_queues.groups_at_limit,pgq_queues.keep_cancelled,pgq_queues.keep_dead,pgq_queues.keep_done,pgq_queues.lease,pgq_queues.max_per_group,pgq_queues.max_retries,
                      pgq_queues.max_running,pgq_queues.next_start_at,pgq_queues.on_dead,pgq_queues.ordered,pgq_queues.paused,pgq_queues.paused_groups,pgq_queues.paused_until,
                      pgq_queues.per,pgq_queues.queue,pgq_queues.rate,pgq_queues.rate_per_group,pgq_queues.ripe,pgq_queues.running,pgq_queues.waiting,
                      pgq_schedules.backoff,pgq_schedules.backoff_cap,pgq_schedules.catch_up,pgq_schedules.cron,pgq_schedules.jitter,pgq_schedules.kind,

@@ -59,11 +59,11 @@ LIFE = """
     pgq_stats
     pgq_workers
     pgq_purge('0')
-    pgq_configure('default', '{"backoff": "90 s", "ordered": true, "rate": 5, "per": "00:01"}')
+    pgq_configure('default', '{"backoff": "90 s", "ordered": true, "rate": 5, "per": "00:01", "keep_dead": "1 day"}')
     pgq_pause('default', group_key => 'g')
     pgq_queues
     pgq_resume('default', 'g')
-    pgq_configure('default', '{"backoff": null, "ordered": null, "rate": null, "per": null}')
+    pgq_configure('default', '{"backoff": null, "ordered": null, "rate": null, "per": null, "keep_dead": null}')
     pgq_schedule('s', '0 7 * * mon-fri', 'k', '{"x": 1.50}', timezone => 'Europe/Berlin', jitter => '90 s')
     pgq_pause_schedule('s')
     pgq_schedules

@@ -14,7 +14,7 @@ from pgq.cli.support import Column, Target, as_json, interval, moment, pass_targ
 # The keys of pgq_configure, as far as the view shows them under the same names.
 SETTINGS: Final = (
     "max_running", "max_per_group", "ordered", "on_dead", "rate", "per", "burst", "rate_per_group", "max_retries",
-    "backoff", "backoff_cap", "lease",
+    "backoff", "backoff_cap", "lease", "keep_done", "keep_dead", "keep_cancelled",
 )  # fmt: skip
 QUEUE_COLUMNS: Final = (
     Column("queue", 0, least=8), Column("paused", 1), Column("paused_until", 5), Column("paused_groups", 7),
@@ -60,8 +60,9 @@ def configure(target: Target, queue_: str, settings: tuple[tuple[str, Any], ...]
     Set what a QUEUE does otherwise than others, and show what is set.
 
     KEY is one of max_running, max_per_group, ordered, on_dead, rate, per, burst, rate_per_group, max_retries, backoff,
-    backoff_cap and lease. KEY=null resets it. An interval is a number with a unit, such as 30s or 10m, or an interval
-    as PostgreSQL reads it.
+    backoff_cap, lease, keep_done, keep_dead and keep_cancelled. KEY=null resets it. An interval is a number with a
+    unit, such as 30s or 10m, or an interval as PostgreSQL reads it. An empty QUEUE stands for all queues, of which only
+    the last three can be set.
     """
     with target.queue() as queue:
         set_now = queue.configure(queue_, dict(settings))
