@@ -81,8 +81,8 @@ COMMENT ON COLUMN pgq_waiting.losses IS
     'Number of attempts that did not count because the job was lost together with others; NULL: none since its last '
     'failure. A job with a number is a suspect, which is claimed alone.';
 COMMENT ON COLUMN pgq_waiting.newest_error IS
-    'Number of the newest error of the job in pgq_error; NULL: it has none; 0: it has none, and its queue kept all that '
-    'is done when the job was claimed.';
+    'Number of the newest error of the job in pgq_error; NULL: it has none; 0: it has none, and its queue kept all '
+    'that is done when the job was claimed.';
 COMMENT ON COLUMN pgq_waiting.group_key IS
     'Key of the group of the job: jobs of its queue with the same key share limits and order; NULL: it has no group.';
 COMMENT ON COLUMN pgq_waiting.group_id IS

@@ -17,13 +17,14 @@ CREATE FUNCTION _pgq_is_common(
     dedup_key text,
     on_duplicate text,
     context jsonb,
-    group_key text
+    group_key text,
+    dedup_for interval
 ) RETURNS boolean
     LANGUAGE sql
     STABLE
     RETURN _pgq_is_name(kind) AND _pgq_is_name(queue)
         AND octet_length(args_as_text) <= 1048576
-        AND num_nonnulls(ripe_at, delay, backoff, backoff_cap, context, group_key) = 0
+        AND num_nonnulls(ripe_at, delay, backoff, backoff_cap, context, group_key, dedup_for) = 0
         AND (max_retries >> 31 = 0) IS NOT FALSE  -- neither negative nor more than 2147483647
         AND priority BETWEEN 0 AND 9
         AND dedup IS NOT NULL
@@ -31,10 +32,11 @@ CREATE FUNCTION _pgq_is_common(
         AND on_duplicate = 'keep';
 
 COMMENT ON FUNCTION _pgq_is_common(
-    text, text, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb, text
+    text, text, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb, text,
+    interval
 ) IS
     'Return true for a valid job that leaves no value to a default but is ripe now, has the backoff of its queue, no '
-    'context and no group, and keeps a twin as it is; otherwise false or NULL, whether it is valid or not.';
+    'context, no group and no window, and keeps a twin as it is; otherwise false or NULL, whether it is valid or not.';
 
 
 -- An expression, so that PostgreSQL inlines it, also in the check of a whole array in pgq_enqueue_many.
@@ -48,10 +50,12 @@ CREATE FUNCTION _pgq_is_valid(
     max_retries bigint,
     backoff interval,
     backoff_cap interval,
+    dedup boolean,
     dedup_key text,
     on_duplicate text,
     context jsonb,
     group_key text,
+    dedup_for interval,
     at timestamptz
 ) RETURNS boolean
     LANGUAGE sql
@@ -68,10 +72,12 @@ CREATE FUNCTION _pgq_is_valid(
         AND (octet_length(dedup_key) <= 1000) IS NOT FALSE
         AND (on_duplicate IN ('keep', 'replace', 'soonest', 'error')) IS NOT FALSE
         AND (jsonb_typeof(context) = 'object' AND octet_length(context::text) <= 8192) IS NOT FALSE
-        AND _pgq_is_name(group_key) IS NOT FALSE;
+        AND _pgq_is_name(group_key) IS NOT FALSE
+        AND (dedup_for > interval '0' AND _pgq_is_in_range(dedup_for, at, '100 years') AND dedup) IS NOT FALSE;
 
 COMMENT ON FUNCTION _pgq_is_valid(
-    text, text, text, timestamptz, interval, bigint, bigint, interval, interval, text, text, jsonb, text, timestamptz
+    text, text, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb, text,
+    interval, timestamptz
 ) IS
     'Return true for the values of a job that may be enqueued; otherwise false or NULL: _pgq_validate then returns '
     'what is wrong with them.';
@@ -87,10 +93,12 @@ CREATE FUNCTION _pgq_validate(
     max_retries bigint,
     backoff interval,
     backoff_cap interval,
+    dedup boolean,
     dedup_key text,
     on_duplicate text,
     context jsonb,
     group_key text,
+    dedup_for interval,
     at timestamptz
 ) RETURNS text[]
     LANGUAGE sql
@@ -140,10 +148,17 @@ CREATE FUNCTION _pgq_validate(
         WHEN NOT _pgq_is_name(group_key) THEN
             ARRAY['22023', format('group_key "%s" is not a name', left(group_key, 200)),
                   'Use 1 to 200 bytes without the character U+001F, or NULL for a job without a group.']
+        WHEN NOT (dedup_for > interval '0' AND _pgq_is_in_range(dedup_for, at, '100 years')) THEN
+            ARRAY['22023', format('dedup_for %s is out of range', dedup_for),
+                  'Give an interval of more than 0 and at most 100 years, or NULL for no window.']
+        WHEN dedup_for IS NOT NULL AND NOT dedup THEN
+            ARRAY['22023', 'dedup_for is given, but dedup is false',
+                  'Leave dedup out: a job without a signature has no duplicates.']
     END;
 
 COMMENT ON FUNCTION _pgq_validate(
-    text, jsonb, text, timestamptz, interval, bigint, bigint, interval, interval, text, text, jsonb, text, timestamptz
+    text, jsonb, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb, text,
+    interval, timestamptz
 ) IS
     'Check the values of a job to be enqueued. Returns SQLSTATE, message and hint of the first error, or NULL for a '
     'valid job.';

@@ -19,6 +19,7 @@ CREATE FUNCTION pgq_enqueue(
     on_duplicate text DEFAULT 'keep',
     context jsonb DEFAULT NULL,
     group_key text DEFAULT NULL,
+    dedup_for interval DEFAULT NULL,
     OUT id bigint,
     OUT created boolean
 )
@@ -36,20 +37,27 @@ BEGIN
 
     IF _pgq_is_common(
         kind, args::text, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup, dedup_key,
-        on_duplicate, context, group_key
+        on_duplicate, context, group_key, dedup_for
     ) IS NOT TRUE THEN
         IF _pgq_is_valid(
-            kind, args::text, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup_key,
-            on_duplicate, context, group_key, v_now
+            kind, args::text, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup,
+            dedup_key, on_duplicate, context, group_key, dedup_for, v_now
         ) IS NOT TRUE THEN
             v_problem := _pgq_validate(
-                kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup_key, on_duplicate,
-                context, group_key, v_now);
+                kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup, dedup_key,
+                on_duplicate, context, group_key, dedup_for, v_now);
             RAISE EXCEPTION USING ERRCODE = v_problem[1], MESSAGE = v_problem[2], HINT = v_problem[3];
         END IF;
         ripe_at := coalesce(ripe_at, v_now + delay);
         priority := coalesce(priority, 5);
         dedup := coalesce(dedup, true);
+        IF dedup_for IS NOT NULL THEN
+            SELECT o.id, o.created INTO id, created
+            FROM _pgq_enqueue_once(
+                kind, args, queue, ripe_at, priority, max_retries, backoff, backoff_cap, dedup_key, on_duplicate,
+                context, group_key, dedup_for, v_now) AS o;
+            RETURN;
+        END IF;
         -- A mark costs look-ups only, so it may come before the check of the privilege, where the usual call passes by.
         IF group_key IS NOT NULL THEN
             v_group_id := _pgq_enter_group(queue, group_key, coalesce(ripe_at <= v_now, true));
@@ -113,14 +121,18 @@ END
 $pgq_enqueue$;
 
 COMMENT ON FUNCTION pgq_enqueue(
-    text, jsonb, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb, text
+    text, jsonb, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb, text,
+    interval
 ) IS
     'Enqueue a job in the transaction of the caller. Returns its id and created = true. If a job with the same queue, '
     'kind and dedup_key (or args, without a key) is already waiting, locks that job until the end of the transaction, '
     'and returns its id and created = false. on_duplicate then decides: keep leaves the waiting job as it is, so that '
     'one in backoff after a failure runs when that is over; replace gives it the new args, ripe_at and priority, '
     'soonest gives it the earlier ripe_at, error raises PGQ04. None of them changes its group, attempts and errors. '
-    'With dedup false the job is always created, and no later job is a duplicate of it. ripe_at or delay, not both, '
+    'With dedup false the job is always created, and no later job is a duplicate of it. '
+    'dedup_for opens a window: a further enqueue with this argument, within that time after the first one, is a '
+    'duplicate also of a job that runs or has ended, and returns the id of the first; on_duplicate then changes a job '
+    'only if it waits. An enqueue without it does not look at windows. ripe_at or delay, not both, '
     'says when the job is ripe; priority 0 is claimed first, 9 last. context is a JSON object that the worker gets '
     'beside args, such as a trace to continue; it has no part in what makes duplicates. group_key puts the job into a '
     'group of its queue; neither has that a part in what makes duplicates. NULL for group_key means no group. NULL for '

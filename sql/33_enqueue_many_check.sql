@@ -9,7 +9,7 @@ DECLARE
         "kind": "string", "args": "any", "queue": "string", "ripe_at": "string", "delay": "string",
         "priority": "number", "max_retries": "number", "backoff": "string", "backoff_cap": "string",
         "dedup": "boolean", "dedup_key": "string", "on_duplicate": "string", "context": "object",
-        "group_key": "string"
+        "group_key": "string", "dedup_for": "string"
     }';
     v_plain boolean := CASE WHEN jsonb_typeof(jobs) = 'array' THEN (
         SELECT bool_and(

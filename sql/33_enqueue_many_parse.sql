@@ -11,10 +11,12 @@ CREATE FUNCTION _pgq_raise_invalid(
     max_retries bigint,
     backoff interval,
     backoff_cap interval,
+    dedup boolean,
     dedup_key text,
     on_duplicate text,
     context jsonb,
     group_key text,
+    dedup_for interval,
     at timestamptz
 ) RETURNS boolean
     LANGUAGE plpgsql
@@ -23,8 +25,8 @@ CREATE FUNCTION _pgq_raise_invalid(
 AS $_pgq_raise_invalid$
 DECLARE
     v_problem CONSTANT text[] := _pgq_validate(
-        kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup_key, on_duplicate,
-        context, group_key, at);
+        kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup, dedup_key,
+        on_duplicate, context, group_key, dedup_for, at);
 BEGIN
     RAISE EXCEPTION USING
         ERRCODE = v_problem[1],
@@ -34,8 +36,8 @@ END
 $_pgq_raise_invalid$;
 
 COMMENT ON FUNCTION _pgq_raise_invalid(
-    bigint, text, jsonb, text, timestamptz, interval, bigint, bigint, interval, interval, text, text, jsonb, text,
-    timestamptz
+    bigint, text, jsonb, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb,
+    text, interval, timestamptz
 ) IS
     'Raise the error for a job of an array that may not be enqueued, with its number. Never returns.';
 
@@ -60,6 +62,7 @@ CREATE FUNCTION _pgq_parse_jobs(jobs jsonb, at timestamptz, ordered text[]) RETU
     context jsonb,
     group_key text,
     group_id bigint,
+    dedup_for interval,
     valid boolean
 )
     LANGUAGE sql
@@ -73,16 +76,18 @@ BEGIN ATOMIC
                    THEN _pgq_group_id(j.group_key)
                ELSE _pgq_room()
            END,
+           j.dedup_for,
            CASE
                WHEN _pgq_is_common(j.kind, j.args_as_text, j.queue, j.ripe_at, j.delay, j.priority, j.max_retries,
                                    j.backoff, j.backoff_cap, j.dedup, j.dedup_key, j.on_duplicate, j.context,
-                                   j.group_key)
+                                   j.group_key, j.dedup_for)
                     OR _pgq_is_valid(j.kind, j.args_as_text, j.queue, j.ripe_at, j.delay, j.priority, j.max_retries,
-                                     j.backoff, j.backoff_cap, j.dedup_key, j.on_duplicate, j.context, j.group_key, at)
+                                     j.backoff, j.backoff_cap, j.dedup, j.dedup_key, j.on_duplicate, j.context,
+                                     j.group_key, j.dedup_for, at)
                    THEN true
                ELSE _pgq_raise_invalid(j.n, j.kind, j.args, j.queue, j.ripe_at, j.delay, j.priority, j.max_retries,
-                                       j.backoff, j.backoff_cap, j.dedup_key, j.on_duplicate, j.context, j.group_key,
-                                       at)
+                                       j.backoff, j.backoff_cap, j.dedup, j.dedup_key, j.on_duplicate, j.context,
+                                       j.group_key, j.dedup_for, at)
            END
     FROM (
         SELECT p.*, p.args::text AS args_as_text
@@ -90,15 +95,15 @@ BEGIN ATOMIC
             SELECT r.n, r.kind, coalesce(r.args, jobs -> (r.n - 1)::integer -> 'args', '{}') AS args,
                    coalesce(r.queue, 'default') AS queue, r.ripe_at, r.delay, coalesce(r.priority, 5) AS priority,
                    r.max_retries, r.backoff, r.backoff_cap, coalesce(r.dedup, true) AS dedup, r.dedup_key,
-                   coalesce(r.on_duplicate, 'keep') AS on_duplicate, r.context, r.group_key
+                   coalesce(r.on_duplicate, 'keep') AS on_duplicate, r.context, r.group_key, r.dedup_for
             FROM ROWS FROM (
                 jsonb_to_recordset(jobs) AS (
                     kind text, args jsonb, queue text, ripe_at timestamptz, delay interval, priority bigint,
                     max_retries bigint, backoff interval, backoff_cap interval, dedup boolean, dedup_key text,
-                    on_duplicate text, context jsonb, group_key text)
+                    on_duplicate text, context jsonb, group_key text, dedup_for interval)
             ) WITH ORDINALITY AS r (
                 kind, args, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup, dedup_key,
-                on_duplicate, context, group_key, n)
+                on_duplicate, context, group_key, dedup_for, n)
         ) AS p
         OFFSET 0  -- without it, PostgreSQL merges the subquery into the query around it, and converts args at each use
     ) AS j;

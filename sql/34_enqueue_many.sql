@@ -38,8 +38,11 @@ BEGIN
             PERFORM _pgq_raise_denied(v_queue, 'producer');
         END IF;
     END IF;
-
     IF NOT v_is_plain THEN
+        IF jsonb_path_exists(jobs, '$[*].dedup_for ? (@ != null)') THEN
+            RETURN QUERY SELECT e.n, e.id, e.created FROM _pgq_enqueue_each(jobs, v_now) AS e ORDER BY e.n;
+            RETURN;
+        END IF;
         v_ordered := _pgq_enter_groups(jobs);
     END IF;
     v_left := jsonb_array_length(jobs);

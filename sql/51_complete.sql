@@ -99,14 +99,14 @@ END
 $pgq_complete$;
 
 COMMENT ON FUNCTION pgq_complete(bigint, bigint, jsonb, text, text) IS
-    'End a running job that is done. Returns nothing. Without a result and a note the job is deleted, unless its '
-    'queue has keep_done among its settings (see pgq_configure); with either it is kept in pgq_ended as done. Call it in the transaction that writes the effects of the job, and they happen '
-    'exactly once: if the lease is lost, it raises PGQ02 and the writes roll back. NULL for result means none; the '
-    'JSON null is a result. The note is kept as the newest of the errors, cut to 4000 characters, for what went wrong '
-    'although the work is done, such as a result that cannot be stored. With the id of a transaction, as text from '
-    'pg_current_xact_id, the job ends in that transaction only: after a COMMIT or ROLLBACK that has come in between, '
-    'the call raises 25000. Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 54000 for '
-    'a result of more than 1 MiB as text.';
+    'End a running job that is done. Returns nothing. Without a result and a note the job is deleted, unless its queue '
+    'has keep_done among its settings (see pgq_configure); with either it is kept in pgq_ended as done. Call it in the '
+    'transaction that writes the effects of the job, and they happen exactly once: if the lease is lost, it raises '
+    'PGQ02 and the writes roll back. NULL for result means none; the JSON null is a result. The note is kept as the '
+    'newest of the errors, cut to 4000 characters, for what went wrong although the work is done, such as a result '
+    'that cannot be stored. With the id of a transaction, as text from pg_current_xact_id, the job ends in that '
+    'transaction only: after a COMMIT or ROLLBACK that has come in between, the call raises 25000. Raises PGQ02 if the '
+    'job is not held under this token, or for a NULL id or token; 54000 for a result of more than 1 MiB as text.';
 
 
 CREATE FUNCTION _pgq_complete_packed(token bigint, ids bigint[], tokens bigint[], allowed text[]) RETURNS bigint[]
@@ -244,6 +244,6 @@ $pgq_complete_many$;
 
 COMMENT ON FUNCTION pgq_complete_many(bigint[], bigint[]) IS
     'End running jobs that are done, without a result, each under its token, as pgq_complete does. Returns the ids of '
-    'the jobs that were ended, in any order; a job whose id is missing was not held under its token, and what was done for it must be '
-    'rolled back. A pair with a NULL ends no job; NULL for ids or tokens raises 22004, arrays of different lengths '
-    'raise 2202E.';
+    'the jobs that were ended, in any order; a job whose id is missing was not held under its token, and what was done '
+    'for it must be rolled back. A pair with a NULL ends no job; NULL for ids or tokens raises 22004, arrays of '
+    'different lengths raise 2202E.';

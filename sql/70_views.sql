@@ -73,8 +73,8 @@ WHERE s.sees;
 
 COMMENT ON VIEW pgq_jobs IS
     'All jobs with their state: waiting, running, dead, cancelled or done. A job that was completed without a result '
-    'is gone, unless its queue keeps all that is done. A role sees the jobs of the queues that it may use as admin or reader; where it is only a reader, args, '
-    'dedup_key, errors, result, context and group_key are NULL.';
+    'is gone, unless its queue keeps all that is done. A role sees the jobs of the queues that it may use as admin or '
+    'reader; where it is only a reader, args, dedup_key, errors, result, context and group_key are NULL.';
 COMMENT ON COLUMN pgq_jobs.id IS 'Number of the job; it stays the same in all states.';
 COMMENT ON COLUMN pgq_jobs.state IS 'waiting, running, dead, cancelled or done.';
 COMMENT ON COLUMN pgq_jobs.queue IS 'Queue whose workers may claim the job.';
@@ -97,8 +97,8 @@ COMMENT ON COLUMN pgq_jobs.errors IS
 COMMENT ON COLUMN pgq_jobs.worker IS
     'Worker that holds the job or made its last attempt; NULL: none, or it gave no name.';
 COMMENT ON COLUMN pgq_jobs.claimed_at IS
-    'When the job was claimed for the attempt that runs, or was its last one; NULL: it waits, or was cancelled while it '
-    'waited.';
+    'When the job was claimed for the attempt that runs, or was its last one; NULL: it waits, or was cancelled while '
+    'it waited.';
 COMMENT ON COLUMN pgq_jobs.lease_until IS
     'When its worker loses the job, unless it extends the lease; NULL unless running.';
 COMMENT ON COLUMN pgq_jobs.ended_at IS 'When the job ended; NULL unless dead, cancelled or done.';

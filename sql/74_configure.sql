@@ -38,8 +38,8 @@ BEGIN
     LOOP
         RAISE EXCEPTION '% % is out of range', v_name, v_value
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Give an interval: for lease of more than 0 and at most 1 year, for per from 1 millisecond to 1 '
-                         'year, for all others from 0 to 100 years.';
+                  HINT = 'Give an interval: for lease of more than 0 and at most 1 year, for per from 1 millisecond to '
+                         '1 year, for all others from 0 to 100 years.';
     END LOOP;
     IF setting.on_dead NOT IN ('continue', 'stop') THEN
         RAISE EXCEPTION 'on_dead "%" is unknown', left(setting.on_dead, 200)
@@ -151,8 +151,8 @@ END
 $_pgq_check_queue$;
 
 COMMENT ON FUNCTION _pgq_check_queue(text, boolean) IS
-    'Check the queue that an operator has named; an empty name may stand for all. Returns nothing. Raises 22004 for NULL, 22023 for a bad name, 42501 '
-    'for a queue that the calling role may not use as admin.';
+    'Check the queue that an operator has named; an empty name may stand for all. Returns nothing. Raises 22004 for '
+    'NULL, 22023 for a bad name, 42501 for a queue that the calling role may not use as admin.';
 
 
 -- The style of intervals is that of the result.
@@ -229,8 +229,8 @@ COMMENT ON FUNCTION pgq_configure(text, jsonb) IS
     'stands for all queues that do not set these themselves, and only these can be set for it, by a role that may use '
     'all queues. Without, a dead or cancelled job is kept for 30 days, and one that is done for 7 days. With keep_done '
     'of its own a queue also keeps jobs that are done without a result, if they are claimed from then on. Numbers are '
-    'whole, from 1 on, max_retries from 0 on. Intervals are strings. NULL for queue or settings raises 22004. Raises 22023 for a bad '
-    'queue, an unknown key, a value of another JSON type or out of range, and settings that do not belong together; '
-    '22007, 22008, 22003 or 22P02 for a value that PostgreSQL cannot read as an interval or whole number; 42501 for a '
-    'queue that the calling role may not use; 55P03 if a queue gets its first limit, or becomes ordered, and other '
-    'transactions that have claimed jobs stay open for about ten seconds.';
+    'whole, from 1 on, max_retries from 0 on. Intervals are strings. NULL for queue or settings raises 22004. Raises '
+    '22023 for a bad queue, an unknown key, a value of another JSON type or out of range, and settings that do not '
+    'belong together; 22007, 22008, 22003 or 22P02 for a value that PostgreSQL cannot read as an interval or whole '
+    'number; 42501 for a queue that the calling role may not use; 55P03 if a queue gets its first limit, or becomes '
+    'ordered, and other transactions that have claimed jobs stay open for about ten seconds.';

@@ -89,8 +89,8 @@ BEGIN
     PERFORM _pgq_check_queue(queue);
     PERFORM _pgq_check_schedule(name, catch_up, overlap, jitter, source, v_now);
     v_problem := _pgq_validate(
-        kind, args, queue, NULL, NULL, priority, max_retries, backoff, backoff_cap, NULL, 'keep', NULL, group_key,
-        v_now);
+        kind, args, queue, NULL, NULL, priority, max_retries, backoff, backoff_cap, false, NULL, 'keep', NULL,
+        group_key, NULL, v_now);
     IF v_problem IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = v_problem[1], MESSAGE = v_problem[2], HINT = v_problem[3];
     END IF;

@@ -4,7 +4,8 @@
 REVOKE ALL ON TABLE
     pgq_permission, pgq_waiting, pgq_running, pgq_running_batch, pgq_ended, pgq_worker_session, pgq_head, pgq_turn,
     pgq_uncounted, pgq_rate,
-    pgq_cancel_request, pgq_error, pgq_queue_setting, pgq_paused, pgq_schedule_entry, _pgq_packed, _pgq_running, _pgq_presence,
+    pgq_cancel_request, pgq_error, pgq_queue_setting, pgq_paused, pgq_schedule_entry, pgq_seen,
+    _pgq_packed, _pgq_running, _pgq_presence,
     _pgq_visible_queues, pgq_jobs, pgq_workers,
     pgq_stats, pgq_queues, pgq_schedules
 FROM PUBLIC;
@@ -27,7 +28,7 @@ REVOKE ALL ON FUNCTION
     pgq_enqueue, _pgq_resolve_duplicate,
     _pgq_update_duplicates, _pgq_resolve_duplicates,
     _pgq_check_jobs, _pgq_raise_invalid, _pgq_parse_jobs,
-    pgq_enqueue_many,
+    pgq_enqueue_many, _pgq_enqueue_once, _pgq_enqueue_each,
     _pgq_with_defaults, _pgq_set_defaults, _pgq_resumes_at,
     _pgq_lease_end, _pgq_is_usual_claim, _pgq_check_claim, _pgq_distinct,
     _pgq_is_long_scan, _pgq_rescan_delay, _pgq_entries_read, _pgq_microseconds, _pgq_lane_start, _pgq_head_setting,
@@ -63,7 +64,8 @@ REVOKE ALL ON FUNCTION
     pgq_register, pgq_unregister, pgq_reconcile,
     _pgq_expire_leases, _pgq_workers_reconnect, _pgq_sweep_workers,
     _pgq_late_slots, _pgq_enqueue_scheduled, _pgq_fire, _pgq_fire_due, _pgq_mend_schedules, _pgq_fire_schedules,
-    _pgq_kept_setting, _pgq_delete_old, _pgq_maintain,
+    _pgq_kept_setting, _pgq_delete_old, _pgq_delete_seen,
+    _pgq_maintain,
     pgq_remaining,
     _pgq_sleep_in_slot, pgq_idle, _pgq_next_slot, pgq_ripe_in, _pgq_first_queue, pgq_queues_to_serve,
     _pgq_end_channel, _pgq_notify_end, _pgq_tell_end, _pgq_notify_ends, _pgq_tell_ends, pgq_await, pgq_result,

@@ -187,5 +187,6 @@ SELECT pg_extension_config_dump('pgq_paused', '');
 SELECT pg_extension_config_dump('pgq_rate', '');
 SELECT pg_extension_config_dump('pgq_uncounted', '');
 SELECT pg_extension_config_dump('pgq_schedule_entry', '');
+SELECT pg_extension_config_dump('pgq_seen', '');
 SELECT pg_extension_config_dump('pgq_running_batch', '');
 SELECT pg_extension_config_dump('pgq_cancel_request', '');

@@ -145,12 +145,12 @@ FROM (VALUES
 -- jobs with one strange argument, and jobs with arbitrary ones, made from seeds so that every run has the same.
 CREATE FUNCTION pg_temp.some(at integer[]) RETURNS TABLE (common boolean, dedup boolean, valid boolean, problem text[]) LANGUAGE sql AS $$
     SELECT _pgq_is_common(v.kind, v.args::text, v.queue, v.ripe_at, v.delay, v.priority, v.max_retries, v.backoff, v.backoff_cap, v.dedup,
-                          v.dedup_key, v.on_duplicate, v.context, v.group_key),
+                          v.dedup_key, v.on_duplicate, v.context, v.group_key, v.dedup_for),
            v.dedup,
            _pgq_is_valid(v.kind, v.args::text, v.queue, v.ripe_at, v.delay, v.priority, v.max_retries, v.backoff, v.backoff_cap,
-                         v.dedup_key, v.on_duplicate, v.context, v.group_key, pgq_now()),
-           _pgq_validate(v.kind, v.args, v.queue, v.ripe_at, v.delay, v.priority, v.max_retries, v.backoff, v.backoff_cap, v.dedup_key,
-                         v.on_duplicate, v.context, v.group_key, pgq_now())
+                         v.dedup, v.dedup_key, v.on_duplicate, v.context, v.group_key, v.dedup_for, pgq_now()),
+           _pgq_validate(v.kind, v.args, v.queue, v.ripe_at, v.delay, v.priority, v.max_retries, v.backoff, v.backoff_cap, v.dedup, v.dedup_key,
+                         v.on_duplicate, v.context, v.group_key, v.dedup_for, pgq_now())
     FROM (SELECT
         (ARRAY['k', '', repeat('k', 200), repeat('k', 201), E'a\x1fb', NULL])[at[1] % 6 + 1] AS kind,
         (ARRAY['{}', '1e1000', to_jsonb(repeat('x', 1048574)), to_jsonb(repeat('x', 1048575)), 'null', NULL])[at[2] % 6 + 1] AS args,
@@ -165,14 +165,15 @@ CREATE FUNCTION pg_temp.some(at integer[]) RETURNS TABLE (common boolean, dedup 
         (ARRAY[NULL, '', repeat('x', 1000), repeat('x', 1001), 'd', NULL])[at[11] % 6 + 1] AS dedup_key,
         (ARRAY['keep', 'replace', 'soonest', 'error', 'explode', NULL])[at[12] % 6 + 1] AS on_duplicate,
         (ARRAY[NULL, '{}', '[]', 'null', jsonb_build_object('a', repeat('x', 8184)), NULL])[at[13] % 6 + 1] AS context,
-        (ARRAY[NULL, 'g', '', repeat('g', 200), repeat('g', 201), E'a\x1fb'])[at[14] % 6 + 1] AS group_key) AS v
+        (ARRAY[NULL, 'g', '', repeat('g', 200), repeat('g', 201), E'a\x1fb'])[at[14] % 6 + 1] AS group_key,
+        (ARRAY[NULL, '1 s', '0', '100 years', '101 years', '-120 months 3601 days']::interval[])[at[15] % 6 + 1] AS dedup_for) AS v
 $$;
 CREATE TEMP TABLE checked AS
 SELECT c.*
-FROM (SELECT ARRAY(SELECT CASE WHEN n = argument THEN value ELSE 0 END FROM generate_series(1, 14) AS n) AS at
-      FROM generate_series(1, 14) AS argument, generate_series(0, 5) AS value
+FROM (SELECT ARRAY(SELECT CASE WHEN n = argument THEN value ELSE 0 END FROM generate_series(1, 15) AS n) AS at
+      FROM generate_series(1, 15) AS argument, generate_series(0, 5) AS value
       UNION ALL
-      SELECT ARRAY(SELECT CASE WHEN get_byte(d.digest, n) % 4 = 0 THEN get_byte(d.digest, n) / 4 ELSE 0 END FROM generate_series(0, 13) AS n)
+      SELECT ARRAY(SELECT CASE WHEN get_byte(d.digest, n) % 4 = 0 THEN get_byte(d.digest, n) / 4 ELSE 0 END FROM generate_series(0, 14) AS n)
       FROM generate_series(1, 500) AS seed, LATERAL (SELECT decode(md5(seed::text), 'hex') AS digest) AS d) AS drawn,
      LATERAL pg_temp.some(drawn.at) AS c;
 SELECT is(count(*), 0::bigint, 'a job that the short test of pgq_enqueue takes is valid') FROM checked WHERE common AND (problem IS NOT NULL OR dedup IS NULL);

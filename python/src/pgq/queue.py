@@ -38,6 +38,7 @@ TYPES: Final = {
     "on_duplicate": "text",
     "context": "jsonb",
     "group_key": "text",
+    "dedup_for": "interval",
 }
 # The arguments of pgq_schedule, in their order.
 SCHEDULE_TYPES: Final = {
@@ -97,6 +98,7 @@ class Queue:
         on_duplicate: OnDuplicate | None = None,
         context: Mapping[str, Any] | None = None,
         group_key: str | None = None,
+        dedup_for: Interval | None = None,
     ) -> Enqueued:
         """
         Enqueue a job.

@@ -102,7 +102,7 @@ def test_each_setting_at_its_extremes_changes_no_result(conn: Connection, clerk:
         except psycopg.Error:
             continue
         conn.execute("DELETE FROM pgq_waiting; DELETE FROM pgq_running; DELETE FROM pgq_ended")
-        conn.execute("DELETE FROM pgq_queue_setting; DELETE FROM pgq_paused; DELETE FROM pgq_rate")
+        conn.execute("DELETE FROM pgq_queue_setting; DELETE FROM pgq_paused; DELETE FROM pgq_rate; DELETE FROM pgq_seen")
         tried += 1
         results = outcome(clerk)
         if results != usual:

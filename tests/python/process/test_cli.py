@@ -119,6 +119,8 @@ def test_enqueue_has_an_option_for_each_argument_of_the_function(run: Run, conn:
     twin = ["enqueue", "mail", "--queue", "q", "--dedup-key", "x", "--on-duplicate", "error"]
     assert f"job {job_id} is waiting already" in run(*twin, code=1).stderr
     assert one(conn, "SELECT count(*) FROM pgq_waiting") == 2
+    window = ["enqueue", "once", "--dedup-for", "1h"]
+    assert run(*window).stdout.strip() + " (enqueued already)\n" == run(*window).stdout
     run("enqueue", "later", "--delay", "1.5h")
     assert one(conn, "SELECT ripe_at - enqueued_at FROM pgq_waiting WHERE kind = 'later'") == timedelta(hours=1.5)
 

@@ -124,6 +124,9 @@ def version(target: Target) -> None:
     type=click.Choice(["keep", "replace", "soonest", "error"]),
     help="What to do with a duplicate.  [default: keep]",
 )
+@click.option(
+    "--dedup-for", type=interval, metavar="DURATION", help="For so long, find duplicates that run or have ended, too."
+)
 @click.option("--group", "group_key", metavar="KEY", help="Group of the job in its queue.")
 @click.option("--wait", is_flag=True, help="Wait until the job is done, and print its result.")
 @TIMEOUT
@@ -143,6 +146,7 @@ def enqueue(
     dedup: bool | None,
     dedup_key: str | None,
     on_duplicate: OnDuplicate | None,
+    dedup_for: Interval | None,
     group_key: str | None,
     wait: bool,
     timeout: timedelta | None,
@@ -160,10 +164,16 @@ def enqueue(
         job = queue.enqueue(
             kind, args, queue=queue_, ripe_at=ripe_at, delay=delay, priority=priority, max_retries=max_retries,
             backoff=backoff, backoff_cap=backoff_cap, dedup=dedup, dedup_key=dedup_key, on_duplicate=on_duplicate,
-            group_key=group_key,
+            group_key=group_key, dedup_for=dedup_for,
         )  # fmt: skip
         if not json_:
-            click.echo(f"{job.id}" if job.created else f"{job.id} (waiting already)")
+            click.echo(
+                f"{job.id}"
+                if job.created
+                else f"{job.id} (enqueued already)"
+                if dedup_for
+                else f"{job.id} (waiting already)"
+            )
         elif not wait:
             print_json({"id": job.id, "created": job.created})
         if wait:
