@@ -12,7 +12,7 @@ CREATE FUNCTION _pgq_granted_functions(privilege text) RETURNS text[]
                                  'pgq_queues_to_serve']
         WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_configure', 'pgq_pause', 'pgq_resume',
                                 'pgq_schedule', 'pgq_unschedule', 'pgq_pause_schedule', 'pgq_resume_schedule',
-                                'pgq_run_schedule', 'pgq_result', 'pgq_await', 'pgq_now']
+                                'pgq_run_schedule', 'pgq_update', 'pgq_result', 'pgq_await', 'pgq_now']
         WHEN 'reader' THEN ARRAY['pgq_now']
     END || ARRAY['pgq_backoff', 'pgq_cron_next', 'pgq_version'];
 

@@ -75,6 +75,7 @@ REVOKE ALL ON FUNCTION
     _pgq_check_group, _pgq_pause_group, pgq_pause, pgq_resume,
     _pgq_check_schedule, pgq_schedule,
     _pgq_lock_schedule, pgq_unschedule, pgq_pause_schedule, pgq_resume_schedule, pgq_run_schedule,
+    pgq_update,
     _pgq_granted_functions, _pgq_check_grant, _pgq_grant_privileges, _pgq_revoke_privileges,
     pgq_grant, pgq_revoke
 FROM PUBLIC;

@@ -31,7 +31,7 @@ STAGES: Final[Mapping[str, Sequence[str]]] = {
     "Retry": ("pgq_fail", "pgq_cancel_requested", "pgq_cancel_claimed", "pgq_backoff"),
     "Lease": ("pgq_extend", "pgq_snooze", "pgq_release", "pgq_decline"),
     "Presence": ("pgq_register", "pgq_unregister", "pgq_reconcile", "pgq_idle"),
-    "Operate": ("pgq_cancel", "pgq_retry", "pgq_purge", "pgq_configure", "pgq_pause", "pgq_resume"),
+    "Operate": ("pgq_cancel", "pgq_retry", "pgq_update", "pgq_purge", "pgq_configure", "pgq_pause", "pgq_resume"),
     "Schedule": (
         "pgq_schedule",
         "pgq_unschedule",

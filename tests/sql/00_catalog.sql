@@ -18,7 +18,7 @@ SELECT is(
     (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func WHERE proname !~ '^_'),
     '{pgq_await,pgq_backoff,pgq_cancel,pgq_cancel_claimed,pgq_cancel_requested,pgq_claim,pgq_claim_batch,pgq_complete,pgq_complete_many,pgq_configure,pgq_cron_next,pgq_decline,pgq_enqueue,
       pgq_enqueue_many,pgq_extend,pgq_fail,pgq_grant,pgq_hold,pgq_hold_many,pgq_idle,pgq_now,pgq_pause,pgq_pause_schedule,pgq_purge,pgq_queues_to_serve,pgq_reconcile,pgq_register,pgq_release,
-      pgq_remaining,pgq_result,pgq_resume,pgq_resume_schedule,pgq_retry,pgq_revoke,pgq_ripe_in,pgq_run_schedule,pgq_schedule,pgq_snooze,pgq_unregister,pgq_unschedule,pgq_version}',
+      pgq_remaining,pgq_result,pgq_resume,pgq_resume_schedule,pgq_retry,pgq_revoke,pgq_ripe_in,pgq_run_schedule,pgq_schedule,pgq_snooze,pgq_unregister,pgq_unschedule,pgq_update,pgq_version}',
     'these are the public functions, each with one set of arguments');
 
 SELECT is(
@@ -157,7 +157,7 @@ $$, 'every INSERT of a job names all columns that the three tables share, and on
 SELECT is(
     (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func
      WHERE pg_get_functiondef(oid) ~* '(INSERT INTO|UPDATE)\s+pgq_waiting\M'),
-    '{_pgq_enqueue_scheduled,_pgq_keep_place,_pgq_leave_room,_pgq_merge,_pgq_requeue,_pgq_resolve_duplicate,_pgq_resolve_duplicates,_pgq_set_defaults,_pgq_update_duplicates,pgq_enqueue,pgq_enqueue_many,pgq_retry}',
+    '{_pgq_enqueue_scheduled,_pgq_keep_place,_pgq_leave_room,_pgq_merge,_pgq_requeue,_pgq_resolve_duplicate,_pgq_resolve_duplicates,_pgq_set_defaults,_pgq_update_duplicates,pgq_enqueue,pgq_enqueue_many,pgq_retry,pgq_update}',
     'only these functions write to pgq_waiting, values that they, their callers or an earlier enqueue have checked');
 
 -- Each of the two indexes on the queue is partial, so a search by queue names one of them.

@@ -39,6 +39,8 @@ INSERT INTO matrix VALUES
     ('pgq_cancel', '{admin}', 'SELECT pgq_cancel({dead})', 'PGQ03', 'PGQ01'),
     ('pgq_retry', '{admin}', 'SELECT pgq_retry({dead})', 'retry', 'PGQ01'),
     ('pgq_retry', '{admin}', 'SELECT pgq_retry({waiting})', 'PGQ03', 'PGQ01'),
+    ('pgq_update', '{admin}', 'SELECT pgq_update({waiting}, ''7'') IS NOT NULL', 'true', 'PGQ01'),
+    ('pgq_update', '{admin}', 'SELECT pgq_update({running}, ''7'')', 'PGQ03', 'PGQ01'),
     ('pgq_purge', '{admin}', 'SELECT pgq_purge(''0'', queue => {q})', '1', '42501'),
     ('pgq_configure', '{admin}', 'SELECT pgq_configure({q}, ''{"max_retries": 3}'')', '{"max_retries": 3}', '42501'),
     ('pgq_pause', '{admin}', 'SELECT pgq_pause({q})', '', '42501'),

@@ -1,6 +1,6 @@
 -- Two applications in one database: to each, the jobs of the other do not exist.
 BEGIN;
-SELECT plan(99);
+SELECT plan(105);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT format('CREATE ROLE tap_%s', role) FROM unnest('{producer,worker,admin,reader,mixed}'::text[]) AS r (role) \gexec
@@ -86,7 +86,7 @@ INSERT INTO call VALUES
 -- A job of the other application, and one that does not exist.
 INSERT INTO call
 SELECT 'tap_admin', format('SELECT %s(%%s)', function), id, '4000000000'
-FROM (VALUES ('pgq_cancel'), ('pgq_retry')) AS f (function) CROSS JOIN (VALUES (:'waiting'), (:'theirs'), (:'dead')) AS i (id);
+FROM (VALUES ('pgq_cancel'), ('pgq_retry'), ('pgq_update')) AS f (function) CROSS JOIN (VALUES (:'waiting'), (:'theirs'), (:'dead')) AS i (id);
 INSERT INTO call
 SELECT 'tap_producer', 'SELECT r FROM pgq_result(%s) AS r', id, '2999999999' FROM (VALUES (:'waiting'), (:'theirs'), (:'dead')) AS i (id);
 INSERT INTO call

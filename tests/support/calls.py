@@ -39,6 +39,7 @@ LIFE = """
     pgq_release(':id', ':token')
     pgq_claim('{default,a}', worker => 'w')
     pgq_snooze(':id', ':token', delay => '0')
+    pgq_update(':id', priority => 5, group_key => '')
     pgq_claim(worker => 'w')
     pgq_decline(':id', ':token')
     pgq_enqueue('k', '{"x": 1.50, "a": "\\\\"}', on_duplicate => 'soonest')

@@ -59,6 +59,7 @@ SCHEDULE_TYPES: Final = {
     "source": "text",
 }
 NO_ARGS: Final[dict[str, Any]] = {}
+UNCHANGED: Final = object()
 # Types of which no value is converted, nor left out.
 PASSED_ON: Final = frozenset({str, int, bool})
 
@@ -178,6 +179,30 @@ class Queue:
         """
         done: Literal["cancelled", "requested"] = self._row(f"SELECT {self._prefix}pgq_cancel(%s::bigint)", [job_id])[0]
         return done
+
+    def update(
+        self,
+        job_id: int,
+        *,
+        args: Any = UNCHANGED,
+        ripe_at: datetime | None = None,
+        priority: int | None = None,
+        group_key: str | None = None,
+    ) -> datetime:
+        """
+        Change what is given of a waiting job, and return its ``ripe_at``; an empty ``group_key`` takes it out of its
+        group.
+
+        Raises JobNotFound, WrongState, DuplicateJob if its twin waits, and psycopg.errors.LockNotAvailable while
+        another transaction has the job locked.
+        """
+        if ripe_at is not None:
+            check_aware("ripe_at", ripe_at)
+        now: datetime = self._row(
+            f"SELECT {self._prefix}pgq_update(%s::bigint, %s::jsonb, %s::timestamptz, %s::bigint, %s::text)",
+            [job_id, None if args is UNCHANGED else self._dumps(args), ripe_at, priority, group_key],
+        )[0]
+        return now
 
     def retry(self, job_id: int) -> str:
         """Put a dead or cancelled job back to waiting; return retry or merged. Raises JobNotFound or WrongState."""

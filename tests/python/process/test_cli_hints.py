@@ -20,6 +20,7 @@ NEEDED = {
     "retry --kind k": "admin", "cancel 1": "admin", "cancel --kind k": "admin", "purge": "admin",
     "purge --dry-run": "admin", "schedules": "reader", "schedule set s @daily k": "admin", "schedule remove s": "admin",
     "schedule pause s": "admin", "schedule resume s": "admin", "schedule run s": "admin", "result 1": "producer",
+    "update 1": "admin",
 }  # fmt: skip
 
 

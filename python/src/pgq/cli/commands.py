@@ -12,7 +12,7 @@ from typing import Any
 import click
 import psycopg
 
-from pgq.cli import queues, results, schedules, schema
+from pgq.cli import queues, results, schedules, schema, update
 from pgq.cli.results import TIMEOUT, print_result
 from pgq.cli.support import (
     Column,
@@ -80,6 +80,7 @@ main.add_command(schema.grant)
 main.add_command(schema.revoke)
 main.add_command(worker)
 main.add_command(results.result)
+main.add_command(update.update)
 main.add_command(queues.configure)
 main.add_command(queues.queues)
 main.add_command(queues.pause)

@@ -52,7 +52,7 @@ PRIVILEGES: Final = {
     **dict.fromkeys(("enqueue", "result"), "producer"),
     "worker": "worker",
     **dict.fromkeys(("list", "stats", "ps", "queues", "schedules"), "reader"),
-    **dict.fromkeys(("show", "retry", "cancel", "purge", "configure", "pause", "resume"), "admin"),
+    **dict.fromkeys(("show", "retry", "update", "cancel", "purge", "configure", "pause", "resume"), "admin"),
     **dict.fromkeys(("set", "remove", "run", "sync"), "admin"),
     **dict.fromkeys(("upgrade", "uninstall", "grant", "revoke"), "owner"),
 }
