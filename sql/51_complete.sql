@@ -58,14 +58,11 @@ DECLARE
     v_allowed text[];
     v_job pgq_running;
     v_now timestamptz;
+    v_told boolean;
 BEGIN
-    IF transaction <> pg_current_xact_id()::text THEN
-        RAISE EXCEPTION 'transaction % has ended', transaction
-            USING ERRCODE = 'invalid_transaction_state',
-                  HINT = 'Do not end the transaction that holds the job before it completes the job.';
-    END IF;
-    -- The usual case needs one look-up, and nothing of the row: to take it as a whole costs as much again.
-    IF result IS NULL AND note IS NULL THEN
+    -- The usual case needs one look-up, and nothing of the row: to take it as a whole costs as much again. Conditions
+    -- stand together, because each IF costs more than what it tests.
+    IF result IS NULL AND note IS NULL AND (transaction = pg_current_xact_id()::text) IS NOT FALSE THEN
         UNLISTEN pgq_nothing;  -- what _pgq_refuse_in_maintenance does, without the cost of a call
         IF NOT _pgq_acts_as_owner() THEN
             v_allowed := _pgq_allowed_queues('worker');
@@ -75,9 +72,17 @@ BEGIN
           AND r.token = pgq_complete.token
           AND r.newest_error IS NULL
           AND (v_allowed IS NULL OR r.queue = ANY (v_allowed));
-        IF FOUND THEN
+        IF FOUND AND NOT _pgq_is_awaited() THEN
+            RETURN;
+        ELSIF FOUND THEN
+            v_told := _pgq_tell_end(id);
             RETURN;
         END IF;
+    END IF;
+    IF transaction <> pg_current_xact_id()::text THEN
+        RAISE EXCEPTION 'transaction % has ended', transaction
+            USING ERRCODE = 'invalid_transaction_state',
+                  HINT = 'Do not end the transaction that holds the job before it completes the job.';
     END IF;
     IF octet_length(result::text) > 1048576 THEN
         RAISE EXCEPTION 'result takes % bytes as text, more than 1048576', octet_length(result::text)
@@ -92,8 +97,11 @@ BEGIN
             v_job.newest_error := _pgq_add_error(v_job, v_now, note);
         END IF;
         PERFORM _pgq_end(v_job, 'done', v_now, result);
-    ELSIF _pgq_tell_end(id) OR v_job.newest_error IS NOT NULL THEN
-        PERFORM _pgq_keep_done(ARRAY[v_job]);
+    ELSE
+        v_told := _pgq_tell_end(id);
+        IF v_job.newest_error IS NOT NULL THEN
+            PERFORM _pgq_keep_done(ARRAY[v_job]);
+        END IF;
     END IF;
 END
 $pgq_complete$;

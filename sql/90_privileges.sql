@@ -11,7 +11,7 @@ REVOKE ALL ON TABLE
 FROM PUBLIC;
 REVOKE ALL ON TYPE _pgq_cron, _pgq_lane_head FROM PUBLIC;
 REVOKE ALL ON SEQUENCE
-    pgq_mark, pgq_job_id, pgq_token, pgq_worker_session_number, pgq_turn_0, pgq_turn_1, pgq_turn_2, pgq_turn_3,
+    pgq_mark, pgq_awaited, pgq_job_id, pgq_token, pgq_worker_session_number, pgq_turn_0, pgq_turn_1, pgq_turn_2, pgq_turn_3,
     pgq_turn_4, pgq_turn_5, pgq_turn_6, pgq_turn_7
 FROM PUBLIC;
 REVOKE ALL ON FUNCTION
@@ -68,7 +68,8 @@ REVOKE ALL ON FUNCTION
     _pgq_maintain,
     pgq_remaining,
     _pgq_sleep_in_slot, pgq_idle, _pgq_next_slot, pgq_ripe_in, _pgq_first_queue, pgq_queues_to_serve,
-    _pgq_end_channel, _pgq_notify_end, _pgq_tell_end, _pgq_notify_ends, _pgq_tell_ends, pgq_await, pgq_result,
+    _pgq_end_channel, _pgq_is_awaited, _pgq_notify_ends, _pgq_tell_end, _pgq_tell_ends, _pgq_settle_awaited,
+    pgq_await, pgq_result,
     _pgq_job_state, pgq_cancel, pgq_retry,
     pgq_purge,
     _pgq_check_setting, _pgq_check_settings, _pgq_check_queue, pgq_configure,

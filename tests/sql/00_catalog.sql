@@ -23,7 +23,7 @@ SELECT is(
 
 SELECT is(
     (SELECT array_agg(relname::text ORDER BY relname::text COLLATE "C") FROM rel),
-    '{_pgq_cron,_pgq_lane_head,_pgq_packed,_pgq_presence,_pgq_running,_pgq_visible_queues,pgq_cancel_request,pgq_ended,pgq_error,pgq_head,pgq_job_id,pgq_jobs,pgq_mark,pgq_paused,pgq_permission,pgq_queue_setting,pgq_queues,pgq_rate,pgq_running,
+    '{_pgq_cron,_pgq_lane_head,_pgq_packed,_pgq_presence,_pgq_running,_pgq_visible_queues,pgq_awaited,pgq_cancel_request,pgq_ended,pgq_error,pgq_head,pgq_job_id,pgq_jobs,pgq_mark,pgq_paused,pgq_permission,pgq_queue_setting,pgq_queues,pgq_rate,pgq_running,
       pgq_running_batch,pgq_schedule_entry,pgq_schedules,pgq_seen,pgq_stats,pgq_token,pgq_turn,pgq_turn_0,pgq_turn_1,pgq_turn_2,pgq_turn_3,pgq_turn_4,pgq_turn_5,pgq_turn_6,pgq_turn_7,pgq_uncounted,pgq_waiting,pgq_worker_session,pgq_worker_session_number,pgq_workers}',
     'these are the tables, views, sequences and types');
 

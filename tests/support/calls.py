@@ -102,7 +102,7 @@ def life(conn: Connection, home: str) -> list[Any]:
                 named.pop(name, None)
             rows.append([readable(value) for value in named.values()])
         # A view has no order, which shows once a table has been analyzed.
-        results += rows if "(" in call else sorted(rows, key=lambda row: row[:2])
+        results += rows if "(" in call else sorted(rows, key=repr)
     return results
 
 

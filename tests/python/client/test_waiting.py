@@ -276,6 +276,33 @@ def test_a_wait_that_is_too_short_leaves_nothing_behind(
         waiter.wait(job.id, timeout)
 
 
+def test_completions_look_for_waiting_sessions_only_while_one_waits(conn: Connection, connect: Connect) -> None:
+    waiter, other = connect(), connect()
+    awaited = "SELECT _pgq_is_awaited()"
+    assert not one(conn, awaited)
+    waiter.execute("SELECT pgq_await(1)")
+    other.execute("SELECT pgq_await(2)")
+    waiter.execute("SELECT pgq_await(1, false)")
+    # Maintenance is called, as by a claim.
+    conn.execute("SELECT _pgq_maintain(pgq_now())")
+    assert one(conn, awaited)
+    other.execute("SELECT pgq_await(2, false)")
+    connect().execute("SELECT pgq_claim()")
+    assert not one(conn, awaited)
+    waiter.execute("SELECT pgq_await(1)")
+    assert one(conn, awaited)
+
+
+def test_a_session_that_may_not_write_waits_all_the_same(queue: WorkerQueue, connect: Connect) -> None:
+    job = queue.enqueue("k")
+    waiter = Queue(connect())
+    waiter.conn.execute("SET default_transaction_read_only = on")
+    with pytest.raises(pgq.NotEnded):
+        waiter.wait(job.id, 0)
+    queue.complete(queue.claim()[0])
+    assert waiter.wait(job.id, LONG).state == "gone"
+
+
 def test_to_end_a_wait_that_has_not_begun_is_no_warning(queue: WorkerQueue) -> None:
     warnings: list[str | None] = []
     queue.conn.add_notice_handler(lambda diag: warnings.append(diag.message_primary))
