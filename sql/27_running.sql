@@ -53,6 +53,9 @@ BEGIN
     IF tokens = '{}' THEN
         RETURN;
     END IF;
+    PERFORM _pgq_count_batch(b.token, b.queues, b.kinds, b.ripe_ats, b.claimed_at, NULL)
+    FROM pgq_running_batch AS b
+    WHERE b.token = ANY (tokens);
     WITH unpacked AS (
         DELETE FROM pgq_running_batch AS b WHERE b.token = ANY (tokens)
     )
@@ -62,7 +65,7 @@ BEGIN
     )
     SELECT p.id, p.queue, p.kind, p.args, p.priority, p.ripe_at, p.attempt, p.max_retries, p.backoff, p.backoff_cap,
            p.dedup, p.dedup_key, p.enqueued_at, p.context, p.token, p.lease_until, p.worker, p.claimed_at, p.losses,
-           p.newest_error, p.group_key, p.group_id
+           CASE WHEN _pgq_is_timed(p.token) THEN 0 END, p.group_key, p.group_id
     FROM _pgq_packed AS p
     WHERE p.token = ANY (tokens);
 END

@@ -73,7 +73,8 @@ CREATE FUNCTION _pgq_is_valid(
         AND (on_duplicate IN ('keep', 'replace', 'soonest', 'error')) IS NOT FALSE
         AND (jsonb_typeof(context) = 'object' AND octet_length(context::text) <= 8192) IS NOT FALSE
         AND _pgq_is_name(group_key) IS NOT FALSE
-        AND (dedup_for > interval '0' AND _pgq_is_in_range(dedup_for, at, '100 years') AND dedup) IS NOT FALSE;
+        AND (dedup_for > interval '0' AND _pgq_is_in_range(dedup_for, at, '100 years')) IS NOT FALSE
+        AND (dedup_for IS NULL OR dedup IS NOT FALSE);
 
 COMMENT ON FUNCTION _pgq_is_valid(
     text, text, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb, text,

@@ -48,8 +48,8 @@ BEGIN
     v_left := jsonb_array_length(jobs);
     v_ids := ARRAY(SELECT nextval('pgq_job_id') FROM generate_series(1, v_left));
     -- The jobs of an array are mostly alike: one INSERT does it, that which takes the first job. Each of the two checks
-    -- all jobs. The one that may wait for the transaction of a twin sorts its jobs, so it has checked all of them before
-    -- it inserts the first: no bad array waits.
+    -- all jobs. The one that may wait for the transaction of a twin sorts its jobs, so it has checked all of them
+    -- before it inserts the first: no bad array waits.
     v_dedup := coalesce((jobs -> 0 ->> 'dedup')::boolean, true);
     FOREACH v_dedup IN ARRAY ARRAY[v_dedup, NOT v_dedup] LOOP
         EXIT WHEN v_left = 0;

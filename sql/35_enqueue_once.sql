@@ -89,7 +89,8 @@ BEGIN
         SELECT p.*
         FROM _pgq_parse_jobs(jobs, at, v_ordered) AS p
         WHERE p.valid
-        ORDER BY hashtextextended(coalesce(p.dedup_key, p.args_as_text), 0), p.kind COLLATE "C", p.queue COLLATE "C", p.n
+        ORDER BY hashtextextended(coalesce(p.dedup_key, p.args_as_text), 0), p.kind COLLATE "C",
+                 p.queue COLLATE "C", p.n
     LOOP
         n := v_job.n;
         SELECT e.id, e.created INTO id, created

@@ -143,6 +143,9 @@ BEGIN
             DELETE FROM pgq_waiting AS w
             WHERE w.ctid = ANY (v_ripe.rows)
             RETURNING w.*
+        ), counted AS (
+            INSERT INTO pgq_count (queue, kind, event, jobs, waited)
+            SELECT t.queue, t.kind, 'claimed', 1, v_now - t.ripe_at FROM taken AS t
         )
         INSERT INTO pgq_running AS r (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
@@ -150,8 +153,9 @@ BEGIN
         )
         SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, coalesce(t.max_retries, 10),
                t.backoff, t.backoff_cap, t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token,
-               v_now + coalesce(lease, '5 minutes'), pgq_claim_batch.worker, v_now, t.losses, t.newest_error,
-               t.group_key, t.group_id
+               v_now + coalesce(lease, '5 minutes'), pgq_claim_batch.worker, v_now, t.losses,
+               coalesce(t.newest_error, CASE WHEN _pgq_is_timed(v_ripe.token) THEN 0 END), t.group_key,
+               t.group_id
         FROM taken AS t
         RETURNING r.token, r.lease_until, r.losses IS NOT NULL, ARRAY[r.id], ARRAY[r.queue], ARRAY[r.kind],
                   ARRAY[r.args::text], ARRAY[r.attempt], ARRAY[r.max_retries], ARRAY[r.priority::integer],
@@ -202,6 +206,11 @@ BEGIN
         DELETE FROM pgq_waiting AS w
         WHERE w.ctid = ANY (v_ripe.rows)
         RETURNING w.*
+    ), counted AS (
+        INSERT INTO pgq_count (queue, kind, event, jobs, waited)
+        SELECT t.queue, t.kind, 'claimed', count(*), sum(v_now - t.ripe_at)
+        FROM taken AS t
+        GROUP BY t.queue, t.kind
     ), running AS (
         INSERT INTO pgq_running (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
@@ -209,7 +218,8 @@ BEGIN
         )
         SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1, coalesce(t.max_retries, 10),
                t.backoff, t.backoff_cap, t.dedup, t.dedup_key, t.enqueued_at, t.context, v_ripe.token,
-               pgq_claim_batch.lease_until, pgq_claim_batch.worker, v_now, t.losses, t.newest_error, t.group_key,
+               pgq_claim_batch.lease_until, pgq_claim_batch.worker, v_now, t.losses,
+               coalesce(t.newest_error, CASE WHEN _pgq_is_timed(v_ripe.token) THEN 0 END), t.group_key,
                t.group_id
         FROM taken AS t
     )

@@ -142,6 +142,11 @@ BEGIN
         DELETE FROM pgq_waiting AS w
         WHERE w.ctid = ANY (rows)
         RETURNING w.ctid AS place, w.*
+    ), counted AS (
+        INSERT INTO pgq_count (queue, kind, event, jobs, waited)
+        SELECT t.queue, t.kind, 'claimed', count(*), sum(_pgq_move_in_turn.at - t.ripe_at)
+        FROM taken AS t
+        GROUP BY t.queue, t.kind
     )
     INSERT INTO pgq_running AS r (
         id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
@@ -151,7 +156,10 @@ BEGIN
            coalesce(t.max_retries, s.max_retries, 10), coalesce(t.backoff, s.backoff),
            coalesce(t.backoff_cap, s.backoff_cap), t.dedup, t.dedup_key, t.enqueued_at, t.context,
            _pgq_move_in_turn.token, at + _pgq_move_in_turn.lease, _pgq_move_in_turn.worker, at, t.losses,
-           CASE WHEN s.keep_done IS NOT NULL THEN coalesce(t.newest_error, 0) ELSE t.newest_error END, t.group_key,
+           coalesce(
+               t.newest_error,
+               CASE WHEN s.keep_done IS NOT NULL OR _pgq_is_timed(_pgq_move_in_turn.token) THEN 0 END),
+           t.group_key,
            CASE WHEN _pgq_has_limits(s) THEN coalesce(t.group_id, 0) END
     FROM taken AS t
     JOIN unnest(rows) WITH ORDINALITY AS o (place, n) USING (place)

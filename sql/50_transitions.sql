@@ -82,8 +82,6 @@ CREATE FUNCTION _pgq_end(job pgq_running, outcome text, at timestamptz, result j
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_end$
-DECLARE
-    v_told boolean;
 BEGIN
     INSERT INTO pgq_ended (
         id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
@@ -94,7 +92,14 @@ BEGIN
         job.backoff_cap, job.dedup, job.dedup_key, job.enqueued_at, job.context, outcome, result, job.worker, at,
         abs(job.losses), nullif(job.newest_error, 0), job.group_key, _pgq_group_id(job.group_key), job.claimed_at
     );
-    v_told := _pgq_tell_end(job.id);
+    IF outcome <> 'done' THEN
+        INSERT INTO pgq_count (queue, kind, event, jobs)
+        VALUES (job.queue, job.kind, CASE outcome WHEN 'cancelled' THEN 'stopped' ELSE outcome END, 1);
+    ELSIF _pgq_is_timed(job.token) THEN
+        INSERT INTO pgq_count (queue, kind, event, jobs, ran)
+        VALUES (job.queue, job.kind, 'timed', 64, (at - job.claimed_at) * 64);
+    END IF;
+    PERFORM _pgq_tell_end(job.id);
 END
 $_pgq_end$;
 

@@ -100,6 +100,8 @@ CREATE FUNCTION _pgq_requeue(
 AS $_pgq_requeue$
 DECLARE
     v_group_id bigint;
+    -- An attempt that is not counted is taken back, any other one has failed.
+    v_event text := CASE WHEN attempt < job.attempt THEN 'returned' ELSE 'failed' END;
 BEGIN
     IF _pgq_take_cancel_request(job.id) THEN
         job.attempt := attempt;
@@ -125,6 +127,7 @@ BEGIN
         )
         ON CONFLICT (signature) WHERE signature IS NOT NULL DO NOTHING;
         IF FOUND THEN
+            INSERT INTO pgq_count (queue, kind, event, jobs) VALUES (job.queue, job.kind, v_event, 1);
             IF _pgq_is_soon(ripe_at, pgq_now()) THEN
                 PERFORM _pgq_wake(job.queue, (ripe_at <= pgq_now())::integer);
             END IF;
@@ -138,6 +141,8 @@ BEGIN
             job.id, _pgq_signature(job.queue, job.kind, job.args, job.dedup_key), ripe_at, attempt, abs(job.losses),
             nullif(job.newest_error, 0)
         ) THEN
+            INSERT INTO pgq_count (queue, kind, event, jobs)
+            VALUES (job.queue, job.kind, v_event, 1), (job.queue, job.kind, 'merged', 1);
             IF job.group_key IS NOT NULL AND _pgq_keep_place(job) THEN
                 RETURN 'waiting';
             END IF;

@@ -12,6 +12,11 @@ DECLARE
     v_now timestamptz := pgq_now();
     v_deleted bigint[];
 BEGIN
+    INSERT INTO pgq_count (queue, kind, event, jobs, ran)
+    SELECT j.queue, j.kind, 'timed', count(*) * 64, sum(v_now - j.claimed_at) * 64
+    FROM unnest(jobs) AS j
+    WHERE _pgq_is_timed(j.token)
+    GROUP BY j.queue, j.kind;
     WITH kept AS (
         INSERT INTO pgq_ended (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
@@ -37,7 +42,7 @@ $_pgq_keep_done$;
 
 COMMENT ON FUNCTION _pgq_keep_done(pgq_running[]) IS
     'Put jobs that are done without a result, and were just removed from pgq_running, into pgq_ended if their queues '
-    'keep all that is done, and delete the errors of the others. Returns nothing.';
+    'keep all that is done, and delete the errors of the others; count the times that are counted. Returns nothing.';
 
 
 CREATE FUNCTION pgq_complete(
@@ -58,7 +63,6 @@ DECLARE
     v_allowed text[];
     v_job pgq_running;
     v_now timestamptz;
-    v_told boolean;
 BEGIN
     -- The usual case needs one look-up, and nothing of the row: to take it as a whole costs as much again. Conditions
     -- stand together, because each IF costs more than what it tests.
@@ -75,7 +79,7 @@ BEGIN
         IF FOUND AND NOT _pgq_is_awaited() THEN
             RETURN;
         ELSIF FOUND THEN
-            v_told := _pgq_tell_end(id);
+            PERFORM _pgq_tell_end(id);
             RETURN;
         END IF;
     END IF;
@@ -98,7 +102,7 @@ BEGIN
         END IF;
         PERFORM _pgq_end(v_job, 'done', v_now, result);
     ELSE
-        v_told := _pgq_tell_end(id);
+        PERFORM _pgq_tell_end(id);
         IF v_job.newest_error IS NOT NULL THEN
             PERFORM _pgq_keep_done(ARRAY[v_job]);
         END IF;
@@ -128,7 +132,7 @@ DECLARE
     v_batch record;
     v_done bigint[];
 BEGIN
-    SELECT b.ids, b.queues, b.gone INTO v_batch
+    SELECT b.ids, b.queues, b.kinds, b.ripe_ats, b.claimed_at, b.gone INTO v_batch
     FROM pgq_running_batch AS b
     WHERE b.token = _pgq_complete_packed.token
     FOR UPDATE;
@@ -146,6 +150,8 @@ BEGIN
     );
     IF cardinality(v_batch.gone) + cardinality(v_done) = cardinality(v_batch.ids) THEN
         DELETE FROM pgq_running_batch AS b WHERE b.token = _pgq_complete_packed.token;
+        PERFORM _pgq_count_batch(
+            token, v_batch.queues, v_batch.kinds, v_batch.ripe_ats, v_batch.claimed_at, pgq_now());
     ELSIF v_done <> '{}' THEN
         UPDATE pgq_running_batch AS b SET gone = b.gone || v_done WHERE b.token = _pgq_complete_packed.token;
     END IF;
@@ -174,6 +180,10 @@ DECLARE
     v_rows tid[];
     v_ended bigint[];
     v_jobs pgq_running[];
+    v_queues text[];
+    v_kinds text[];
+    v_ripe_ats timestamptz[];
+    v_claimed_at timestamptz;
 BEGIN
     IF (cardinality(ids) = cardinality(tokens)) IS NOT TRUE THEN
         PERFORM _pgq_check_pairs(ids, tokens);
@@ -185,8 +195,18 @@ BEGIN
         WHERE b.token = tokens[1]
           AND b.ids = _pgq_complete_held.ids
           AND b.gone = '{}'
-          AND (allowed IS NULL OR b.queues <@ allowed);
+          AND (allowed IS NULL OR b.queues <@ allowed)
+        RETURNING b.queues, b.kinds, b.ripe_ats, b.claimed_at INTO v_queues, v_kinds, v_ripe_ats, v_claimed_at;
         IF FOUND THEN
+            -- The usual case of _pgq_count_batch, without the call.
+            IF v_kinds[1] = ALL (v_kinds COLLATE "C") AND v_queues[1] = ALL (v_queues COLLATE "C") THEN
+                INSERT INTO pgq_count (queue, kind, event, jobs, waited, ran)
+                VALUES (v_queues[1], v_kinds[1], 'packed', cardinality(ids),
+                        (v_claimed_at - v_ripe_ats[1 + tokens[1] % cardinality(ids)]) * cardinality(ids),
+                        (pgq_now() - v_claimed_at) * cardinality(ids));
+            ELSE
+                PERFORM _pgq_count_batch(tokens[1], v_queues, v_kinds, v_ripe_ats, v_claimed_at, pgq_now());
+            END IF;
             RETURN CASE WHEN _pgq_tell_ends(ids) IS NOT NULL THEN ids END;
         END IF;
         v_tokens := tokens[1:1];

@@ -151,8 +151,8 @@ COMMENT ON FUNCTION pgq_await(bigint, boolean) IS
     'LISTEN for the channel, and calls pgq_result once more. It waits until it is notified, but calls pgq_result about '
     'once a second: a notification is a hint. Then it executes UNLISTEN, and calls this function with waiting false. A '
     'session may wait for several jobs. Behind a pooler in transaction mode it cannot wait in this way: there it only '
-    'calls pgq_result from time to time; a session that may not write may find no notification either. The call says nothing of the job, which need not exist. NULL for an argument '
-    'raises 22004.';
+    'calls pgq_result from time to time; a session that may not write may find no notification either. The call says '
+    'nothing of the job, which need not exist. NULL for an argument raises 22004.';
 
 
 CREATE FUNCTION pgq_result(

@@ -26,6 +26,7 @@ BEGIN
 
     v_ripe_at := greatest(v_job.ripe_at, v_now);
     PERFORM _pgq_take_cancel_request(id);
+    INSERT INTO pgq_count (queue, kind, event, jobs) VALUES (v_job.queue, v_job.kind, 'retried', 1);
 
     -- One pass, unless a worker claims the twin between the two statements, as in _pgq_requeue.
     LOOP
@@ -52,6 +53,7 @@ BEGIN
             v_job.id, _pgq_signature(v_job.queue, v_job.kind, v_job.args, v_job.dedup_key), v_now, 0, v_job.losses,
             v_job.newest_error
         ) THEN
+            INSERT INTO pgq_count (queue, kind, event, jobs) VALUES (v_job.queue, v_job.kind, 'merged', 1);
             RETURN 'merged';
         END IF;
     END LOOP;

@@ -42,6 +42,10 @@ BEGIN
         END IF;
         PERFORM _pgq_await_waiting(id);
     END LOOP;
+    -- A transaction that has enqueued a duplicate relies on the args.
+    IF args IS NOT NULL THEN
+        PERFORM _pgq_await_waiting(id);
+    END IF;
 
     -- In another lane, or with another time, a job is ripe now at the earliest: the head of the lane may have passed an
     -- earlier place.
@@ -61,7 +65,11 @@ BEGIN
             ripe_at = v_job.ripe_at,
             priority = coalesce(pgq_update.priority, w.priority),
             group_key = v_job.group_key,
-            group_id = v_job.group_id
+            group_id = v_job.group_id,
+            signature = CASE
+                WHEN w.dedup THEN
+                    _pgq_signature(w.queue, w.kind, coalesce(pgq_update.args, w.args), w.dedup_key)
+            END
         WHERE w.id = pgq_update.id;
     EXCEPTION
         WHEN unique_violation THEN
@@ -85,8 +93,8 @@ COMMENT ON FUNCTION pgq_update(bigint, jsonb, timestamptz, bigint, text) IS
     'priority or group is ripe now at the earliest, and then comes after the jobs that have been ripe; with other args '
     'alone it keeps its place. Args may change its signature, and with it what is a duplicate of it; a window (see '
     'pgq_enqueue) stays that of the args before. NULL for an argument leaves it as it is, and empty text for group_key '
-    'takes the job out of its group. In an ordered queue its place in the new group is that of its id. Waits half a second for another transaction that has locked the job, or enqueues '
-    'its twin. Raises PGQ01 if there is no such job, if it is in a queue that the calling role may not use, or for '
-    'NULL; PGQ03 for a job that runs or has ended; PGQ04 if another job is waiting with the signature that it would '
-    'get; 55P03 if that transaction has not ended; 22023 or 22008 for a bad value, 54000 for args of more than 1 MiB '
-    'as text.';
+    'takes the job out of its group. In an ordered queue its place in the new group is that of its id. Waits half a '
+    'second for another transaction that has locked the job, or enqueues its twin. Raises PGQ01 if there is no such '
+    'job, if it is in a queue that the calling role may not use, or for NULL; PGQ03 for a job that runs or has ended; '
+    'PGQ04 if another job is waiting with the signature that it would get; 55P03 if that transaction has not ended; '
+    '22023 or 22008 for a bad value, 54000 for args of more than 1 MiB as text.';

@@ -97,7 +97,9 @@ BEGIN
             'ON %I.pgq_schedules TO %s', c_schema, role);
     END IF;
     IF privilege IN ('admin', 'reader') THEN
-        EXECUTE format('GRANT SELECT ON %1$I.pgq_stats, %1$I.pgq_workers, %1$I.pgq_queues TO %2$s', c_schema, role);
+        EXECUTE format(
+            'GRANT SELECT ON %1$I.pgq_stats, %1$I.pgq_workers, %1$I.pgq_queues, %1$I.pgq_counters TO %2$s',
+            c_schema, role);
     END IF;
 END
 $_pgq_grant_privileges$;
@@ -119,7 +121,8 @@ BEGIN
     END LOOP;
     IF privilege IN ('admin', 'reader') THEN
         EXECUTE format(
-            'REVOKE SELECT ON %1$I.pgq_jobs, %1$I.pgq_stats, %1$I.pgq_workers, %1$I.pgq_queues, %1$I.pgq_schedules '
+            'REVOKE SELECT ON %1$I.pgq_jobs, %1$I.pgq_stats, %1$I.pgq_workers, %1$I.pgq_queues, '
+            '%1$I.pgq_schedules, %1$I.pgq_counters '
             'FROM %2$s', c_schema, role);
     END IF;
 END

@@ -42,13 +42,13 @@ $pgq_grant$;
 
 COMMENT ON FUNCTION pgq_grant(text, text, text[]) IS
     'Grant a role a privilege: producer (enqueue, and read results), worker (claim, and all calls for claimed jobs), '
-    'admin (cancel, retry, update, purge, configure, pause, and read all of the views) or reader (read the views, but no args, '
-    'dedup_key, errors, result, context or group_key). Returns nothing. The role may use these queues, beside those it '
-    'was granted before; for it, jobs in other queues do not exist. What counts in a call is the role of SET ROLE or '
-    'else of the session, with the roles it inherits from; the owner of a function that calls pgq does not count. Only '
-    'the owner of pgq may call it. NULL for queues means all; NULL for role, privilege or one of the queues raises '
-    '22004. Raises 42704 for an unknown role, 22023 for an unknown privilege or a bad queue, 55000 where every role '
-    'may create objects in the schema.';
+    'admin (cancel, retry, update, purge, configure, pause, and read all of the views) or reader (read the views, but '
+    'no args, dedup_key, errors, result, context or group_key). Returns nothing. The role may use these queues, beside '
+    'those it was granted before; for it, jobs in other queues do not exist. What counts in a call is the role of SET '
+    'ROLE or else of the session, with the roles it inherits from; the owner of a function that calls pgq does not '
+    'count. Only the owner of pgq may call it. NULL for queues means all; NULL for role, privilege or one of the '
+    'queues raises 22004. Raises 42704 for an unknown role, 22023 for an unknown privilege or a bad queue, 55000 where '
+    'every role may create objects in the schema.';
 
 
 CREATE FUNCTION pgq_revoke(role text, privilege text, queues text[] DEFAULT NULL) RETURNS void

@@ -4,15 +4,15 @@
 REVOKE ALL ON TABLE
     pgq_permission, pgq_waiting, pgq_running, pgq_running_batch, pgq_ended, pgq_worker_session, pgq_head, pgq_turn,
     pgq_uncounted, pgq_rate,
-    pgq_cancel_request, pgq_error, pgq_queue_setting, pgq_paused, pgq_schedule_entry, pgq_seen,
+    pgq_cancel_request, pgq_error, pgq_queue_setting, pgq_paused, pgq_schedule_entry, pgq_seen, pgq_count,
     _pgq_packed, _pgq_running, _pgq_presence,
     _pgq_visible_queues, pgq_jobs, pgq_workers,
-    pgq_stats, pgq_queues, pgq_schedules
+    pgq_stats, pgq_queues, pgq_schedules, pgq_counters
 FROM PUBLIC;
 REVOKE ALL ON TYPE _pgq_cron, _pgq_lane_head FROM PUBLIC;
 REVOKE ALL ON SEQUENCE
-    pgq_mark, pgq_awaited, pgq_job_id, pgq_token, pgq_worker_session_number, pgq_turn_0, pgq_turn_1, pgq_turn_2, pgq_turn_3,
-    pgq_turn_4, pgq_turn_5, pgq_turn_6, pgq_turn_7
+    pgq_mark, pgq_awaited, pgq_job_id, pgq_token, pgq_worker_session_number, pgq_turn_0, pgq_turn_1, pgq_turn_2,
+    pgq_turn_3, pgq_turn_4, pgq_turn_5, pgq_turn_6, pgq_turn_7
 FROM PUBLIC;
 REVOKE ALL ON FUNCTION
     pgq_now, pgq_version,
@@ -63,6 +63,7 @@ REVOKE ALL ON FUNCTION
     _pgq_channel, _pgq_slot_key, _pgq_is_soon, _pgq_wake_sleepers, _pgq_wake,
     pgq_register, pgq_unregister, pgq_reconcile,
     _pgq_expire_leases, _pgq_workers_reconnect, _pgq_sweep_workers,
+    _pgq_is_timed, _pgq_count_batch, _pgq_fold_counts,
     _pgq_late_slots, _pgq_enqueue_scheduled, _pgq_fire, _pgq_fire_due, _pgq_mend_schedules, _pgq_fire_schedules,
     _pgq_kept_setting, _pgq_delete_old, _pgq_delete_seen,
     _pgq_maintain,

@@ -180,6 +180,10 @@ ALTER TABLE pgq_running DROP COLUMN errors;
 -- squawk-ignore ban-drop-column
 ALTER TABLE pgq_ended DROP COLUMN errors;
 
+-- What is done is counted as what was claimed, but has not ended in another way.
+INSERT INTO pgq_count (queue, kind, event, jobs)
+SELECT queue, kind, 'claimed', count(*) FROM pgq_running GROUP BY queue, kind;
+
 SELECT pg_extension_config_dump('pgq_error', '');
 SELECT pg_extension_config_dump('pgq_mark', '');
 SELECT pg_extension_config_dump('pgq_queue_setting', '');
@@ -188,5 +192,6 @@ SELECT pg_extension_config_dump('pgq_rate', '');
 SELECT pg_extension_config_dump('pgq_uncounted', '');
 SELECT pg_extension_config_dump('pgq_schedule_entry', '');
 SELECT pg_extension_config_dump('pgq_seen', '');
+SELECT pg_extension_config_dump('pgq_count', '');
 SELECT pg_extension_config_dump('pgq_running_batch', '');
 SELECT pg_extension_config_dump('pgq_cancel_request', '');

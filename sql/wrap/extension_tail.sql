@@ -13,6 +13,7 @@ SELECT pg_extension_config_dump('pgq_rate', '');
 SELECT pg_extension_config_dump('pgq_uncounted', '');
 SELECT pg_extension_config_dump('pgq_schedule_entry', '');
 SELECT pg_extension_config_dump('pgq_seen', '');
+SELECT pg_extension_config_dump('pgq_count', '');
 SELECT pg_extension_config_dump('pgq_job_id', '');
 SELECT pg_extension_config_dump('pgq_mark', '');
 SELECT pg_extension_config_dump('pgq_token', '');

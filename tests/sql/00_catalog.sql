@@ -23,7 +23,7 @@ SELECT is(
 
 SELECT is(
     (SELECT array_agg(relname::text ORDER BY relname::text COLLATE "C") FROM rel),
-    '{_pgq_cron,_pgq_lane_head,_pgq_packed,_pgq_presence,_pgq_running,_pgq_visible_queues,pgq_awaited,pgq_cancel_request,pgq_ended,pgq_error,pgq_head,pgq_job_id,pgq_jobs,pgq_mark,pgq_paused,pgq_permission,pgq_queue_setting,pgq_queues,pgq_rate,pgq_running,
+    '{_pgq_cron,_pgq_lane_head,_pgq_packed,_pgq_presence,_pgq_running,_pgq_visible_queues,pgq_awaited,pgq_cancel_request,pgq_count,pgq_counters,pgq_ended,pgq_error,pgq_head,pgq_job_id,pgq_jobs,pgq_mark,pgq_paused,pgq_permission,pgq_queue_setting,pgq_queues,pgq_rate,pgq_running,
       pgq_running_batch,pgq_schedule_entry,pgq_schedules,pgq_seen,pgq_stats,pgq_token,pgq_turn,pgq_turn_0,pgq_turn_1,pgq_turn_2,pgq_turn_3,pgq_turn_4,pgq_turn_5,pgq_turn_6,pgq_turn_7,pgq_uncounted,pgq_waiting,pgq_worker_session,pgq_worker_session_number,pgq_workers}',
     'these are the tables, views, sequences and types');
 
@@ -222,7 +222,7 @@ SELECT is(
         UNION
         SELECT view FROM used WHERE relname IN ('pgq_running', 'pgq_running_batch')) AS t),
     '{_pgq_begin_limits,_pgq_caps,_pgq_complete_held,_pgq_complete_packed,_pgq_expire_leases,_pgq_fire,_pgq_mark_lost,_pgq_move_in_turn,_pgq_packed,_pgq_running,_pgq_sweep_workers,_pgq_take,_pgq_unpack,
-      _pgq_unpack_jobs,pgq_cancel,pgq_claim,pgq_claim_batch,pgq_complete,pgq_extend,pgq_hold,pgq_hold_many,pgq_reconcile}',
+      _pgq_unpack_jobs,pgq_cancel,pgq_claim,pgq_claim_batch,pgq_complete,pgq_counters,pgq_extend,pgq_hold,pgq_hold_many,pgq_reconcile}',
     'these are the functions and views that name a table of running jobs; all others read _pgq_running');
 
 SELECT is_empty($$

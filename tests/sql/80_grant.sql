@@ -32,7 +32,8 @@ SELECT is(
 FROM (VALUES
     ('tap_nobody', '{}', 'a role that was granted nothing can read no column'), ('tap_producer', '{}', 'a producer can read no column'),
     ('tap_worker', '{}', 'a worker can read no column'), ('tap_admin', '{}', 'an admin can read all columns of the public views, and nothing else'),
-    ('tap_Reader', '{pgq_jobs.attempt,pgq_jobs.backoff,pgq_jobs.backoff_cap,pgq_jobs.cancel_requested_at,pgq_jobs.claimed_at,pgq_jobs.dedup,pgq_jobs.ended_at,
+    ('tap_Reader', '{pgq_counters.cancelled,pgq_counters.claimed,pgq_counters.dead,pgq_counters.done,pgq_counters.enqueued,pgq_counters.failed,pgq_counters.kind,pgq_counters.merged,pgq_counters.queue,pgq_counters.ran_seconds,pgq_counters.retried,pgq_counters.timed,pgq_counters.waited_seconds,
+                     pgq_jobs.attempt,pgq_jobs.backoff,pgq_jobs.backoff_cap,pgq_jobs.cancel_requested_at,pgq_jobs.claimed_at,pgq_jobs.dedup,pgq_jobs.ended_at,
                      pgq_jobs.enqueued_at,pgq_jobs.id,pgq_jobs.kind,pgq_jobs.lease_until,pgq_jobs.losses,pgq_jobs.max_retries,pgq_jobs.priority,
                      pgq_jobs.queue,pgq_jobs.ripe_at,pgq_jobs.state,pgq_jobs.worker,
                      pgq_queues.at_limit,pgq_queues.backoff,pgq_queues.backoff_cap,pgq_queues.burst,pgq_queues.groups_at_limit,pgq_queues.keep_cancelled,pgq_queues.keep_dead,pgq_queues.keep_done,pgq_queues.lease,pgq_queues.max_per_group,pgq_queues.max_retries,

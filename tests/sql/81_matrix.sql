@@ -66,6 +66,7 @@ INSERT INTO matrix VALUES
     ('pgq_jobs', '{admin,reader}', 'SELECT count(kind) FROM pgq_jobs WHERE id IN ({waiting}, {running}, {dead})', '3', '0'),
     ('pgq_jobs', '{admin}', 'SELECT sum(jsonb_array_length(errors) + (args ->> ''n'')::int) FROM pgq_jobs WHERE queue = {q}', '5', 'null'),
     ('pgq_stats', '{admin,reader}', 'SELECT sum(waiting + running + dead) FROM pgq_stats WHERE queue = {q}', '3', 'null'),
+    ('pgq_counters', '{admin,reader}', 'SELECT sum(enqueued + claimed + failed) FROM pgq_counters WHERE queue = {q}', '6', 'null'),
     ('pgq_queues', '{admin,reader}', 'SELECT waiting + running FROM pgq_queues WHERE queue = {q}', '2', 'null'),
     ('pgq_workers', '{admin,reader}', 'SELECT name || running FROM pgq_workers WHERE name = {q}', '{q}1', 'null');
 

@@ -61,6 +61,7 @@ LIFE = """
     pgq_cancel(':first')
     pgq_jobs
     pgq_stats
+    pgq_counters
     pgq_workers
     pgq_purge('0')
     pgq_configure('default', '{"backoff": "90 s", "ordered": true, "rate": 5, "per": "00:01", "keep_dead": "1 day"}')
@@ -97,8 +98,8 @@ def life(conn: Connection, home: str) -> list[Any]:
             if (token := named.pop("token", None)) is not None:
                 held |= {"id": str(named["id"]), "token": str(token)}
                 held.setdefault("first", held["id"])
-            # The time of an error is stored as text, in the time zone of the session.
-            for name in ("id", "errors"):
+            # The time of an error is stored as text, in the time zone of the session. The token decides what is timed.
+            for name in ("id", "pgq_run_schedule", "errors", "timed", "ran_seconds"):
                 named.pop(name, None)
             rows.append([readable(value) for value in named.values()])
         # A view has no order, which shows once a table has been analyzed.

@@ -166,7 +166,8 @@ PRIVILEGES: Final = {
     **dict.fromkeys(("pgq_configure", "pgq_pause", "pgq_resume"), "admin"),
     **dict.fromkeys(("pgq_schedule", "pgq_unschedule", "pgq_pause_schedule"), "admin"),
     **dict.fromkeys(("pgq_resume_schedule", "pgq_run_schedule"), "admin"),
-    **dict.fromkeys(("pgq_jobs", "pgq_stats", "pgq_workers", "pgq_queues", "pgq_schedules", "pgq_now"), "reader"),
+    **dict.fromkeys(("pgq_jobs", "pgq_stats", "pgq_counters", "pgq_workers"), "reader"),
+    **dict.fromkeys(("pgq_queues", "pgq_schedules", "pgq_now"), "reader"),
     **dict.fromkeys(("pgq_grant", "pgq_revoke"), "owner"),
     "pgq_version": "any",
 }

@@ -116,6 +116,10 @@ class Views:
         """Return the numbers of jobs by queue and kind."""
         return self._rows(f"SELECT * FROM {self._prefix}pgq_stats ORDER BY queue, kind", {})
 
+    def counters(self) -> list[dict[str, Any]]:
+        """Return what has happened to the jobs of each queue and kind since ever."""
+        return self._rows(f"SELECT * FROM {self._prefix}pgq_counters ORDER BY queue, kind", {})
+
     def workers(self) -> list[dict[str, Any]]:
         """Return the workers that have registered or hold jobs."""
         return self._rows(f"SELECT * FROM {self._prefix}pgq_workers ORDER BY name", {})

@@ -216,6 +216,11 @@ def test_list_show_and_stats_print_tables_and_json(run: Run, queue: WorkerQueue)
     counts = {row["kind"]: (row["done"], row["dead"]) for row in json.loads(run("stats", "--json").stdout)}
     assert counts == {"a": (1, 0), "b": (0, 1)}
     assert len(run("stats").stdout.splitlines()) == 3
+    ever = {row["kind"]: row for row in json.loads(run("stats", "--ever", "--json").stdout)}
+    assert {kind: (row["enqueued"], row["done"], row["dead"]) for kind, row in ever.items()} == {
+        "a": (1, 1, 0), "b": (1, 0, 1)
+    }  # fmt: skip
+    assert run("stats", "--ever").stdout.splitlines()[0].split()[:3] == ["queue", "kind", "enqueued"]
 
 
 def test_cancel_retry_and_purge_move_jobs(run: Run, queue: Queue) -> None:

@@ -150,7 +150,7 @@ def test_the_exemption_is_that_of_one_release() -> None:
             "function pgq_release",
         ),
         ("jobs jsonb) RETURNS TABLE (n bigint,", "jobs jsonb) RETURNS TABLE (i bigint,", "function pgq_enqueue_many"),
-        ("SELECT j.queue, j.kind,", "SELECT j.kind, j.queue,", "view pgq_stats"),
+        ("SELECT j.queue, j.kind, j.waiting,", "SELECT j.kind, j.queue, j.waiting,", "view pgq_stats"),
         ("ended_at     timestamptz NOT NULL,", "ended_at     date NOT NULL,", "table pgq_ended"),
         ("context      jsonb,", "context      jsonb, n integer NOT NULL,", "table pgq_waiting needs n"),
     ],

@@ -50,6 +50,11 @@ STATS_COLUMNS = (
     Column("running", 5), Column("dead", 3), Column("cancelled", 8), Column("done", 7), Column("oldest_ripe_age", 4),
     Column("handled", 4),
 )  # fmt: skip
+COUNTERS_COLUMNS = (
+    Column("queue", 0, least=8), Column("kind", 1, least=8), Column("enqueued", 2), Column("claimed", 6),
+    Column("done", 3), Column("failed", 4), Column("dead", 5), Column("cancelled", 7), Column("merged", 9),
+    Column("retried", 8), Column("waited_seconds", 10), Column("timed", 12), Column("ran_seconds", 11),
+)  # fmt: skip
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -263,16 +268,17 @@ def show(target: Target, job_id: int, json_: bool) -> None:
 
 
 @main.command()
+@click.option("--ever", is_flag=True, help="Count what has happened since ever, not the jobs that there are.")
 @as_json
 @pass_target
-def stats(target: Target, json_: bool) -> None:
+def stats(target: Target, ever: bool, json_: bool) -> None:
     """Count the jobs by queue and kind."""
     with target.views() as views:
-        rows = views.stats()
+        rows = views.counters() if ever else views.stats()
     if json_:
         print_json(rows)
     else:
-        print_table(rows, STATS_COLUMNS)
+        print_table(rows, COUNTERS_COLUMNS if ever else STATS_COLUMNS)
 
 
 @main.command()
