@@ -42,7 +42,9 @@ def clean(*connections: Connection) -> None:
         "WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' AND c.relname ~ '^pgq_'",
     )
     connections[0].execute(delete.encode())
-    connections[0].execute("SELECT setval(format('pgq_turn_%s', n)::regclass, 0, false) FROM generate_series(0, 7) AS n")
+    connections[0].execute(
+        "SELECT setval(format('pgq_turn_%s', n)::regclass, 0, false) FROM generate_series(0, 7) AS n"
+    )
     for conn in connections:
         conn.execute("SELECT pg_advisory_unlock_all()")
         conn.execute("RESET ALL")
