@@ -41,6 +41,8 @@ DECLARE
     v_now timestamptz := pgq_now();
     v_allowed text[];
     v_ended bigint[];
+    v_freed_queues text[];
+    v_freed_groups bigint[];
     v_ripe record;
 BEGIN
     UNLISTEN pgq_nothing;  -- what _pgq_refuse_in_maintenance does, without the cost of a call
@@ -66,6 +68,7 @@ BEGIN
         WHERE r.id = done_ids[1]
           AND r.token = done_tokens[1]
           AND r.newest_error IS NULL
+          AND r.group_id IS NULL
           AND (v_allowed IS NULL OR r.queue = ANY (v_allowed));
         IF FOUND THEN
             v_ended := CASE WHEN _pgq_tell_ends(done_ids) IS NOT NULL THEN done_ids END;
@@ -75,7 +78,8 @@ BEGIN
     -- Two conditions, because PostgreSQL prepares an expression as a whole.
     IF v_ended IS NULL THEN
         IF done_ids IS DISTINCT FROM '{}' OR done_tokens IS DISTINCT FROM '{}' THEN
-            v_ended := _pgq_complete_held(done_ids, done_tokens, v_allowed);
+            SELECT h.ended, h.freed_queues, h.freed_groups INTO v_ended, v_freed_queues, v_freed_groups
+            FROM _pgq_complete_held(done_ids, done_tokens, v_allowed) AS h;
             IF cardinality(v_ended) < cardinality(done_ids) THEN
                 lost := ARRAY(
                     SELECT d.id
@@ -83,6 +87,17 @@ BEGIN
                     WHERE (d.id = ANY (v_ended)) IS NOT TRUE
                     ORDER BY d.n
                 );
+            END IF;
+            -- The claim comes first: a place that it takes again wakes no session.
+            IF v_freed_queues IS NOT NULL THEN
+                SELECT b.token, b.lease_until, b.suspect, b.ids, b.queue_names, b.kinds, b.args, b.attempts,
+                       b.max_retries, b.priorities, b.ripe_ats, b.enqueued_ats, b.contexts, b.group_keys
+                INTO token, lease_until, suspect, ids, queue_names, kinds, args, attempts, max_retries,
+                     priorities, ripe_ats, enqueued_ats, contexts, group_keys
+                FROM pgq_claim_batch(
+                    queues, max_jobs, lease, worker, max_bytes => max_bytes, packed => packed) AS b;
+                PERFORM _pgq_wake_places(v_freed_queues, v_freed_groups);
+                RETURN;
             END IF;
         END IF;
     END IF;

@@ -100,8 +100,12 @@ BEGIN
         VALUES (job.queue, job.kind, 'timed', 64, (at - job.claimed_at) * 64);
     END IF;
     PERFORM _pgq_tell_end(job.id);
+    IF job.group_id IS NOT NULL THEN
+        PERFORM _pgq_wake_next(job.queue, ARRAY[job.group_id]);
+    END IF;
 END
 $_pgq_end$;
 
 COMMENT ON FUNCTION _pgq_end(pgq_running, text, timestamptz, jsonb) IS
-    'Put a job that was just removed from pgq_running into pgq_ended. Returns nothing.';
+    'Put a job that was just removed from pgq_running into pgq_ended, and wake a worker if its place lets another job '
+    'start. Returns nothing.';

@@ -102,6 +102,7 @@ DECLARE
     v_group_id bigint;
     -- An attempt that is not counted is taken back, any other one has failed.
     v_event text := CASE WHEN attempt < job.attempt THEN 'returned' ELSE 'failed' END;
+    v_has_kept boolean;
 BEGIN
     IF _pgq_take_cancel_request(job.id) THEN
         job.attempt := attempt;
@@ -130,6 +131,8 @@ BEGIN
             INSERT INTO pgq_count (queue, kind, event, jobs) VALUES (job.queue, job.kind, v_event, 1);
             IF _pgq_is_soon(ripe_at, pgq_now()) THEN
                 PERFORM _pgq_wake(job.queue, (ripe_at <= pgq_now())::integer);
+            ELSIF job.group_id IS NOT NULL THEN
+                PERFORM _pgq_wake_next(job.queue, ARRAY[job.group_id]);
             END IF;
             RETURN 'waiting';
         END IF;
@@ -143,20 +146,22 @@ BEGIN
         ) THEN
             INSERT INTO pgq_count (queue, kind, event, jobs)
             VALUES (job.queue, job.kind, v_event, 1), (job.queue, job.kind, 'merged', 1);
-            IF job.group_key IS NOT NULL AND _pgq_keep_place(job) THEN
-                RETURN 'waiting';
+            v_has_kept := job.group_key IS NOT NULL AND _pgq_keep_place(job);
+            IF job.group_id IS NOT NULL THEN
+                PERFORM _pgq_wake_next(job.queue, ARRAY[job.group_id]);
             END IF;
-            RETURN 'merged';
+            RETURN CASE WHEN v_has_kept THEN 'waiting' ELSE 'merged' END;
         END IF;
     END LOOP;
 END
 $_pgq_requeue$;
 
 COMMENT ON FUNCTION _pgq_requeue(pgq_running, timestamptz, integer, boolean) IS
-    'Put a job that was just removed from pgq_running back into pgq_waiting, and wake a worker if it is ripe. Returns '
-    'waiting; merged if it has merged with a twin that was waiting (in an ordered queue, the twin may take the place '
-    'of the job: then waiting); or cancelled if pgq_cancel has requested that: it has ended. With merge false, returns '
-    'NULL instead of merging: the job is in no table, and the caller must call again.';
+    'Put a job that was just removed from pgq_running back into pgq_waiting, and wake a worker if it is ripe, or if '
+    'its place lets another job start. Returns waiting; merged if it has merged with a twin that was waiting (in an '
+    'ordered queue, the twin may take the place of the job: then waiting); or cancelled if pgq_cancel has requested '
+    'that: it has ended. With merge false, returns NULL instead of merging: the job is in no table, and the caller '
+    'must call again.';
 
 
 CREATE FUNCTION _pgq_record_failure(

@@ -75,6 +75,7 @@ BEGIN
         WHERE r.id = pgq_complete.id
           AND r.token = pgq_complete.token
           AND r.newest_error IS NULL
+          AND r.group_id IS NULL
           AND (v_allowed IS NULL OR r.queue = ANY (v_allowed));
         IF FOUND AND NOT _pgq_is_awaited() THEN
             RETURN;
@@ -101,11 +102,14 @@ BEGIN
             v_job.newest_error := _pgq_add_error(v_job, v_now, note);
         END IF;
         PERFORM _pgq_end(v_job, 'done', v_now, result);
-    ELSE
-        PERFORM _pgq_tell_end(id);
-        IF v_job.newest_error IS NOT NULL THEN
-            PERFORM _pgq_keep_done(ARRAY[v_job]);
-        END IF;
+        RETURN;
+    END IF;
+    PERFORM _pgq_tell_end(id);
+    IF v_job.newest_error IS NOT NULL THEN
+        PERFORM _pgq_keep_done(ARRAY[v_job]);
+    END IF;
+    IF v_job.group_id IS NOT NULL THEN
+        PERFORM _pgq_wake_next(v_job.queue, ARRAY[v_job.group_id]);
     END IF;
 END
 $pgq_complete$;
@@ -166,7 +170,14 @@ COMMENT ON FUNCTION _pgq_complete_packed(bigint, bigint[], bigint[], text[]) IS
 
 -- Packed batches first, in the order of tokens, then rows in the order of ids: a job moves from its batch to
 -- pgq_running and never back, so it is found in one of the two statements.
-CREATE FUNCTION _pgq_complete_held(ids bigint[], tokens bigint[], allowed text[]) RETURNS bigint[]
+CREATE FUNCTION _pgq_complete_held(
+    ids bigint[],
+    tokens bigint[],
+    allowed text[],
+    OUT ended bigint[],
+    OUT freed_queues text[],
+    OUT freed_groups bigint[]
+)
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
     SET enable_seqscan = off
@@ -178,7 +189,6 @@ DECLARE
     v_token bigint;
     v_packed bigint[] := '{}';
     v_rows tid[];
-    v_ended bigint[];
     v_jobs pgq_running[];
     v_queues text[];
     v_kinds text[];
@@ -207,7 +217,8 @@ BEGIN
             ELSE
                 PERFORM _pgq_count_batch(tokens[1], v_queues, v_kinds, v_ripe_ats, v_claimed_at, pgq_now());
             END IF;
-            RETURN CASE WHEN _pgq_tell_ends(ids) IS NOT NULL THEN ids END;
+            ended := CASE WHEN _pgq_tell_ends(ids) IS NOT NULL THEN ids END;
+            RETURN;
         END IF;
         v_tokens := tokens[1:1];
     ELSE
@@ -217,7 +228,8 @@ BEGIN
         v_packed := v_packed || _pgq_complete_packed(v_token, ids, tokens, allowed);
     END LOOP;
     IF cardinality(v_packed) = cardinality(ids) THEN
-        RETURN CASE WHEN _pgq_tell_ends(v_packed) IS NOT NULL THEN v_packed END;
+        ended := CASE WHEN _pgq_tell_ends(v_packed) IS NOT NULL THEN v_packed END;
+        RETURN;
     END IF;
 
     -- One look-up in the primary key for each pair, in the order of ids: a subquery that locks is never turned into a
@@ -238,24 +250,28 @@ BEGIN
             FOR UPDATE
         ) AS held
     );
-    WITH ended AS (
+    WITH gone AS (
         DELETE FROM pgq_running AS r WHERE r.ctid = ANY (v_rows)
-        RETURNING r.id, CASE WHEN r.newest_error IS NOT NULL THEN r END AS job
+        RETURNING r.id, r.queue, r.group_id, CASE WHEN r.newest_error IS NOT NULL THEN r END AS job
     )
-    SELECT coalesce(array_agg(e.id), '{}'), array_agg(e.job) FILTER (WHERE (e.job).id IS NOT NULL)
-    INTO v_ended, v_jobs
-    FROM ended AS e;
+    SELECT coalesce(array_agg(g.id), '{}'), array_agg(g.job) FILTER (WHERE (g.job).id IS NOT NULL),
+           array_agg(g.queue) FILTER (WHERE g.group_id IS NOT NULL),
+           array_agg(g.group_id) FILTER (WHERE g.group_id IS NOT NULL)
+    INTO ended, v_jobs, freed_queues, freed_groups
+    FROM gone AS g;
     IF v_jobs IS NOT NULL THEN
         PERFORM _pgq_keep_done(v_jobs);
     END IF;
-    v_ended := v_packed || v_ended;
-    RETURN CASE WHEN _pgq_tell_ends(v_ended) IS NOT NULL THEN v_ended END;
+    ended := v_packed || ended;
+    ended := CASE WHEN _pgq_tell_ends(ended) IS NOT NULL THEN ended END;
 END
 $_pgq_complete_held$;
 
 COMMENT ON FUNCTION _pgq_complete_held(bigint[], bigint[], text[]) IS
     'End running jobs that are done, without a result, each under its token, in queues that are allowed, or any if '
-    'these are NULL. Returns the ids of the jobs that were ended. Raises what _pgq_check_pairs does.';
+    'these are NULL. Returns the ids of the jobs that were ended, and the queues and groups of those that the limits '
+    'of their queues have counted, as _pgq_wake_places takes them; NULL if there are none. Raises what '
+    '_pgq_check_pairs does.';
 
 
 CREATE FUNCTION pgq_complete_many(ids bigint[], tokens bigint[]) RETURNS SETOF bigint
@@ -264,9 +280,12 @@ CREATE FUNCTION pgq_complete_many(ids bigint[], tokens bigint[]) RETURNS SETOF b
     SET search_path FROM CURRENT
 AS $pgq_complete_many$
 DECLARE
-    v_ended bigint[] := _pgq_complete_held(ids, tokens, _pgq_allowed_queues('worker'));
+    v_settled record := _pgq_complete_held(ids, tokens, _pgq_allowed_queues('worker'));
 BEGIN
-    RETURN QUERY SELECT e.id FROM unnest(v_ended) AS e (id);
+    IF v_settled.freed_queues IS NOT NULL THEN
+        PERFORM _pgq_wake_places(v_settled.freed_queues, v_settled.freed_groups);
+    END IF;
+    RETURN QUERY SELECT e.id FROM unnest(v_settled.ended) AS e (id);
 END
 $pgq_complete_many$;
 

@@ -51,6 +51,7 @@ COMMENT ON FUNCTION _pgq_is_soon(timestamptz, timestamptz) IS
 -- stuck delays few other jobs, and the calls of one transaction wake several sessions.
 CREATE FUNCTION _pgq_wake_sleepers(queue text, jobs bigint) RETURNS boolean
     LANGUAGE plpgsql
+    STRICT
     SET search_path FROM CURRENT
 AS $_pgq_wake_sleepers$
 DECLARE
@@ -86,7 +87,7 @@ $_pgq_wake_sleepers$;
 COMMENT ON FUNCTION _pgq_wake_sleepers(text, bigint) IS
     'Notify as many sleeping sessions of this queue as there are ripe jobs when this transaction commits; if there are '
     'fewer of them, all sessions of many queues, too. 0 means that a job is ripe soon: as for one job, but with the '
-    'payload "later". Returns whether a session sleeps.';
+    'payload "later". NULL: notify none. Returns whether a session sleeps.';
 
 
 -- An expression, so that PostgreSQL inlines it, and evaluates jobs only where a session may sleep.

@@ -5,9 +5,8 @@ REVOKE ALL ON TABLE
     pgq_permission, pgq_waiting, pgq_running, pgq_running_batch, pgq_ended, pgq_worker_session, pgq_head, pgq_turn,
     pgq_uncounted, pgq_rate,
     pgq_cancel_request, pgq_error, pgq_queue_setting, pgq_paused, pgq_schedule_entry, pgq_seen, pgq_count,
-    _pgq_packed, _pgq_running, _pgq_presence,
-    _pgq_visible_queues, pgq_jobs, pgq_workers,
-    pgq_stats, pgq_queues, pgq_schedules, pgq_counters
+    _pgq_packed, _pgq_running, _pgq_presence, _pgq_visible_queues, pgq_jobs, pgq_workers, pgq_stats, pgq_queues,
+    pgq_schedules, pgq_counters
 FROM PUBLIC;
 REVOKE ALL ON TYPE _pgq_cron, _pgq_lane_head FROM PUBLIC;
 REVOKE ALL ON SEQUENCE
@@ -43,7 +42,8 @@ REVOKE ALL ON FUNCTION
     _pgq_check_snapshot, _pgq_look_at_queues, _pgq_turn, _pgq_end_turn,
     _pgq_groups_in_turn, _pgq_groups_setting, _pgq_known_groups, _pgq_keep_groups, _pgq_look_for_groups,
     _pgq_groups_of_list, _pgq_find_groups, _pgq_turn_sequence, _pgq_turn_value, _pgq_reserved_turn,
-    _pgq_reserve_groups, _pgq_return_turn, _pgq_lock_firsts, _pgq_first_jobs, _pgq_group_head, _pgq_tuples_read, _pgq_move_group_heads, _pgq_lock_in_groups,
+    _pgq_reserve_groups, _pgq_return_turn, _pgq_lock_firsts, _pgq_first_jobs, _pgq_group_head, _pgq_tuples_read,
+    _pgq_move_group_heads, _pgq_lock_in_groups,
     _pgq_lock_shares, _pgq_has_waiting, _pgq_lock_in_turn, _pgq_await_order, _pgq_lock_heads,
     _pgq_rate_steps, _pgq_span, _pgq_may_start, _pgq_known_spent, _pgq_all_spent, _pgq_change_rate, _pgq_room_of,
     _pgq_spend, _pgq_leave_room,
@@ -60,7 +60,8 @@ REVOKE ALL ON FUNCTION
     _pgq_count_loss, _pgq_mark_lost,
     _pgq_request_cancel, _pgq_await_waiting, _pgq_take_cancel_request, _pgq_cancel_waiting, pgq_cancel_requested,
     _pgq_settle_cancel_requests,
-    _pgq_channel, _pgq_slot_key, _pgq_is_soon, _pgq_wake_sleepers, _pgq_wake,
+    _pgq_channel, _pgq_slot_key, _pgq_is_soon, _pgq_wake_sleepers, _pgq_wake, _pgq_may_start_next, _pgq_wake_next,
+    _pgq_wake_places,
     pgq_register, pgq_unregister, pgq_reconcile,
     _pgq_expire_leases, _pgq_workers_reconnect, _pgq_sweep_workers,
     _pgq_is_timed, _pgq_count_batch, _pgq_fold_counts,

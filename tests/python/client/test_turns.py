@@ -83,8 +83,9 @@ def test_groups_begin_one_after_the_other(
 
 @pytest.mark.parametrize("case", ["another queue has the turn", "another session keeps the lock"])
 def test_groups_take_turns_all_the_same(conn: Connection, connect: Connect, case: str) -> None:
-    """Each of seven claims takes a job of another group."""
+    """Each of seven claims takes a job of another group. None waits without end for a lock that is kept for ever."""
     fill(conn, "g", 7, 70)
+    conn.execute("SET statement_timeout = '20s'")
     if case == "another session keeps the lock":
         connect().execute(
             "SELECT pg_advisory_lock('pgq_turn_0'::regclass::oid::integer, hashtext('default' COLLATE \"C\"))"
