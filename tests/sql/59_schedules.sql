@@ -1,6 +1,6 @@
 -- Schedules: when their slots are fired, and what becomes of slots that are late, fail or overlap.
 BEGIN;
-SELECT plan(115);
+SELECT plan(118);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL TimeZone = 'America/New_York';
 
@@ -134,6 +134,13 @@ SELECT is(pg_temp.state('skip'), '01-01 12:07 12:05 4', 'a packed job runs, too'
 UPDATE pgq_running_batch SET gone = ARRAY[(SELECT last_job FROM pgq_schedules WHERE name = 'skip')];
 SELECT pg_temp.look('12:07') \g /dev/null
 SELECT is(pg_temp.state('skip'), '01-01 12:08 12:07 4', 'until it is gone');
+SELECT pgq_configure('skip', '{"keep_done": "1 day"}') \g /dev/null
+SELECT pgq_complete(c.id, c.token) FROM pgq_claim('{skip}') AS c JOIN pgq_schedules AS s ON s.name = 'skip' AND s.last_job = c.id \gset done_
+SELECT is(outcome, 'done', 'a job that is done may be kept') FROM pgq_ended AS e JOIN pgq_schedules AS s ON s.name = 'skip' AND s.last_job = e.id;
+SELECT pg_temp.look('12:08') \g /dev/null
+SELECT is(pg_temp.state('skip'), '01-01 12:09 12:08 4', 'but does not live');
+SELECT results_eq('SELECT queue, enqueued FROM pgq_counters WHERE queue IN (''allow'', ''skip'') ORDER BY queue', $$VALUES ('allow', 8::bigint), ('skip', 24)$$, 'jobs of schedules are counted as others are');
+SELECT pgq_configure('skip', '{"keep_done": null}') \g /dev/null
 SELECT pg_temp.clear();
 
 -- Jitter delays the job, and not the slot.
