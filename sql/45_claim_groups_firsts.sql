@@ -96,5 +96,6 @@ END
 $_pgq_first_jobs$;
 
 COMMENT ON FUNCTION _pgq_first_jobs(text, bigint[], timestamptz, timestamptz) IS
-    'Return the ctids of the first jobs of these groups of a queue that are ripe at a time, from their heads on, in the '
-    'order of the groups; none for a group where that takes more than two look-ups, nor for the jobs without a group.';
+    'Return the ctids of the first jobs of these groups of a queue that are ripe at a time, from their heads on, in '
+    'the order of the groups; none for a group where that takes more than two look-ups, nor for the jobs without a '
+    'group.';

@@ -94,7 +94,8 @@ BEGIN
     )
     INSERT INTO pgq_head (queue, due, rescan_delay, lanes)
     -- A microsecond later, so that the newest row is the first in the index.
-    SELECT k.head, CASE WHEN k.is_current THEN k.due + interval '1 microsecond' ELSE _pgq_move_group_heads.now + v_delay END,
+    SELECT k.head,
+           CASE WHEN k.is_current THEN k.due + interval '1 microsecond' ELSE _pgq_move_group_heads.now + v_delay END,
            CASE WHEN k.is_current THEN k.rescan_delay ELSE v_delay END,
            first.lane || heads.lanes
     FROM known AS k

@@ -1,4 +1,5 @@
--- What claims do on the side: fire schedules, sweep the workers, rescue jobs whose leases have ended, and delete old ones.
+-- What claims do on the side: fire schedules, sweep the workers, rescue jobs whose leases have ended, and delete old
+-- jobs.
 
 -- The entries of jobs that are gone pile up in the index of the leases as in that of the claim, so the search is
 -- rationed in the same way, by _pgq_load_head. A search counts as 250,000 entries at least, so each session makes one a
