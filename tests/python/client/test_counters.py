@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import psycopg
+import pytest
 from support.database import Connect, Connection, one
 from support.threads import Thread
 
@@ -50,6 +51,7 @@ def work(queue: WorkerQueue, seed: int, jobs: int, counts: Counter[str]) -> None
         counts["done"] += len(ids)
 
 
+@pytest.mark.happens("a transaction that ends jobs is rolled back")
 def test_counters_are_exact_while_sessions_work_and_fold(conn: Connection, connect: Connect) -> None:
     expected = [Counter[str]() for _ in range(4)]
     conn.execute(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import psycopg
 import pytest
 from support.database import Connect, Connection, one, read
 from support.threads import Thread, eventually
@@ -60,6 +61,27 @@ def test_while_the_transaction_of_a_step_is_open_no_other_session_makes_one(
     assert one(conn, LEFT) == 0
 
 
+@pytest.mark.happens("the session that deletes old jobs is lost")
+def test_a_step_of_a_session_that_is_lost_is_made_by_another(
+    conn: Connection, connect: Connect, clock: Clock, step: WorkerQueue
+) -> None:
+    """It has deleted jobs, and has not committed."""
+    conn.execute(FILL, [1500])
+    clock.tick(timedelta(days=8))
+    lost = WorkerQueue(connect(autocommit=False))
+    claim(lost, clock)
+    assert one(lost.conn, LEFT) == 500
+    conn.execute("SELECT pg_terminate_backend(%s, 5000)", [lost.conn.info.backend_pid])
+    with pytest.raises(psycopg.OperationalError):
+        lost.claim(["nowhere"])
+    assert one(conn, LEFT) == 1500
+    claim(step, clock)
+    assert one(conn, LEFT) == 500
+    claim(step, clock)
+    assert one(conn, LEFT) == 0
+
+
+@pytest.mark.happens("a transaction has locked an old job")
 def test_a_job_that_a_transaction_has_locked_is_left_to_the_next_pass(
     conn: Connection, connect: Connect, clock: Clock, step: WorkerQueue
 ) -> None:
@@ -76,6 +98,7 @@ def test_a_job_that_a_transaction_has_locked_is_left_to_the_next_pass(
     assert one(conn, LEFT) == 0
 
 
+@pytest.mark.happens("a snapshot is held while old jobs are deleted")
 def test_under_a_held_snapshot_a_step_reads_no_entries_of_the_steps_before(
     conn: Connection, connect: Connect, clock: Clock, step: WorkerQueue
 ) -> None:

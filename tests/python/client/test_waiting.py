@@ -252,12 +252,28 @@ def test_a_job_that_failed_raises_its_error(queue: WorkerQueue) -> None:
     assert (caught.value.state, caught.value.error) == ("cancelled", None)
 
 
+@pytest.mark.happens("a job that is waited for leaves nothing")
 def test_a_job_that_leaves_nothing_is_gone(queue: WorkerQueue) -> None:
     job = queue.enqueue("k")
     complete()(queue)
     result = queue.wait(job.id)
     assert result == Result(job.id, "gone", None, None, None)
     assert (result.ended, result.value) == (True, None)
+
+
+@pytest.mark.happens("a job that is waited for leaves nothing")
+@pytest.mark.usefixtures("notified_only")
+def test_a_job_that_is_purged_before_the_session_looks_is_gone(
+    conn: Connection, queue: WorkerQueue, connect: Connect
+) -> None:
+    """The session is notified of its end, and finds nothing."""
+    job = queue.enqueue("k")
+    thread = Thread(Queue(connect()).wait, job.id)
+    eventually(lambda: one(conn, WAITERS) == 1)
+    with queue.conn.transaction():
+        complete(7)(queue)
+        assert one(queue.conn, "SELECT pgq_purge('0', 'done')") == 1
+    assert thread.result(20) == Result(job.id, "gone", None, None, None)
 
 
 @pytest.mark.parametrize("timeout", [0, 0.05, timedelta(milliseconds=50)])
@@ -372,7 +388,9 @@ def test_many_jobs_may_end_in_any_way_or_not_in_time(queue: WorkerQueue) -> None
     assert queue.wait_many([]) == []
 
 
+@pytest.mark.happens("a session that waits for a job is lost")
 def test_a_connection_that_is_lost_ends_the_wait(conn: Connection, queue: WorkerQueue, connect: Connect) -> None:
+    """The job goes on, and another session waits for it."""
     job = queue.enqueue("k")
     waiter = Queue(connect())
     pid = waiter.conn.info.backend_pid
@@ -381,3 +399,7 @@ def test_a_connection_that_is_lost_ends_the_wait(conn: Connection, queue: Worker
     conn.execute("SELECT pg_terminate_backend(%s)", [pid])
     with pytest.raises(psycopg.OperationalError):
         thread.result(20)
+    thread = Thread(Queue(connect()).wait, job.id)
+    eventually(lambda: one(conn, WAITERS) == 1)
+    complete(7)(queue)
+    assert thread.result(20).value == 7

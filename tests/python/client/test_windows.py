@@ -36,6 +36,7 @@ def test_of_eight_sessions_one_creates_the_job(conn: Connection, connect: Connec
     assert one(conn, "SELECT count(*) FROM pgq_seen") == 50
 
 
+@pytest.mark.happens("a transaction that has opened a window is rolled back")
 @pytest.mark.parametrize("commits", [True, False])
 def test_an_enqueue_waits_for_the_session_that_opens_the_window(
     conn: Connection, connect: Connect, commits: bool
