@@ -18,6 +18,7 @@ from scenarios import (
     idle,
     latency,
     limited,
+    purge,
     queues,
     scale,
     single,
@@ -110,6 +111,11 @@ def _lines(harness: Harness, results: Results) -> Iterator[Target]:
     large = _median(results, fairness.NAME, fairness.LARGE_JOBS)
     yield _target(fairness.LARGE_JOBS, "<= 300", large, "jobs", operator.le, 300)
     yield _at_most(f"{limited.WHAT}: {limited.EXCEEDED}", 0, _median(results, limited.NAME, limited.EXCEEDED), "%")
+    for what in (purge.CLAIM, purge.CLAIM_P99):
+        ratio = _ratio(results, purge.NAME, what, purge.BASE)
+        yield _target(f"{what}, old jobs are deleted", "<= 1.1 x none is old", ratio, "x", operator.le, 1.1)
+    last = _median(results, purge.NAME, purge.STEP_LAST, purge.HELD)
+    yield _target("step of a deletion, snapshot held, last tenth", "<= 1.5 x the first", last, "x", operator.le, 1.5)
 
     yield _at_most("idle worker, queries", 1, _median(results, idle.NAME, idle.QUERIES), "/s")
     yield _at_most("idle worker, CPU", 0.5, _median(results, idle.NAME, idle.CPU), "% of a core")

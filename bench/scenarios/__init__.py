@@ -20,4 +20,5 @@ NAMES = (
     "groups_held",
     "fairness",
     "limited",
+    "purge",
 )
