@@ -49,11 +49,17 @@ def wait(job, pids):
 
 
 def orphan():
-    # Unlike the process of a Pool, it does not notice that its parent is gone.
+    # Unlike the process of a Pool, it does not notice that its parent is gone. A signal must not come before it says
+    # that it runs: Python ignores what the handler of the signal raises while it forks.
+    ready, told = os.pipe()
     pid = os.fork()
     if pid == 0:
+        os.write(told, b".")
         signal.pause()
         os._exit(1)
+    os.read(ready, 1)
+    os.close(ready)
+    os.close(told)
     return pid
 
 
