@@ -114,4 +114,4 @@ COMMENT ON FUNCTION _pgq_lock_shares(
     'and no head is known. is_alone says that this transaction has the lock of the queue, is_last that there are no '
     'other groups. Returns their ctids in the order in which the groups are served; the size of their args and '
     'contexts; how many are suspects; the last group that is served, if later ones were not visited; those '
-    ' in which no job was taken; and whether many entries were read in vain.';
+    'in which no job was taken; and whether many entries were read in vain.';

@@ -215,7 +215,7 @@ SELECT is_empty($$
 $$, '_pgq_packed shows all columns of pgq_running_batch');
 
 -- Those that store jobs, and those that change jobs, which they lock, and unpack before where it takes a row; and one that looks for a job
--- in both tables by itself, because the view reads all columns.
+-- in both tables, without the view, which reads all columns.
 SELECT is(
     (SELECT array_agg(name ORDER BY name COLLATE "C") FROM (
         SELECT proname::text AS name FROM func WHERE pg_get_functiondef(oid) ~* '\m(from|join|update|into|table)\s+pgq_running(_batch)?\M'

@@ -1,4 +1,4 @@
--- What has happened since ever: each way in which a job lives is counted once, wherever it runs.
+-- The counters: each step in the life of a job is counted once, whether the job runs packed or alone.
 BEGIN;
 SELECT plan(27);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';

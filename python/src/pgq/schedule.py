@@ -1,4 +1,4 @@
-"""When a handler is to run by itself: what @handler says of its schedule."""
+"""The schedule that the options of @handler declare."""
 
 from __future__ import annotations
 

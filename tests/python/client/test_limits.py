@@ -173,8 +173,8 @@ def test_a_claim_that_waits_for_the_queue_is_counted(
     """
     It counts what the claim has taken that it waits for, and is counted by the next one; other builds break the limit.
 
-    A token that is older than that of the other claim does no harm by itself: each claim replaces the place where the
-    count of the next one begins by one that is no later than its own token.
+    A claim with an older token than a claim before it breaks no limit, as long as each claim lets the next count begin
+    no later than at its own token.
     """
     limit(conn, max_running=most)
     for n in range(6):
