@@ -6,6 +6,8 @@
 --   pgq_running   claimed by a worker, under a token, until a lease ends
 --   pgq_ended     dead, cancelled, or done with a result or a note
 --
+-- A job that is to run after others is in a fourth one, pgq_blocked, until these are over.
+--
 -- It keeps its id on the way:
 --
 --   pgq_enqueue --> waiting -- pgq_claim --> running -- pgq_complete --> deleted, or ended as done

@@ -18,13 +18,16 @@ CREATE FUNCTION _pgq_is_common(
     on_duplicate text,
     context jsonb,
     group_key text,
-    dedup_for interval
+    dedup_for interval,
+    after bigint[],
+    after_failed text
 ) RETURNS boolean
     LANGUAGE sql
     STABLE
     RETURN _pgq_is_name(kind) AND _pgq_is_name(queue)
         AND octet_length(args_as_text) <= 1048576
-        AND num_nonnulls(ripe_at, delay, backoff, backoff_cap, context, group_key, dedup_for) = 0
+        AND num_nonnulls(
+            ripe_at, delay, backoff, backoff_cap, context, group_key, dedup_for, after, after_failed) = 0
         AND (max_retries >> 31 = 0) IS NOT FALSE  -- neither negative nor more than 2147483647
         AND priority BETWEEN 0 AND 9
         AND dedup IS NOT NULL
@@ -33,10 +36,11 @@ CREATE FUNCTION _pgq_is_common(
 
 COMMENT ON FUNCTION _pgq_is_common(
     text, text, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb, text,
-    interval
+    interval, bigint[], text
 ) IS
     'Return true for a valid job that leaves no value to a default but is ripe now, has the backoff of its queue, no '
-    'context, no group and no window, and keeps a twin as it is; otherwise false or NULL, whether it is valid or not.';
+    'context, no group and no window, waits for no other job, and keeps a twin as it is; otherwise false or NULL, '
+    'whether it is valid or not.';
 
 
 -- An expression, so that PostgreSQL inlines it, also in the check of a whole array in pgq_enqueue_many.

@@ -20,6 +20,8 @@ CREATE FUNCTION pgq_enqueue(
     context jsonb DEFAULT NULL,
     group_key text DEFAULT NULL,
     dedup_for interval DEFAULT NULL,
+    after bigint[] DEFAULT NULL,
+    after_failed text DEFAULT NULL,
     OUT id bigint,
     OUT created boolean
 )
@@ -37,7 +39,7 @@ BEGIN
 
     IF _pgq_is_common(
         kind, args::text, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup, dedup_key,
-        on_duplicate, context, group_key, dedup_for
+        on_duplicate, context, group_key, dedup_for, after, after_failed
     ) IS NOT TRUE THEN
         IF _pgq_is_valid(
             kind, args::text, queue, ripe_at, delay, priority, max_retries, backoff, backoff_cap, dedup,
@@ -51,6 +53,16 @@ BEGIN
         ripe_at := coalesce(ripe_at, v_now + delay);
         priority := coalesce(priority, 5);
         dedup := coalesce(dedup, true);
+        IF num_nonnulls(after, after_failed) > 0 THEN
+            SELECT a.id, a.created INTO id, created
+            FROM _pgq_enqueue_after(
+                ROW(NULL, queue, kind, args, priority, coalesce(ripe_at, v_now), 0, max_retries, backoff, backoff_cap,
+                    dedup, dedup_key, v_now, context, NULL, NULL, NULL, group_key, NULL)::pgq_waiting,
+                after, after_failed, coalesce(on_duplicate, 'keep'), dedup_for IS NOT NULL) AS a;
+            IF id IS NOT NULL THEN
+                RETURN;
+            END IF;
+        END IF;
         IF dedup_for IS NOT NULL THEN
             SELECT o.id, o.created INTO id, created
             FROM _pgq_enqueue_once(
@@ -122,7 +134,7 @@ $pgq_enqueue$;
 
 COMMENT ON FUNCTION pgq_enqueue(
     text, jsonb, text, timestamptz, interval, bigint, bigint, interval, interval, boolean, text, text, jsonb, text,
-    interval
+    interval, bigint[], text
 ) IS
     'Enqueue a job in the transaction of the caller. Returns its id and created = true. If a job with the same queue, '
     'kind and dedup_key (or args, without a key) is already waiting, locks that job until the end of the transaction, '
@@ -135,9 +147,16 @@ COMMENT ON FUNCTION pgq_enqueue(
     'only if it waits. An enqueue without it does not look at windows. ripe_at or delay, not both, '
     'says when the job is ripe; priority 0 is claimed first, 9 last. context is a JSON object that the worker gets '
     'beside args, such as a trace to continue; it has no part in what makes duplicates. group_key puts the job into a '
-    'group of its queue; neither has that a part in what makes duplicates. NULL for group_key means no group. NULL for '
-    'both ripe_at and delay means now. NULL for dedup_key means that args decide. NULL for max_retries, backoff or '
-    'backoff_cap means what the queue has among its settings when the job is claimed (see pgq_configure), or else 10, '
-    '1 minute and 1 hour. NULL for kind, args or queue raises 22004; any other NULL means the default. Raises 22023 or '
-    '22008 for a bad value, 54000 for args of more than 1 MiB as text, 42501 for a queue that the calling role may not '
+    'group of its queue; neither has that a part in what makes duplicates. after names jobs that must be over before '
+    'this one may be claimed: until then it is blocked. after_failed says what becomes of it if one of them is dead or '
+    'cancelled, be it already now: cancel (the default) ends it as cancelled, run counts that job as over, wait keeps '
+    'it blocked until that job has been retried and is done, or is purged, which cancels it. A job that is gone counts '
+    'as done, and so does one in a queue that the calling role may use neither as producer nor as admin. A job is a '
+    'duplicate of a blocked one only if both were enqueued after the same jobs, with the same after_failed; one that '
+    'has a twin when it is unblocked merges into that. NULL or an empty array for after means none. NULL for group_key '
+    'means no group. NULL for both ripe_at and delay means now. NULL for dedup_key means that args decide. NULL for '
+    'max_retries, backoff or backoff_cap means what the queue has among its settings when the job is claimed (see '
+    'pgq_configure), or else 10, 1 minute and 1 hour. NULL for kind, args or queue raises 22004; any other NULL means '
+    'the default. Raises 22023 or 22008 for a bad value, 22004 for a NULL in after, PGQ01 for an id in after that no '
+    'enqueue has returned, 54000 for args of more than 1 MiB as text, 42501 for a queue that the calling role may not '
     'use.';

@@ -9,7 +9,7 @@ DECLARE
         "kind": "string", "args": "any", "queue": "string", "ripe_at": "string", "delay": "string",
         "priority": "number", "max_retries": "number", "backoff": "string", "backoff_cap": "string",
         "dedup": "boolean", "dedup_key": "string", "on_duplicate": "string", "context": "object",
-        "group_key": "string", "dedup_for": "string"
+        "group_key": "string", "dedup_for": "string", "after": "array", "after_failed": "string"
     }';
     v_plain boolean := CASE WHEN jsonb_typeof(jobs) = 'array' THEN (
         SELECT bool_and(
@@ -68,7 +68,8 @@ BEGIN
     ELSIF FOUND THEN
         RAISE EXCEPTION 'job % of the array: % is not of JSON type %', v_n, v_key, v_type
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Give times and intervals as strings, priority and max_retries as numbers, dedup as boolean.';
+                  HINT = 'Give times and intervals as strings, priority and max_retries as numbers, dedup as boolean, '
+                         'after as an array.';
     END IF;
     RETURN false;
 END

@@ -80,7 +80,7 @@ BEGIN ATOMIC
            CASE
                WHEN _pgq_is_common(j.kind, j.args_as_text, j.queue, j.ripe_at, j.delay, j.priority, j.max_retries,
                                    j.backoff, j.backoff_cap, j.dedup, j.dedup_key, j.on_duplicate, j.context,
-                                   j.group_key, j.dedup_for)
+                                   j.group_key, j.dedup_for, NULL, NULL)
                     OR _pgq_is_valid(j.kind, j.args_as_text, j.queue, j.ripe_at, j.delay, j.priority, j.max_retries,
                                      j.backoff, j.backoff_cap, j.dedup, j.dedup_key, j.on_duplicate, j.context,
                                      j.group_key, j.dedup_for, at)

@@ -39,6 +39,14 @@ BEGIN
         END IF;
     END IF;
     IF NOT v_is_plain THEN
+        IF EXISTS (
+            SELECT
+            FROM jsonb_array_elements(jobs) AS j (item)
+            WHERE num_nonnulls(j.item ->> 'after', j.item ->> 'after_failed') > 0
+        ) THEN
+            RETURN QUERY SELECT g.n, g.id, g.created FROM _pgq_enqueue_graph(jobs, v_now) AS g ORDER BY g.n;
+            RETURN;
+        END IF;
         IF jsonb_path_exists(jobs, '$[*].dedup_for ? (@ != null)') THEN
             RETURN QUERY SELECT e.n, e.id, e.created FROM _pgq_enqueue_each(jobs, v_now) AS e ORDER BY e.n;
             RETURN;
@@ -147,7 +155,7 @@ $pgq_enqueue_many$;
 COMMENT ON FUNCTION pgq_enqueue_many(jsonb) IS
     'Enqueue an array of jobs in the transaction of the caller, all or none. Each element is an object whose keys are '
     'arguments of pgq_enqueue; kinds and queues may differ. A key that is JSON null counts as absent, but for args it '
-    'is a value. Returns a row for each job, in order: n (from 1), id and created, as pgq_enqueue returns them. NULL '
-    'for jobs raises 22004. Raises what pgq_enqueue raises, and 22023 if jobs is not an array of objects with these '
-    'keys, each of the right JSON type; the message has the number of the job. Raises 42501 without that number, and '
+    'is a value. after is an array of ids, and of positions of earlier jobs in this array: "#1" is the first. Returns a '
+    'row for each job, in order: n (from 1), id and created, as pgq_enqueue returns them. NULL for jobs raises 22004. Raises what pgq_enqueue raises, and 22023 if jobs is not an array of objects with these '
+    'keys, each of the right JSON type; the message has the number of the job. Raises 42501 and PGQ01 without that number, and '
     '22007, 22008, 22003 or 22P02 for a value that PostgreSQL cannot read as a time, interval or integer.';

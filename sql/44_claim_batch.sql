@@ -71,7 +71,7 @@ BEGIN
           AND r.group_id IS NULL
           AND (v_allowed IS NULL OR r.queue = ANY (v_allowed));
         IF FOUND THEN
-            v_ended := CASE WHEN _pgq_tell_ends(done_ids) IS NOT NULL THEN done_ids END;
+            v_ended := CASE WHEN _pgq_tell_ends(done_ids, 'done') IS NOT NULL THEN done_ids END;
         END IF;
     END IF;
     lost := '{}';

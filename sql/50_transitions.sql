@@ -99,7 +99,7 @@ BEGIN
         INSERT INTO pgq_count (queue, kind, event, jobs, ran)
         VALUES (job.queue, job.kind, 'timed', 64, (at - job.claimed_at) * 64);
     END IF;
-    PERFORM _pgq_tell_end(job.id);
+    PERFORM _pgq_tell_end(job.id, CASE outcome WHEN 'done' THEN outcome ELSE 'failed' END);
     IF job.group_id IS NOT NULL THEN
         PERFORM _pgq_wake_next(job.queue, ARRAY[job.group_id]);
     END IF;
@@ -107,5 +107,5 @@ END
 $_pgq_end$;
 
 COMMENT ON FUNCTION _pgq_end(pgq_running, text, timestamptz, jsonb) IS
-    'Put a job that was just removed from pgq_running into pgq_ended, and wake a worker if its place lets another job '
-    'start. Returns nothing.';
+    'Put a job that was just removed from pgq_running into pgq_ended, unblock or cancel those that wait for it, and '
+    'wake a worker if its place lets another job start. Returns nothing.';

@@ -23,8 +23,9 @@ DECLARE
     v_delayed boolean := ripe_at > pgq_now();
     v_twin record;
 BEGIN
-    IF attempt = 0 AND newest_error IS NULL AND losses IS NULL AND NOT v_delayed THEN
-        RETURN _pgq_tell_end(id) IS NOT NULL;
+    IF attempt = 0 AND newest_error IS NULL AND losses IS NULL AND NOT v_delayed
+       AND NOT (_pgq_has_needs() AND _pgq_is_needed(id)) THEN
+        RETURN _pgq_tell_end(id, NULL) IS NOT NULL;
     END IF;
 
     UPDATE pgq_waiting AS w
@@ -43,14 +44,17 @@ BEGIN
     IF newest_error IS NOT NULL THEN
         PERFORM _pgq_merge_errors(_pgq_merge.id, v_twin.id, v_twin.newest_error);
     END IF;
-    RETURN _pgq_tell_end(id) IS NOT NULL;
+    IF _pgq_has_needs() THEN
+        PERFORM _pgq_hand_over_needs(_pgq_merge.id, v_twin.id);
+    END IF;
+    RETURN _pgq_tell_end(id, NULL) IS NOT NULL;
 END
 $_pgq_merge$;
 
 COMMENT ON FUNCTION _pgq_merge(bigint, uuid, timestamptz, integer, smallint, integer) IS
     'Merge a job into its waiting twin: the twin keeps the larger number of attempts and of losses, the newest ten '
-    'errors of both, and the later ripe_at, unless that of the job has passed. Returns true, or false if no twin is '
-    'waiting any more.';
+    'errors of both, and the later ripe_at, unless that of the job has passed. Blocked jobs that wait for the job then '
+    'wait for the twin. Returns true, or false if no twin is waiting any more.';
 
 
 -- Otherwise a merge would put the work of a job behind the jobs that were enqueued after it.
@@ -78,6 +82,9 @@ BEGIN
     END IF;
     UPDATE pgq_waiting AS w SET id = job.id WHERE w.id = v_twin;
     UPDATE pgq_error AS e SET id = job.id WHERE e.id = v_twin;
+    IF _pgq_has_needs() THEN
+        PERFORM _pgq_hand_over_needs(v_twin, job.id);
+    END IF;
     RETURN true;
 END
 $_pgq_keep_place$;

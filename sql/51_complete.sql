@@ -80,7 +80,7 @@ BEGIN
         IF FOUND AND NOT _pgq_is_awaited() THEN
             RETURN;
         ELSIF FOUND THEN
-            PERFORM _pgq_tell_end(id);
+            PERFORM _pgq_tell_end(id, 'done');
             RETURN;
         END IF;
     END IF;
@@ -104,7 +104,7 @@ BEGIN
         PERFORM _pgq_end(v_job, 'done', v_now, result);
         RETURN;
     END IF;
-    PERFORM _pgq_tell_end(id);
+    PERFORM _pgq_tell_end(id, 'done');
     IF v_job.newest_error IS NOT NULL THEN
         PERFORM _pgq_keep_done(ARRAY[v_job]);
     END IF;

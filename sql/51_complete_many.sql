@@ -92,7 +92,7 @@ BEGIN
             ELSE
                 PERFORM _pgq_count_batch(tokens[1], v_queues, v_kinds, v_ripe_ats, v_claimed_at, pgq_now());
             END IF;
-            ended := CASE WHEN _pgq_tell_ends(ids) IS NOT NULL THEN ids END;
+            ended := CASE WHEN _pgq_tell_ends(ids, 'done') IS NOT NULL THEN ids END;
             RETURN;
         END IF;
         v_tokens := tokens[1:1];
@@ -103,7 +103,7 @@ BEGIN
         v_packed := v_packed || _pgq_complete_packed(v_token, ids, tokens, allowed);
     END LOOP;
     IF cardinality(v_packed) = cardinality(ids) THEN
-        ended := CASE WHEN _pgq_tell_ends(v_packed) IS NOT NULL THEN v_packed END;
+        ended := CASE WHEN _pgq_tell_ends(v_packed, 'done') IS NOT NULL THEN v_packed END;
         RETURN;
     END IF;
 
@@ -138,7 +138,7 @@ BEGIN
         PERFORM _pgq_keep_done(v_jobs);
     END IF;
     ended := v_packed || ended;
-    ended := CASE WHEN _pgq_tell_ends(ended) IS NOT NULL THEN ended END;
+    ended := CASE WHEN _pgq_tell_ends(ended, 'done') IS NOT NULL THEN ended END;
 END
 $_pgq_complete_held$;
 

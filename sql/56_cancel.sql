@@ -75,7 +75,7 @@ BEGIN
         nullif(job.newest_error, 0), job.group_key, _pgq_group_id(job.group_key)
     );
     INSERT INTO pgq_count (queue, kind, event, jobs) VALUES (job.queue, job.kind, 'cancelled', 1);
-    PERFORM _pgq_take_cancel_request(job.id), _pgq_tell_end(job.id);
+    PERFORM _pgq_take_cancel_request(job.id), _pgq_tell_end(job.id, 'failed');
 END
 $_pgq_cancel_waiting$;
 

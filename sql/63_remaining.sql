@@ -39,13 +39,16 @@ BEGIN
         ) AS first
     ) AS soonest
     WHERE soonest.ripe_at IS NOT NULL;
-    running := EXISTS (SELECT FROM _pgq_running AS r WHERE r.queue = ANY (queues));
+    -- Maintenance may be about to unblock jobs of these queues.
+    running := EXISTS (SELECT FROM _pgq_running AS r WHERE r.queue = ANY (queues))
+        OR _pgq_has_needs() AND EXISTS (SELECT FROM pgq_need_ended);
 END
 $pgq_remaining$;
 
 COMMENT ON FUNCTION pgq_remaining(text[], text[]) IS
     'Look for jobs that wait or run in these queues. Returns ripe_in, the time until the next waiting job is ripe (0 '
     'or less: one is ripe; NULL: none waits, or only in queues that are paused until they are resumed), and running, '
-    'whether jobs are running. It reads each queue from its start, so it may take longer than a claim. With kinds, '
-    'waiting jobs of other kinds do not count; NULL for kinds means all. NULL for queues or one of them raises 22004. '
-    'Raises 22023 for an empty array, 42501 for a queue that the calling role may not use.';
+    'whether jobs are running, or maintenance is still to unblock or cancel some that are blocked. It reads each queue '
+    'from its start, so it may take longer than a claim. With kinds, waiting jobs of other kinds do not count; NULL '
+    'for kinds means all. NULL for queues or one of them raises 22004. Raises 22023 for an empty array, 42501 for a '
+    'queue that the calling role may not use.';

@@ -105,13 +105,17 @@ BEGIN
         DELETE FROM pgq_ended AS e
         WHERE e.ctid = ANY (ARRAY(
             SELECT o.ctid FROM pgq_ended AS o WHERE o.ctid = ANY (v_found.old) FOR UPDATE SKIP LOCKED))
-        RETURNING e.id, e.newest_error
+        RETURNING e.id, e.newest_error, e.outcome
     )
-    SELECT count(*) AS jobs, array_agg(d.id) FILTER (WHERE d.newest_error IS NOT NULL) AS failed
+    SELECT count(*) AS jobs, array_agg(d.id) FILTER (WHERE d.newest_error IS NOT NULL) AS failed,
+           array_agg(d.id) FILTER (WHERE d.outcome <> 'done') AS not_done
     INTO v_deleted
     FROM deleted AS d;
     IF v_deleted.failed IS NOT NULL THEN
         PERFORM _pgq_delete_errors(v_deleted.failed);
+    END IF;
+    IF v_deleted.not_done IS NOT NULL AND _pgq_has_needs() THEN
+        PERFORM _pgq_settle_ends(v_deleted.not_done, 'purged');
     END IF;
     -- A job that another transaction has locked is left, too.
     IF v_deleted.jobs < cardinality(v_found.old) THEN

@@ -1,9 +1,10 @@
 -- How a session waits until a job has ended.
 --
 -- A session that waits holds two advisory locks in shared mode, that of its job and one that all such sessions share,
--- and LISTENs to the channel of the job. The sequence pgq_awaited has a value while any session may wait. What ends a
--- job looks there first, and this is all that a completion pays where no session waits. Otherwise it tries the lock of
--- the job exclusively. If it gets the lock, no session waits for this job: it unlocks and notifies none.
+-- and LISTENs to the channel of the job. The sequence pgq_awaited has a value while any session may wait, or any job be
+-- blocked. What ends a job looks there first, and this is all that a completion pays where neither is so. Otherwise it
+-- tries the lock of the job exclusively. If it gets the lock, no session waits for this job: it unlocks and notifies
+-- none.
 --
 -- Maintenance takes the value away when no session holds the common lock. A session takes the lock before it sets the
 -- value, so none that waits is missed.
@@ -17,7 +18,8 @@
 CREATE SEQUENCE pgq_awaited;
 
 COMMENT ON SEQUENCE pgq_awaited IS
-    'Whether any session may wait for the end of a job: then it has been called. Maintenance resets it.';
+    'Whether any session may wait for the end of a job, or any job be blocked: then it has been called. Maintenance '
+    'resets it.';
 
 
 CREATE FUNCTION _pgq_end_channel(id bigint) RETURNS text
@@ -35,10 +37,11 @@ CREATE FUNCTION _pgq_is_awaited() RETURNS boolean
     VOLATILE
     RETURN pg_sequence_last_value('pgq_awaited') IS NOT NULL;
 
-COMMENT ON FUNCTION _pgq_is_awaited() IS 'Return whether any session may wait for the end of a job.';
+COMMENT ON FUNCTION _pgq_is_awaited() IS
+    'Return whether any session may wait for the end of a job, or any job be blocked.';
 
 
-CREATE FUNCTION _pgq_notify_ends(ids bigint[]) RETURNS boolean
+CREATE FUNCTION _pgq_notify_ends(ids bigint[], outcome text) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
 AS $_pgq_notify_ends$
@@ -47,6 +50,9 @@ DECLARE
     v_id bigint;
     v_told boolean := false;
 BEGIN
+    IF outcome IS NOT NULL AND _pgq_has_needs() THEN
+        PERFORM _pgq_settle_ends(ids, outcome);
+    END IF;
     FOREACH v_id IN ARRAY ids LOOP
         IF pg_try_advisory_lock(c_class, hashint8(v_id)) THEN
             PERFORM pg_advisory_unlock(c_class, hashint8(v_id));
@@ -59,26 +65,27 @@ BEGIN
 END
 $_pgq_notify_ends$;
 
-COMMENT ON FUNCTION _pgq_notify_ends(bigint[]) IS
-    'Notify the sessions that wait for the end of one of these jobs, when this transaction commits. Returns whether '
-    'there are any.';
+COMMENT ON FUNCTION _pgq_notify_ends(bigint[], text) IS
+    'Do what _pgq_settle_ends does, for an outcome that is not NULL, and notify the sessions that wait for the end of '
+    'one of these jobs, when this transaction commits. Returns whether there are any.';
 
 
-CREATE FUNCTION _pgq_tell_end(id bigint) RETURNS boolean
+CREATE FUNCTION _pgq_tell_end(id bigint, outcome text) RETURNS boolean
     LANGUAGE sql
     VOLATILE
-    RETURN CASE WHEN _pgq_is_awaited() THEN _pgq_notify_ends(ARRAY[id]) ELSE false END;
+    RETURN CASE WHEN _pgq_is_awaited() THEN _pgq_notify_ends(ARRAY[id], outcome) ELSE false END;
 
-COMMENT ON FUNCTION _pgq_tell_end(bigint) IS
-    'Do what _pgq_notify_ends does, for one job, and only if any session may wait.';
+COMMENT ON FUNCTION _pgq_tell_end(bigint, text) IS
+    'Do what _pgq_notify_ends does, for one job, and only if any session may wait, or any job be blocked.';
 
 
-CREATE FUNCTION _pgq_tell_ends(ids bigint[]) RETURNS boolean
+CREATE FUNCTION _pgq_tell_ends(ids bigint[], outcome text) RETURNS boolean
     LANGUAGE sql
     VOLATILE
-    RETURN CASE WHEN _pgq_is_awaited() THEN _pgq_notify_ends(ids) ELSE false END;
+    RETURN CASE WHEN _pgq_is_awaited() THEN _pgq_notify_ends(ids, outcome) ELSE false END;
 
-COMMENT ON FUNCTION _pgq_tell_ends(bigint[]) IS 'Do what _pgq_notify_ends does, but only if any session may wait.';
+COMMENT ON FUNCTION _pgq_tell_ends(bigint[], text) IS
+    'Do what _pgq_notify_ends does, but only if any session may wait, or any job be blocked.';
 
 
 -- While any session waits, maintenance cannot get the lock that all of them share.
@@ -89,10 +96,14 @@ AS $_pgq_settle_awaited$
 DECLARE
     c_class CONSTANT integer := 'pgq_ended'::regclass::oid::integer;
 BEGIN
-    IF _pgq_is_awaited() THEN
+    IF _pgq_is_awaited() AND NOT _pgq_has_needs() THEN
         IF pg_try_advisory_lock(c_class, 0) THEN
             PERFORM setval('pgq_awaited', 1, false);
             PERFORM pg_advisory_unlock(c_class, 0);
+            -- An enqueue sets that one first.
+            IF _pgq_has_needs() THEN
+                PERFORM setval('pgq_awaited', 1);
+            END IF;
         END IF;
     END IF;
 END

@@ -37,6 +37,10 @@ BEGIN
         FROM pgq_waiting AS w
         WHERE w.id = pgq_result.id
         UNION ALL
+        SELECT 'blocked', b.queue, b.newest_error, NULL, NULL
+        FROM pgq_blocked AS b
+        WHERE b.id = pgq_result.id
+        UNION ALL
         SELECT d.outcome, d.queue, d.newest_error, d.result, d.ended_at
         FROM pgq_ended AS d
         WHERE d.id = pgq_result.id
@@ -55,9 +59,9 @@ END
 $pgq_result$;
 
 COMMENT ON FUNCTION pgq_result(bigint) IS
-    'Return what has become of a job: its state, which is waiting, running, done, dead, cancelled or gone; the result '
-    'that was given to pgq_complete, NULL unless done; the newest of its errors or notes, NULL if there is none; and '
-    'when it ended, NULL unless done, dead or cancelled. A job that is gone has left nothing: it was completed without '
-    'a result, has merged with a twin, or was purged; its enqueue was rolled back or is not committed yet; or it is in '
-    'a queue that the calling role may use neither as producer nor as admin. Waits for no lock. Raises PGQ01 for an id '
-    'that no enqueue has returned yet, and for NULL.';
+    'Return what has become of a job: its state, which is waiting, blocked, running, done, dead, cancelled or gone; '
+    'the result that was given to pgq_complete, NULL unless done; the newest of its errors or notes, NULL if there is '
+    'none; and when it ended, NULL unless done, dead or cancelled. A job that is gone has left nothing: it was '
+    'completed without a result, has merged with a twin, or was purged; its enqueue was rolled back or is not '
+    'committed yet; or it is in a queue that the calling role may use neither as producer nor as admin. Waits for no '
+    'lock. Raises PGQ01 for an id that no enqueue has returned yet, and for NULL.';

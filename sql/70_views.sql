@@ -39,7 +39,9 @@ SELECT j.id, j.state, j.queue, j.kind, CASE WHEN s.reads THEN j.args END AS args
        END AS errors,
        j.worker, j.claimed_at, j.lease_until, j.ended_at,
        CASE WHEN s.reads THEN j.result END AS result, CASE WHEN s.reads THEN j.context END AS context, j.losses,
-       j.cancel_requested_at, CASE WHEN s.reads THEN j.group_key END AS group_key
+       j.cancel_requested_at, CASE WHEN s.reads THEN j.group_key END AS group_key,
+       CASE WHEN j.state = 'blocked' THEN ARRAY(SELECT n.needs FROM pgq_need AS n WHERE n.job = j.id ORDER BY n.needs) END
+           AS after
 FROM (
     SELECT id, 'waiting'::text AS state, pgq_waiting.queue, kind, args, priority::integer AS priority, ripe_at, attempt,
            coalesce(pgq_waiting.max_retries, s.max_retries, 10) AS max_retries,
@@ -59,6 +61,13 @@ FROM (
            group_key
     FROM _pgq_running
     UNION ALL
+    SELECT id, 'blocked', pgq_blocked.queue, kind, args, priority, ripe_at, attempt,
+           coalesce(pgq_blocked.max_retries, s.max_retries, 10), coalesce(pgq_blocked.backoff, s.backoff),
+           coalesce(pgq_blocked.backoff_cap, s.backoff_cap), dedup, dedup_key, enqueued_at, newest_error, NULL,
+           NULL, NULL, NULL, NULL, context, losses, NULL, group_key
+    FROM pgq_blocked
+    LEFT JOIN pgq_queue_setting AS s ON s.queue = pgq_blocked.queue COLLATE "C"
+    UNION ALL
     SELECT id, outcome, queue, kind, args, priority, ripe_at, attempt, max_retries,
            backoff, backoff_cap, dedup, dedup_key, enqueued_at, newest_error, worker,
            claimed_at, NULL, ended_at, result, context, losses, NULL, group_key
@@ -72,11 +81,11 @@ CROSS JOIN LATERAL (
 WHERE s.sees;
 
 COMMENT ON VIEW pgq_jobs IS
-    'All jobs with their state: waiting, running, dead, cancelled or done. A job that was completed without a result '
-    'is gone, unless its queue keeps all that is done. A role sees the jobs of the queues that it may use as admin or '
-    'reader; where it is only a reader, args, dedup_key, errors, result, context and group_key are NULL.';
+    'All jobs with their state: waiting, blocked, running, dead, cancelled or done. A job that was completed without a '
+    'result is gone, unless its queue keeps all that is done. A role sees the jobs of the queues that it may use as '
+    'admin or reader; where it is only a reader, args, dedup_key, errors, result, context and group_key are NULL.';
 COMMENT ON COLUMN pgq_jobs.id IS 'Number of the job; it stays the same in all states.';
-COMMENT ON COLUMN pgq_jobs.state IS 'waiting, running, dead, cancelled or done.';
+COMMENT ON COLUMN pgq_jobs.state IS 'waiting, blocked, running, dead, cancelled or done.';
 COMMENT ON COLUMN pgq_jobs.queue IS 'Queue whose workers may claim the job.';
 COMMENT ON COLUMN pgq_jobs.kind IS 'Kind of work, by which a worker finds its handler.';
 COMMENT ON COLUMN pgq_jobs.args IS 'Arguments for the handler; NULL to a role that is not an admin of the queue.';
@@ -114,6 +123,9 @@ COMMENT ON COLUMN pgq_jobs.cancel_requested_at IS
     'running.';
 COMMENT ON COLUMN pgq_jobs.group_key IS
     'Key of the group of the job; NULL: it has no group, or it is hidden like args.';
+COMMENT ON COLUMN pgq_jobs.after IS
+    'Numbers of the jobs that the job still waits for; a dead or cancelled one of them is to be retried. NULL unless '
+    'blocked.';
 
 
 -- Both sides are filtered before the join: a worker that claims under the name of a hidden worker must not learn that
@@ -176,7 +188,8 @@ SELECT j.queue, j.kind, j.waiting, j.ripe, j.running, j.dead, j.cancelled, j.don
                END
         FROM pgq_worker_session AS w
         WHERE j.queue = ANY (w.queues)
-          AND w.number IN (SELECT p.number FROM _pgq_presence AS p)) AS handled
+          AND w.number IN (SELECT p.number FROM _pgq_presence AS p)) AS handled,
+       j.blocked
 FROM (
     SELECT job.queue, job.kind,
            count(*) FILTER (WHERE job.state = 'waiting') AS waiting,
@@ -186,7 +199,8 @@ FROM (
            count(*) FILTER (WHERE job.state = 'cancelled') AS cancelled,
            count(*) FILTER (WHERE job.state = 'done') AS done,
            max(clock.now - job.ripe_at) FILTER (WHERE job.state = 'waiting' AND job.ripe_at <= clock.now)
-               AS oldest_ripe_age
+               AS oldest_ripe_age,
+           count(*) FILTER (WHERE job.state = 'blocked') AS blocked
     FROM pgq_jobs AS job
     CROSS JOIN (SELECT pgq_now() AS now) AS clock
     GROUP BY job.queue, job.kind
@@ -207,3 +221,4 @@ COMMENT ON COLUMN pgq_stats.oldest_ripe_age IS 'How long the first ripe job has 
 COMMENT ON COLUMN pgq_stats.handled IS
     'Whether a present worker that serves the queue has a handler for the kind; NULL: none is known to have one, and '
     'one of them does not tell its kinds.';
+COMMENT ON COLUMN pgq_stats.blocked IS 'Number of jobs that wait for other jobs.';

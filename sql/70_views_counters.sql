@@ -23,6 +23,8 @@ FROM (
         UNION ALL
         SELECT w.queue, w.kind, 'waiting', count(*), NULL, NULL FROM pgq_waiting AS w GROUP BY w.queue, w.kind
         UNION ALL
+        SELECT b.queue, b.kind, 'waiting', count(*), NULL, NULL FROM pgq_blocked AS b GROUP BY b.queue, b.kind
+        UNION ALL
         SELECT r.queue, r.kind, 'row', count(*), NULL, NULL FROM pgq_running AS r GROUP BY r.queue, r.kind
         UNION ALL
         SELECT j.queue, j.kind, CASE WHEN j.id = ANY (b.gone) THEN 'gone' ELSE 'part' END, 1, NULL, NULL

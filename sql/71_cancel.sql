@@ -26,6 +26,34 @@ COMMENT ON FUNCTION _pgq_job_state(bigint) IS
     'that the calling role may not use, or for NULL.';
 
 
+CREATE FUNCTION _pgq_cancel_one_blocked(id bigint, at timestamptz) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_cancel_one_blocked$
+BEGIN
+    BEGIN
+        PERFORM FROM pgq_blocked AS b WHERE b.id = _pgq_cancel_one_blocked.id FOR UPDATE;
+        IF NOT FOUND THEN
+            RETURN false;
+        END IF;
+    EXCEPTION
+        WHEN lock_not_available THEN
+            RAISE EXCEPTION 'another transaction has locked job %', _pgq_cancel_one_blocked.id
+                USING ERRCODE = 'lock_not_available',
+                      HINT = 'Try again when that transaction has ended: it ends a job that this one waits for, or has '
+                             'enqueued a duplicate.';
+    END;
+    PERFORM _pgq_cancel_blocked(ARRAY[id], NULL, at);
+    PERFORM _pgq_settle_ends(ARRAY[id], 'failed');
+    RETURN true;
+END
+$_pgq_cancel_one_blocked$;
+
+COMMENT ON FUNCTION _pgq_cancel_one_blocked(bigint, timestamptz) IS
+    'End a blocked job as cancelled. Returns false if it is not blocked any more. Raises 55P03 if another transaction '
+    'has it locked for longer than the lock_timeout.';
+
+
 CREATE FUNCTION pgq_cancel(id bigint) RETURNS text
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -108,10 +136,14 @@ BEGIN
             v_state := _pgq_job_state(id);
             IF v_state = 'waiting' THEN
                 PERFORM _pgq_await_waiting(id);
+            ELSIF v_state = 'blocked' THEN
+                IF _pgq_cancel_one_blocked(id, v_now) THEN
+                    RETURN 'cancelled';
+                END IF;
             ELSIF v_state <> 'running' THEN
                 RAISE EXCEPTION 'job % is % and cannot be cancelled', id, v_state
                     USING ERRCODE = 'PGQ03',
-                          HINT = 'Cancel only a job that is waiting or running.';
+                          HINT = 'Cancel only a job that is waiting, blocked or running.';
             END IF;
         END IF;
     END LOOP;
@@ -119,7 +151,8 @@ END
 $pgq_cancel$;
 
 COMMENT ON FUNCTION pgq_cancel(bigint) IS
-    'Cancel a waiting or running job. Returns cancelled if the job has ended: it waited, or its lease was over. '
+    'Cancel a waiting, blocked or running job. Returns cancelled if the job has ended: it waited, for a worker or for '
+    'other jobs, or its lease was over. '
     'Returns requested if it is running: the worker learns of it from pgq_cancel_requested, and the job ends as '
     'cancelled when the worker gives it up, fails, declines, snoozes or releases it, or when its lease ends. If the '
     'worker completes it first, the request lapses. A cancelled job is kept in pgq_ended. Waits for no running job; '

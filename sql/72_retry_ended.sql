@@ -27,6 +27,10 @@ BEGIN
     v_ripe_at := greatest(v_job.ripe_at, v_now);
     PERFORM _pgq_take_cancel_request(id);
     INSERT INTO pgq_count (queue, kind, event, jobs) VALUES (v_job.queue, v_job.kind, 'retried', 1);
+    -- It is alive again, for those that wait for it.
+    DELETE FROM pgq_need_ended AS n
+    WHERE n.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM pgq_need_ended AS o WHERE o.id = pgq_retry.id FOR UPDATE SKIP LOCKED));
 
     -- One pass, unless a worker claims the twin between the two statements, as in _pgq_requeue.
     LOOP

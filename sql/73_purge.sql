@@ -16,6 +16,7 @@ DECLARE
     v_allowed text[] := _pgq_allowed_queues('admin');
     v_purged bigint;
     v_failed bigint[];
+    v_not_done bigint[];
 BEGIN
     IF older_than IS NULL OR max_jobs IS NULL THEN
         RAISE EXCEPTION 'older_than or max_jobs is null'
@@ -45,13 +46,18 @@ BEGIN
         LIMIT max_jobs
         FOR UPDATE SKIP LOCKED
     ), purged AS (
-        DELETE FROM pgq_ended AS e USING old WHERE e.id = old.id RETURNING e.id, e.newest_error
+        DELETE FROM pgq_ended AS e USING old WHERE e.id = old.id RETURNING e.id, e.newest_error, e.outcome
     )
-    SELECT count(*), array_agg(p.id) FILTER (WHERE p.newest_error IS NOT NULL)
-    INTO v_purged, v_failed
+    SELECT count(*), array_agg(p.id) FILTER (WHERE p.newest_error IS NOT NULL),
+           array_agg(p.id) FILTER (WHERE p.outcome <> 'done')
+    INTO v_purged, v_failed, v_not_done
     FROM purged AS p;
     IF v_failed IS NOT NULL THEN
         PERFORM _pgq_delete_errors(v_failed);
+    END IF;
+    -- Nothing can retry these any more.
+    IF v_not_done IS NOT NULL AND _pgq_has_needs() THEN
+        PERFORM _pgq_settle_ends(v_not_done, 'purged');
     END IF;
     RETURN v_purged;
 END

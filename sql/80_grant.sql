@@ -89,7 +89,7 @@ BEGIN
     ELSIF privilege = 'reader' THEN
         EXECUTE format(
             'GRANT SELECT (id, state, queue, kind, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, '
-            'dedup, enqueued_at, worker, claimed_at, lease_until, ended_at, losses, cancel_requested_at) '
+            'dedup, enqueued_at, worker, claimed_at, lease_until, ended_at, losses, cancel_requested_at, after) '
             'ON %I.pgq_jobs TO %s', c_schema, role);
         EXECUTE format(
             'GRANT SELECT (name, cron, timezone, queue, kind, priority, max_retries, backoff, backoff_cap, catch_up, '

@@ -4,14 +4,15 @@
 REVOKE ALL ON TABLE
     pgq_permission, pgq_waiting, pgq_running, pgq_running_batch, pgq_ended, pgq_worker_session, pgq_head, pgq_turn,
     pgq_uncounted, pgq_rate,
+    pgq_blocked, pgq_need, pgq_need_ended,
     pgq_cancel_request, pgq_error, pgq_queue_setting, pgq_paused, pgq_schedule_entry, pgq_seen, pgq_count,
     _pgq_packed, _pgq_running, _pgq_presence, _pgq_visible_queues, pgq_jobs, pgq_workers, pgq_stats, pgq_queues,
     pgq_schedules, pgq_counters
 FROM PUBLIC;
 REVOKE ALL ON TYPE _pgq_cron, _pgq_lane_head FROM PUBLIC;
 REVOKE ALL ON SEQUENCE
-    pgq_mark, pgq_awaited, pgq_job_id, pgq_token, pgq_worker_session_number, pgq_turn_0, pgq_turn_1, pgq_turn_2,
-    pgq_turn_3, pgq_turn_4, pgq_turn_5, pgq_turn_6, pgq_turn_7
+    pgq_mark, pgq_needed, pgq_awaited, pgq_job_id, pgq_token, pgq_worker_session_number, pgq_turn_0, pgq_turn_1,
+    pgq_turn_2, pgq_turn_3, pgq_turn_4, pgq_turn_5, pgq_turn_6, pgq_turn_7
 FROM PUBLIC;
 REVOKE ALL ON FUNCTION
     pgq_now, pgq_version,
@@ -25,6 +26,8 @@ REVOKE ALL ON FUNCTION
     _pgq_room, _pgq_order_key, _pgq_is_ordered, _pgq_enter_group, _pgq_enter_groups, _pgq_place,
     _pgq_is_common, _pgq_is_valid, _pgq_validate,
     pgq_enqueue, _pgq_resolve_duplicate,
+    _pgq_check_after, _pgq_prerequisites, _pgq_enqueue_cancelled, _pgq_enqueue_after,
+    _pgq_check_references, _pgq_refuse_duplicate, _pgq_enqueue_graph,
     _pgq_update_duplicates, _pgq_resolve_duplicates,
     _pgq_check_jobs, _pgq_raise_invalid, _pgq_parse_jobs,
     pgq_enqueue_many, _pgq_enqueue_once, _pgq_enqueue_each,
@@ -60,6 +63,9 @@ REVOKE ALL ON FUNCTION
     _pgq_count_loss, _pgq_mark_lost,
     _pgq_request_cancel, _pgq_await_waiting, _pgq_take_cancel_request, _pgq_cancel_waiting, pgq_cancel_requested,
     _pgq_settle_cancel_requests,
+    _pgq_has_needs, _pgq_unblock, _pgq_cancel_blocked, _pgq_settle_needs, _pgq_settle_ends, _pgq_is_needed,
+    _pgq_hand_over_needs, _pgq_settle_over, _pgq_settle_notes, _pgq_settle_singly, _pgq_needs_setting,
+    _pgq_look_at_needs, _pgq_reset_needed, _pgq_settle_blocked,
     _pgq_channel, _pgq_slot_key, _pgq_is_soon, _pgq_wake_sleepers, _pgq_wake, _pgq_may_start_next, _pgq_wake_next,
     _pgq_wake_places,
     pgq_register, pgq_unregister, pgq_reconcile,
@@ -72,7 +78,7 @@ REVOKE ALL ON FUNCTION
     _pgq_sleep_in_slot, pgq_idle, _pgq_next_slot, pgq_ripe_in, _pgq_first_queue, pgq_queues_to_serve,
     _pgq_end_channel, _pgq_is_awaited, _pgq_notify_ends, _pgq_tell_end, _pgq_tell_ends, _pgq_settle_awaited,
     pgq_await, pgq_result,
-    _pgq_job_state, pgq_cancel, pgq_retry,
+    _pgq_job_state, _pgq_cancel_one_blocked, pgq_cancel, pgq_retry,
     pgq_purge,
     _pgq_check_setting, _pgq_check_settings, _pgq_check_queue, pgq_configure,
     _pgq_check_group, _pgq_pause_group, pgq_pause, pgq_resume,

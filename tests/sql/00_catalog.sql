@@ -23,7 +23,7 @@ SELECT is(
 
 SELECT is(
     (SELECT array_agg(relname::text ORDER BY relname::text COLLATE "C") FROM rel),
-    '{_pgq_cron,_pgq_lane_head,_pgq_packed,_pgq_presence,_pgq_running,_pgq_visible_queues,pgq_awaited,pgq_cancel_request,pgq_count,pgq_counters,pgq_ended,pgq_error,pgq_head,pgq_job_id,pgq_jobs,pgq_mark,pgq_paused,pgq_permission,pgq_queue_setting,pgq_queues,pgq_rate,pgq_running,
+    '{_pgq_cron,_pgq_lane_head,_pgq_packed,_pgq_presence,_pgq_running,_pgq_visible_queues,pgq_awaited,pgq_blocked,pgq_cancel_request,pgq_count,pgq_counters,pgq_ended,pgq_error,pgq_head,pgq_job_id,pgq_jobs,pgq_mark,pgq_need,pgq_need_ended,pgq_needed,pgq_paused,pgq_permission,pgq_queue_setting,pgq_queues,pgq_rate,pgq_running,
       pgq_running_batch,pgq_schedule_entry,pgq_schedules,pgq_seen,pgq_stats,pgq_token,pgq_turn,pgq_turn_0,pgq_turn_1,pgq_turn_2,pgq_turn_3,pgq_turn_4,pgq_turn_5,pgq_turn_6,pgq_turn_7,pgq_uncounted,pgq_waiting,pgq_worker_session,pgq_worker_session_number,pgq_workers}',
     'these are the tables, views, sequences and types');
 
@@ -122,7 +122,7 @@ SELECT c.relname, a.attrelid, a.attnum, a.attname, format_type(a.atttypid, a.att
        a.attname = 'signature' AS is_of_waiting
 FROM rel AS c
 JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-WHERE c.relname IN ('pgq_waiting', 'pgq_running', 'pgq_ended');
+WHERE c.relname IN ('pgq_waiting', 'pgq_blocked', 'pgq_running', 'pgq_ended');
 
 CREATE TEMP VIEW shared AS
 SELECT * FROM col WHERE relname = 'pgq_waiting' AND NOT is_of_waiting;
@@ -130,34 +130,34 @@ SELECT * FROM col WHERE relname = 'pgq_waiting' AND NOT is_of_waiting;
 SELECT is_empty($$
     SELECT o.relname, s.attname
     FROM shared AS s
-    CROSS JOIN (VALUES ('pgq_running'), ('pgq_ended')) AS o (relname)
+    CROSS JOIN (VALUES ('pgq_blocked'), ('pgq_running'), ('pgq_ended')) AS o (relname)
     LEFT JOIN col AS c ON c.relname = o.relname AND c.attname = s.attname
     WHERE (c.type, c.attnotnull, c.attstorage)
-          IS DISTINCT FROM (s.type, s.attnotnull OR s.attname = 'max_retries', s.attstorage)
-$$, 'each column of pgq_waiting is in pgq_running and pgq_ended, with the same type, NOT NULL and storage, but for max_retries, which a claim sets');
+          IS DISTINCT FROM (s.type, s.attnotnull OR s.attname = 'max_retries' AND o.relname <> 'pgq_blocked', s.attstorage)
+$$, 'each column of pgq_waiting is in pgq_blocked, pgq_running and pgq_ended, with the same type, NOT NULL and storage, but for max_retries, which a claim sets');
 
 CREATE TEMP VIEW job_insert AS
 SELECT f.name, i.part[1] AS relname, string_to_array(regexp_replace(i.part[2], '\s', '', 'g'), ',') AS columns
 FROM func AS f
 CROSS JOIN LATERAL regexp_matches(
-    pg_get_functiondef(f.oid), 'INSERT INTO\s+(pgq_(?:waiting|running|ended))\M\s*(?:AS\s+\w+)?\s*(?:\(([^()]*)\))?', 'gi') AS i (part);
+    pg_get_functiondef(f.oid), 'INSERT INTO\s+(pgq_(?:waiting|blocked|running|ended))\M\s*(?:AS\s+\w+)?\s*(?:\(([^()]*)\))?', 'gi') AS i (part);
 
 SELECT is(
     (SELECT string_agg(DISTINCT relname, ' ' ORDER BY relname) FROM job_insert),
-    'pgq_ended pgq_running pgq_waiting',
-    'jobs are inserted into each of the three tables');
+    'pgq_blocked pgq_ended pgq_running pgq_waiting',
+    'jobs are inserted into each of the four tables');
 SELECT is_empty($$
     SELECT i.name, i.relname, s.attname
     FROM job_insert AS i
-    JOIN col AS s ON s.relname = 'pgq_waiting' AND (NOT s.is_of_waiting OR i.relname = 'pgq_waiting')
+    JOIN col AS s ON s.relname = 'pgq_waiting' AND (NOT s.is_of_waiting OR i.relname IN ('pgq_waiting', 'pgq_blocked'))
     WHERE s.attname <> ALL (coalesce(i.columns, '{}'))
-$$, 'every INSERT of a job names all columns that the three tables share, and one of a waiting job its signature');
+$$, 'every INSERT of a job names all columns that the tables share, and one of a waiting or blocked job its signature');
 
 -- A row with a priority out of range or an infinite ripe_at would break claims, and no CHECK refuses it.
 SELECT is(
     (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func
      WHERE pg_get_functiondef(oid) ~* '(INSERT INTO|UPDATE)\s+pgq_waiting\M'),
-    '{_pgq_enqueue_scheduled,_pgq_keep_place,_pgq_leave_room,_pgq_merge,_pgq_requeue,_pgq_resolve_duplicate,_pgq_resolve_duplicates,_pgq_set_defaults,_pgq_update_duplicates,pgq_enqueue,pgq_enqueue_many,pgq_retry,pgq_update}',
+    '{_pgq_enqueue_scheduled,_pgq_keep_place,_pgq_leave_room,_pgq_merge,_pgq_requeue,_pgq_resolve_duplicate,_pgq_resolve_duplicates,_pgq_set_defaults,_pgq_unblock,_pgq_update_duplicates,pgq_enqueue,pgq_enqueue_many,pgq_retry,pgq_update}',
     'only these functions write to pgq_waiting, values that they, their callers or an earlier enqueue have checked');
 
 -- Each of the two indexes on the queue is partial, so a search by queue names one of them.
@@ -195,7 +195,8 @@ SELECT is_empty($$
     FROM (VALUES ('arm'), ('view')) AS p (place)
     -- Only pgq uses a signature or the number of a group, and a token gives power over its job. The view shows an outcome as the state, and the
     -- errors instead of the number of the newest.
-    JOIN (VALUES ('pgq_waiting', 'signature', true), ('pgq_running', 'token', true), ('pgq_ended', 'outcome', false),
+    JOIN (VALUES ('pgq_waiting', 'signature', true), ('pgq_blocked', 'signature', true), ('pgq_blocked', 'group_id', true),
+                 ('pgq_blocked', 'newest_error', false), ('pgq_blocked', 'after_failed', true), ('pgq_running', 'token', true), ('pgq_ended', 'outcome', false),
                  ('pgq_waiting', 'group_id', true), ('pgq_running', 'group_id', true), ('pgq_ended', 'group_id', true),
                  ('pgq_waiting', 'newest_error', false), ('pgq_running', 'newest_error', false), ('pgq_ended', 'newest_error', false))
         AS e (relname, attname, in_arm_too) ON p.place = 'view' OR e.in_arm_too
@@ -221,7 +222,7 @@ SELECT is(
         SELECT proname::text AS name FROM func WHERE pg_get_functiondef(oid) ~* '\m(from|join|update|into|table)\s+pgq_running(_batch)?\M'
         UNION
         SELECT view FROM used WHERE relname IN ('pgq_running', 'pgq_running_batch')) AS t),
-    '{_pgq_begin_limits,_pgq_caps,_pgq_complete_held,_pgq_complete_packed,_pgq_expire_leases,_pgq_fire,_pgq_mark_lost,_pgq_move_in_turn,_pgq_packed,_pgq_running,_pgq_sweep_workers,_pgq_take,_pgq_unpack,
+    '{_pgq_begin_limits,_pgq_caps,_pgq_complete_held,_pgq_complete_packed,_pgq_expire_leases,_pgq_fire,_pgq_mark_lost,_pgq_move_in_turn,_pgq_packed,_pgq_running,_pgq_settle_over,_pgq_sweep_workers,_pgq_take,_pgq_unpack,
       _pgq_unpack_jobs,pgq_cancel,pgq_claim,pgq_claim_batch,pgq_complete,pgq_counters,pgq_extend,pgq_hold,pgq_hold_many,pgq_reconcile}',
     'these are the functions and views that name a table of running jobs; all others read _pgq_running');
 

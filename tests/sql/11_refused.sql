@@ -1,6 +1,6 @@
 -- Bad arguments raise an error with SQLSTATE and message, and change nothing.
 BEGIN;
-SELECT plan(130);
+SELECT plan(145);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('held');
@@ -52,6 +52,22 @@ FROM (VALUES
     ('SELECT pgq_enqueue(''k'', context => ''[]'')', '22023', 'context is not an object of at most 8192 bytes'),
     ('SELECT pgq_enqueue(''k'', context => ''null'')', '22023', NULL),
     ('SELECT pgq_enqueue(''k'', context => jsonb_build_object(''a'', repeat(''x'', 8184)))', '22023', NULL),
+    ('SELECT pgq_enqueue(''k'', after => ARRAY[NULL]::bigint[])', '22004', 'one of the ids in after is null'),
+    ('SELECT pgq_enqueue(''k'', after => ARRAY[0])', 'PGQ01', 'there has been no job 0'),
+    ('SELECT pgq_enqueue(''k'', after => ARRAY[9223372036854775807])', 'PGQ01', 'there has been no job 9223372036854775807'),
+    ('SELECT pgq_enqueue(''k'', after_failed => ''ignore'')', '22023', 'after_failed "ignore" is unknown'),
+    ('SELECT pgq_enqueue_many(''[{"kind": "k", "after": 1}]'')', '22023', 'job 1 of the array: after is not of JSON type array'),
+    ('SELECT pgq_enqueue_many(''[{"kind": "k"}, {"kind": "k", "after": ["#2"]}]'')', '22023',
+     'job 2 of the array: after has "#2", which is neither an id nor the position of an earlier job'),
+    ('SELECT pgq_enqueue_many(''[{"kind": "k"}, {"kind": "k", "after": ["#0"]}]'')', '22023', NULL),
+    ('SELECT pgq_enqueue_many(''[{"kind": "k", "after": ["#2"]}, {"kind": "k"}]'')', '22023', NULL),
+    ('SELECT pgq_enqueue_many(''[{"kind": "k"}, {"kind": "k", "after": ["1"]}]'')', '22023', NULL),
+    ('SELECT pgq_enqueue_many(''[{"kind": "k"}, {"kind": "k", "after": [1.5]}]'')', '22023', NULL),
+    ('SELECT pgq_enqueue_many(''[{"kind": "k"}, {"kind": "k", "after": [null]}]'')', '22023', NULL),
+    ('SELECT pgq_enqueue_many(''[{"kind": "k"}, {"kind": "", "after": ["#1"]}]'')', '22023', 'job 2 of the array: kind "" is not a name'),
+    ('SELECT pgq_enqueue_many(''[{"kind": "k"}, {"kind": "l", "after_failed": "ignore"}]'')', '22023', 'after_failed "ignore" is unknown'),
+    ('SELECT pgq_enqueue_many(''[{"kind": "k"}, {"kind": "there", "on_duplicate": "error"}, {"kind": "l", "after": ["#1"]}]'')', 'PGQ04', NULL),
+    ('SELECT pgq_enqueue_many(''[{"kind": "k"}, {"kind": "l", "after": ["#1"]}, {"kind": "l", "after": ["#1"], "on_duplicate": "error"}]'')', 'PGQ04', NULL),
     ('SELECT pgq_enqueue(''k'', group_key => '''')', '22023', 'group_key "" is not a name'),
     ('SELECT pgq_enqueue(''k'', group_key => E''a\x1fb'')', '22023', format('group_key "%s" is not a name', E'a\x1fb')),
     ('SELECT pgq_enqueue(''k'', group_key => repeat(''g'', 201))', '22023', format('group_key "%s" is not a name', repeat('g', 200))),
@@ -145,7 +161,7 @@ FROM (VALUES
 -- jobs with one strange argument, and jobs with arbitrary ones, made from seeds so that every run has the same.
 CREATE FUNCTION pg_temp.some(at integer[]) RETURNS TABLE (common boolean, dedup boolean, valid boolean, problem text[]) LANGUAGE sql AS $$
     SELECT _pgq_is_common(v.kind, v.args::text, v.queue, v.ripe_at, v.delay, v.priority, v.max_retries, v.backoff, v.backoff_cap, v.dedup,
-                          v.dedup_key, v.on_duplicate, v.context, v.group_key, v.dedup_for),
+                          v.dedup_key, v.on_duplicate, v.context, v.group_key, v.dedup_for, NULL, NULL),
            v.dedup,
            _pgq_is_valid(v.kind, v.args::text, v.queue, v.ripe_at, v.delay, v.priority, v.max_retries, v.backoff, v.backoff_cap,
                          v.dedup, v.dedup_key, v.on_duplicate, v.context, v.group_key, v.dedup_for, pgq_now()),

@@ -99,7 +99,7 @@ SELECT is(pg_temp.locks(), 0::bigint, 'no lock is left');
 SET LOCAL client_min_messages = 'error';
 SELECT lives_ok('SELECT pgq_await(7, false)', 'to end a wait that has not begun does nothing');
 SELECT is(pg_temp.locks(), 0::bigint, 'and takes no lock');
-SELECT ok(_pgq_tell_end(7) IS NOT TRUE AND _pgq_tell_ends('{7,8}') IS NOT TRUE, 'where no session waits, none is notified');
+SELECT ok(_pgq_tell_end(7, NULL) IS NOT TRUE AND _pgq_tell_ends('{7,8}', NULL) IS NOT TRUE, 'where no session waits, none is notified');
 
 SELECT * FROM finish();
 ROLLBACK;

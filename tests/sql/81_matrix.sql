@@ -9,6 +9,7 @@ CREATE TEMP TABLE matrix (object text, roles text[], call text, allowed text, el
 INSERT INTO matrix VALUES
     ('pgq_enqueue', '{producer}', 'SELECT created FROM pgq_enqueue(''new'', queue => {q})', 'true', '42501'),
     ('pgq_enqueue', '{producer}', 'SELECT created FROM pgq_enqueue(''waiting'', queue => {q})', 'false', '42501'),
+    ('pgq_enqueue', '{producer}', 'SELECT created FROM pgq_enqueue(''new'', queue => {q}, after => ARRAY[{waiting}])', 'true', '42501'),
     ('pgq_enqueue_many', '{producer}', 'SELECT created FROM pgq_enqueue_many(jsonb_build_array(''{"kind": "new", "queue": "mine"}''::jsonb, jsonb_build_object(''kind'', ''new'', ''queue'', {q}))) LIMIT 1', 'true', '42501'),
     ('pgq_claim', '{worker}', 'SELECT kind FROM pgq_claim(ARRAY[{q}])', 'waiting', '42501'),
     ('pgq_claim', '{worker}', 'SELECT count(*) FROM pgq_claim(ARRAY[''mine'', {q}], 0)', '0', '42501'),

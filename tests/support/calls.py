@@ -59,6 +59,7 @@ LIFE = """
     pgq_claim_batch(worker => 'w')
     pgq_claim_batch(max_jobs => 0, worker => 'w', done_ids => '{:id}', done_tokens => '{:token}')
     pgq_cancel(':first')
+    pgq_enqueue('b', after => '{:first}')
     pgq_jobs
     pgq_stats
     pgq_counters

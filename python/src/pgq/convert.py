@@ -117,8 +117,8 @@ def given(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def plain_job(job: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Return the arguments with times and intervals as text, and the values of enums; ``args`` and ``context`` stay as
-    they are.
+    Return the arguments with times and intervals as text, the values of enums, and ``after`` as a list; ``args`` and
+    ``context`` stay as they are.
     """
     plain: dict[str, Any] = {}
     for name, value in job.items():
@@ -127,6 +127,8 @@ def plain_job(job: Mapping[str, Any]) -> dict[str, Any]:
             plain[name] = value.isoformat()
         elif name in {"args", "context"}:
             plain[name] = value
+        elif name == "after" and isinstance(value, Iterable) and not isinstance(value, str):
+            plain[name] = list(value)
         elif isinstance(value, timedelta):
             plain[name] = interval(value)
         elif isinstance(value, Enum):

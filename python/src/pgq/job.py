@@ -304,9 +304,9 @@ class Enqueued(NamedTuple):
 @dataclass(frozen=True)
 class Result:
     """
-    What has become of a job. ``state`` is waiting, running, done, dead, cancelled or gone, which is that of a job that
-    has left nothing. ``payload`` is the result as JSON text, ``error`` the newest error or note; None where there is
-    none.
+    What has become of a job. ``state`` is waiting, blocked, running, done, dead, cancelled or gone, which is that of a
+    job that has left nothing. ``payload`` is the result as JSON text, ``error`` the newest error or note; None where
+    there is none.
     """
 
     id: int
@@ -317,8 +317,8 @@ class Result:
 
     @property
     def ended(self) -> bool:
-        """Whether the job neither waits nor runs."""
-        return self.state not in {"waiting", "running"}
+        """Whether the job neither waits, for a worker or for other jobs, nor runs."""
+        return self.state not in {"waiting", "blocked", "running"}
 
     @property
     def value(self) -> Any:

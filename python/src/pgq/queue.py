@@ -21,6 +21,7 @@ from pgq.schedule import CatchUp, Overlap
 
 R = TypeVar("R")
 OnDuplicate = Literal["keep", "replace", "soonest", "error"]
+AfterFailed = Literal["cancel", "run", "wait"]
 
 # The arguments of pgq_enqueue, in their order.
 TYPES: Final = {
@@ -39,6 +40,8 @@ TYPES: Final = {
     "context": "jsonb",
     "group_key": "text",
     "dedup_for": "interval",
+    "after": "bigint[]",
+    "after_failed": "text",
 }
 # The arguments of pgq_schedule, in their order.
 SCHEDULE_TYPES: Final = {
@@ -100,9 +103,11 @@ class Queue:
         context: Mapping[str, Any] | None = None,
         group_key: str | None = None,
         dedup_for: Interval | None = None,
+        after: Iterable[int] | None = None,
+        after_failed: AfterFailed | None = None,
     ) -> Enqueued:
         """
-        Enqueue a job.
+        Enqueue a job. It is blocked until the jobs whose ids are in ``after`` are over.
 
         An argument that is None takes the default of the kind's handler, if ``handlers`` has one, or else that of
         pgq_enqueue. Only in ``args`` None is a value, the JSON null. Where OpenTelemetry is set up, the current trace
@@ -120,7 +125,8 @@ class Queue:
         """
         Enqueue jobs of any kinds, all or none, and return a result for each, in their order.
 
-        Each job is a mapping whose keys are the arguments of ``enqueue``.
+        Each job is a mapping whose keys are the arguments of ``enqueue``. Its ``after`` may also have the positions of
+        earlier jobs: ``"#1"`` is the first.
         """
         plain = self._plain if tracing.is_on() else self._copied
         rows = self._rows(
@@ -172,10 +178,10 @@ class Queue:
 
     def cancel(self, job_id: int) -> Literal["cancelled", "requested"]:
         """
-        Cancel a waiting or running job; return cancelled if it has ended, requested if its worker is asked to end it.
+        Cancel a job that has not ended; return cancelled if it has now, requested if its worker is asked to end it.
 
-        Raises JobNotFound, WrongState, and psycopg.errors.LockNotAvailable while another transaction has the waiting
-        job locked.
+        Raises JobNotFound, WrongState, and psycopg.errors.LockNotAvailable while another transaction has the job
+        locked.
         """
         done: Literal["cancelled", "requested"] = self._row(f"SELECT {self._prefix}pgq_cancel(%s::bigint)", [job_id])[0]
         return done

@@ -100,8 +100,8 @@ class Views:
         Raises JobNotFound.
         """
         rows = self._rows(
-            f"SELECT {LISTED}, backoff::text, backoff_cap::text, dedup, dedup_key, group_key, claimed_at, args::text, "
-            f"result::text, errors::text FROM {self._prefix}pgq_jobs WHERE id = %(id)s::bigint",
+            f"SELECT {LISTED}, backoff::text, backoff_cap::text, dedup, dedup_key, group_key, claimed_at, after, "
+            f"args::text, result::text, errors::text FROM {self._prefix}pgq_jobs WHERE id = %(id)s::bigint",
             {"id": job_id},
             "admin",
         )

@@ -36,6 +36,8 @@ MEANT = {
     "on_duplicate": ["keep", "replace", "soonest", "error"],
     "outcome": ["dead", "cancelled", "done"],
     "group_key": ["a", "b"],
+    "after": ["{}", "{1}", "{1,2}"],
+    "after_failed": ["cancel", "run", "wait"],
     "settings": [
         '{"max_running": 2}',
         '{"max_retries": 3, "backoff": "1 minute"}',

@@ -137,6 +137,7 @@ def test_pgq_reads_these_settings_and_no_others(conn: Connection) -> None:
         "_pgq_groups_setting(queue)",
         "_pgq_kept_setting()",
         "c_setting",  # that of _pgq_fire_schedules
+        "_pgq_needs_setting()",
     }  # fmt: skip
 
 

@@ -106,7 +106,7 @@ def test_enqueue_has_an_option_for_each_argument_of_the_function(run: Run, conn:
     """It prints the id, and whether the job was waiting already."""
     at = datetime.fromisoformat("2040-01-31T12:00:00+01:00")
     options = ["--queue", "q", "--at", at.isoformat(), "--priority", "2", "--max-retries", "3", "--backoff", "90s",
-               "--backoff-cap", "2h", "--dedup-key", "x", "--group", "g"]  # fmt: skip
+               "--backoff-cap", "2h", "--dedup-key", "x", "--group", "g", "--after-failed", "run"]  # fmt: skip
     first = run("enqueue", "mail", '{"to": "ann"}', *options).stdout
     job_id = int(first)
     assert run("enqueue", "mail", "--queue", "q", "--dedup-key", "x").stdout == f"{job_id} (waiting already)\n"
@@ -124,6 +124,21 @@ def test_enqueue_has_an_option_for_each_argument_of_the_function(run: Run, conn:
     assert run(*window).stdout.strip() + " (enqueued already)\n" == run(*window).stdout
     run("enqueue", "later", "--delay", "1.5h")
     assert one(conn, "SELECT ripe_at - enqueued_at FROM pgq_waiting WHERE kind = 'later'") == timedelta(hours=1.5)
+
+
+def test_a_job_after_others_is_blocked_shown_and_cancelled(run: Run) -> None:
+    """The command names them by their ids; cancelling one cancels what is to run after it."""
+    first, second = (run("enqueue", "k", str(n)).stdout.strip() for n in range(2))
+    last = run("enqueue", "last", "--after", first, "--after", second, "--after-failed", "wait").stdout.strip()
+    twin = run("enqueue", "last", "--after", second, "--after", first, "--after-failed", "wait").stdout
+    assert twin == f"{last} (enqueued already)\n"
+    assert f"after        {first}, {second}\n" in run("show", last).stdout
+    assert [job["id"] for job in json.loads(run("list", "--state", "blocked", "--json").stdout)] == [int(last)]
+    assert json.loads(run("stats", "--json").stdout)[1]["blocked"] == 1
+    tail = run("enqueue", "tail", "--after", last).stdout.strip()
+    assert run("cancel", last).stdout == f"{last} cancelled\n"
+    assert "is dead or cancelled" in run("show", tail).stdout
+    assert "has been no job 99" in run("enqueue", "k", "--after", "99", code=1).stderr
 
 
 @pytest.mark.parametrize("delay", ["90m", "5400s", "1.5h", "90 minutes", "1 hour 30 minutes", "01:30:00", "PT1H30M"])

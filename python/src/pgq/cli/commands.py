@@ -31,11 +31,11 @@ from pgq.cli.support import (
 from pgq.cli.worker import worker
 from pgq.convert import Interval
 from pgq.errors import Error, JobNotFound, WrongState
-from pgq.queue import NO_ARGS, OnDuplicate, Queue
+from pgq.queue import NO_ARGS, AfterFailed, OnDuplicate, Queue
 from pgq.version import driver_version
 from pgq.views import Views
 
-STATES = click.Choice(["waiting", "running", "dead", "cancelled", "done"])
+STATES = click.Choice(["waiting", "blocked", "running", "dead", "cancelled", "done"])
 JOB_COLUMNS = (
     Column("id", 0), Column("state", 1), Column("queue", 4, least=8), Column("kind", 2, least=8), Column("priority", 8),
     Column("attempt", 6), Column("ripe_at", 5), Column("worker", 7, least=8), Column("error", 3, least=16),
@@ -47,8 +47,8 @@ WORKER_COLUMNS = (
 )  # fmt: skip
 STATS_COLUMNS = (
     Column("queue", 0, least=8), Column("kind", 1, least=8), Column("waiting", 2), Column("ripe", 6),
-    Column("running", 5), Column("dead", 3), Column("cancelled", 8), Column("done", 7), Column("oldest_ripe_age", 4),
-    Column("handled", 4),
+    Column("blocked", 8), Column("running", 5), Column("dead", 3), Column("cancelled", 8), Column("done", 7),
+    Column("oldest_ripe_age", 4), Column("handled", 4),
 )  # fmt: skip
 COUNTERS_COLUMNS = (
     Column("queue", 0, least=8), Column("kind", 1, least=8), Column("enqueued", 2), Column("claimed", 6),
@@ -134,6 +134,12 @@ def version(target: Target) -> None:
     "--dedup-for", type=interval, metavar="DURATION", help="For so long, find duplicates that run or have ended, too."
 )
 @click.option("--group", "group_key", metavar="KEY", help="Group of the job in its queue.")
+@click.option("--after", type=int, multiple=True, metavar="ID", help="Not before this job is over; may be repeated.")
+@click.option(
+    "--after-failed",
+    type=click.Choice(["cancel", "run", "wait"]),
+    help="What to do when such a job is dead or cancelled.  [default: cancel]",
+)
 @click.option("--wait", is_flag=True, help="Wait until the job is done, and print its result.")
 @TIMEOUT
 @as_json
@@ -154,6 +160,8 @@ def enqueue(
     on_duplicate: OnDuplicate | None,
     dedup_for: Interval | None,
     group_key: str | None,
+    after: tuple[int, ...],
+    after_failed: AfterFailed | None,
     wait: bool,
     timeout: timedelta | None,
     json_: bool,
@@ -170,14 +178,14 @@ def enqueue(
         job = queue.enqueue(
             kind, args, queue=queue_, ripe_at=ripe_at, delay=delay, priority=priority, max_retries=max_retries,
             backoff=backoff, backoff_cap=backoff_cap, dedup=dedup, dedup_key=dedup_key, on_duplicate=on_duplicate,
-            group_key=group_key, dedup_for=dedup_for,
+            group_key=group_key, dedup_for=dedup_for, after=after or None, after_failed=after_failed,
         )  # fmt: skip
         if not json_:
             click.echo(
                 f"{job.id}"
                 if job.created
                 else f"{job.id} (enqueued already)"
-                if dedup_for
+                if dedup_for or after
                 else f"{job.id} (waiting already)"
             )
         elif not wait:
@@ -373,19 +381,18 @@ def retry(target: Target, job_ids: tuple[int, ...], match: Filter, dry_run: bool
 @main.command()
 @pass_target
 @JOB_IDS
-@filters(click.Choice(["waiting", "running"]), "were enqueued")
+@filters(click.Choice(["waiting", "blocked", "running"]), "were enqueued")
 @DRY_RUN
 def cancel(target: Target, job_ids: tuple[int, ...], match: Filter, dry_run: bool) -> None:
     """
-    Cancel waiting or running jobs.
+    Cancel waiting, blocked or running jobs.
 
-    Name them by ID, or all that match the options. A waiting job is cancelled at once. The worker of a running job is
-    asked to give it up, and does so within some seconds, unless the job is done before.
+    Name them by ID, or all that match the options. A waiting or blocked job is cancelled at once, and with it what is
+    to run after it. The worker of a running job is asked to give it up, and does so within some seconds, unless the job
+    is done before.
     """
-
-    change_each(
-        target, job_ids, match, ("waiting", "running"), dry_run, "cancelled", lambda queue, job_id: queue.cancel(job_id)
-    )
+    states = ("waiting", "blocked", "running")
+    change_each(target, job_ids, match, states, dry_run, "cancelled", lambda queue, job_id: queue.cancel(job_id))
 
 
 # Seconds between two lines about the progress of a purge.

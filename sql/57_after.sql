@@ -1,0 +1,271 @@
+-- What the end of a job does to the jobs that wait for it.
+--
+-- No call waits here for longer than 100 milliseconds, because the caller has a running job locked. What cannot be done
+-- at once is left to _pgq_settle_blocked.
+
+-- The caller has locked these jobs, and removed what they waited for. Their places in the lanes of their queues are
+-- those of jobs that become ripe now, because heads may have passed earlier ones.
+CREATE FUNCTION _pgq_unblock(ids bigint[], at timestamptz) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_unblock$
+DECLARE
+    v_jobs pgq_waiting[];
+    v_job pgq_waiting;
+    v_added bigint[];
+    v_queue record;
+BEGIN
+    WITH freed AS (
+        DELETE FROM pgq_blocked AS b WHERE b.id = ANY (ids) RETURNING b.*
+    )
+    SELECT array_agg(
+               ROW(
+                   f.id, f.queue, f.kind, f.args, f.priority, greatest(f.ripe_at, at), f.attempt, f.max_retries,
+                   f.backoff, f.backoff_cap, f.dedup, f.dedup_key, f.enqueued_at, f.context,
+                   CASE WHEN f.dedup THEN _pgq_signature(f.queue, f.kind, f.args, f.dedup_key) END, f.losses,
+                   f.newest_error, f.group_key, _pgq_place(f.queue, f.group_key, f.ripe_at <= at)
+               )::pgq_waiting
+               -- In the order of pgq_enqueue_many, so that two calls do not deadlock.
+               ORDER BY hashtextextended(coalesce(f.dedup_key, f.args::text), 0), f.kind COLLATE "C",
+                        f.queue COLLATE "C", f.id)
+    INTO v_jobs
+    FROM freed AS f;
+    IF v_jobs IS NULL THEN
+        RETURN;
+    END IF;
+
+    -- One pass, unless a worker claims a twin between the two statements.
+    LOOP
+        WITH added AS (
+            INSERT INTO pgq_waiting (
+                id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
+                enqueued_at, context, losses, newest_error, group_key, group_id, signature
+            )
+            SELECT j.id, j.queue, j.kind, j.args, j.priority, j.ripe_at, j.attempt, j.max_retries, j.backoff,
+                   j.backoff_cap, j.dedup, j.dedup_key, j.enqueued_at, j.context, j.losses, j.newest_error,
+                   j.group_key, j.group_id, j.signature
+            FROM unnest(v_jobs) AS j
+            ON CONFLICT (signature) WHERE signature IS NOT NULL DO NOTHING
+            RETURNING id
+        )
+        SELECT coalesce(array_agg(a.id), '{}') INTO v_added FROM added AS a;
+
+        FOR v_queue IN
+            SELECT j.queue AS name, count(*) FILTER (WHERE j.ripe_at <= at) AS ripe
+            FROM unnest(v_jobs) AS j
+            WHERE j.id = ANY (v_added)
+              AND _pgq_is_soon(j.ripe_at, at)
+            GROUP BY j.queue
+        LOOP
+            PERFORM _pgq_wake(v_queue.name, v_queue.ripe);
+        END LOOP;
+        EXIT WHEN cardinality(v_added) = cardinality(v_jobs);
+
+        v_jobs := ARRAY(SELECT j FROM unnest(v_jobs) AS j WHERE j.id <> ALL (v_added));
+        FOREACH v_job IN ARRAY v_jobs LOOP
+            IF _pgq_merge(
+                v_job.id, v_job.signature, v_job.ripe_at, v_job.attempt, v_job.losses, v_job.newest_error
+            ) THEN
+                v_added := v_added || v_job.id;
+                INSERT INTO pgq_count (queue, kind, event, jobs) VALUES (v_job.queue, v_job.kind, 'merged', 1);
+            END IF;
+        END LOOP;
+        v_jobs := ARRAY(SELECT j FROM unnest(v_jobs) AS j WHERE j.id <> ALL (v_added));
+        EXIT WHEN v_jobs = '{}';
+    END LOOP;
+END
+$_pgq_unblock$;
+
+COMMENT ON FUNCTION _pgq_unblock(bigint[], timestamptz) IS
+    'Move blocked jobs to pgq_waiting, where a job merges with a twin that waits, and wake workers. Returns nothing.';
+
+
+CREATE FUNCTION _pgq_cancel_blocked(ids bigint[], causes bigint[], at timestamptz) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_cancel_blocked$
+BEGIN
+    WITH gone AS (
+        DELETE FROM pgq_blocked AS b WHERE b.id = ANY (ids) RETURNING b.*
+    ), error AS (
+        INSERT INTO pgq_error (id, number, attempt, at, error)
+        SELECT g.id, 1, g.attempt, at,
+               format('job %s, after which this one was to run, is dead or cancelled',
+                      (SELECT min(n.needs) FROM pgq_need AS n WHERE n.job = g.id AND n.needs = ANY (causes)))
+        FROM gone AS g
+        WHERE causes IS NOT NULL
+    ), counted AS (
+        INSERT INTO pgq_count (queue, kind, event, jobs)
+        SELECT g.queue, g.kind, 'cancelled', count(*) FROM gone AS g GROUP BY g.queue, g.kind
+    )
+    INSERT INTO pgq_ended (
+        id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
+        enqueued_at, context, outcome, ended_at, losses, newest_error, group_key, group_id
+    )
+    SELECT j.id, j.queue, j.kind, j.args, j.priority, j.ripe_at, j.attempt, coalesce(j.max_retries, s.max_retries, 10),
+           coalesce(j.backoff, s.backoff, '1 minute'), coalesce(j.backoff_cap, s.backoff_cap, '1 hour'), j.dedup,
+           j.dedup_key, j.enqueued_at, j.context, 'cancelled', at, j.losses, CASE WHEN causes IS NOT NULL THEN 1 END,
+           j.group_key, _pgq_group_id(j.group_key)
+    FROM gone AS j
+    LEFT JOIN pgq_queue_setting AS s ON s.queue = j.queue COLLATE "C";
+
+    DELETE FROM pgq_need AS n WHERE n.job = ANY (ids);
+END
+$_pgq_cancel_blocked$;
+
+COMMENT ON FUNCTION _pgq_cancel_blocked(bigint[], bigint[], timestamptz) IS
+    'End blocked jobs, which the caller has locked, as cancelled: because of one of these causes, which becomes their '
+    'error, or, if these are NULL, because an operator cancels them. Returns nothing.';
+
+
+-- A job that has been locked is not locked for the first time by another transaction, which would look for what is left
+-- before this one has committed.
+CREATE FUNCTION _pgq_settle_needs(
+    ids bigint[],
+    outcome text,
+    at timestamptz,
+    max_jobs integer,
+    job bigint DEFAULT NULL
+) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+    SET lock_timeout = '100ms'
+AS $_pgq_settle_needs$
+DECLARE
+    v_needs tid[];
+    v_jobs bigint[];
+    v_cancelled bigint[];
+BEGIN
+    SELECT array_agg(d.ctid), array_agg(DISTINCT d.job)
+    INTO v_needs, v_jobs
+    FROM (
+        SELECT n.ctid, n.job
+        FROM pgq_need AS n
+        WHERE n.needs = ANY (ids)
+          AND (_pgq_settle_needs.job IS NULL OR n.job = _pgq_settle_needs.job)
+          AND (outcome <> 'failed'
+               OR (SELECT b.after_failed FROM pgq_blocked AS b WHERE b.id = n.job) IS DISTINCT FROM 'wait')
+        LIMIT max_jobs
+    ) AS d;
+    IF v_jobs IS NULL THEN
+        RETURN 0;
+    END IF;
+    v_jobs := ARRAY(SELECT b.id FROM pgq_blocked AS b WHERE b.id = ANY (v_jobs) ORDER BY b.id FOR UPDATE);
+
+    v_cancelled := ARRAY(
+        SELECT b.id
+        FROM pgq_blocked AS b
+        WHERE b.id = ANY (v_jobs)
+          AND CASE outcome WHEN 'failed' THEN b.after_failed = 'cancel' WHEN 'purged' THEN b.after_failed <> 'run' END);
+    IF v_cancelled <> '{}' THEN
+        PERFORM _pgq_cancel_blocked(v_cancelled, ids, at);
+        INSERT INTO pgq_need_ended (id, outcome)
+        SELECT c.id, 'failed'
+        FROM unnest(v_cancelled) AS c (id)
+        WHERE (SELECT true FROM pgq_need AS n WHERE n.needs = c.id LIMIT 1)
+        ON CONFLICT ON CONSTRAINT pgq_need_ended_pkey DO NOTHING;
+    END IF;
+
+    DELETE FROM pgq_need AS n WHERE n.ctid = ANY (v_needs) AND n.needs = ANY (ids);
+    -- In a statement of its own, which sees what those have removed that had the jobs locked before.
+    PERFORM _pgq_unblock(
+        ARRAY(
+            SELECT j.id
+            FROM unnest(v_jobs) AS j (id)
+            WHERE j.id <> ALL (v_cancelled)
+              AND (SELECT true FROM pgq_need AS n WHERE n.job = j.id LIMIT 1) IS NULL),
+        at);
+    RETURN cardinality(v_needs);
+END
+$_pgq_settle_needs$;
+
+COMMENT ON FUNCTION _pgq_settle_needs(bigint[], text, timestamptz, integer, bigint) IS
+    'Unblock or cancel blocked jobs that wait for these jobs, which have ended in one of the ways of pgq_need_ended: '
+    'up to max_jobs of them, or only one. Returns how many needs were met: fewer than max_jobs if none is left. Raises '
+    '55P03 if another transaction has locked one of the jobs or a twin for too long.';
+
+
+-- A caller in REPEATABLE READ does not see what other transactions remove meanwhile.
+CREATE FUNCTION _pgq_settle_ends(ids bigint[], outcome text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_settle_ends$
+DECLARE
+    c_most CONSTANT integer := 1000;
+    v_needed bigint[] := ARRAY(
+        SELECT e.id
+        FROM unnest(ids) AS e (id)
+        WHERE (SELECT true FROM pgq_need AS n WHERE n.needs = e.id LIMIT 1));
+BEGIN
+    IF v_needed = '{}' THEN
+        RETURN false;
+    END IF;
+    IF current_setting('transaction_isolation') = 'read committed' THEN
+        BEGIN
+            IF _pgq_settle_needs(v_needed, outcome, pgq_now(), c_most) < c_most THEN
+                RETURN true;
+            END IF;
+        EXCEPTION WHEN lock_not_available THEN
+            NULL;
+        END;
+    END IF;
+    INSERT INTO pgq_need_ended AS o (id, outcome)
+    SELECT e.id, _pgq_settle_ends.outcome
+    FROM unnest(v_needed) AS e (id)
+    ON CONFLICT ON CONSTRAINT pgq_need_ended_pkey DO UPDATE SET outcome = excluded.outcome;
+    RETURN true;
+END
+$_pgq_settle_ends$;
+
+COMMENT ON FUNCTION _pgq_settle_ends(bigint[], text) IS
+    'Unblock or cancel the blocked jobs that wait for these jobs, which this transaction has ended, or leave some to '
+    'maintenance. outcome is one of those of pgq_need_ended. Returns whether any waits for them.';
+
+
+CREATE FUNCTION _pgq_is_needed(id bigint) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_is_needed$
+BEGIN
+    RETURN EXISTS (SELECT FROM pgq_need AS n WHERE n.needs = _pgq_is_needed.id);
+END
+$_pgq_is_needed$;
+
+COMMENT ON FUNCTION _pgq_is_needed(bigint) IS 'Return whether a blocked job waits for this one.';
+
+
+CREATE FUNCTION _pgq_hand_over_needs(id bigint, survivor bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_hand_over_needs$
+BEGIN
+    WITH moved AS (
+        DELETE FROM pgq_need AS n WHERE n.needs = _pgq_hand_over_needs.id RETURNING n.job
+    )
+    INSERT INTO pgq_need (job, needs)
+    SELECT m.job, survivor FROM moved AS m
+    ON CONFLICT ON CONSTRAINT pgq_need_pkey DO NOTHING;
+END
+$_pgq_hand_over_needs$;
+
+COMMENT ON FUNCTION _pgq_hand_over_needs(bigint, bigint) IS
+    'Let the blocked jobs that wait for one job wait for another one, into which it has merged. Returns nothing.';

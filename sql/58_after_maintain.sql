@@ -1,0 +1,234 @@
+-- What maintenance does for blocked jobs.
+--
+-- It goes on with what the end of a job has left to do. And it looks for needs that are over: a job may end in a
+-- transaction that does not see the blocked one yet, which was enqueued in a transaction that still saw it alive. To
+-- lock each prerequisite at the enqueue would close that gap, but the worker of a running one would have to wait.
+
+-- One statement for the jobs that are in none of the small tables, because one that moves meanwhile must be seen on one
+-- side or the other.
+CREATE FUNCTION _pgq_settle_over(ids bigint[], at timestamptz) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_settle_over$
+DECLARE
+    c_most CONSTANT integer := 500;
+    v_failed bigint[];
+BEGIN
+    ids := ARRAY(
+        SELECT i.id
+        FROM unnest(ids) AS i (id)
+        WHERE (SELECT true FROM pgq_waiting AS w WHERE w.id = i.id) IS NULL
+          AND (SELECT true FROM pgq_blocked AS b WHERE b.id = i.id) IS NULL
+          AND (SELECT true FROM pgq_running AS r WHERE r.id = i.id) IS NULL);
+    IF ids = '{}' THEN
+        RETURN;
+    END IF;
+    WITH running AS MATERIALIZED (
+        SELECT r.id FROM _pgq_running AS r WHERE r.id = ANY (ids)
+    )
+    SELECT array_agg(i.id), array_agg(i.id) FILTER (WHERE e.outcome IN ('dead', 'cancelled'))
+    INTO ids, v_failed
+    FROM unnest(ids) AS i (id)
+    LEFT JOIN pgq_ended AS e ON e.id = i.id
+    WHERE (SELECT true FROM pgq_waiting AS w WHERE w.id = i.id) IS NULL
+      AND (SELECT true FROM pgq_blocked AS b WHERE b.id = i.id) IS NULL
+      AND i.id NOT IN (SELECT r.id FROM running AS r);
+    IF v_failed IS NOT NULL THEN
+        PERFORM _pgq_settle_needs(v_failed, 'failed', at, c_most);
+        ids := ARRAY(SELECT i.id FROM unnest(ids) AS i (id) WHERE i.id <> ALL (v_failed));
+    END IF;
+    IF ids <> '{}' THEN
+        PERFORM _pgq_settle_needs(ids, 'done', at, c_most);
+    END IF;
+END
+$_pgq_settle_over$;
+
+COMMENT ON FUNCTION _pgq_settle_over(bigint[], timestamptz) IS
+    'Unblock or cancel blocked jobs that wait for those of these jobs that have ended. Returns nothing. Raises what '
+    '_pgq_settle_needs does.';
+
+
+CREATE FUNCTION _pgq_settle_notes(at timestamptz, max_jobs integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_settle_notes$
+DECLARE
+    v_left integer := max_jobs;
+    v_note record;
+    v_ids bigint[];
+    v_count integer;
+BEGIN
+    WHILE v_left > 0 LOOP
+        SELECT o.outcome, array_agg(o.id) AS ids INTO v_note
+        FROM (SELECT n.id, n.outcome FROM pgq_need_ended AS n LIMIT 100 FOR UPDATE SKIP LOCKED) AS o
+        GROUP BY o.outcome
+        LIMIT 1;
+        EXIT WHEN NOT FOUND;
+        -- A dead job that was retried since is alive.
+        v_ids := v_note.ids;
+        IF v_note.outcome = 'failed' THEN
+            v_ids := ARRAY(
+                SELECT e.id FROM pgq_ended AS e WHERE e.id = ANY (v_ids) AND e.outcome IN ('dead', 'cancelled'));
+        END IF;
+        v_count := _pgq_settle_needs(v_ids, v_note.outcome, at, v_left);
+        IF v_count < v_left THEN
+            DELETE FROM pgq_need_ended AS n WHERE n.id = ANY (v_note.ids);
+        END IF;
+        -- A call for one job takes as long as several jobs of a long list.
+        v_left := v_left - greatest(v_count, 2);
+    END LOOP;
+END
+$_pgq_settle_notes$;
+
+COMMENT ON FUNCTION _pgq_settle_notes(timestamptz, integer) IS
+    'Unblock or cancel blocked jobs that wait for jobs in pgq_need_ended, about max_jobs of them. Returns nothing. '
+    'Raises what _pgq_settle_needs does.';
+
+
+-- One by one, because one of them is locked. Each takes a subtransaction.
+CREATE FUNCTION _pgq_settle_singly(at timestamptz) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_settle_singly$
+DECLARE
+    v_need record;
+    v_locked integer := 0;
+BEGIN
+    FOR v_need IN
+        SELECT n.job, n.needs, o.outcome
+        FROM (
+            SELECT e.id, e.outcome
+            FROM pgq_need_ended AS e
+            WHERE e.outcome <> 'failed'
+               OR (SELECT d.outcome FROM pgq_ended AS d WHERE d.id = e.id) IN ('dead', 'cancelled')
+            ORDER BY random()
+            LIMIT 20
+        ) AS o
+        CROSS JOIN LATERAL (SELECT i.job, i.needs FROM pgq_need AS i WHERE i.needs = o.id ORDER BY random() LIMIT 20) AS n
+        ORDER BY random()
+        LIMIT 20
+    LOOP
+        BEGIN
+            PERFORM _pgq_settle_needs(ARRAY[v_need.needs], v_need.outcome, at, 1, v_need.job);
+        EXCEPTION WHEN lock_not_available THEN
+            v_locked := v_locked + 1;
+        END;
+        EXIT WHEN v_locked = 2;
+    END LOOP;
+END
+$_pgq_settle_singly$;
+
+COMMENT ON FUNCTION _pgq_settle_singly(timestamptz) IS
+    'Unblock or cancel up to 20 blocked jobs that wait for jobs in pgq_need_ended, in any order; it ends at the second '
+    'one that is locked. Returns nothing.';
+
+
+CREATE FUNCTION _pgq_needs_setting() RETURNS text
+    LANGUAGE sql
+    STABLE
+    RETURN 'pgq.needs_' || 'pgq_need'::regclass::oid;
+
+COMMENT ON FUNCTION _pgq_needs_setting() IS
+    'Return the name of the setting in which a session keeps how far it has looked at needs.';
+
+
+-- A forged setting makes a session look elsewhere, and no other.
+CREATE FUNCTION _pgq_look_at_needs() RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_look_at_needs$
+DECLARE
+    c_most CONSTANT integer := 200;
+    v_text text := current_setting(_pgq_needs_setting(), true);
+    v_from bigint := CASE WHEN v_text ~ '^[0-9]{1,18}$' THEN v_text::bigint
+                          ELSE floor(random() * (SELECT max(n.needs) FROM pgq_need AS n)) END;
+    v_ids bigint[];
+BEGIN
+    v_ids := ARRAY(
+        WITH RECURSIVE found (id, n) AS (
+            SELECT (SELECT min(f.needs) FROM pgq_need AS f WHERE f.needs > v_from), 1
+            UNION ALL
+            SELECT (SELECT min(f.needs) FROM pgq_need AS f WHERE f.needs > found.id), found.n + 1
+            FROM found
+            WHERE found.n < c_most AND found.id IS NOT NULL
+        )
+        SELECT found.id FROM found WHERE found.id IS NOT NULL);
+    IF cardinality(v_ids) = c_most THEN
+        v_from := v_ids[c_most];
+    ELSIF v_from > 0 THEN
+        -- The end: the next look begins at the first one.
+        v_from := 0;
+    END IF;
+    PERFORM set_config(_pgq_needs_setting(), v_from::text, false);
+    RETURN v_ids;
+END
+$_pgq_look_at_needs$;
+
+COMMENT ON FUNCTION _pgq_look_at_needs() IS
+    'Return the next 200 jobs, in the order of ids, that blocked jobs wait for; after the last one, from the first on.';
+
+
+-- A table lock that other roles cannot take. The error ends a subtransaction and with it the lock.
+CREATE FUNCTION _pgq_reset_needed() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_reset_needed$
+BEGIN
+    BEGIN
+        LOCK TABLE pgq_need IN SHARE MODE NOWAIT;
+        IF NOT EXISTS (SELECT FROM pgq_need) AND NOT EXISTS (SELECT FROM pgq_need_ended) THEN
+            PERFORM setval('pgq_needed', 1, false);
+        END IF;
+        RAISE SQLSTATE 'PGQ00';
+    EXCEPTION WHEN SQLSTATE 'PGQ00' OR lock_not_available THEN
+        RETURN;
+    END;
+END
+$_pgq_reset_needed$;
+
+COMMENT ON FUNCTION _pgq_reset_needed() IS
+    'Let _pgq_has_needs return false again if no job is blocked, and none is being enqueued so. Returns nothing.';
+
+
+-- What claims do once a second in each session, while jobs are blocked. A thousand jobs take a tenth of a second.
+CREATE FUNCTION _pgq_settle_blocked(at timestamptz) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_settle_blocked$
+BEGIN
+    IF NOT _pgq_has_needs() OR current_setting('transaction_isolation') <> 'read committed' THEN
+        RETURN;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pgq_need) AND NOT EXISTS (SELECT FROM pgq_need_ended) THEN
+        PERFORM _pgq_reset_needed();
+        RETURN;
+    END IF;
+    BEGIN
+        PERFORM _pgq_settle_notes(at, 1000);
+    EXCEPTION WHEN lock_not_available THEN
+        PERFORM _pgq_settle_singly(at);
+    END;
+    BEGIN
+        PERFORM _pgq_settle_over(_pgq_look_at_needs(), at);
+    EXCEPTION WHEN lock_not_available THEN
+        NULL;  -- a later look finds them again
+    END;
+END
+$_pgq_settle_blocked$;
+
+COMMENT ON FUNCTION _pgq_settle_blocked(timestamptz) IS
+    'Unblock or cancel blocked jobs whose prerequisites are over, up to some hundreds. Waits for a lock for 100 ms at '
+    'most, four times. Returns nothing.';
