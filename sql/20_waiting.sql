@@ -82,7 +82,7 @@ COMMENT ON COLUMN pgq_waiting.losses IS
     'failure. A job with a number is a suspect, which is claimed alone.';
 COMMENT ON COLUMN pgq_waiting.newest_error IS
     'Number of the newest error of the job in pgq_error; NULL: it has none; 0: it has none, and its queue kept all '
-    'that is done when the job was claimed.';
+    'that is done when the job was claimed; -1: it has none, and has saved something (see pgq_save).';
 COMMENT ON COLUMN pgq_waiting.group_key IS
     'Key of the group of the job: jobs of its queue with the same key share limits and order; NULL: it has no group.';
 COMMENT ON COLUMN pgq_waiting.group_id IS

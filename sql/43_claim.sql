@@ -20,7 +20,8 @@ CREATE FUNCTION pgq_claim(
     lease_until timestamptz,
     context jsonb,
     suspect boolean,
-    group_key text
+    group_key text,
+    saved jsonb
 )
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -58,7 +59,8 @@ BEGIN
         IF v_ripe.in_turn_at IS NOT NULL AND v_ripe.token IS NOT NULL THEN
             RETURN QUERY
             SELECT r.id, r.token, r.queue, r.kind, r.args, r.attempt, r.max_retries, r.priority::integer, r.ripe_at,
-                   r.enqueued_at, r.lease_until, r.context, r.losses IS NOT NULL, r.group_key
+                   r.enqueued_at, r.lease_until, r.context, r.losses IS NOT NULL, r.group_key,
+                   CASE WHEN r.newest_error IS NOT NULL THEN _pgq_saved(r.id) END
             FROM _pgq_move_in_turn(
                 v_ripe.rows, v_ripe.token, v_ripe.in_turn_at, coalesce(lease, '5 minutes'), worker) AS r;
             RETURN;
@@ -91,7 +93,8 @@ BEGIN
                t.group_id
         FROM taken AS t
         RETURNING r.id, r.token, r.queue, r.kind, r.args, r.attempt, r.max_retries, r.priority::integer, r.ripe_at,
-                  r.enqueued_at, r.lease_until, r.context, r.losses IS NOT NULL, r.group_key;
+                  r.enqueued_at, r.lease_until, r.context, r.losses IS NOT NULL, r.group_key,
+                  CASE WHEN r.newest_error IS NOT NULL THEN _pgq_saved(r.id) END;
         RETURN;
     END IF;
     RETURN QUERY
@@ -117,7 +120,8 @@ BEGIN
     FROM taken AS t
     ORDER BY t.priority, t.ripe_at, t.id
     RETURNING r.id, r.token, r.queue, r.kind, r.args, r.attempt, r.max_retries, r.priority::integer, r.ripe_at,
-              r.enqueued_at, r.lease_until, r.context, r.losses IS NOT NULL, r.group_key;
+              r.enqueued_at, r.lease_until, r.context, r.losses IS NOT NULL, r.group_key,
+              CASE WHEN r.newest_error IS NOT NULL THEN _pgq_saved(r.id) END;
 END
 $pgq_claim$;
 
@@ -126,7 +130,8 @@ COMMENT ON FUNCTION pgq_claim(text[], bigint, interval, text, bigint) IS
     'ripe_at. So ripe jobs of one priority and queue keep back those after them; a worker that names its queues in '
     'another order each time lets each come first in turn. From a queue with groups or limits (see pgq_configure), a '
     'claim takes at the place of the queue in the list: of each group in turn, by priority within the group. Each row '
-    'has the token that every further call about the job must present; the attempt is counted. Fewer rows than '
+    'has the token that every further call about the job must present; the attempt is counted; saved is what the job '
+    'has saved in earlier attempts (see pgq_save), or NULL. Fewer rows than '
     'max_jobs do not mean that no other job is ripe: once the args of the jobs taken reach max_bytes, as they are '
     'stored, no further job is taken; and a suspect, which is a job that was lost together with others, is returned '
     'alone. Ripe jobs that are not taken may stay locked until the end of the transaction. If the lease ends before '

@@ -26,7 +26,8 @@ CREATE FUNCTION pgq_claim_batch(
     OUT ripe_ats timestamptz[],
     OUT enqueued_ats timestamptz[],
     OUT contexts text[],
-    OUT group_keys text[]
+    OUT group_keys text[],
+    OUT saved text[]
 )
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -91,9 +92,9 @@ BEGIN
             -- The claim comes first: a place that it takes again wakes no session.
             IF v_freed_queues IS NOT NULL THEN
                 SELECT b.token, b.lease_until, b.suspect, b.ids, b.queue_names, b.kinds, b.args, b.attempts,
-                       b.max_retries, b.priorities, b.ripe_ats, b.enqueued_ats, b.contexts, b.group_keys
+                       b.max_retries, b.priorities, b.ripe_ats, b.enqueued_ats, b.contexts, b.group_keys, b.saved
                 INTO token, lease_until, suspect, ids, queue_names, kinds, args, attempts, max_retries,
-                     priorities, ripe_ats, enqueued_ats, contexts, group_keys
+                     priorities, ripe_ats, enqueued_ats, contexts, group_keys, saved
                 FROM pgq_claim_batch(
                     queues, max_jobs, lease, worker, max_bytes => max_bytes, packed => packed) AS b;
                 PERFORM _pgq_wake_places(v_freed_queues, v_freed_groups);
@@ -115,9 +116,10 @@ BEGIN
                 SELECT r.token, r.lease_until, r.losses IS NOT NULL, ARRAY[r.id], ARRAY[r.queue], ARRAY[r.kind],
                        ARRAY[r.args::text], ARRAY[r.attempt], ARRAY[r.max_retries], ARRAY[r.priority::integer],
                        ARRAY[r.ripe_at], ARRAY[r.enqueued_at], string_to_array(r.context::text, E'\x1f'),
-                       string_to_array(r.group_key, E'\x1f')
+                       string_to_array(r.group_key, E'\x1f'),
+                       CASE WHEN r.newest_error IS NOT NULL THEN _pgq_saved_texts(ARRAY[r.id]) END
                 INTO token, lease_until, suspect, ids, queue_names, kinds, args, attempts, max_retries, priorities,
-                     ripe_ats, enqueued_ats, contexts, group_keys
+                     ripe_ats, enqueued_ats, contexts, group_keys, saved
                 FROM _pgq_move_in_turn(
                     v_ripe.rows, v_ripe.token, v_ripe.in_turn_at, coalesce(lease, '5 minutes'), worker) AS r;
                 RETURN;
@@ -126,9 +128,10 @@ BEGIN
                        array_agg(r.queue), array_agg(r.kind), array_agg(r.args::text), array_agg(r.attempt),
                        array_agg(r.max_retries), array_agg(r.priority::integer), array_agg(r.ripe_at),
                        array_agg(r.enqueued_at), CASE WHEN count(r.context) > 0 THEN array_agg(r.context::text) END,
-                       CASE WHEN count(r.group_key) > 0 THEN array_agg(r.group_key) END
+                       CASE WHEN count(r.group_key) > 0 THEN array_agg(r.group_key) END,
+                       CASE WHEN count(r.newest_error) > 0 THEN _pgq_saved_texts(array_agg(r.id)) END
                 INTO token, lease_until, suspect, ids, queue_names, kinds, args, attempts, max_retries, priorities,
-                     ripe_ats, enqueued_ats, contexts, group_keys
+                     ripe_ats, enqueued_ats, contexts, group_keys, saved
                 FROM _pgq_move_in_turn(
                     v_ripe.rows, v_ripe.token, v_ripe.in_turn_at, coalesce(lease, '5 minutes'), worker) AS r;
                 RETURN;
@@ -178,6 +181,9 @@ BEGIN
                   string_to_array(r.context::text, E'\x1f')
         INTO token, lease_until, suspect, ids, queue_names, kinds, args, attempts, max_retries, priorities, ripe_ats,
              enqueued_ats, contexts;
+        IF v_ripe.failed > 0 THEN
+            saved := _pgq_saved_texts(ids);
+        END IF;
         RETURN;
     END IF;
 
@@ -244,6 +250,9 @@ BEGIN
            CASE WHEN count(t.context) > 0 THEN array_agg(t.context::text) END
     INTO suspect, ids, queue_names, kinds, args, attempts, max_retries, priorities, ripe_ats, enqueued_ats, contexts
     FROM (SELECT * FROM taken ORDER BY priority, ripe_at, id) AS t;
+    IF v_ripe.failed > 0 THEN
+        saved := _pgq_saved_texts(ids);
+    END IF;
 END
 $pgq_claim_batch$;
 
@@ -254,7 +263,7 @@ COMMENT ON FUNCTION pgq_claim_batch(
     'max_jobs ripe jobs as pgq_claim does, in one call. Returns one row. lost are those of done_ids that were not '
     'held: what was done for them must be rolled back. The jobs taken share token and lease_until, and are described '
     'by arrays in the order of the claim: ids, queue_names, kinds, args as the text of JSON, attempts, max_retries, '
-    'priorities, ripe_ats, enqueued_ats, contexts as text, and group_keys; the last two are NULL if no job has one. '
+    'priorities, ripe_ats, enqueued_ats, contexts as text, group_keys, and saved as text; the last three are NULL if no job has one. '
     'suspect says that the only job is one that was lost together with others (see pgq_claim). If no job is ripe, '
     'token is NULL and the arrays are empty. With max_jobs 0 no job is taken, and no job rescued. The jobs of a batch '
     'are held as those of pgq_claim are, and all calls for running jobs take any of them. packed false is for a client '

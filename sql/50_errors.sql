@@ -1,5 +1,5 @@
--- The errors of a job: add one, hand all over to the twin of a merge, delete all. The caller has the job's row locked,
--- or has just removed it.
+-- The errors of a job: add one, hand all over to the twin of a merge, delete all, with what else stands beside the job.
+-- The caller has the job's row locked, or has just removed it.
 
 CREATE FUNCTION _pgq_add_error(
     job pgq_running,
@@ -15,7 +15,7 @@ CREATE FUNCTION _pgq_add_error(
 AS $_pgq_add_error$
 DECLARE
     c_kept CONSTANT integer := 10;
-    v_number integer := coalesce(job.newest_error, 0) + 1;
+    v_number integer := greatest(job.newest_error, 0) + 1;
 BEGIN
     INSERT INTO pgq_error (id, number, attempt, at, worker, error, declined)
     VALUES (job.id, v_number, job.attempt, at, job.worker, left(error, 4000), declined);
@@ -66,16 +66,18 @@ COMMENT ON FUNCTION _pgq_merge_errors(bigint, bigint, integer) IS
     'newest_error. This must be greater by ten than the numbers of both. Returns nothing.';
 
 
-CREATE FUNCTION _pgq_delete_errors(ids bigint[]) RETURNS void
+CREATE FUNCTION _pgq_delete_beside(ids bigint[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
     SET enable_seqscan = off
     SET jit = off
     SET plan_cache_mode = force_generic_plan
-AS $_pgq_delete_errors$
+AS $_pgq_delete_beside$
 BEGIN
     DELETE FROM pgq_error AS e WHERE e.id = ANY (ids);
+    DELETE FROM pgq_saved AS s WHERE s.id = ANY (ids);
 END
-$_pgq_delete_errors$;
+$_pgq_delete_beside$;
 
-COMMENT ON FUNCTION _pgq_delete_errors(bigint[]) IS 'Delete all errors of jobs that are gone. Returns nothing.';
+COMMENT ON FUNCTION _pgq_delete_beside(bigint[]) IS
+    'Delete all errors of jobs that are gone, and what they have saved. Returns nothing.';

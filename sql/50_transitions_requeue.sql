@@ -31,8 +31,9 @@ BEGIN
     UPDATE pgq_waiting AS w
     SET attempt = greatest(w.attempt, _pgq_merge.attempt),
         newest_error = CASE
-            WHEN _pgq_merge.newest_error IS NULL THEN w.newest_error
-            ELSE greatest(w.newest_error, _pgq_merge.newest_error) + 10
+            WHEN _pgq_merge.newest_error > 0 THEN greatest(w.newest_error, _pgq_merge.newest_error) + 10
+            WHEN w.newest_error > 0 THEN w.newest_error
+            ELSE coalesce(_pgq_merge.newest_error, w.newest_error)
         END,
         ripe_at = CASE WHEN v_delayed THEN greatest(w.ripe_at, _pgq_merge.ripe_at) ELSE w.ripe_at END,
         losses = greatest(w.losses, _pgq_merge.losses)
@@ -41,8 +42,11 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    IF newest_error IS NOT NULL THEN
+    IF newest_error > 0 THEN
         PERFORM _pgq_merge_errors(_pgq_merge.id, v_twin.id, v_twin.newest_error);
+    END IF;
+    IF newest_error IS NOT NULL THEN
+        PERFORM _pgq_hand_over(_pgq_merge.id, v_twin.id);
     END IF;
     IF _pgq_has_needs() THEN
         PERFORM _pgq_hand_over_needs(_pgq_merge.id, v_twin.id);
@@ -53,8 +57,9 @@ $_pgq_merge$;
 
 COMMENT ON FUNCTION _pgq_merge(bigint, uuid, timestamptz, integer, smallint, integer) IS
     'Merge a job into its waiting twin: the twin keeps the larger number of attempts and of losses, the newest ten '
-    'errors of both, and the later ripe_at, unless that of the job has passed. Blocked jobs that wait for the job then '
-    'wait for the twin. Returns true, or false if no twin is waiting any more.';
+    'errors of both, the later ripe_at, unless that of the job has passed, and what the job has saved, unless it has '
+    'saved something itself. Blocked jobs that wait for the job then wait for the twin. Returns true, or false if no '
+    'twin is waiting any more.';
 
 
 -- Otherwise a merge would put the work of a job behind the jobs that were enqueued after it.
@@ -82,6 +87,7 @@ BEGIN
     END IF;
     UPDATE pgq_waiting AS w SET id = job.id WHERE w.id = v_twin;
     UPDATE pgq_error AS e SET id = job.id WHERE e.id = v_twin;
+    UPDATE pgq_saved AS s SET id = job.id WHERE s.id = v_twin;
     IF _pgq_has_needs() THEN
         PERFORM _pgq_hand_over_needs(v_twin, job.id);
     END IF;

@@ -32,17 +32,17 @@ BEGIN
     )
     SELECT array_agg(j.id) INTO v_deleted
     FROM unnest(jobs) AS j
-    WHERE j.newest_error > 0
+    WHERE j.newest_error <> 0
       AND j.id NOT IN (SELECT k.id FROM kept AS k);
     IF v_deleted IS NOT NULL THEN
-        PERFORM _pgq_delete_errors(v_deleted);
+        PERFORM _pgq_delete_beside(v_deleted);
     END IF;
 END
 $_pgq_keep_done$;
 
 COMMENT ON FUNCTION _pgq_keep_done(pgq_running[]) IS
     'Put jobs that are done without a result, and were just removed from pgq_running, into pgq_ended if their queues '
-    'keep all that is done, and delete the errors of the others; count the times that are counted. Returns nothing.';
+    'keep all that is done, and delete what stands beside the others; count the times that are counted. Returns nothing.';
 
 
 CREATE FUNCTION pgq_complete(

@@ -112,7 +112,7 @@ BEGIN
     INTO v_deleted
     FROM deleted AS d;
     IF v_deleted.failed IS NOT NULL THEN
-        PERFORM _pgq_delete_errors(v_deleted.failed);
+        PERFORM _pgq_delete_beside(v_deleted.failed);
     END IF;
     IF v_deleted.not_done IS NOT NULL AND _pgq_has_needs() THEN
         PERFORM _pgq_settle_ends(v_deleted.not_done, 'purged');

@@ -41,7 +41,10 @@ SELECT j.id, j.state, j.queue, j.kind, CASE WHEN s.reads THEN j.args END AS args
        CASE WHEN s.reads THEN j.result END AS result, CASE WHEN s.reads THEN j.context END AS context, j.losses,
        j.cancel_requested_at, CASE WHEN s.reads THEN j.group_key END AS group_key,
        CASE WHEN j.state = 'blocked' THEN ARRAY(SELECT n.needs FROM pgq_need AS n WHERE n.job = j.id ORDER BY n.needs) END
-           AS after
+           AS after,
+       CASE WHEN s.reads AND j.newest_error IS NOT NULL THEN (
+           SELECT v.saved FROM pgq_saved AS v WHERE v.id = j.id
+       ) END AS saved
 FROM (
     SELECT id, 'waiting'::text AS state, pgq_waiting.queue, kind, args, priority::integer AS priority, ripe_at, attempt,
            coalesce(pgq_waiting.max_retries, s.max_retries, 10) AS max_retries,
@@ -83,7 +86,8 @@ WHERE s.sees;
 COMMENT ON VIEW pgq_jobs IS
     'All jobs with their state: waiting, blocked, running, dead, cancelled or done. A job that was completed without a '
     'result is gone, unless its queue keeps all that is done. A role sees the jobs of the queues that it may use as '
-    'admin or reader; where it is only a reader, args, dedup_key, errors, result, context and group_key are NULL.';
+    'admin or reader; where it is only a reader, args, dedup_key, errors, result, context, group_key '
+    'and saved are NULL.';
 COMMENT ON COLUMN pgq_jobs.id IS 'Number of the job; it stays the same in all states.';
 COMMENT ON COLUMN pgq_jobs.state IS 'waiting, blocked, running, dead, cancelled or done.';
 COMMENT ON COLUMN pgq_jobs.queue IS 'Queue whose workers may claim the job.';
@@ -126,6 +130,8 @@ COMMENT ON COLUMN pgq_jobs.group_key IS
 COMMENT ON COLUMN pgq_jobs.after IS
     'Numbers of the jobs that the job still waits for; a dead or cancelled one of them is to be retried. NULL unless '
     'blocked.';
+COMMENT ON COLUMN pgq_jobs.saved IS
+    'What the job has saved (see pgq_save); NULL: nothing, or the role is not an admin of the queue.';
 
 
 -- Both sides are filtered before the join: a worker that claims under the name of a hidden worker must not learn that

@@ -53,7 +53,7 @@ BEGIN
     INTO v_purged, v_failed, v_not_done
     FROM purged AS p;
     IF v_failed IS NOT NULL THEN
-        PERFORM _pgq_delete_errors(v_failed);
+        PERFORM _pgq_delete_beside(v_failed);
     END IF;
     -- Nothing can retry these any more.
     IF v_not_done IS NOT NULL AND _pgq_has_needs() THEN

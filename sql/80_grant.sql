@@ -9,7 +9,7 @@ CREATE FUNCTION _pgq_granted_functions(privilege text) RETURNS text[]
                                  'pgq_remaining', 'pgq_idle', 'pgq_hold', 'pgq_hold_many', 'pgq_complete',
                                  'pgq_complete_many', 'pgq_fail', 'pgq_cancel_requested', 'pgq_cancel_claimed',
                                  'pgq_extend', 'pgq_snooze', 'pgq_release', 'pgq_decline', 'pgq_ripe_in',
-                                 'pgq_queues_to_serve']
+                                 'pgq_queues_to_serve', 'pgq_save']
         WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_configure', 'pgq_pause', 'pgq_resume',
                                 'pgq_schedule', 'pgq_unschedule', 'pgq_pause_schedule', 'pgq_resume_schedule',
                                 'pgq_run_schedule', 'pgq_update', 'pgq_result', 'pgq_await', 'pgq_now']

@@ -30,6 +30,7 @@ STAGES: Final[Mapping[str, Sequence[str]]] = {
     "Complete": ("pgq_hold", "pgq_hold_many", "pgq_complete", "pgq_complete_many"),
     "Retry": ("pgq_fail", "pgq_cancel_requested", "pgq_cancel_claimed", "pgq_backoff"),
     "Lease": ("pgq_extend", "pgq_snooze", "pgq_release", "pgq_decline"),
+    "Save": ("pgq_save",),
     "Presence": ("pgq_register", "pgq_unregister", "pgq_reconcile", "pgq_idle"),
     "Operate": ("pgq_cancel", "pgq_retry", "pgq_update", "pgq_purge", "pgq_configure", "pgq_pause", "pgq_resume"),
     "Schedule": (

@@ -185,6 +185,7 @@ INSERT INTO pgq_count (queue, kind, event, jobs)
 SELECT queue, kind, 'claimed', count(*) FROM pgq_running GROUP BY queue, kind;
 
 SELECT pg_extension_config_dump('pgq_error', '');
+SELECT pg_extension_config_dump('pgq_saved', '');
 SELECT pg_extension_config_dump('pgq_mark', '');
 SELECT pg_extension_config_dump('pgq_queue_setting', '');
 SELECT pg_extension_config_dump('pgq_paused', '');

@@ -7,6 +7,7 @@ SELECT pg_extension_config_dump('pgq_running_batch', '');
 SELECT pg_extension_config_dump('pgq_ended', '');
 SELECT pg_extension_config_dump('pgq_cancel_request', '');
 SELECT pg_extension_config_dump('pgq_error', '');
+SELECT pg_extension_config_dump('pgq_saved', '');
 SELECT pg_extension_config_dump('pgq_queue_setting', '');
 SELECT pg_extension_config_dump('pgq_paused', '');
 SELECT pg_extension_config_dump('pgq_rate', '');

@@ -132,7 +132,7 @@ SELECT is_empty(
 SELECT is(
     (SELECT string_agg(parameter_name::text, ',' ORDER BY ordinal_position) FROM information_schema.parameters
      WHERE specific_name ~ '^pgq_claim_\d+$' AND parameter_mode = 'OUT' AND specific_schema = current_schema()),
-    'id,token,queue,kind,args,attempt,max_retries,priority,ripe_at,enqueued_at,lease_until,context,suspect,group_key', 'a claim has these columns');
+    'id,token,queue,kind,args,attempt,max_retries,priority,ripe_at,enqueued_at,lease_until,context,suspect,group_key,saved', 'a claim has these columns');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -8,7 +8,7 @@ CREATE TEMP VIEW held AS SELECT array_agg(id ORDER BY id) AS ids, array_agg(toke
 SELECT results_eq(
     'SELECT * FROM pgq_claim_batch()',
     $$ VALUES ('{}'::bigint[], NULL::bigint, NULL::timestamptz, NULL::boolean, '{}'::bigint[], '{}'::text[], '{}'::text[], '{}'::text[], '{}'::integer[],
-               '{}'::integer[], '{}'::integer[], '{}'::timestamptz[], '{}'::timestamptz[], NULL::text[], NULL::text[]) $$,
+               '{}'::integer[], '{}'::integer[], '{}'::timestamptz[], '{}'::timestamptz[], NULL::text[], NULL::text[], NULL::text[]) $$,
     'a claim without jobs returns one row of empty arrays');
 
 -- The order is that of a claim; what a job has is at the same place in each array.

@@ -18,7 +18,7 @@ SELECT is(
 FROM (VALUES
     ('tap_nobody', '{}'),
     ('tap_producer', '{pgq_await,pgq_backoff,pgq_cron_next,pgq_enqueue,pgq_enqueue_many,pgq_result,pgq_version}'),
-    ('tap_worker', '{pgq_backoff,pgq_cancel_claimed,pgq_cancel_requested,pgq_claim,pgq_claim_batch,pgq_complete,pgq_complete_many,pgq_cron_next,pgq_decline,pgq_extend,pgq_fail,pgq_hold,pgq_hold_many,pgq_idle,pgq_queues_to_serve,pgq_reconcile,pgq_register,pgq_release,pgq_remaining,pgq_ripe_in,pgq_snooze,pgq_unregister,pgq_version}'),
+    ('tap_worker', '{pgq_backoff,pgq_cancel_claimed,pgq_cancel_requested,pgq_claim,pgq_claim_batch,pgq_complete,pgq_complete_many,pgq_cron_next,pgq_decline,pgq_extend,pgq_fail,pgq_hold,pgq_hold_many,pgq_idle,pgq_queues_to_serve,pgq_reconcile,pgq_register,pgq_release,pgq_remaining,pgq_ripe_in,pgq_save,pgq_snooze,pgq_unregister,pgq_version}'),
     ('tap_admin', '{pgq_await,pgq_backoff,pgq_cancel,pgq_configure,pgq_cron_next,pgq_now,pgq_pause,pgq_pause_schedule,pgq_purge,pgq_result,pgq_resume,pgq_resume_schedule,pgq_retry,pgq_run_schedule,pgq_schedule,pgq_unschedule,pgq_update,pgq_version}'),
     ('tap_Reader', '{pgq_backoff,pgq_cron_next,pgq_now,pgq_version}')
 ) AS t (role, functions);

@@ -33,6 +33,7 @@ INSERT INTO matrix VALUES
     ('pgq_cancel_claimed', '{worker}', 'SELECT pgq_cancel_claimed({running}, {token})', '', 'PGQ02'),
     ('pgq_extend', '{worker}', 'SELECT pgq_extend({running}, {token}) IS NOT NULL', 'true', 'PGQ02'),
     ('pgq_snooze', '{worker}', 'SELECT pgq_snooze({running}, {token}, delay => ''1 s'')', 'cancelled', 'PGQ02'),
+    ('pgq_save', '{worker}', 'SELECT pgq_save({running}, {token}, ''1'')', '', 'PGQ02'),
     ('pgq_decline', '{worker}', 'SELECT outcome FROM pgq_decline({running}, {token})', 'cancelled', 'PGQ02'),
     ('pgq_release', '{worker}', 'SELECT pgq_release({running}, {token})', 'cancelled', 'PGQ02'),
     ('pgq_cancel', '{admin}', 'SELECT pgq_cancel({waiting})', 'cancelled', 'PGQ01'),

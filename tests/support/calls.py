@@ -34,6 +34,7 @@ LIFE = """
     pgq_hold_many('{:id}', '{:token}') AS id
     pgq_cancel_requested('{:id}', '{:token}')
     pgq_extend(':id', ':token', '2 hours')
+    pgq_save(':id', ':token', '{"n": 1.50}')
     pgq_fail(':id', ':token', 'e')
     pgq_claim(worker => 'w')
     pgq_release(':id', ':token')

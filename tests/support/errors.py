@@ -18,7 +18,7 @@ FROM (
 FULL JOIN (
     SELECT id, count(*), min(number) AS oldest, max(number) AS newest FROM pgq_error GROUP BY id
 ) AS e USING (id)
-WHERE nullif(j.newest_error, 0) IS DISTINCT FROM e.newest OR e.newest - e.oldest >= 10
+WHERE CASE WHEN j.newest_error > 0 THEN j.newest_error END IS DISTINCT FROM e.newest OR e.newest - e.oldest >= 10
 ORDER BY id
 """
 

@@ -19,7 +19,7 @@ NOT_DECODED: Final = object()
 # The arguments of Job, in their order.
 FIELDS: Final = (
     "id", "token", "queue", "kind", "payload", "attempt", "max_retries", "priority", "ripe_at", "enqueued_at",
-    "lease_until", "context", "suspect", "group_key",
+    "lease_until", "context", "suspect", "group_key", "saved",
 )  # fmt: skip
 _DECODER: Final = json.JSONDecoder()
 # typeshed has the class of its Python version, which takes itself.
@@ -123,8 +123,9 @@ class Job:
     """
     A claimed job. ``id`` stays the same through all attempts, ``token`` names this one claim.
 
-    ``attempt`` counts from 1. The job belongs to the worker until ``lease_until``, by the database's clock. ``payload``
-    and ``context`` are JSON text. A ``suspect`` was lost together with other jobs, and was claimed alone.
+    ``attempt`` counts from 1. The job belongs to the worker until ``lease_until``, by the database's clock.
+    ``payload``, ``context`` and ``saved`` are JSON text. A ``suspect`` was lost together with other jobs, and was
+    claimed alone.
 
     Jobs with the same id and token are equal. A copy, and one that was pickled, is outside of its worker.
     """
@@ -147,6 +148,7 @@ class Job:
         context: str | None = None,
         suspect: bool = False,
         group_key: str | None = None,
+        saved: str | None = None,
     ) -> None:
         self.id, self.kind, self.payload, self.attempt = id, kind, payload, attempt
         self._index, self._args = 0, cast("Any", NOT_DECODED)
@@ -160,6 +162,7 @@ class Job:
             "enqueued_at": [enqueued_at],
             "context": [context],
             "group_key": [group_key],
+            "saved": [saved],
         }
         self._claim = Claim(token, lease_until, suspect, [id], [kind], [payload], [attempt], columns)
 
@@ -216,6 +219,12 @@ class Job:
         return None if keys is None else keys[self._index]
 
     @property
+    def saved(self) -> str | None:
+        """What earlier attempts have saved, as JSON text."""
+        texts: Sequence[str | None] | None = self._claim.column("saved")
+        return None if texts is None else texts[self._index]
+
+    @property
     def suspect(self) -> bool:
         """Whether the job was lost together with others."""
         return self._claim.suspect
@@ -227,7 +236,7 @@ class Job:
         return hash((self.id, self.token))
 
     def __repr__(self) -> str:
-        shown = (f"{name}={getattr(self, name)!r}" for name in FIELDS if name not in {"payload", "context"})
+        shown = (f"{name}={getattr(self, name)!r}" for name in FIELDS if name not in {"payload", "context", "saved"})
         return f"Job({', '.join(shown)})"
 
     def __reduce__(self) -> tuple[type[Job], tuple[Any, ...]]:

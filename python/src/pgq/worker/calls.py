@@ -18,7 +18,7 @@ from pgq.job import FIELDS, Failure, Job, Remaining
 from pgq.queue import Queue
 
 # JSON comes as text: a value that Python cannot decode must not cost the whole batch.
-AS_TEXT: Final = {"payload": "args::text", "context": "context::text"}
+AS_TEXT: Final = {"payload": "args::text", "context": "context::text", "saved": "saved::text"}
 # The default of pgq_claim.
 MAX_BYTES: Final = 16 * 1024 * 1024
 TRANSACTION: Final = "pg_catalog.pg_current_xact_id()::text"

@@ -30,6 +30,7 @@ UNREAD: Final = {
     "enqueued_at": "enqueued_ats",
     "context": "contexts",
     "group_key": "group_keys",
+    "saved": "saved",
 }
 INT8: Final = psycopg.postgres.types["int8"]
 
