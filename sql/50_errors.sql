@@ -76,8 +76,11 @@ AS $_pgq_delete_beside$
 BEGIN
     DELETE FROM pgq_error AS e WHERE e.id = ANY (ids);
     DELETE FROM pgq_saved AS s WHERE s.id = ANY (ids);
+    DELETE FROM pgq_job_signal AS s WHERE s.id = ANY (ids);
+    DELETE FROM pgq_signal_wait AS s WHERE s.id = ANY (ids);
 END
 $_pgq_delete_beside$;
 
 COMMENT ON FUNCTION _pgq_delete_beside(bigint[]) IS
-    'Delete all errors of jobs that are gone, and what they have saved. Returns nothing.';
+    'Delete all errors of jobs that are gone, what they have saved, their signals, and what they have waited for. '
+    'Returns nothing.';

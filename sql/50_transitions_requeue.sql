@@ -21,9 +21,10 @@ CREATE FUNCTION _pgq_merge(
 AS $_pgq_merge$
 DECLARE
     v_delayed boolean := ripe_at > pgq_now();
+    v_has_signals boolean := _pgq_note_merge(id, signature);
     v_twin record;
 BEGIN
-    IF attempt = 0 AND newest_error IS NULL AND losses IS NULL AND NOT v_delayed
+    IF attempt = 0 AND newest_error IS NULL AND losses IS NULL AND NOT v_delayed AND NOT v_has_signals
        AND NOT (_pgq_has_needs() AND _pgq_is_needed(id)) THEN
         RETURN _pgq_tell_end(id, NULL) IS NOT NULL;
     END IF;
@@ -45,8 +46,9 @@ BEGIN
     IF newest_error > 0 THEN
         PERFORM _pgq_merge_errors(_pgq_merge.id, v_twin.id, v_twin.newest_error);
     END IF;
-    IF newest_error IS NOT NULL THEN
+    IF newest_error IS NOT NULL OR v_has_signals THEN
         PERFORM _pgq_hand_over(_pgq_merge.id, v_twin.id);
+        PERFORM _pgq_hand_over_signals(_pgq_merge.id, v_twin.id);
     END IF;
     IF _pgq_has_needs() THEN
         PERFORM _pgq_hand_over_needs(_pgq_merge.id, v_twin.id);
@@ -57,9 +59,9 @@ $_pgq_merge$;
 
 COMMENT ON FUNCTION _pgq_merge(bigint, uuid, timestamptz, integer, smallint, integer) IS
     'Merge a job into its waiting twin: the twin keeps the larger number of attempts and of losses, the newest ten '
-    'errors of both, the later ripe_at, unless that of the job has passed, and what the job has saved, unless it has '
-    'saved something itself. Blocked jobs that wait for the job then wait for the twin. Returns true, or false if no '
-    'twin is waiting any more.';
+    'errors of both, the later ripe_at, unless that of the job has passed, what the job has saved, unless it has saved '
+    'something itself, and its signals. Blocked jobs that wait for the job then wait for the twin. Returns true, or '
+    'false if no twin is waiting any more.';
 
 
 -- Otherwise a merge would put the work of a job behind the jobs that were enqueued after it.
@@ -88,6 +90,9 @@ BEGIN
     UPDATE pgq_waiting AS w SET id = job.id WHERE w.id = v_twin;
     UPDATE pgq_error AS e SET id = job.id WHERE e.id = v_twin;
     UPDATE pgq_saved AS s SET id = job.id WHERE s.id = v_twin;
+    UPDATE pgq_job_signal AS s SET id = job.id WHERE s.id = v_twin;
+    UPDATE pgq_signal_wait AS s SET id = job.id WHERE s.id = v_twin;
+    UPDATE pgq_merged AS m SET id = v_twin, twin = job.id WHERE m.id = job.id;
     IF _pgq_has_needs() THEN
         PERFORM _pgq_hand_over_needs(v_twin, job.id);
     END IF;

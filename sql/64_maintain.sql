@@ -31,6 +31,8 @@ BEGIN
     v_count := _pgq_expire_leases(at);
     PERFORM _pgq_settle_cancel_requests(at);
     PERFORM _pgq_settle_blocked(at);
+    PERFORM _pgq_settle_signals();
+    PERFORM _pgq_delete_lost_signals();
     PERFORM _pgq_settle_awaited();
     PERFORM _pgq_delete_old(at);
     PERFORM _pgq_delete_seen(at);
@@ -55,6 +57,7 @@ $_pgq_maintain$;
 
 COMMENT ON FUNCTION _pgq_maintain(timestamptz) IS
     'Call _pgq_fire_schedules, and if the search for expired leases is due in this session, _pgq_sweep_workers, '
-    '_pgq_expire_leases, _pgq_settle_cancel_requests, _pgq_settle_blocked, _pgq_settle_awaited, _pgq_delete_old, '
-    '_pgq_delete_seen and _pgq_fold_counts. The first call of a session calls _pgq_skip_lost_tokens, too. Returns when '
-    'the next search is due, or the next slot of a schedule if that is sooner.';
+    '_pgq_expire_leases, _pgq_settle_cancel_requests, _pgq_settle_blocked, _pgq_settle_signals, '
+    '_pgq_delete_lost_signals, _pgq_settle_awaited, _pgq_delete_old, _pgq_delete_seen and _pgq_fold_counts. The first '
+    'call of a session calls _pgq_skip_lost_tokens, too. Returns when the next search is due, or the next slot of a '
+    'schedule if that is sooner.';

@@ -4,15 +4,17 @@ CREATE FUNCTION _pgq_granted_functions(privilege text) RETURNS text[]
     LANGUAGE sql
     IMMUTABLE
     RETURN CASE privilege
-        WHEN 'producer' THEN ARRAY['pgq_enqueue', 'pgq_enqueue_many', 'pgq_result', 'pgq_await']
+        WHEN 'producer' THEN ARRAY['pgq_enqueue', 'pgq_enqueue_many', 'pgq_result', 'pgq_await',
+                                   'pgq_signal', 'pgq_signal_key']
         WHEN 'worker' THEN ARRAY['pgq_claim', 'pgq_claim_batch', 'pgq_register', 'pgq_unregister', 'pgq_reconcile',
                                  'pgq_remaining', 'pgq_idle', 'pgq_hold', 'pgq_hold_many', 'pgq_complete',
                                  'pgq_complete_many', 'pgq_fail', 'pgq_cancel_requested', 'pgq_cancel_claimed',
                                  'pgq_extend', 'pgq_snooze', 'pgq_release', 'pgq_decline', 'pgq_ripe_in',
-                                 'pgq_queues_to_serve', 'pgq_save']
+                                 'pgq_queues_to_serve', 'pgq_save', 'pgq_wait_signal']
         WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_configure', 'pgq_pause', 'pgq_resume',
                                 'pgq_schedule', 'pgq_unschedule', 'pgq_pause_schedule', 'pgq_resume_schedule',
-                                'pgq_run_schedule', 'pgq_update', 'pgq_result', 'pgq_await', 'pgq_now']
+                                'pgq_run_schedule', 'pgq_update', 'pgq_result', 'pgq_await', 'pgq_now',
+                                'pgq_signal', 'pgq_signal_key']
         WHEN 'reader' THEN ARRAY['pgq_now']
     END || ARRAY['pgq_backoff', 'pgq_cron_next', 'pgq_version'];
 
@@ -89,7 +91,8 @@ BEGIN
     ELSIF privilege = 'reader' THEN
         EXECUTE format(
             'GRANT SELECT (id, state, queue, kind, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, '
-            'dedup, enqueued_at, worker, claimed_at, lease_until, ended_at, losses, cancel_requested_at, after) '
+            'dedup, enqueued_at, worker, claimed_at, lease_until, ended_at, losses, cancel_requested_at, after, '
+            'waits_for_signal) '
             'ON %I.pgq_jobs TO %s', c_schema, role);
         EXECUTE format(
             'GRANT SELECT (name, cron, timezone, queue, kind, priority, max_retries, backoff, backoff_cap, catch_up, '

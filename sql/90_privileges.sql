@@ -4,9 +4,8 @@
 REVOKE ALL ON TABLE
     pgq_permission, pgq_waiting, pgq_running, pgq_running_batch, pgq_ended, pgq_worker_session, pgq_head, pgq_turn,
     pgq_uncounted, pgq_rate,
-    pgq_blocked, pgq_need, pgq_need_ended,
-    pgq_cancel_request, pgq_error, pgq_saved, pgq_queue_setting, pgq_paused, pgq_schedule_entry, pgq_seen,
-    pgq_count,
+    pgq_blocked, pgq_need, pgq_need_ended, pgq_cancel_request, pgq_error, pgq_saved, pgq_job_signal, pgq_signal_wait,
+    pgq_merged, pgq_queue_setting, pgq_paused, pgq_schedule_entry, pgq_seen, pgq_count,
     _pgq_packed, _pgq_running, _pgq_presence, _pgq_visible_queues, pgq_jobs, pgq_workers, pgq_stats, pgq_queues,
     pgq_schedules, pgq_counters
 FROM PUBLIC;
@@ -61,6 +60,9 @@ REVOKE ALL ON FUNCTION
     pgq_backoff, pgq_fail, pgq_cancel_claimed,
     pgq_extend, pgq_snooze, pgq_release,
     _pgq_saved, _pgq_saved_texts, _pgq_hand_over, pgq_save,
+    _pgq_wait_class, _pgq_enter_wait, _pgq_survivor, _pgq_wake_waiting, _pgq_note_merge, _pgq_hand_over_signals,
+    _pgq_settle_signals, _pgq_delete_lost_signals,
+    _pgq_check_signal, _pgq_signal_queues, pgq_signal, pgq_signal_key, pgq_wait_signal,
     pgq_decline,
     _pgq_count_loss, _pgq_mark_lost,
     _pgq_request_cancel, _pgq_await_waiting, _pgq_take_cancel_request, _pgq_cancel_waiting, pgq_cancel_requested,

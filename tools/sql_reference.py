@@ -31,6 +31,7 @@ STAGES: Final[Mapping[str, Sequence[str]]] = {
     "Retry": ("pgq_fail", "pgq_cancel_requested", "pgq_cancel_claimed", "pgq_backoff"),
     "Lease": ("pgq_extend", "pgq_snooze", "pgq_release", "pgq_decline"),
     "Save": ("pgq_save",),
+    "Signal": ("pgq_signal", "pgq_signal_key", "pgq_wait_signal"),
     "Presence": ("pgq_register", "pgq_unregister", "pgq_reconcile", "pgq_idle"),
     "Operate": ("pgq_cancel", "pgq_retry", "pgq_update", "pgq_purge", "pgq_configure", "pgq_pause", "pgq_resume"),
     "Schedule": (

@@ -186,6 +186,9 @@ SELECT queue, kind, 'claimed', count(*) FROM pgq_running GROUP BY queue, kind;
 
 SELECT pg_extension_config_dump('pgq_error', '');
 SELECT pg_extension_config_dump('pgq_saved', '');
+SELECT pg_extension_config_dump('pgq_job_signal', '');
+SELECT pg_extension_config_dump('pgq_signal_wait', '');
+SELECT pg_extension_config_dump('pgq_merged', '');
 SELECT pg_extension_config_dump('pgq_mark', '');
 SELECT pg_extension_config_dump('pgq_queue_setting', '');
 SELECT pg_extension_config_dump('pgq_paused', '');

@@ -1,6 +1,6 @@
 -- Two applications in one database: to each, the jobs of the other do not exist.
 BEGIN;
-SELECT plan(107);
+SELECT plan(109);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT format('CREATE ROLE tap_%s', role) FROM unnest('{producer,worker,admin,reader,mixed}'::text[]) AS r (role) \gexec
@@ -78,7 +78,7 @@ INSERT INTO call VALUES
 INSERT INTO call
 SELECT 'tap_worker', format('SELECT %s(%s, %%s%s)', function, :theirs, rest), :token::text, (:token + 1)::text
 FROM (VALUES ('pgq_hold', ''), ('pgq_complete', ''), ('pgq_complete', ', ''1'''), ('pgq_complete', ', note => ''n'''), ('pgq_fail', ''), ('pgq_cancel_claimed', ''), ('pgq_extend', ''),
-             ('pgq_snooze', ', delay => ''1 s'''), ('pgq_release', ''), ('pgq_save', ', ''1''')) AS f (function, rest);
+             ('pgq_snooze', ', delay => ''1 s'''), ('pgq_release', ''), ('pgq_save', ', ''1'''), ('pgq_wait_signal', ', ''s''')) AS f (function, rest);
 INSERT INTO call VALUES
     ('tap_worker', format('SELECT count(*) FROM pgq_hold_many(ARRAY[%s], ARRAY[%%s])', :theirs), :'token', (:token + 1)::text),
     ('tap_worker', format('SELECT count(*) FROM pgq_complete_many(ARRAY[%s], ARRAY[%%s])', :theirs), :'token', (:token + 1)::text),

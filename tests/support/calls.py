@@ -34,6 +34,8 @@ LIFE = """
     pgq_hold_many('{:id}', '{:token}') AS id
     pgq_cancel_requested('{:id}', '{:token}')
     pgq_extend(':id', ':token', '2 hours')
+    pgq_signal(':id', 's', '{"n": 1.50}')
+    pgq_wait_signal(':id', ':token', 's')
     pgq_save(':id', ':token', '{"n": 1.50}')
     pgq_fail(':id', ':token', 'e')
     pgq_claim(worker => 'w')

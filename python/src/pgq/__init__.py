@@ -33,7 +33,7 @@ from pgq.errors import (
     WrongState,
 )
 from pgq.handlers import Handlers, around, handler, json_default
-from pgq.job import Enqueued, Failure, Job, Remaining, Result
+from pgq.job import Enqueued, Failure, Job, Remaining, Result, SignalWait
 from pgq.queue import Queue
 from pgq.schema.install import install, uninstall
 from pgq.schema.upgrade import upgrade
@@ -68,6 +68,7 @@ __all__ = [
     "Remaining",
     "Result",
     "Retry",
+    "SignalWait",
     "Snooze",
     "TimedOut",
     "TransactionEnded",

@@ -162,6 +162,7 @@ POOLER_HINT: Final = (
 # Which privilege lets a role call a function or read a view. All other calls are those of workers.
 PRIVILEGES: Final = {
     **dict.fromkeys(("pgq_enqueue", "pgq_enqueue_many", "pgq_result", "pgq_await"), "producer"),
+    **dict.fromkeys(("pgq_signal", "pgq_signal_key"), "producer"),
     **dict.fromkeys(("pgq_cancel", "pgq_retry", "pgq_update", "pgq_purge"), "admin"),
     **dict.fromkeys(("pgq_configure", "pgq_pause", "pgq_resume"), "admin"),
     **dict.fromkeys(("pgq_schedule", "pgq_unschedule", "pgq_pause_schedule"), "admin"),

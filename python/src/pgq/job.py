@@ -356,6 +356,24 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class SignalWait:
+    """
+    What became of a job that was to wait for a signal. ``outcome`` is received or timeout, and the job runs on; or
+    waiting, merged or cancelled, and it was put back or has ended. ``payload`` is that of the signal as JSON text;
+    ``until`` is when the timeout is over.
+    """
+
+    outcome: str
+    payload: str | None
+    until: datetime | None
+
+    @property
+    def value(self) -> Any:
+        """The payload, decoded; None if there is none."""
+        return None if self.payload is None else decode(self.payload)
+
+
+@dataclass(frozen=True)
 class Remaining:
     """What is left to do: how long until the next waiting job is ripe (None: none waits), and whether jobs run."""
 

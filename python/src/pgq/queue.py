@@ -176,6 +176,25 @@ class Queue:
         """
         return str(self._row(f"SELECT {self._prefix}pgq_await(%s::bigint, %s::boolean)", [job_id, waiting])[0])
 
+    def signal(self, job_id: int, name: str, payload: Any = None) -> bool:
+        """
+        Send a signal to a job, before or after it waits for that; return whether it is the first one of this name.
+
+        Later ones change nothing. Raises JobNotFound, and WrongState for a job that has ended.
+        """
+        query = f"SELECT {self._prefix}pgq_signal(%s::bigint, %s::text, %s::jsonb)"
+        return bool(self._row(query, [job_id, name, None if payload is None else self._dumps(payload)])[0])
+
+    def signal_key(self, kind: str, dedup_key: str, name: str, payload: Any = None, *, queue: str = "default") -> int:
+        """
+        Send a signal to the job that was enqueued with this ``dedup_key``, and return its id.
+
+        If one waits and others run, it is the one that waits. Raises JobNotFound.
+        """
+        query = f"SELECT {self._prefix}pgq_signal_key(%s::text, %s::text, %s::text, %s::text, %s::jsonb)"
+        encoded = None if payload is None else self._dumps(payload)
+        return int(self._row(query, [queue, kind, dedup_key, name, encoded])[0])
+
     def cancel(self, job_id: int) -> Literal["cancelled", "requested"]:
         """
         Cancel a job that has not ended; return cancelled if it has now, requested if its worker is asked to end it.

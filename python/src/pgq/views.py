@@ -95,13 +95,14 @@ class Views:
 
     def job(self, job_id: int) -> dict[str, Any]:
         """
-        Return a job with its arguments, result and errors; arguments and result are JSON text.
+        Return a job with all that belongs to it; arguments, result and what it has saved are JSON text.
 
         Raises JobNotFound.
         """
         rows = self._rows(
             f"SELECT {LISTED}, backoff::text, backoff_cap::text, dedup, dedup_key, group_key, claimed_at, after, "
-            f"args::text, result::text, errors::text FROM {self._prefix}pgq_jobs WHERE id = %(id)s::bigint",
+            "waits_for_signal, args::text, result::text, errors::text, saved::text "
+            f"FROM {self._prefix}pgq_jobs WHERE id = %(id)s::bigint",
             {"id": job_id},
             "admin",
         )

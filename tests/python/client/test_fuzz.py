@@ -33,6 +33,7 @@ MEANT = {
     "prefixes": ['{""}', "{a,d}"],
     "kinds": ["{k}", "{k,mail}"],
     "args": ["{}", "1"],
+    "payload": ['{"ok": true}', "null"],
     "saved": ['{"step": 1}', "null"],
     "on_duplicate": ["keep", "replace", "soonest", "error"],
     "outcome": ["dead", "cancelled", "done"],

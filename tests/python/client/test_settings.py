@@ -104,6 +104,7 @@ def test_each_setting_at_its_extremes_changes_no_result(conn: Connection, clerk:
         conn.execute("DELETE FROM pgq_waiting; DELETE FROM pgq_running; DELETE FROM pgq_ended")
         conn.execute("DELETE FROM pgq_queue_setting; DELETE FROM pgq_paused; DELETE FROM pgq_rate")
         conn.execute("DELETE FROM pgq_seen; DELETE FROM pgq_count; DELETE FROM pgq_saved")
+        conn.execute("DELETE FROM pgq_job_signal; DELETE FROM pgq_signal_wait; DELETE FROM pgq_merged")
         tried += 1
         results = outcome(clerk)
         if results != usual:

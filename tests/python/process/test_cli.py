@@ -53,7 +53,7 @@ def test_help_names_every_command() -> None:
     for command in (
         "install", "upgrade", "uninstall", "version", "enqueue", "worker", "list", "show", "stats",
         "ps", "retry", "cancel", "purge", "grant", "revoke", "configure", "queues", "pause", "resume",
-        "schedule", "schedules", "result", "update",
+        "schedule", "schedules", "result", "update", "signal",
     ):  # fmt: skip
         assert f"\n  {command} " in done.stdout
         assert invoke(command, "--help").returncode == 0
@@ -70,6 +70,7 @@ def test_each_command_works_as_a_process(dsn: str, bare: Connection, tmp_path: P
         (["enqueue", "k"], 0, "1\n"),
         (["result", "1"], 0, "waiting"),
         (["update", "1", "--priority", "3"], 0, "1 2"),
+        (["signal", "1", "go"], 0, "1 go"),
         (["list"], 0, "waiting"),
         (["show", "1"], 0, "waiting"),
         (["stats"], 0, "default"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 from support.database import Connection, one
@@ -68,3 +69,25 @@ def test_the_result_of_a_job_is_shown(dsn: str, queue: WorkerQueue) -> None:
     nothing = {"id": 1, "state": "gone", "result": None, "error": None, "ended_at": None}
     assert json.loads(run(dsn, "result", "1", "--json").stdout) == nothing
     assert "pgq: there has been no job 404\nhint: " in run(dsn, "result", "404", code=1).stderr
+
+
+def test_a_signal_is_sent_once(dsn: str, queue: WorkerQueue) -> None:
+    queue.enqueue("k")
+    assert run(dsn, "signal", "1", "go", '{"by": 1}').stdout == "1 go\n"
+    assert run(dsn, "signal", "1", "go").stdout == "1 go (it had this signal already)\n"
+    assert json.loads(run(dsn, "signal", "1", "stop", "--json").stdout) == {"id": 1, "name": "stop", "first": True}
+    (job,) = queue.claim()
+    assert queue.wait_signal(job, "go").value == {"by": 1}
+    assert "pgq: there is no job 404\nhint: " in run(dsn, "signal", "404", "go", code=1).stderr
+
+
+def test_what_a_job_saves_and_waits_for_is_shown(dsn: str, queue: WorkerQueue) -> None:
+    queue.enqueue("k")
+    (job,) = queue.claim()
+    queue.save(job, {"page": 3})
+    queue.wait_signal(job, "go", timedelta(hours=1))
+    shown = json.loads(run(dsn, "show", "1", "--json").stdout)
+    assert (shown["saved"], shown["waits_for_signal"]) == ('{"page": 3}', "go")
+    lines = run(dsn, "show", "1").stdout.splitlines()
+    assert 'saved        {"page": 3}' in lines
+    assert "waits for signal go" in lines

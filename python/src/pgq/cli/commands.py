@@ -12,7 +12,7 @@ from typing import Any
 import click
 import psycopg
 
-from pgq.cli import queues, results, schedules, schema, update
+from pgq.cli import queues, results, schedules, schema, signals, update
 from pgq.cli.results import TIMEOUT, print_result
 from pgq.cli.support import (
     Column,
@@ -86,6 +86,7 @@ main.add_command(schema.revoke)
 main.add_command(worker)
 main.add_command(results.result)
 main.add_command(update.update)
+main.add_command(signals.signal)
 main.add_command(queues.configure)
 main.add_command(queues.queues)
 main.add_command(queues.pause)
@@ -260,7 +261,7 @@ def list_(target: Target, match: Filter, limit: int, json_: bool) -> None:
 @as_json
 @pass_target
 def show(target: Target, job_id: int, json_: bool) -> None:
-    """Show a job with its arguments, result and errors."""
+    """Show a job with its arguments, result, errors, and what it has saved or waits for."""
     with target.views() as views:
         job = views.job(job_id)
     if json_:

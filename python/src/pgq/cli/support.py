@@ -49,7 +49,7 @@ class ConnectionFailed(CommandError):
 
 # PostgreSQL has no hint for a missing privilege, and the first call that it refuses may be one that all commands make.
 PRIVILEGES: Final = {
-    **dict.fromkeys(("enqueue", "result"), "producer"),
+    **dict.fromkeys(("enqueue", "result", "signal"), "producer"),
     "worker": "worker",
     **dict.fromkeys(("list", "stats", "ps", "queues", "schedules"), "reader"),
     **dict.fromkeys(("show", "retry", "update", "cancel", "purge", "configure", "pause", "resume"), "admin"),

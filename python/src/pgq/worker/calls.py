@@ -14,7 +14,7 @@ from pgq import handlers
 from pgq.convert import Interval, as_result, check_aware, held, interval
 from pgq.errors import translated
 from pgq.handlers import Handlers
-from pgq.job import FIELDS, Failure, Job, Remaining
+from pgq.job import FIELDS, Failure, Job, Remaining, SignalWait
 from pgq.queue import Queue
 
 # JSON comes as text: a value that Python cannot decode must not cost the whole batch.
@@ -249,6 +249,26 @@ class WorkerQueue(Queue):
                 [job.id, job.token, until, interval(delay), whole_group],
             )[0]
         )
+
+    def save(self, job: Job, saved: Any) -> None:
+        """Keep a value, as JSON, with a running job for its next attempts (None: nothing). Raises LeaseLost."""
+        self._save_json(job, None if saved is None else as_result(saved, self.handlers.json_hook))
+
+    def _save_json(self, job: Job, saved: str | None) -> None:
+        self._row(f"SELECT {self._prefix}pgq_save(%s::bigint, %s::bigint, %s::jsonb)", [job.id, job.token, saved])
+
+    def wait_signal(self, job: Job, name: str, timeout: Interval | None = None) -> SignalWait:
+        """
+        Return the signal if the job has got it; otherwise put the job back until it gets it, or the timeout is over.
+
+        The attempt does not count. The timeout begins with the first call for the job and this name. With 0 the call
+        only reads the signal. Raises LeaseLost.
+        """
+        query = (
+            f"SELECT outcome, payload::text, until FROM {self._prefix}pgq_wait_signal("
+            "%s::bigint, %s::bigint, %s::text, %s::interval)"
+        )
+        return SignalWait(*self._row(query, [job.id, job.token, name, interval(timeout)]))
 
     def decline(self, job: Job) -> Failure:
         """
