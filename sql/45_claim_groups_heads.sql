@@ -7,8 +7,8 @@ CREATE FUNCTION _pgq_group_head(queue text, group_id bigint) RETURNS text
     RETURN queue || E'\x1f' || group_id::text;
 
 COMMENT ON FUNCTION _pgq_group_head(text, bigint) IS
-    'Return what stands for the queue in the row of pgq_head that has the heads of a group: first that of the '
-    'first lane with one, then ten, by priority, NULL where none is known.';
+    'Return what stands for the queue in the row of pgq_head that has the heads of a group, by priority, as far as they '
+    'are known.';
 
 
 CREATE FUNCTION _pgq_tuples_read() RETURNS bigint
@@ -43,6 +43,8 @@ CREATE FUNCTION _pgq_move_group_heads(
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
     SET enable_seqscan = off
+    SET enable_nestloop = off
+    SET enable_mergejoin = off
     SET jit = off
     SET plan_cache_mode = force_generic_plan
 AS $_pgq_move_group_heads$
@@ -91,47 +93,51 @@ BEGIN
         WHERE h.ctid = ANY (ARRAY(
             SELECT o.ctid FROM pgq_head AS o WHERE o.ctid = ANY (ARRAY(SELECT k.place FROM known AS k))
             FOR UPDATE SKIP LOCKED))
+    ), lane AS (
+        SELECT l.group_id, l.priority, max(l.place) AS place, max(l.here) AS here, max(l.next) AS next
+        FROM (
+            SELECT t.group_id, t.priority, t.place, NULL::bigint[] AS here, NULL::bigint[] AS next
+            FROM taken AS t
+            UNION ALL
+            SELECT k.group_id, old.priority, NULL,
+                   CASE WHEN old.here_ripe_us IS NOT NULL THEN ARRAY[old.here_ripe_us, old.here_id] END,
+                   ARRAY[old.next_ripe_us, old.next_id]
+            FROM known AS k
+            CROSS JOIN LATERAL unnest(k.lanes) AS old
+            UNION ALL
+            -- A lane that no head is known of, and that was walked to its end, must be long.
+            SELECT k.group_id, p.priority, NULL, NULL, NULL
+            FROM known AS k
+            CROSS JOIN LATERAL generate_series(0, k.last - 1) AS p (priority)
+            WHERE k.is_current AND entries > 50
+        ) AS l
+        GROUP BY l.group_id, l.priority
     )
     INSERT INTO pgq_head (queue, due, rescan_delay, lanes)
     -- A microsecond later, so that the newest row is the first in the index.
     SELECT k.head,
            CASE WHEN k.is_current THEN k.due + interval '1 microsecond' ELSE _pgq_move_group_heads.now + v_delay END,
            CASE WHEN k.is_current THEN k.rescan_delay ELSE v_delay END,
-           first.lane || heads.lanes
+           array_agg(
+               ROW(lane.priority, moved.here[1], moved.here[2], moved.next[1], moved.next[2])::_pgq_lane_head
+               ORDER BY lane.priority)
     FROM known AS k
+    JOIN lane ON lane.group_id = k.group_id
     CROSS JOIN LATERAL (
-        SELECT ARRAY(
-            -- A lane that no head is known of, and that was walked to its end, must be long.
-            SELECT CASE WHEN t.place IS NOT NULL OR lane.next_ripe_us IS NOT NULL
-                          OR (p.priority < k.last AND k.is_current AND entries > 50) THEN
-                       ROW(p.priority, moved.here[1], moved.here[2], moved.next[1], moved.next[2])::_pgq_lane_head
-                   END
-            FROM generate_series(0, 9) AS p (priority)
-            CROSS JOIN LATERAL (SELECT (k.lanes[p.priority + 2]).*) AS lane
-            LEFT JOIN taken AS t ON t.group_id = k.group_id AND t.priority = p.priority
-            CROSS JOIN LATERAL (
-                SELECT CASE WHEN k.ended OR p.priority < k.last THEN greatest(t.place, v_end) ELSE t.place END
-                       AS place,
-                       CASE WHEN lane.here_ripe_us IS NOT NULL THEN ARRAY[lane.here_ripe_us, lane.here_id] END
-                       AS here,
-                       CASE WHEN lane.next_ripe_us IS NOT NULL THEN ARRAY[lane.next_ripe_us, lane.next_id] END
-                       AS next
-                OFFSET 0
-            ) AS reached
-            CROSS JOIN LATERAL (
-                SELECT CASE
-                           WHEN reached.place IS NULL THEN reached.here
-                           -- Far behind: move in one step.
-                           WHEN entries > 2000 AND k.is_current THEN reached.place
-                           ELSE greatest(least(reached.place, reached.next), least(reached.place, v_settled))
-                       END AS here,
-                       greatest(reached.place, reached.next) AS next
-            ) AS moved
-            ORDER BY p.priority
-        ) AS lanes
+        SELECT CASE WHEN k.ended OR lane.priority < k.last THEN greatest(lane.place, v_end) ELSE lane.place END AS place
         OFFSET 0
-    ) AS heads
-    CROSS JOIN LATERAL (SELECT l AS lane FROM unnest(heads.lanes) AS l WHERE l.priority IS NOT NULL LIMIT 1) AS first;
+    ) AS reached
+    CROSS JOIN LATERAL (
+        SELECT CASE
+                   WHEN reached.place IS NULL THEN lane.here
+                   -- Far behind: move in one step.
+                   WHEN entries > 2000 AND k.is_current THEN reached.place
+                   ELSE greatest(least(reached.place, lane.next), least(reached.place, v_settled))
+               END AS here,
+               greatest(reached.place, lane.next) AS next
+        OFFSET 0
+    ) AS moved
+    GROUP BY k.head, k.is_current, k.due, k.rescan_delay;
 END
 $_pgq_move_group_heads$;
 

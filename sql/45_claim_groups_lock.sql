@@ -83,23 +83,48 @@ BEGIN
                         ) AS fresh
                         UNION ALL
                         SELECT grouped.ctid
-                        FROM generate_series((known.heads[1]).priority, 9) AS p (priority)
+                        FROM (
+                            SELECT h.priority, h.here_ripe_us, h.here_id,
+                                   coalesce(lead(h.priority) OVER (), 10) AS next_priority
+                            FROM unnest(known.heads) AS h
+                            WHERE g.group_id <> 0
+                        ) AS head
                         CROSS JOIN LATERAL (
-                            SELECT w.ctid
-                            FROM pgq_waiting AS w
-                            WHERE w.queue = _pgq_lock_in_groups.queue COLLATE "C"
-                              AND w.group_id IS NOT NULL
-                              AND w.group_id = nullif(g.group_id, 0)
-                              AND w.priority = p.priority
-                              AND (w.ripe_at, w.id) > (
-                                  _pgq_lane_start((known.heads[p.priority + 2]).here_ripe_us),
-                                  coalesce((known.heads[p.priority + 2]).here_id, 0))
-                              AND w.ripe_at <= at
-                            ORDER BY w.ripe_at, w.id
+                            SELECT lane.ctid
+                            FROM (
+                                SELECT w.ctid
+                                FROM pgq_waiting AS w
+                                WHERE w.queue = _pgq_lock_in_groups.queue COLLATE "C"
+                                  AND w.group_id IS NOT NULL
+                                  AND w.group_id = g.group_id
+                                  AND w.priority = head.priority
+                                  AND (w.ripe_at, w.id) > (
+                                      _pgq_lane_start(head.here_ripe_us), coalesce(head.here_id, 0))
+                                  AND w.ripe_at <= at
+                                ORDER BY w.ripe_at, w.id
+                            ) AS lane
+                            UNION ALL
+                            SELECT later.ctid
+                            FROM (
+                                SELECT w.ctid
+                                FROM pgq_waiting AS w
+                                WHERE w.queue = _pgq_lock_in_groups.queue COLLATE "C"
+                                  AND w.group_id IS NOT NULL
+                                  AND w.group_id = g.group_id
+                                  AND w.priority > head.priority
+                                  AND w.priority < head.next_priority
+                                  AND w.ripe_at <= at
+                                ORDER BY w.priority, w.ripe_at, w.id
+                            ) AS later
                         ) AS grouped
                         UNION ALL
                         SELECT others.ctid
                         FROM generate_series(g.priority, 9) AS p (priority)
+                        LEFT JOIN LATERAL (
+                            SELECT h.here_ripe_us, h.here_id
+                            FROM unnest(known.heads) AS h
+                            WHERE h.priority = p.priority
+                        ) AS head ON true
                         CROSS JOIN LATERAL (
                             SELECT w.ctid
                             FROM pgq_waiting AS w
@@ -107,8 +132,7 @@ BEGIN
                               AND w.group_id IS NULL
                               AND w.priority = p.priority
                               AND (w.ripe_at, w.id) > (
-                                  _pgq_lane_start((known.heads[p.priority + 2]).here_ripe_us),
-                                  coalesce((known.heads[p.priority + 2]).here_id, 0))
+                                  _pgq_lane_start(head.here_ripe_us), coalesce(head.here_id, 0))
                               AND w.ripe_at <= at
                             ORDER BY w.ripe_at, w.id
                         ) AS others
