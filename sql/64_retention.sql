@@ -1,14 +1,14 @@
--- How long jobs that have ended are kept, and windows: claims delete old ones on the side.
+-- How long jobs that have ended are kept: claims delete old ones on the side.
 --
--- A pass reads pgq_ended in the order of time, up to the time before which a job may be old enough, and deletes what
--- has been kept for as long as its queue says. It takes many short steps, one a second, of any session. Between two
--- steps the row of pgq_head with the queue of this file says how far the pass has come (next), and where the next pass
--- begins (here): at the first job that is left. So no step walks over the index entries of jobs that steps before have
--- deleted, however long a snapshot keeps them. A pass of one step that deletes nothing writes nothing; a session makes
--- one a minute.
+-- The index on ended_at is read in short steps: one a minute in each session, or one a second, of any session, while
+-- there is more to delete. The row of pgq_head with the queue of this file has a lane for each of the different times
+-- for which jobs are kept (here_id, in microseconds): all that have ended up to a place (here_ripe_us), and are kept for
+-- that time or a shorter one, are deleted. A step goes on from the place, so each entry is read once for each lane,
+-- however many jobs are kept for longer, and however long a snapshot keeps the entries of those that are deleted. next_id
+-- is a digest of the settings: when one has changed, all lanes begin at the place that is farthest back.
 --
--- A job that ends in a transaction which commits late may be to the left of "here". So one pass in fifty begins at the
--- start.
+-- A job that was locked, or that was committed late, may be to the left of a place. So the last step of a minute also
+-- reads a hundred pages of the table, from a random one on.
 
 CREATE FUNCTION _pgq_kept_setting() RETURNS text
     LANGUAGE sql
@@ -17,6 +17,49 @@ CREATE FUNCTION _pgq_kept_setting() RETURNS text
 
 COMMENT ON FUNCTION _pgq_kept_setting() IS
     'Return the name of the setting in which a session keeps until when it looks for no old jobs.';
+
+
+-- Different spellings of a time, such as 1 month and 30 days, share a lane, which waits for the longest of them.
+CREATE FUNCTION _pgq_keep_lanes(at timestamptz) RETURNS TABLE (keep_us bigint, until timestamptz)
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_keep_lanes$
+BEGIN
+    RETURN QUERY
+    SELECT (extract(epoch FROM k.keep) * 1000000)::bigint, min(at - k.keep)
+    FROM (
+        VALUES (interval '7 days'), (interval '30 days')
+        UNION ALL
+        SELECT unnest(ARRAY[s.keep_done, s.keep_dead, s.keep_cancelled]) FROM pgq_queue_setting AS s
+    ) AS k (keep)
+    WHERE k.keep IS NOT NULL
+    GROUP BY 1
+    ORDER BY 2;
+END
+$_pgq_keep_lanes$;
+
+COMMENT ON FUNCTION _pgq_keep_lanes(timestamptz) IS
+    'Return each of the times for which jobs are kept, in microseconds, and up to when a job must have ended that has '
+    'been kept for so long; the longest first.';
+
+
+CREATE FUNCTION _pgq_is_old(
+    outcome text,
+    ended_at timestamptz,
+    at timestamptz,
+    own pgq_queue_setting,
+    general pgq_queue_setting
+) RETURNS boolean
+    LANGUAGE sql
+    STABLE
+    RETURN ended_at <= at - CASE outcome
+                                WHEN 'done' THEN coalesce((own).keep_done, (general).keep_done, '7 days')
+                                WHEN 'dead' THEN coalesce((own).keep_dead, (general).keep_dead, '30 days')
+                                ELSE coalesce((own).keep_cancelled, (general).keep_cancelled, '30 days')
+                            END;
+
+COMMENT ON FUNCTION _pgq_is_old(text, timestamptz, timestamptz, pgq_queue_setting, pgq_queue_setting) IS
+    'Return whether a job has been kept for as long as the settings of its queue say, or else those for all queues.';
 
 
 CREATE FUNCTION _pgq_delete_old(at timestamptz) RETURNS void
@@ -30,15 +73,23 @@ AS $_pgq_delete_old$
 DECLARE
     c_queue CONSTANT text := E'\x1f' || ' ended';  -- no queue has this name
     c_step CONSTANT integer := 1000;
-    c_pause CONSTANT interval := '1 minute';
+    c_pages CONSTANT integer := 100;
     v_at_us bigint := _pgq_microseconds(at);
-    v_lane _pgq_lane_head;
     v_shared pgq_head;
     v_general pgq_queue_setting;
-    v_until timestamptz;
+    v_settings bigint;
+    v_entries bigint := _pgq_entries_read('pgq_ended_ended_at');
+    v_keep record;
+    v_from timestamptz;
+    v_lanes _pgq_lane_head[];
     v_found record;
+    v_jobs integer := 0;
+    v_old tid[] := '{}';
+    v_pause interval := '1 second';
+    v_page bigint;
+    v_start tid;
+    v_end tid;
     v_deleted record;
-    v_is_first boolean;
 BEGIN
     -- Kept as text in which the order of bytes is that of times, so that no damaged value can raise an error. A forged
     -- one keeps this session from deleting, for a minute, and no other.
@@ -51,49 +102,66 @@ BEGIN
     IF v_shared.due > at THEN
         RETURN;
     END IF;
-    v_lane := v_shared.lanes[1];
-    v_is_first := v_lane.next_ripe_us IS NULL;
-    IF v_is_first THEN
-        v_lane.next_ripe_us := CASE WHEN random() >= 0.02 THEN v_lane.here_ripe_us END;
-        v_lane.here_ripe_us := NULL;
-    END IF;
-
     SELECT s.* INTO v_general FROM pgq_queue_setting AS s WHERE s.queue = '';
-    v_general.keep_done := coalesce(v_general.keep_done, '7 days');
-    v_general.keep_dead := coalesce(v_general.keep_dead, '30 days');
-    v_general.keep_cancelled := coalesce(v_general.keep_cancelled, '30 days');
-    SELECT greatest(
-               at - v_general.keep_done, at - v_general.keep_dead, at - v_general.keep_cancelled,
-               max(at - s.keep_done), max(at - s.keep_dead), max(at - s.keep_cancelled))
-    INTO v_until
-    FROM pgq_queue_setting AS s;
+    SELECT hashtextextended(
+               coalesce(string_agg(
+                   ROW(s.queue, extract(epoch FROM s.keep_done), extract(epoch FROM s.keep_dead),
+                       extract(epoch FROM s.keep_cancelled))::text, ',' ORDER BY s.queue), ''), 0)
+    INTO v_settings
+    FROM pgq_queue_setting AS s
+    WHERE num_nonnulls(s.keep_done, s.keep_dead, s.keep_cancelled) > 0;
 
-    -- The limit comes before the join, which must not decide the order. All jobs that ended at the same moment are in
-    -- one step: those of one call.
-    SELECT count(*) AS jobs, max(j.ended_at) AS last, array_agg(j.ctid) FILTER (WHERE j.is_old) AS old,
-           min(j.ended_at) AS first, min(j.ended_at) FILTER (WHERE NOT j.is_old) AS first_left
-    INTO v_found
-    FROM (
-        SELECT e.ctid, e.ended_at,
-               e.ended_at <= at - CASE e.outcome
-                                      WHEN 'done' THEN coalesce(s.keep_done, v_general.keep_done)
-                                      WHEN 'dead' THEN coalesce(s.keep_dead, v_general.keep_dead)
-                                      ELSE coalesce(s.keep_cancelled, v_general.keep_cancelled)
-                                  END AS is_old
-        FROM (
-            SELECT o.ctid, o.ended_at, o.outcome, o.queue
-            FROM pgq_ended AS o
-            WHERE o.ended_at > _pgq_lane_start(v_lane.next_ripe_us)
-              AND o.ended_at <= v_until
-            ORDER BY o.ended_at
-            FETCH FIRST c_step ROWS WITH TIES
-        ) AS e
-        LEFT JOIN pgq_queue_setting AS s ON s.queue = e.queue COLLATE "C"
-    ) AS j;
+    -- What a lane has passed, those of shorter times need not read. All jobs that ended at the same moment are in one
+    -- step: those of one call. The limit comes before the join, which must not decide the order.
+    v_from := _pgq_lane_start((SELECT min(l.here_ripe_us) FROM unnest(v_shared.lanes) AS l));
+    FOR v_keep IN SELECT k.keep_us, k.until FROM _pgq_keep_lanes(at) AS k LOOP
+        v_from := greatest(v_from, _pgq_lane_start((
+            SELECT l.here_ripe_us
+            FROM unnest(v_shared.lanes) AS l
+            WHERE l.here_id = v_keep.keep_us AND l.next_id = v_settings)));
+        IF v_jobs < c_step THEN
+            SELECT count(*) AS jobs, max(j.ended_at) AS last, array_agg(j.ctid) FILTER (WHERE j.is_old) AS old
+            INTO v_found
+            FROM (
+                SELECT e.ctid, e.ended_at, _pgq_is_old(e.outcome, e.ended_at, at, s, v_general) AS is_old
+                FROM (
+                    SELECT o.ctid, o.ended_at, o.outcome, o.queue
+                    FROM pgq_ended AS o
+                    WHERE o.ended_at > v_from
+                      AND o.ended_at <= v_keep.until
+                    ORDER BY o.ended_at
+                    FETCH FIRST (c_step - v_jobs) ROWS WITH TIES
+                ) AS e
+                LEFT JOIN pgq_queue_setting AS s ON s.queue = e.queue COLLATE "C"
+            ) AS j;
+            v_jobs := v_jobs + v_found.jobs;
+            v_old := v_old || v_found.old;
+            -- Most transactions that have ended a job commit within some seconds.
+            v_from := CASE WHEN v_jobs < c_step THEN v_keep.until - interval '5 seconds' ELSE v_found.last END;
+        END IF;
+        v_lanes := v_lanes || ROW(0, _pgq_microseconds(v_from), v_keep.keep_us, NULL, v_settings)::_pgq_lane_head;
+    END LOOP;
 
-    IF v_found.old IS NULL AND v_found.jobs < c_step AND v_is_first THEN
-        PERFORM set_config(_pgq_kept_setting(), (v_at_us + 60000000)::text, false);
-        RETURN;
+    IF v_jobs < c_step THEN
+        v_pause := '1 minute';
+        v_page := pg_relation_size('pgq_ended') / current_setting('block_size')::integer;
+        v_page := floor(random() * greatest(v_page - c_pages + 1, 1));
+        v_start := format('(%s,0)', v_page);
+        v_end := format('(%s,0)', v_page + c_pages);
+        v_old := v_old || ARRAY(
+            SELECT e.ctid
+            FROM pgq_ended AS e
+            LEFT JOIN pgq_queue_setting AS s ON s.queue = e.queue COLLATE "C"
+            WHERE e.ctid >= v_start
+              AND e.ctid < v_end
+              AND e.ended_at <= v_keep.until
+              AND _pgq_is_old(e.outcome, e.ended_at, at, s, v_general)
+            LIMIT c_step);
+        v_entries := _pgq_entries_read('pgq_ended_ended_at') - v_entries - v_jobs;
+        IF v_old = '{}' AND NOT _pgq_is_long_scan(v_entries, cardinality(v_lanes)) THEN
+            PERFORM set_config(_pgq_kept_setting(), (v_at_us + 60000000)::text, false);
+            RETURN;
+        END IF;
     END IF;
     -- The session that had the lock may have made this step.
     IF NOT _pgq_try_scan(c_queue) OR v_shared IS DISTINCT FROM _pgq_shared_head(c_queue, at) THEN
@@ -104,10 +172,10 @@ BEGIN
     WITH deleted AS (
         DELETE FROM pgq_ended AS e
         WHERE e.ctid = ANY (ARRAY(
-            SELECT o.ctid FROM pgq_ended AS o WHERE o.ctid = ANY (v_found.old) FOR UPDATE SKIP LOCKED))
+            SELECT o.ctid FROM pgq_ended AS o WHERE o.ctid = ANY (v_old) FOR UPDATE SKIP LOCKED))
         RETURNING e.id, e.newest_error, e.outcome
     )
-    SELECT count(*) AS jobs, array_agg(d.id) FILTER (WHERE d.newest_error IS NOT NULL) AS failed,
+    SELECT array_agg(d.id) FILTER (WHERE d.newest_error IS NOT NULL) AS failed,
            array_agg(d.id) FILTER (WHERE d.outcome <> 'done') AS not_done
     INTO v_deleted
     FROM deleted AS d;
@@ -117,80 +185,11 @@ BEGIN
     IF v_deleted.not_done IS NOT NULL AND _pgq_has_needs() THEN
         PERFORM _pgq_settle_ends(v_deleted.not_done, 'purged');
     END IF;
-    -- A job that another transaction has locked is left, too.
-    IF v_deleted.jobs < cardinality(v_found.old) THEN
-        v_found.first_left := v_found.first;
-    END IF;
-    v_lane.here_ripe_us := coalesce(v_lane.here_ripe_us, _pgq_microseconds(v_found.first_left) - 1);
-
-    IF v_found.jobs >= c_step THEN
-        v_lane.next_ripe_us := _pgq_microseconds(v_found.last);
-        PERFORM _pgq_replace_head(ROW(c_queue, at + interval '1 second', '1 second', ARRAY[v_lane])::pgq_head);
-        RETURN;
-    END IF;
-    v_lane.here_ripe_us := coalesce(v_lane.here_ripe_us, _pgq_microseconds(v_until) - 1);
-    v_lane.next_ripe_us := NULL;
-    PERFORM _pgq_replace_head(ROW(c_queue, at + c_pause, c_pause, ARRAY[v_lane])::pgq_head);
+    PERFORM _pgq_replace_head(ROW(c_queue, at + v_pause, v_pause, v_lanes)::pgq_head);
 END
 $_pgq_delete_old$;
 
 COMMENT ON FUNCTION _pgq_delete_old(timestamptz) IS
-    'Make the next step of a pass, if one is due: read up to 1000 jobs that have ended, and delete those that have '
-    'been kept for as long as their queues, or else all queues, have among their settings, or else 30 days if they are '
-    'dead or cancelled, and 7 days if they are done. Waits for no lock. Returns nothing.';
-
-
--- The row of pgq_head says up to which time windows are deleted. A window that was committed after its end lies before:
--- one step in fifty begins at the start.
-CREATE FUNCTION _pgq_delete_seen(at timestamptz) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path FROM CURRENT
-    SET enable_seqscan = off
-    SET enable_bitmapscan = off
-    SET jit = off
-    SET plan_cache_mode = force_generic_plan
-AS $_pgq_delete_seen$
-DECLARE
-    c_queue CONSTANT text := E'\x1f' || ' seen';
-    c_step CONSTANT integer := 5000;
-    v_shared pgq_head;
-    v_lane _pgq_lane_head;
-    v_from timestamptz;
-    v_deleted record;
-BEGIN
-    -- Few databases have any window.
-    IF pg_relation_size('pgq_seen') = 0 THEN
-        RETURN;
-    END IF;
-    IF NOT _pgq_try_scan(c_queue) THEN
-        RETURN;
-    END IF;
-    v_shared := _pgq_shared_head(c_queue, at);
-    IF v_shared.due > at THEN
-        RETURN;
-    END IF;
-    v_lane := v_shared.lanes[1];
-    v_from := _pgq_lane_start(CASE WHEN random() >= 0.02 THEN v_lane.here_ripe_us END);
-    WITH deleted AS (
-        DELETE FROM pgq_seen AS s
-        WHERE s.ctid = ANY (ARRAY(
-            SELECT o.ctid
-            FROM pgq_seen AS o
-            WHERE o.until > v_from
-              AND o.until <= at
-            ORDER BY o.until
-            LIMIT c_step
-            FOR UPDATE SKIP LOCKED))
-        RETURNING s.until
-    )
-    SELECT count(*) AS windows, max(d.until) AS last INTO v_deleted FROM deleted AS d;
-    IF v_deleted.windows > 0 THEN
-        v_lane.here_ripe_us := _pgq_microseconds(
-            CASE WHEN v_deleted.windows < c_step THEN at ELSE v_deleted.last - interval '1 microsecond' END);
-        PERFORM _pgq_replace_head(ROW(c_queue, at + interval '1 second', '1 second', ARRAY[v_lane])::pgq_head);
-    END IF;
-END
-$_pgq_delete_seen$;
-
-COMMENT ON FUNCTION _pgq_delete_seen(timestamptz) IS
-    'Delete up to 5000 windows that were over at a time (see pgq_enqueue). Waits for no lock. Returns nothing.';
+    'Make a step, if one is due: read about 1000 jobs that have ended, and delete those that have been kept for as '
+    'long as their queues, or else all queues, have among their settings, or else 30 days if they are dead or '
+    'cancelled, and 7 days if they are done. Waits for no lock. Returns nothing.';

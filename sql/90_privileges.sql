@@ -76,7 +76,7 @@ REVOKE ALL ON FUNCTION
     _pgq_expire_leases, _pgq_workers_reconnect, _pgq_sweep_workers,
     _pgq_is_timed, _pgq_count_batch, _pgq_fold_counts,
     _pgq_late_slots, _pgq_enqueue_scheduled, _pgq_fire, _pgq_fire_due, _pgq_mend_schedules, _pgq_fire_schedules,
-    _pgq_kept_setting, _pgq_delete_old, _pgq_delete_seen,
+    _pgq_kept_setting, _pgq_keep_lanes, _pgq_is_old, _pgq_delete_old, _pgq_delete_seen,
     _pgq_maintain,
     pgq_remaining,
     _pgq_sleep_in_slot, pgq_idle, _pgq_next_slot, pgq_ripe_in, _pgq_first_queue, pgq_queues_to_serve,

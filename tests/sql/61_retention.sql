@@ -1,6 +1,6 @@
 -- How long jobs are kept that have ended, and that a queue may keep all that is done.
 BEGIN;
-SELECT plan(48);
+SELECT plan(54);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -82,14 +82,27 @@ SELECT is(pg_temp.step('2099-01-10 12:00:01Z'), 1000::bigint, 'and goes on from 
 SELECT is(pg_temp.step('2099-01-10 12:00:02Z'), 503::bigint, 'up to the end');
 SELECT is(pg_temp.step('2099-01-10 12:00:03Z'), 0::bigint, 'then there is a pause');
 SELECT is(pg_temp.left_(), 'a dead, a dead, a dead', 'what is to be kept is kept');
-SELECT is(_pgq_lane_start((lanes[1]).here_ripe_us), timestamptz '2099-01-01 12:00:00.002Z' - interval '1 us', 'the next pass begins before the first job that is left')
-FROM pgq_head WHERE queue ~ 'ended';
+SELECT results_eq($$ SELECT l.here_id / 86400000000, _pgq_lane_start(l.here_ripe_us) FROM pgq_head, unnest(lanes) AS l WHERE queue ~ 'ended' $$,
+                  $$ VALUES (30::bigint, timestamptz '2098-12-11 11:59:57Z'), (7, '2099-01-03 11:59:57Z') $$,
+                  'of each time for which jobs are kept, it is known what is deleted, but for the last five seconds');
 DELETE FROM pgq_ended;
 
 -- All jobs of one moment are in one step.
 DELETE FROM pgq_head;
 SELECT pg_temp.ended('a', 'done', '2099-01-01 12:00Z', 1500, '0');
 SELECT is(pg_temp.step('2099-01-10 12:00Z'), 1500::bigint, 'a thousand and those that ended with the last of them');
+
+-- A setting that has changed holds for jobs that a step has passed. The lanes then begin where the last of them was.
+DELETE FROM pgq_ended;
+SELECT pg_temp.ended('a', 'dead', '2099-01-01 12:00Z', 2500), pg_temp.ended('a', 'done', '2099-01-01 12:00:05Z', 1);
+SELECT is(pg_temp.step('2099-01-10 12:02Z'), 0::bigint, 'jobs to keep fill a step')
+UNION ALL SELECT is(pg_temp.step('2099-01-10 12:02:01Z'), 0::bigint, 'and another one')
+UNION ALL SELECT is(pg_temp.step('2099-01-10 12:02:02Z'), 1::bigint, 'and are passed');
+SELECT pgq_configure('a', '{"keep_dead": "7 days"}');
+SELECT is(pg_temp.step('2099-01-10 12:04:02Z'), 1000::bigint, 'the new time holds for them')
+UNION ALL SELECT is(pg_temp.step('2099-01-10 12:04:03Z'), 1000::bigint, 'they are read again, a thousand in a step')
+UNION ALL SELECT is(pg_temp.step('2099-01-10 12:04:04Z'), 500::bigint, 'to the end');
+SELECT pgq_configure('a', '{"keep_dead": null}');
 
 -- A queue that keeps all that is done, from the next claim on.
 SET LOCAL pgq.now = '2099-02-01 12:00Z';

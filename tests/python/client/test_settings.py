@@ -139,6 +139,7 @@ def test_pgq_reads_these_settings_and_no_others(conn: Connection) -> None:
         "_pgq_kept_setting()",
         "c_setting",  # that of _pgq_fire_schedules
         "_pgq_needs_setting()",
+        "'block_size'",  # of the server: no session can set it
     }  # fmt: skip
 
 
