@@ -2,10 +2,10 @@
 --
 -- The index on ended_at is read in short steps: one a minute in each session, or one a second, of any session, while
 -- there is more to delete. The row of pgq_head with the queue of this file has a lane for each of the different times
--- for which jobs are kept (here_id, in microseconds): all that have ended up to a place (here_ripe_us), and are kept for
--- that time or a shorter one, are deleted. A step goes on from the place, so each entry is read once for each lane,
--- however many jobs are kept for longer, and however long a snapshot keeps the entries of those that are deleted. next_id
--- is a digest of the settings: when one has changed, all lanes begin at the place that is farthest back.
+-- for which jobs are kept (here_id, in microseconds): all that have ended up to a place (here_ripe_us), and are kept
+-- for that time or a shorter one, are deleted. A step goes on from the place, so each entry is read once for each lane,
+-- however many jobs are kept for longer, and however long a snapshot keeps the entries of those that are deleted.
+-- next_id is a digest of the settings: when one has changed, all lanes begin at the place that is farthest back.
 --
 -- A job that was locked, or that was committed late, may be to the left of a place. So the last step of a minute also
 -- reads a hundred pages of the table, from a random one on.
