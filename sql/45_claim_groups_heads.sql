@@ -7,8 +7,8 @@ CREATE FUNCTION _pgq_group_head(queue text, group_id bigint) RETURNS text
     RETURN queue || E'\x1f' || group_id::text;
 
 COMMENT ON FUNCTION _pgq_group_head(text, bigint) IS
-    'Return what stands for the queue in the row of pgq_head that has the heads of a group, by priority, as far as they '
-    'are known.';
+    'Return what stands for the queue in the row of pgq_head that has the heads of a group: those that are known, by '
+    'priority.';
 
 
 CREATE FUNCTION _pgq_tuples_read() RETURNS bigint

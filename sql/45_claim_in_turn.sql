@@ -83,7 +83,8 @@ BEGIN
 
     v_may_look := coalesce(v_list.look_us <= _pgq_microseconds(clock_timestamp()), true);
     IF v_room > 0 AND v_list.group_ids IS NOT NULL AND v_may_look THEN
-        v_list := _pgq_look_for_groups(queue, v_list.group_ids, v_caps.capped, v_caps.free);
+        v_list := _pgq_look_for_groups(
+            queue, v_list.group_ids, v_list.idle, v_list.full_look_us, v_caps.capped, v_caps.free);
         v_has_looked := true;
     END IF;
     v_chunk := v_room;
@@ -146,8 +147,8 @@ BEGIN
         -- The end of a lap, or of what one claim does of it.
         EXIT WHEN rows <> '{}' OR v_has_looked OR (v_list.group_ids IS NULL AND NOT (v_is_long AND v_may_look));
         v_list := _pgq_look_for_groups(
-            queue, CASE WHEN v_setting.ordered THEN '{}' ELSE coalesce(v_list.group_ids, '{}') END, v_caps.capped,
-            v_caps.free);
+            queue, CASE WHEN v_setting.ordered THEN '{}' ELSE coalesce(v_list.group_ids, '{}') END, v_list.idle,
+            v_list.full_look_us, v_caps.capped, v_caps.free);
         v_has_looked := true;
         EXIT WHEN v_list.group_ids IS NULL;
         v_seen := NULL;
@@ -158,7 +159,7 @@ BEGIN
         SELECT array_agg(g.group_id) AS group_ids, array_agg(g.priority) AS priorities, array_agg(g.room) AS rooms
         INTO v_groups
         FROM unnest(v_visited, v_priorities, v_rooms) AS g (group_id, priority, room)
-        WHERE g.group_id <> ALL (v_idle);
+        WHERE g.group_id NOT IN (SELECT unnest(v_idle));
         v_locked := _pgq_lock_shares(
             queue, v_groups.group_ids, v_groups.priorities, v_groups.rooms, '{}', cardinality(rows) + v_room, at,
             coalesce(cardinality(v_list.group_ids) + 1, 0), locked_at IS NOT NULL, true);
@@ -167,16 +168,17 @@ BEGIN
         suspects := v_locked.suspects;
     END IF;
     IF v_is_long AND v_may_look AND v_list.group_ids IS NULL AND NOT v_has_looked THEN
-        v_list := _pgq_look_for_groups(queue, '{}', v_caps.capped, v_caps.free);
+        v_list := _pgq_look_for_groups(queue, '{}', '{}', NULL, v_caps.capped, v_caps.free);
         v_has_looked := true;
     END IF;
     IF v_has_looked OR (v_list.group_ids IS NOT NULL AND v_idle <> '{}' AND v_setting.ordered IS NOT TRUE) THEN
         PERFORM _pgq_keep_groups(
             queue,
             CASE WHEN v_list.group_ids IS NOT NULL THEN
-                ARRAY(SELECT g FROM unnest(v_list.group_ids) AS g WHERE g <> ALL (v_idle))
+                ARRAY(SELECT unnest(v_list.group_ids) EXCEPT SELECT unnest(v_idle) ORDER BY 1)
             END,
-            v_list.look_us);
+            ARRAY(SELECT unnest(array_remove(v_idle, 0)) UNION SELECT unnest(v_list.idle)),
+            v_list.look_us, v_list.full_look_us);
     END IF;
     -- After a whole lap the next one begins a group later. After one that has met no group the queue is as others.
     IF locked_at IS NOT NULL OR v_list.look_us IS NOT NULL OR v_has_groups THEN
