@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
+from support.job import Job, Order
 from support.limited_model import LimitedModel
-from support.lives import Lives
-from support.machine import Rows, Where, queues, spans, wheres
-from support.model import Job, Model, Order
+from support.machine import Rows, Where, picks, queues, some, spans, wheres
+from support.model import Model
+from support.operating import Operating
+from support.producing import Producing
+from support.rates import PERS
+from support.working import Working
 
 keys = st.sampled_from([None, "a", "b"])
 settings = st.fixed_dictionaries(
@@ -24,6 +28,7 @@ settings = st.fixed_dictionaries(
         "max_per_group": st.sampled_from([1, 2, None]),
         "ordered": st.sampled_from([True, None]),
         "on_dead": st.sampled_from(["stop", None]),
+        "keep_done": st.sampled_from(["2 days", None]),
     },
 )
 
@@ -34,7 +39,17 @@ def limited(model: Model) -> LimitedModel:
     return model
 
 
-class LimitedLives(Lives):
+rates = st.fixed_dictionaries(
+    {"per": st.sampled_from(sorted(PERS))},
+    optional={
+        "rate": st.sampled_from([1, 7, None]),
+        "burst": st.sampled_from([1, 3, None]),
+        "rate_per_group": st.sampled_from([1, 2, None]),
+    },
+)
+
+
+class LimitedLives(Producing, Working, Operating):
     """Jobs have groups, and operators configure, pause and resume."""
 
     model_of = LimitedModel
@@ -45,19 +60,33 @@ class LimitedLives(Lives):
         "CROSS JOIN LATERAL pgq_claim(%s, no.jobs + %s, %s) AS c"
     )
 
+    def __init__(self) -> None:
+        super().__init__()
+        # A claim that deletes a dead job may let the group go on that this job has stopped.
+        long = {"keep_dead": "9999 days"}
+        self.call(
+            (0, True), "SELECT pgq_configure('', %s)", [json.dumps(long)], lambda m, _: [(m.configure("", long),)]
+        )
+
     def placed(self, order: Order) -> Order:
         """Return an order with its group. Twins may have different ones."""
         return replace(order, group_key={0: None, 1: "a", 3: "b"}[order.max_retries])
 
-    @rule(where=wheres, queue=queues, given=settings)
+    @rule(where=wheres, queue=queues, given=settings | rates)
     def configure(self, where: Where, queue: str, given: dict[str, Any]) -> None:
-        """Limits count what runs, and begin with the next claim."""
+        """Limits count what runs, and begin with the next claim; rates count what starts."""
         self.call(
             where,
             "SELECT pgq_configure(%s, %s::jsonb)",
             [queue, json.dumps(given)],
             lambda model, _: [(limited(model).configure(queue, given),)],
         )
+
+    @some("waiting")
+    @rule(pick=picks, where=wheres, span=st.none() | spans, key=st.sampled_from(["", "a", "b"]))
+    def regroup(self, pick: int, where: Where, span: timedelta | None, key: str) -> None:
+        """A waiting job changes its group."""
+        self.change(where, self.job(pick, "waiting"), None, span, False, None, key)
 
     @rule(where=wheres, queue=queues, key=keys, span=st.none() | spans)
     def pause(self, where: Where, queue: str, key: str | None, span: timedelta | None) -> None:
@@ -74,11 +103,12 @@ class LimitedLives(Lives):
     def resume(self, where: Where, queue: str, key: str | None) -> None:
         """A pause ends."""
         self.call(
-            where,
-            "SELECT pgq_resume(%s, %s)",
-            [queue, key],
-            lambda model, _: [(limited(model).resume(queue, key),)],
+            where, "SELECT pgq_resume(%s, %s)", [queue, key], lambda model, _: [(limited(model).resume(queue, key),)]
         )
+
+    def moments(self) -> set[datetime | None]:
+        """Return the times at which something may happen to a job, and when the next one may start under a rate."""
+        return super().moments() | limited(self.model).next_starts()
 
     def taken(
         self, model: Model, rows: Rows, names: list[str], max_jobs: int, lease: timedelta, locked: Collection[int]

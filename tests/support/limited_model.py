@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from support.model import Job, Model, Refused
+from support.job import Job, Refused
+from support.model import Model
+from support.rates import PERS, Rate, Starts
 
 FOREVER = datetime.max.replace(tzinfo=UTC)
-Settings = dict[str, dict[str, Any]]
-Pauses = dict[tuple[str, str | None], datetime]
+# A queue, or a group of it.
+Place = tuple[str, str | None]
 
 
 class LimitedModel(Model):
-    """All jobs by id, the settings of queues, and what is paused until when."""
+    """All jobs by id, what is paused until when, and what has started under a rate."""
 
-    def __init__(
-        self,
-        now: datetime,
-        jobs: Iterable[Job] = (),
-        settings: Settings | None = None,
-        pauses: Pauses | None = None,
-    ) -> None:
-        super().__init__(now, jobs)
-        self.settings = dict(settings or {})
-        self.pauses = dict(pauses or {})
-
-    def copy(self) -> LimitedModel:
-        """Return a copy that can be changed."""
-        return LimitedModel(self.now, self.jobs.values(), self.settings, self.pauses)
+    def __init__(self, now: datetime) -> None:
+        super().__init__(now)
+        self.pauses: dict[Place, datetime] = {}
+        self.starts: dict[Place, Starts] = {}
 
     # Operators.
 
     def configure(self, queue: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return what is set."""
-        both = {**self.settings.get(queue, {}), **settings}
-        new = {key: value for key, value in both.items() if value is not None}
+        new = super().configure(queue, settings)
         is_ordered = "ordered" in new
         if ("on_dead" in new and not is_ordered) or (is_ordered and new.get("max_per_group", 1) > 1):
             raise Refused("22023")
-        self.settings[queue] = new
+        if "per" not in new and ("rate" in new or "rate_per_group" in new):
+            raise Refused("22023")
+        if settings.keys() & {"rate", "per", "burst", "rate_per_group"}:
+            changed = {place: starts for place, starts in self.starts.items() if place[0] == queue}
+            for place, starts in changed.items():
+                self.starts[place] = starts.under(self._rate(*place), self.now)
         return new
 
     def pause(self, queue: str, key: str | None, until: datetime | None) -> None:
@@ -79,10 +76,32 @@ class LimitedModel(Model):
         for queue, of in lanes.items():
             taken = {job_id for job_id in ids if self.jobs[job_id].queue == queue}
             assert len(taken) <= self._room(queue, of)
-        return [
-            self._set(job, state="running", attempt=job.attempt + 1, lease_until=self.now + lease)
-            for job in map(self.jobs.__getitem__, ids)
-        ]
+        of_queues = Counter((self.jobs[job_id].queue, None) for job_id in ids)
+        of_groups = Counter((self.jobs[job_id].queue, self.jobs[job_id].group_key) for job_id in ids)
+        for place, jobs in [*of_queues.items(), *((place, n) for place, n in of_groups.items() if place[1])]:
+            self._count(place, jobs)
+        return [self.start(self.jobs[job_id], lease) for job_id in ids]
+
+    def _rate(self, queue: str, key: str | None) -> Rate | None:
+        """Return the rate of a queue, or of a group of it."""
+        settings = self.settings.get(queue, {})
+        jobs = settings.get("rate" if key is None else "rate_per_group")
+        return None if jobs is None else Rate(jobs, PERS[settings["per"]], settings.get("burst", 1))
+
+    def next_starts(self) -> set[datetime | None]:
+        """Return when the next job may start under each rate."""
+        starts = [(starts, self._rate(*place)) for place, starts in self.starts.items()]
+        return {known.spent - rate.span(rate.burst - 1) for known, rate in starts if rate is not None}
+
+    def _count(self, place: Place, jobs: int) -> None:
+        """Count jobs that start."""
+        if (rate := self._rate(*place)) is not None:
+            self.starts[place] = self.starts.get(place, Starts(self.now)).more(jobs, rate, self.now)
+
+    def _tokens(self, place: Place, jobs: int) -> int:
+        """Return how many of some jobs may start now under the rate of a queue, or of a group."""
+        rate = self._rate(*place)
+        return jobs if rate is None else min(jobs, self.starts.get(place, Starts(self.now)).room(rate, self.now))
 
     def _lanes(self, queue: str) -> dict[str | None, list[Job]]:
         """Return the jobs of each group that may begin, in their order, no more than its limit allows."""
@@ -103,13 +122,17 @@ class LimitedModel(Model):
         """Return how many jobs of a queue may begin."""
         jobs = sum(len(lane) for lane in lanes.values())
         most = self.settings.get(queue, {}).get("max_running")
+        jobs = self._tokens((queue, None), jobs)
         return jobs if most is None else max(min(jobs, most - self._running(queue)), 0)
 
     def _group_room(self, queue: str, key: str | None, jobs: int) -> int:
         """Return how many of some jobs of a group may begin."""
         settings = self.settings.get(queue, {})
         most = 1 if settings.get("ordered") else settings.get("max_per_group")
-        return jobs if key is None or most is None else max(most - self._running(queue, key), 0)
+        if key is None:
+            return jobs
+        jobs = self._tokens((queue, key), jobs)
+        return jobs if most is None else max(min(jobs, most - self._running(queue, key)), 0)
 
     def _running(self, queue: str, *keys: str) -> int:
         """Return how many jobs of a queue run, or of these groups of it."""

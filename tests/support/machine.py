@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,10 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from psycopg.rows import class_row
 
-from support.database import Connection
+from support.database import Connection, one
 from support.errors import astray
 from support.hunt import clean
-from support.model import Job, Model, Order, Refused
+from support.job import Job, Order, Refused
+from support.model import Model
 from support.signatures import missigned
 
 SEE = (
@@ -47,7 +49,8 @@ orders = st.builds(
     dedup=st.sampled_from([True, True, True, False]),
     dedup_key=st.sampled_from([None, None, "x"]),
     on_duplicate=policies,
-)
+    dedup_for=st.sampled_from([None, None, None, timedelta(minutes=1), timedelta(days=1)]),
+).map(lambda order: order if order.dedup else replace(order, dedup_for=None))
 names = st.sampled_from([["default", "a"], ["a", "default", "a"], ["default"], ["a"]])
 # One of the two connections, and whether the transaction commits.
 wheres = st.tuples(st.integers(0, 1), st.sampled_from([True, True, True, False]))
@@ -85,6 +88,7 @@ class Machine(RuleBasedStateMachine):
         self.model = type(self).model_of(datetime(2030, 1, 1, tzinfo=UTC))
         self.claims = [(0, 0)]
         self.leases = 0
+        self.claimed_at = self.model.now
         self.travel(timedelta(0))
 
     def call(self, where: Where, query: str, parameters: Sequence[Any], expect: Callable[[Model, Rows], Any]) -> None:
@@ -144,14 +148,16 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=picks, ticks=st.integers(-1, 1))
     def travel_to_a_job(self, pick: int, ticks: int) -> None:
         """Move the clock to a job's ripe_at or lease_until, or just before or after it, and claim."""
-        moments = {job.ripe_at for job in self.model.jobs.values()} | {
-            job.lease_until for job in self.model.jobs.values()
-        }
-        later = sorted(moment for moment in moments if moment and moment > self.model.now)
+        later = sorted(moment for moment in self.moments() if moment and moment > self.model.now)
         if later:
             span = (later[pick % len(later)] - self.model.now) // TICK + ticks
             self.travel(max(span, 0) * TICK)
             self.take((0, True), ["default", "a"], 3, self.lease(timedelta(minutes=1)))
+
+    def moments(self) -> set[datetime | None]:
+        """Return the times at which something may happen to a job."""
+        jobs = self.model.jobs.values()
+        return {job.ripe_at for job in jobs} | {job.lease_until for job in jobs}
 
     def new_id(self, model: Model, rows: Rows, n: int, column: int) -> int:
         """Return the id that a call has given to a new job, or else a number that no job has."""
@@ -174,19 +180,29 @@ class Machine(RuleBasedStateMachine):
             tokens = {row[1] for row in rows or []}
             assert len(tokens) == bool(rows)
             assert not tokens & old
+            # The claims whose times are counted let all their jobs be kept that may be.
+            timed = any(one(self.connections[0], "SELECT _pgq_is_timed(%s)", token) for token in tokens)
             for job, row in zip(taken, rows or [], strict=False):
-                model.jobs[job.id] = Job(**(vars(job) | {"token": row[1]}))
+                model.jobs[job.id] = replace(job, token=row[1], kept=job.kept or timed)
                 # Tokens of claims that roll back, too: no job is held under them.
                 self.claims.append((job.id, row[1]))
             return [(job.id, model.jobs[job.id].token, job.attempt, job.args, job.lease_until) for job in taken]
 
         self.call(where, self.claim_query, [names, max_jobs, lease], expect)
+        if where[1] and self.model.now - self.claimed_at > timedelta(minutes=1):
+            # A pass over the jobs that have ended begins once a minute.
+            assert self.old() & {row[0] for row in self.connections[0].execute("SELECT id FROM pgq_ended")} == set()
+        self.claimed_at = self.model.now
 
     def taken(
         self, model: Model, rows: Rows, names: list[str], max_jobs: int, lease: timedelta, locked: Collection[int]
     ) -> list[Job]:
         """Return the jobs that a claim takes in the model, without their tokens."""
         return model.claim(names, max_jobs, lease, locked)
+
+    def old(self) -> set[int]:
+        """Return the ids of the jobs that a claim deletes, now or a little later."""
+        return {job.id for job in self.model.jobs.values() if self.model.is_old(job)}
 
     def placed(self, order: Order) -> Order:
         """Return an order with its group."""
@@ -196,6 +212,11 @@ class Machine(RuleBasedStateMachine):
     def agree(self) -> None:
         """The tables hold what the model says, and nothing else."""
         with self.connections[0].cursor(row_factory=class_row(Job)) as cursor:
-            assert {job.id: job for job in cursor.execute(SEE)} == self.model.jobs
+            found = {job.id: job for job in cursor.execute(SEE)}
+        for job_id in self.old() - found.keys():
+            del self.model.jobs[job_id]
+        assert found == self.model.jobs
+        windows = self.connections[0].execute("SELECT id, until FROM pgq_seen WHERE until > %s", [self.model.now])
+        assert sorted(windows) == sorted(at for at in self.model.windows.values() if at[1] > self.model.now)
         assert astray(self.connections[0]) == []
         assert missigned(self.connections[0]) == []

@@ -2,96 +2,42 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Mapping
+from copy import copy
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
+
+from support.job import Job, Order, Refused
 
 Result = tuple[Any, ...]
 
-
-class Refused(Exception):
-    """The function raises an error with this SQLSTATE, and changes nothing."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job in any state; a value that only other states have is None."""
-
-    id: int
-    kind: str
-    args: Any
-    queue: str
-    priority: int
-    ripe_at: datetime
-    max_retries: int
-    backoff: timedelta
-    dedup: bool
-    dedup_key: str | None
-    enqueued_at: datetime
-    state: str = "waiting"
-    attempt: int = 0
-    errors: list[str | None] = field(default_factory=list)
-    failed_at: list[datetime] = field(default_factory=list)
-    token: int | None = None
-    lease_until: datetime | None = None
-    requested: bool = False
-    result: Any = None
-    ended_at: datetime | None = None
-    # As in pgq_running: negative once the job was found lost together with others.
-    losses: int | None = None
-    group_key: str | None = None
-
-    @property
-    def signature(self) -> tuple[Any, ...] | None:
-        """Two jobs with the same signature are twins; with None a job has no twin."""
-        if not self.dedup:
-            return None
-        what = ("args", json.dumps(self.args, sort_keys=True)) if self.dedup_key is None else ("key", self.dedup_key)
-        return (self.queue, self.kind, *what)
-
-    def failed(self, error: str | None, at: datetime) -> Job:
-        """Return the job with one more error."""
-        return replace(self, errors=[error, *self.errors][:10], failed_at=[at, *self.failed_at][:10])
-
-    @property
-    def place(self) -> tuple[int, datetime, int]:
-        """The order of jobs within a queue."""
-        return (self.priority, self.ripe_at, self.id)
-
-
-@dataclass(frozen=True)
-class Order:
-    """The arguments of an enqueue."""
-
-    kind: str
-    args: Any
-    queue: str
-    ripe_in: timedelta | None
-    priority: int
-    max_retries: int
-    backoff: timedelta
-    dedup: bool
-    dedup_key: str | None
-    on_duplicate: str
-    group_key: str | None = None
+# How long jobs are kept that have ended, where neither their queue nor all queues have a setting.
+KEPT = {"keep_done": "7 days", "keep_dead": "30 days", "keep_cancelled": "30 days"}
+SPANS = {f"{days} days": timedelta(days=days) for days in (2, 7, 30, 100, 9999)}
 
 
 class Model:
-    """All jobs by id, and the time."""
+    """All jobs by id, the windows by signature, the settings of queues, and the time."""
 
     CAP = timedelta(hours=1)
     # How often a loss does not count.
     UNCOUNTED = 5
 
-    def __init__(self, now: datetime, jobs: Iterable[Job] = ()) -> None:
+    def __init__(self, now: datetime) -> None:
         self.now = now
-        self.jobs = {job.id: job for job in jobs}
+        self.jobs: dict[int, Job] = {}
+        # The id of the first job, and when the window is over.
+        self.windows: dict[Result, tuple[int, datetime]] = {}
+        self.settings: dict[str, dict[str, Any]] = {}
 
-    def copy(self) -> Model:
+    def copy(self) -> Self:
         """Return a copy that can be changed."""
-        return Model(self.now, self.jobs.values())
+        new = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, dict):
+                setattr(new, name, dict(value))
+        return new
 
     def _set(self, job: Job, **changes: Any) -> Job:
         self.jobs[job.id] = replace(job, **changes)
@@ -105,23 +51,31 @@ class Model:
     # Producers.
 
     def enqueue(self, order: Order, new_id: int) -> tuple[int, bool]:
-        """Return the id of the job that now waits, and whether it is ``new_id``."""
-        ripe_at = self.now + (order.ripe_in or timedelta(0))
+        """Return the id of the job that now waits, or was the first in the window, and whether it is ``new_id``."""
         job = Job(
-            new_id, order.kind, order.args, order.queue, order.priority, ripe_at, order.max_retries, order.backoff,
-            order.dedup, order.dedup_key, self.now, group_key=order.group_key,
+            new_id, order.kind, order.args, order.queue, order.priority, self.now + (order.ripe_in or timedelta(0)),
+            order.max_retries, order.backoff, order.dedup, order.dedup_key, self.now, group_key=order.group_key,
         )  # fmt: skip
-        twin = self.twin(job)
-        if twin is None:
+        twin, first = self.twin(job), self._first_in_window(order, job)
+        if twin is None and first is None:
             self.jobs[new_id] = job
-            return new_id, True
-        if order.on_duplicate == "error":
+        elif order.on_duplicate == "error":
             raise Refused("PGQ04")
-        if order.on_duplicate == "replace":
-            self._set(twin, args=job.args, ripe_at=ripe_at, priority=job.priority)
-        elif order.on_duplicate == "soonest":
-            self._set(twin, ripe_at=min(twin.ripe_at, ripe_at))
-        return twin.id, False
+        elif twin is not None and order.on_duplicate == "replace":
+            self._set(twin, args=job.args, ripe_at=job.ripe_at, priority=job.priority)
+        elif twin is not None and order.on_duplicate == "soonest":
+            self._set(twin, ripe_at=min(twin.ripe_at, job.ripe_at))
+        found = twin.id if twin is not None else first or new_id
+        if first is None and order.dedup_for is not None and job.signature is not None:
+            self.windows[job.signature] = (found, self.now + order.dedup_for)
+        return found, twin is None and first is None
+
+    def _first_in_window(self, order: Order, job: Job) -> int | None:
+        """Return the id of the first job of the window that is open for an order."""
+        if order.dedup_for is None or job.signature is None:
+            return None
+        first, until = self.windows.get(job.signature, (None, self.now))
+        return first if until > self.now else None
 
     # Workers.
 
@@ -138,7 +92,12 @@ class Model:
         ripe = ripe[:max_jobs]
         suspect = next((n for n, job in enumerate(ripe) if job.losses is not None), max_jobs)
         taken = sorted(ripe[: max(suspect, 1)], key=lambda job: job.place)
-        return [self._set(job, state="running", attempt=job.attempt + 1, lease_until=self.now + lease) for job in taken]
+        return [self.start(job, lease) for job in taken]
+
+    def start(self, job: Job, lease: timedelta) -> Job:
+        """Return the job that a claim has taken, without its token."""
+        kept = "keep_done" in self.settings.get(job.queue, {})
+        return self._set(job, state="running", attempt=job.attempt + 1, lease_until=self.now + lease, kept=kept)
 
     def _expire(self, locked: Collection[int]) -> None:
         lost = [(job.lease_until, job) for job in self.jobs.values() if job.lease_until and job.id not in locked]
@@ -169,8 +128,9 @@ class Model:
         return job
 
     def complete(self, job: Job, result: Any) -> None:
-        """Delete the job, or keep it with its result."""
-        if result is None:
+        """Delete the job, or keep it: with its result, or because its queue keeps all that is done."""
+        is_kept = (job.kept or job.errors) and "keep_done" in self.settings.get(job.queue, {})
+        if result is None and not is_kept:
             del self.jobs[job.id]
         else:
             self._end(job, "done", result=result)
@@ -203,7 +163,42 @@ class Model:
         job = self.jobs.get(job_id or 0)
         return [job.id] if job is not None and job.requested and job.token == token else []
 
+    def result(self, job_id: int, last_id: int) -> Result:
+        """Return the state of a job, its result, its newest error, and when it ended."""
+        if not 1 <= job_id <= last_id:
+            raise Refused("PGQ01")
+        job = self.jobs.get(job_id)
+        return ("gone", None, None, None) if job is None else (
+            job.state, job.result, job.errors[0] if job.errors else None, job.ended_at
+        )  # fmt: skip
+
     # Operators.
+
+    def configure(self, queue: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is set."""
+        both = {**self.settings.get(queue, {}), **settings}
+        self.settings[queue] = {key: value for key, value in both.items() if value is not None}
+        return self.settings[queue]
+
+    def update(
+        self, job_id: int, args: Any, ripe_at: datetime | None, priority: int | None, group_key: str | None
+    ) -> datetime:
+        """Change a waiting job, and return its ripe_at; a job that gets another place is ripe now at the earliest."""
+        job = self._known(job_id)
+        if job.state != "waiting":
+            raise Refused("PGQ03")
+        if any(value is not None for value in (ripe_at, priority, group_key)):
+            job = replace(job, ripe_at=max(ripe_at or job.ripe_at, self.now))
+        if args is not None:
+            job = replace(job, args=args)
+        if priority is not None:
+            job = replace(job, priority=priority)
+        if group_key is not None:
+            job = replace(job, group_key=group_key or None)
+        if self.twin(job):
+            raise Refused("PGQ04")
+        self.jobs[job_id] = job
+        return job.ripe_at
 
     def cancel(self, job_id: int) -> str:
         """Keep a job that waits, or whose lease is over, as cancelled; ask the worker of one that runs."""
@@ -241,6 +236,13 @@ class Model:
         for job_id in old:
             del self.jobs[job_id]
         return len(old)
+
+    def is_old(self, job: Job) -> bool:
+        """Return whether the job has ended, and was kept for as long as its queue says."""
+        if job.ended_at is None:
+            return False
+        kept = (KEPT | self.settings.get("", {}) | self.settings.get(job.queue, {}))[f"keep_{job.state}"]
+        return job.ended_at <= self.now - SPANS[kept]
 
     # Shared by several functions.
 

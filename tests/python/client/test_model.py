@@ -22,7 +22,7 @@ def lives(conn: Connection, connect: Connect) -> type[Lives]:
 
 def test_jobs_live_as_the_model_promises(lives: type[Lives]) -> None:
     """After every step of a random sequence, each result and each table is what the model says."""
-    hunt(lambda seed: run_state_machine_as_test(seed(lives), settings=bounds(100, 60)))
+    hunt(lambda seed: run_state_machine_as_test(seed(lives), settings=bounds(80, 60)))
 
 
 class PackedLives(Lives):
@@ -47,7 +47,7 @@ def test_packed_jobs_live_as_the_model_promises(conn: Connection, connect: Conne
     class Here(PackedLives):
         connections = (conn, connect())
 
-    hunt(lambda seed: run_state_machine_as_test(seed(Here), settings=bounds(50, 60)))
+    hunt(lambda seed: run_state_machine_as_test(seed(Here), settings=bounds(40, 60)))
 
 
 def test_jobs_of_queues_with_limits_live_as_the_model_promises(conn: Connection, connect: Connect) -> None:
@@ -56,4 +56,4 @@ def test_jobs_of_queues_with_limits_live_as_the_model_promises(conn: Connection,
     class Here(LimitedLives):
         connections = (conn, connect())
 
-    hunt(lambda seed: run_state_machine_as_test(seed(Here), settings=bounds(100, 60)))
+    hunt(lambda seed: run_state_machine_as_test(seed(Here), settings=bounds(80, 60)))
