@@ -8,6 +8,7 @@ from support.database import Connect, Connection
 from support.hunt import bounds, hunt
 from support.limited_lives import LimitedLives
 from support.lives import Lives
+from support.scheduled_lives import ScheduledLives
 
 
 @pytest.fixture
@@ -57,3 +58,12 @@ def test_jobs_of_queues_with_limits_live_as_the_model_promises(conn: Connection,
         connections = (conn, connect())
 
     hunt(lambda seed: run_state_machine_as_test(seed(Here), settings=bounds(80, 60)))
+
+
+def test_jobs_of_a_schedule_live_as_the_model_promises(conn: Connection, connect: Connect) -> None:
+    """A claim fires what is due, and what it has fired is gone again if it rolls back."""
+
+    class Here(ScheduledLives):
+        connections = (conn, connect())
+
+    hunt(lambda seed: run_state_machine_as_test(seed(Here), settings=bounds(20, 60)))
