@@ -74,7 +74,39 @@ COMMENT ON FUNCTION _pgq_enqueue_once(
     'one in the window, and whether the job was created.';
 
 
--- In the order in which pgq_enqueue_many inserts, so that two calls do not deadlock.
+-- Not the same ids in another order: the UPDATE would meet those that it has not changed yet.
+CREATE FUNCTION _pgq_draw_ids(ids bigint[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+    SET enable_seqscan = off
+    SET jit = off
+    SET plan_cache_mode = force_generic_plan
+AS $_pgq_draw_ids$
+DECLARE
+    v_new bigint[] := ARRAY(SELECT nextval('pgq_job_id') FROM generate_series(1, cardinality(ids)));
+BEGIN
+    WITH moved AS (
+        UPDATE pgq_waiting AS w
+        SET id = d.new
+        FROM unnest(ids, v_new) AS d (old, new)
+        WHERE w.id = d.old
+        RETURNING w.id, w.signature, d.old
+    )
+    UPDATE pgq_seen AS s
+    SET id = m.id
+    FROM moved AS m
+    WHERE s.signature = m.signature AND s.id = m.old;
+    RETURN v_new;
+END
+$_pgq_draw_ids$;
+
+COMMENT ON FUNCTION _pgq_draw_ids(bigint[]) IS
+    'Give jobs that this transaction has enqueued new ids, which grow in the order of the array, also in the windows '
+    'that they have opened. Returns the new ids.';
+
+
+-- In the order in which pgq_enqueue_many inserts, so that two calls do not deadlock. In an ordered queue the ids say in
+-- which order jobs run, so there they are drawn anew, in the order of the array.
 CREATE FUNCTION _pgq_enqueue_each(jobs jsonb, at timestamptz) RETURNS TABLE (n bigint, id bigint, created boolean)
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -83,6 +115,10 @@ AS $_pgq_enqueue_each$
 DECLARE
     v_ordered text[] := ARRAY(SELECT s.queue FROM pgq_queue_setting AS s WHERE s.ordered);
     v_job record;
+    v_old bigint[] := '{}';
+    v_ns bigint[] := '{}';
+    v_ids bigint[] := '{}';
+    v_created boolean[] := '{}';
 BEGIN
     -- The sort reads all jobs first, so no bad array enqueues any.
     FOR v_job IN
@@ -104,8 +140,23 @@ BEGIN
                 USING ERRCODE = 'PGQ04',
                       HINT = 'Use on_duplicate => ''keep'' to get the id of that job instead.';
         END IF;
-        RETURN NEXT;
+        v_ns := v_ns || n;
+        v_ids := v_ids || id;
+        v_created := v_created || created;
+        IF created AND v_job.group_key IS NOT NULL AND v_job.queue = ANY (v_ordered) THEN
+            v_old := v_old || id;
+        END IF;
     END LOOP;
+
+    v_old := ARRAY(
+        SELECT r.id
+        FROM unnest(v_ns, v_ids, v_created) AS r (n, id, created)
+        WHERE r.created AND r.id = ANY (v_old)
+        ORDER BY r.n);
+    RETURN QUERY
+    SELECT r.n, coalesce(d.new, r.id), r.created
+    FROM unnest(v_ns, v_ids, v_created) AS r (n, id, created)
+    LEFT JOIN unnest(v_old, CASE WHEN v_old <> '{}' THEN _pgq_draw_ids(v_old) END) AS d (old, new) ON d.old = r.id;
 END
 $_pgq_enqueue_each$;
 

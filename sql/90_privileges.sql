@@ -30,7 +30,7 @@ REVOKE ALL ON FUNCTION
     _pgq_check_references, _pgq_refuse_duplicate, _pgq_enqueue_graph,
     _pgq_update_duplicates, _pgq_resolve_duplicates,
     _pgq_check_jobs, _pgq_raise_invalid, _pgq_parse_jobs,
-    pgq_enqueue_many, _pgq_enqueue_once, _pgq_enqueue_each,
+    pgq_enqueue_many, _pgq_enqueue_once, _pgq_draw_ids, _pgq_enqueue_each,
     _pgq_with_defaults, _pgq_set_defaults, _pgq_resumes_at,
     _pgq_lease_end, _pgq_is_usual_claim, _pgq_check_claim, _pgq_distinct,
     _pgq_is_long_scan, _pgq_rescan_delay, _pgq_entries_read, _pgq_microseconds, _pgq_lane_start, _pgq_head_setting,

@@ -157,7 +157,7 @@ $$, 'every INSERT of a job names all columns that the tables share, and one of a
 SELECT is(
     (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func
      WHERE pg_get_functiondef(oid) ~* '(INSERT INTO|UPDATE)\s+pgq_waiting\M'),
-    '{_pgq_enqueue_scheduled,_pgq_hand_over_signals,_pgq_keep_place,_pgq_leave_room,_pgq_merge,_pgq_requeue,_pgq_resolve_duplicate,_pgq_resolve_duplicates,_pgq_set_defaults,_pgq_unblock,_pgq_update_duplicates,_pgq_wake_waiting,pgq_enqueue,pgq_enqueue_many,pgq_retry,pgq_update}',
+    '{_pgq_draw_ids,_pgq_enqueue_scheduled,_pgq_hand_over_signals,_pgq_keep_place,_pgq_leave_room,_pgq_merge,_pgq_requeue,_pgq_resolve_duplicate,_pgq_resolve_duplicates,_pgq_set_defaults,_pgq_unblock,_pgq_update_duplicates,_pgq_wake_waiting,pgq_enqueue,pgq_enqueue_many,pgq_retry,pgq_update}',
     'only these functions write to pgq_waiting, values that they, their callers or an earlier enqueue have checked');
 
 -- Each of the two indexes on the queue is partial, so a search by queue names one of them.

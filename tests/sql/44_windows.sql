@@ -1,6 +1,6 @@
 -- Windows: with dedup_for a job is enqueued once, also when the first one has ended.
 BEGIN;
-SELECT plan(53);
+SELECT plan(57);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -88,6 +88,18 @@ SELECT results_eq($$ SELECT n, created FROM pgq_enqueue_many('[{"kind": "n", "ar
 SELECT throws_matching($$ SELECT pgq_enqueue_many('[{"kind": "n", "args": 3}, {"kind": "n", "args": 1, "dedup_for": "1 hour", "on_duplicate": "error"}]') $$,
                        '^job 2 of the array: job \d+ has been enqueued with this signature$', 'an error has the number of the job');
 SELECT is_empty('SELECT FROM pgq_waiting WHERE args = ''3''', 'and enqueues none of them');
+
+-- In an ordered queue the jobs of an array run in its order, whichever of them have windows.
+SELECT pgq_configure('o', '{"ordered": true}');
+CREATE TEMP TABLE drawn AS
+    SELECT * FROM pgq_enqueue_many((
+        SELECT jsonb_agg(jsonb_build_object('kind', 'o', 'queue', 'o', 'group_key', 'g', 'args', n % 20, 'dedup_for', CASE WHEN n % 3 > 0 THEN '1 hour' END) ORDER BY n)
+        FROM generate_series(1, 25) AS n));
+SELECT results_eq('SELECT w.args::integer FROM pgq_waiting AS w WHERE w.queue = ''o'' ORDER BY w.id', 'SELECT n % 20 FROM generate_series(1, 20) AS n', 'the ids grow in the order of the array');
+SELECT results_eq('SELECT args::integer FROM pgq_claim(''{o}'')', 'VALUES (1)', 'the first one is claimed first');
+SELECT results_eq('SELECT d.n, f.n FROM drawn AS d JOIN drawn AS f ON f.id = d.id AND f.created WHERE NOT d.created ORDER BY d.n',
+                  'SELECT n::bigint, n - 20::bigint FROM generate_series(21, 25) AS n', 'a duplicate has the id of the first');
+SELECT is((pgq_enqueue('o', '1', 'o', group_key => 'g', dedup_for => '1 hour')).id, (SELECT id FROM drawn WHERE n = 1), 'and so has one of a window that lasts');
 
 -- Claims delete windows that are over.
 CREATE FUNCTION pg_temp.left_at(at timestamptz) RETURNS bigint LANGUAGE plpgsql AS $$
