@@ -36,7 +36,7 @@ BEGIN
         v_next_due := _pgq_maintain(at);
         PERFORM set_config(
             _pgq_bare_setting(),
-            v_digest || ' ' || _pgq_microseconds(least(v_next_due, at + interval '10 seconds')),
+            v_digest || ' ' || _pgq_microseconds(greatest(at, least(v_next_due, at + interval '10 seconds'))),
             false);
     END IF;
     rows := '{}';

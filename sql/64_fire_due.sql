@@ -62,6 +62,7 @@ DECLARE
     v_full bigint := v_now + 60000000;
     v_since timestamptz := '-infinity';
     v_next timestamptz;
+    v_is_more boolean;
 BEGIN
     IF v_setting ~ '^[0-9]{1,17} [0-9]{1,17} [0-9]{1,17}$' THEN
         v_kept := string_to_array(v_setting, ' ');
@@ -80,7 +81,8 @@ BEGIN
     ELSE
         PERFORM _pgq_mend_schedules(at);
     END IF;
-    IF _pgq_fire_due(at, v_since) THEN
+    v_is_more := _pgq_fire_due(at, v_since);
+    IF v_is_more THEN
         v_next := at;
     ELSE
         v_from := greatest(v_now - 5000000, 0);
@@ -89,13 +91,13 @@ BEGIN
             (SELECT e.due_at FROM pgq_schedule_entry AS e WHERE e.due_at > at ORDER BY e.due_at LIMIT 1));
     END IF;
     PERFORM set_config(c_setting, format('%s %s %s', _pgq_microseconds(v_next), v_from, v_full), false);
-    RETURN v_next;
+    RETURN CASE WHEN v_is_more THEN '-infinity' ELSE v_next END;
 END
 $_pgq_fire_schedules$;
 
 COMMENT ON FUNCTION _pgq_fire_schedules(timestamptz) IS
     'Fire schedules that are due, if this session has not looked for them within a second and knows of no slot since. '
-    'Returns when it is to look again.';
+    'Returns when it is to look again; -infinity if there may be more to fire.';
 
 
 CREATE FUNCTION _pgq_next_slot(queues text[], at timestamptz) RETURNS timestamptz

@@ -43,7 +43,7 @@ BEGIN
     v_head.due := at + v_head.rescan_delay;
     -- If this search has found as many jobs as it may take, the next claim searches again.
     IF v_count >= 50 THEN
-        RETURN at;
+        RETURN '-infinity';
     END IF;
     IF _pgq_is_long_scan(v_wasted, 1) THEN
         PERFORM _pgq_share_head(v_head);
@@ -60,4 +60,4 @@ COMMENT ON FUNCTION _pgq_maintain(timestamptz) IS
     '_pgq_expire_leases, _pgq_settle_cancel_requests, _pgq_settle_blocked, _pgq_settle_signals, '
     '_pgq_delete_lost_signals, _pgq_settle_awaited, _pgq_delete_old, _pgq_delete_seen and _pgq_fold_counts. The first '
     'call of a session calls _pgq_skip_lost_tokens, too. Returns when the next search is due, or the next slot of a '
-    'schedule if that is sooner.';
+    'schedule if that is sooner; -infinity if there is more to do.';

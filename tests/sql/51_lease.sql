@@ -1,6 +1,6 @@
 -- Leases: they end, are extended, and are given back.
 BEGIN;
-SELECT plan(33);
+SELECT plan(36);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT pgq_enqueue('crash', max_retries => 3, backoff => '10 min', backoff_cap => '15 min');
@@ -96,6 +96,14 @@ SET LOCAL pgq.now = '2030-01-02 12:01Z';
 SELECT count(*) FROM pgq_claim('{back}', lease => '1 minute');
 SET LOCAL pgq.now = '2030-01-02 12:03Z';
 SELECT is((SELECT c.attempt FROM pgq_claim('{back}') AS c), 2, 'leases are settled after the clock was set back by some minutes');
+
+-- A look takes fifty back, and the next one comes soon.
+SELECT count(pgq_enqueue('k', to_jsonb(n), 'many')) FROM generate_series(1, 60) AS n;
+SELECT count(*) FROM pgq_claim('{many}', 60, lease => '1 minute');
+SET LOCAL pgq.now = '2030-01-02 12:30Z';
+SELECT is(pgq_ripe_in('{other}'), interval '10 ms', 'where more jobs are to be rescued, a worker of another queue soon looks again');
+SELECT is(count(*), 10::bigint, 'of more than fifty') FROM pgq_running WHERE queue = 'many';
+SELECT is(pgq_ripe_in('{other}'), NULL, 'and then as ever');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -1,6 +1,6 @@
 -- Schedules: when their slots are fired, and what becomes of slots that are late, fail or overlap.
 BEGIN;
-SELECT plan(118);
+SELECT plan(124);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL TimeZone = 'America/New_York';
 
@@ -234,9 +234,20 @@ SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SELECT pgq_schedule('s' || n, '0 13 * * *', 'k', to_jsonb(n), queue => 'q') FROM generate_series(1, 500) AS n \g /dev/null
 SELECT pg_temp.look('13:00') \g /dev/null
 SELECT is(count(*), 10::bigint, 'a look fires ten') FROM pgq_waiting;
-SELECT pg_temp.look('13:00') FROM generate_series(1, 49) \g /dev/null
+SELECT is(pg_temp.look('13:00'), '10 ms'::interval, 'a worker of another queue soon looks again');
+SELECT pg_temp.look('13:00', '{other}') FROM generate_series(1, 47) \g /dev/null
+SELECT is(pg_temp.look('13:00'), '10 ms'::interval, 'for as long as there may be more');
 SELECT is(count(DISTINCT args), 500::bigint, 'fifty looks fire five hundred') FROM pgq_waiting;
 SELECT is(count(*), 500::bigint, 'and none twice') FROM pgq_waiting;
+SELECT is(pg_temp.look('13:00'), NULL, 'then it looks as ever');
+SELECT pgq_pause('other');
+UPDATE pgq_schedule_entry SET next_at = '2030-01-01 13:00Z', due_at = '2030-01-01 13:00Z', overlap = 'allow';
+SELECT is(pg_temp.look('13:00:02'), '10 ms'::interval, 'also where its queues are paused');
+SELECT pgq_resume('other');
+SELECT pgq_enqueue('k', queue => 'grouped', group_key => 'g');
+SELECT set_config('pgq.now', '2030-01-01 13:00:04Z', true);
+SELECT is(count(*), 1::bigint, 'or where a claim takes jobs in turn') FROM pgq_claim('{grouped}');
+SELECT is(count(*), 20::bigint, 'which fires ten more') FROM pgq_schedules WHERE next_at > '2030-01-01 13:00:04Z';
 SELECT pg_temp.clear();
 
 -- What a session keeps is not trusted.
