@@ -151,7 +151,8 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
 
     def _bound(self, port: int) -> socket.socket:
-        bound = socket.socket()
+        # asyncio disables Nagle's delays only where the protocol is named.
+        bound = socket.socket(proto=socket.IPPROTO_TCP)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((self.host, port))
         return bound
