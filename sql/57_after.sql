@@ -115,7 +115,14 @@ BEGIN
     FROM gone AS j
     LEFT JOIN pgq_queue_setting AS s ON s.queue = j.queue COLLATE "C";
 
-    DELETE FROM pgq_need AS n WHERE n.job = ANY (ids);
+    WITH left_over AS (
+        DELETE FROM pgq_need AS n WHERE n.job = ANY (ids) RETURNING n.job
+    )
+    INSERT INTO pgq_batch (id, queue, jobs, failed, given_up, at)
+    SELECT l.job, b.queue, 0, '{}', count(*), _pgq_cancel_blocked.at
+    FROM left_over AS l
+    CROSS JOIN LATERAL (SELECT o.queue FROM pgq_batch AS o WHERE o.id = l.job LIMIT 1) AS b
+    GROUP BY l.job, b.queue;
 END
 $_pgq_cancel_blocked$;
 
@@ -176,14 +183,23 @@ BEGIN
         ON CONFLICT ON CONSTRAINT pgq_need_ended_pkey DO NOTHING;
     END IF;
 
-    DELETE FROM pgq_need AS n WHERE n.ctid = ANY (v_needs) AND n.needs = ANY (ids);
-    -- In a statement of its own, which sees what those have removed that had the jobs locked before.
+    WITH met AS (
+        DELETE FROM pgq_need AS n WHERE n.ctid = ANY (v_needs) AND n.needs = ANY (ids) RETURNING n.job, n.needs
+    )
+    INSERT INTO pgq_batch (id, queue, jobs, failed, given_up, at)
+    SELECT m.job, b.queue, 0, array_agg(m.needs), 0, _pgq_settle_needs.at
+    FROM met AS m
+    CROSS JOIN LATERAL (SELECT o.queue FROM pgq_batch AS o WHERE o.id = m.job LIMIT 1) AS b
+    WHERE outcome = 'failed'
+    GROUP BY m.job, b.queue;
+    -- In a statement of its own, which sees what those have removed that had the jobs locked before. From the last need
+    -- on: jobs mostly end in the order of their ids, and dead entries lie before those that are left.
     PERFORM _pgq_unblock(
         ARRAY(
             SELECT j.id
             FROM unnest(v_jobs) AS j (id)
             WHERE j.id <> ALL (v_cancelled)
-              AND (SELECT true FROM pgq_need AS n WHERE n.job = j.id LIMIT 1) IS NULL),
+              AND (SELECT true FROM pgq_need AS n WHERE n.job = j.id ORDER BY n.needs DESC LIMIT 1) IS NULL),
         at);
     RETURN cardinality(v_needs);
 END

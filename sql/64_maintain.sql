@@ -36,6 +36,7 @@ BEGIN
     PERFORM _pgq_settle_awaited();
     PERFORM _pgq_delete_old(at);
     PERFORM _pgq_delete_seen(at);
+    PERFORM _pgq_delete_batches(at);
     PERFORM _pgq_fold_counts(at);
     v_wasted := _pgq_entries_read('pgq_running_lease') + _pgq_entries_read('pgq_running_batch_lease')
                 - v_read - v_count;
@@ -58,6 +59,6 @@ $_pgq_maintain$;
 COMMENT ON FUNCTION _pgq_maintain(timestamptz) IS
     'Call _pgq_fire_schedules, and if the search for expired leases is due in this session, _pgq_sweep_workers, '
     '_pgq_expire_leases, _pgq_settle_cancel_requests, _pgq_settle_blocked, _pgq_settle_signals, '
-    '_pgq_delete_lost_signals, _pgq_settle_awaited, _pgq_delete_old, _pgq_delete_seen and _pgq_fold_counts. The first '
-    'call of a session calls _pgq_skip_lost_tokens, too. Returns when the next search is due, or the next slot of a '
-    'schedule if that is sooner; -infinity if there is more to do.';
+    '_pgq_delete_lost_signals, _pgq_settle_awaited, _pgq_delete_old, _pgq_delete_seen, _pgq_delete_batches and '
+    '_pgq_fold_counts. The first call of a session calls _pgq_skip_lost_tokens, too. Returns when the next search is '
+    'due, or the next slot of a schedule if that is sooner; -infinity if there is more to do.';

@@ -4,17 +4,18 @@ CREATE FUNCTION _pgq_granted_functions(privilege text) RETURNS text[]
     LANGUAGE sql
     IMMUTABLE
     RETURN CASE privilege
-        WHEN 'producer' THEN ARRAY['pgq_enqueue', 'pgq_enqueue_many', 'pgq_result', 'pgq_await',
-                                   'pgq_signal', 'pgq_signal_key']
+        WHEN 'producer' THEN ARRAY['pgq_enqueue', 'pgq_enqueue_many', 'pgq_enqueue_batch', 'pgq_batch_progress',
+                                   'pgq_result', 'pgq_await', 'pgq_signal', 'pgq_signal_key']
         WHEN 'worker' THEN ARRAY['pgq_claim', 'pgq_claim_batch', 'pgq_register', 'pgq_unregister', 'pgq_reconcile',
                                  'pgq_remaining', 'pgq_idle', 'pgq_hold', 'pgq_hold_many', 'pgq_complete',
                                  'pgq_complete_many', 'pgq_fail', 'pgq_cancel_requested', 'pgq_cancel_claimed',
                                  'pgq_extend', 'pgq_snooze', 'pgq_release', 'pgq_decline', 'pgq_ripe_in',
-                                 'pgq_queues_to_serve', 'pgq_save', 'pgq_wait_signal']
+                                 'pgq_queues_to_serve', 'pgq_save', 'pgq_wait_signal', 'pgq_add_to_batch',
+                                 'pgq_batch_progress']
         WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_configure', 'pgq_pause', 'pgq_resume',
                                 'pgq_schedule', 'pgq_unschedule', 'pgq_pause_schedule', 'pgq_resume_schedule',
-                                'pgq_run_schedule', 'pgq_update', 'pgq_result', 'pgq_await', 'pgq_now',
-                                'pgq_signal', 'pgq_signal_key']
+                                'pgq_run_schedule', 'pgq_update', 'pgq_batch_progress', 'pgq_result', 'pgq_await',
+                                'pgq_now', 'pgq_signal', 'pgq_signal_key']
         WHEN 'reader' THEN ARRAY['pgq_now']
     END || ARRAY['pgq_backoff', 'pgq_cron_next', 'pgq_version'];
 
@@ -101,8 +102,8 @@ BEGIN
     END IF;
     IF privilege IN ('admin', 'reader') THEN
         EXECUTE format(
-            'GRANT SELECT ON %1$I.pgq_stats, %1$I.pgq_workers, %1$I.pgq_queues, %1$I.pgq_counters TO %2$s',
-            c_schema, role);
+            'GRANT SELECT ON %1$I.pgq_stats, %1$I.pgq_workers, %1$I.pgq_queues, %1$I.pgq_counters, '
+            '%1$I.pgq_batches TO %2$s', c_schema, role);
     END IF;
 END
 $_pgq_grant_privileges$;
@@ -125,7 +126,7 @@ BEGIN
     IF privilege IN ('admin', 'reader') THEN
         EXECUTE format(
             'REVOKE SELECT ON %1$I.pgq_jobs, %1$I.pgq_stats, %1$I.pgq_workers, %1$I.pgq_queues, '
-            '%1$I.pgq_schedules, %1$I.pgq_counters '
+            '%1$I.pgq_schedules, %1$I.pgq_counters, %1$I.pgq_batches '
             'FROM %2$s', c_schema, role);
     END IF;
 END

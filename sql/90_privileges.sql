@@ -4,10 +4,10 @@
 REVOKE ALL ON TABLE
     pgq_permission, pgq_waiting, pgq_running, pgq_running_batch, pgq_ended, pgq_worker_session, pgq_head, pgq_turn,
     pgq_uncounted, pgq_rate,
-    pgq_blocked, pgq_need, pgq_need_ended, pgq_cancel_request, pgq_error, pgq_saved, pgq_job_signal, pgq_signal_wait,
-    pgq_merged, pgq_queue_setting, pgq_paused, pgq_schedule_entry, pgq_seen, pgq_count,
+    pgq_blocked, pgq_need, pgq_need_ended, pgq_batch, pgq_cancel_request, pgq_error, pgq_saved, pgq_job_signal,
+    pgq_signal_wait, pgq_merged, pgq_queue_setting, pgq_paused, pgq_schedule_entry, pgq_seen, pgq_count,
     _pgq_packed, _pgq_running, _pgq_presence, _pgq_visible_queues, pgq_jobs, pgq_workers, pgq_stats, pgq_queues,
-    pgq_schedules, pgq_counters
+    pgq_schedules, pgq_counters, pgq_batches
 FROM PUBLIC;
 REVOKE ALL ON TYPE _pgq_cron, _pgq_lane_head FROM PUBLIC;
 REVOKE ALL ON SEQUENCE
@@ -28,6 +28,7 @@ REVOKE ALL ON FUNCTION
     pgq_enqueue, _pgq_resolve_duplicate,
     _pgq_check_after, _pgq_prerequisites, _pgq_enqueue_cancelled, _pgq_enqueue_after,
     _pgq_check_references, _pgq_refuse_duplicate, _pgq_enqueue_graph,
+    _pgq_count_added, pgq_enqueue_batch, pgq_add_to_batch, _pgq_delete_batches, pgq_batch_progress,
     _pgq_update_duplicates, _pgq_resolve_duplicates,
     _pgq_check_jobs, _pgq_raise_invalid, _pgq_parse_jobs,
     pgq_enqueue_many, _pgq_enqueue_once, _pgq_draw_ids, _pgq_enqueue_each,

@@ -25,6 +25,7 @@ PRIVILEGES: Final = ("producer", "worker", "admin", "reader")
 # Every public function, in the order of a job's life. One that is missing here is an error.
 STAGES: Final[Mapping[str, Sequence[str]]] = {
     "Enqueue": ("pgq_enqueue", "pgq_enqueue_many"),
+    "Batch": ("pgq_enqueue_batch", "pgq_add_to_batch", "pgq_batch_progress"),
     "Result": ("pgq_result", "pgq_await"),
     "Claim": ("pgq_claim", "pgq_claim_batch", "pgq_queues_to_serve", "pgq_ripe_in", "pgq_remaining"),
     "Complete": ("pgq_hold", "pgq_hold_many", "pgq_complete", "pgq_complete_many"),

@@ -200,6 +200,7 @@ SELECT pg_extension_config_dump('pgq_count', '');
 SELECT pg_extension_config_dump('pgq_blocked', '');
 SELECT pg_extension_config_dump('pgq_need', '');
 SELECT pg_extension_config_dump('pgq_need_ended', '');
+SELECT pg_extension_config_dump('pgq_batch', '');
 SELECT pg_extension_config_dump('pgq_needed', '');
 SELECT pg_extension_config_dump('pgq_running_batch', '');
 SELECT pg_extension_config_dump('pgq_cancel_request', '');

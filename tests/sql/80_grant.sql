@@ -17,9 +17,9 @@ SELECT is(
     functions::text[], format('%s may execute exactly these functions', role))
 FROM (VALUES
     ('tap_nobody', '{}'),
-    ('tap_producer', '{pgq_await,pgq_backoff,pgq_cron_next,pgq_enqueue,pgq_enqueue_many,pgq_result,pgq_signal,pgq_signal_key,pgq_version}'),
-    ('tap_worker', '{pgq_backoff,pgq_cancel_claimed,pgq_cancel_requested,pgq_claim,pgq_claim_batch,pgq_complete,pgq_complete_many,pgq_cron_next,pgq_decline,pgq_extend,pgq_fail,pgq_hold,pgq_hold_many,pgq_idle,pgq_queues_to_serve,pgq_reconcile,pgq_register,pgq_release,pgq_remaining,pgq_ripe_in,pgq_save,pgq_snooze,pgq_unregister,pgq_version,pgq_wait_signal}'),
-    ('tap_admin', '{pgq_await,pgq_backoff,pgq_cancel,pgq_configure,pgq_cron_next,pgq_now,pgq_pause,pgq_pause_schedule,pgq_purge,pgq_result,pgq_resume,pgq_resume_schedule,pgq_retry,pgq_run_schedule,pgq_schedule,pgq_signal,pgq_signal_key,pgq_unschedule,pgq_update,pgq_version}'),
+    ('tap_producer', '{pgq_await,pgq_backoff,pgq_batch_progress,pgq_cron_next,pgq_enqueue,pgq_enqueue_batch,pgq_enqueue_many,pgq_result,pgq_signal,pgq_signal_key,pgq_version}'),
+    ('tap_worker', '{pgq_add_to_batch,pgq_backoff,pgq_batch_progress,pgq_cancel_claimed,pgq_cancel_requested,pgq_claim,pgq_claim_batch,pgq_complete,pgq_complete_many,pgq_cron_next,pgq_decline,pgq_extend,pgq_fail,pgq_hold,pgq_hold_many,pgq_idle,pgq_queues_to_serve,pgq_reconcile,pgq_register,pgq_release,pgq_remaining,pgq_ripe_in,pgq_save,pgq_snooze,pgq_unregister,pgq_version,pgq_wait_signal}'),
+    ('tap_admin', '{pgq_await,pgq_backoff,pgq_batch_progress,pgq_cancel,pgq_configure,pgq_cron_next,pgq_now,pgq_pause,pgq_pause_schedule,pgq_purge,pgq_result,pgq_resume,pgq_resume_schedule,pgq_retry,pgq_run_schedule,pgq_schedule,pgq_signal,pgq_signal_key,pgq_unschedule,pgq_update,pgq_version}'),
     ('tap_Reader', '{pgq_backoff,pgq_cron_next,pgq_now,pgq_version}')
 ) AS t (role, functions);
 SELECT is(
@@ -32,7 +32,7 @@ SELECT is(
 FROM (VALUES
     ('tap_nobody', '{}', 'a role that was granted nothing can read no column'), ('tap_producer', '{}', 'a producer can read no column'),
     ('tap_worker', '{}', 'a worker can read no column'), ('tap_admin', '{}', 'an admin can read all columns of the public views, and nothing else'),
-    ('tap_Reader', '{pgq_counters.cancelled,pgq_counters.claimed,pgq_counters.dead,pgq_counters.done,pgq_counters.enqueued,pgq_counters.failed,pgq_counters.kind,pgq_counters.merged,pgq_counters.queue,pgq_counters.ran_seconds,pgq_counters.retried,pgq_counters.timed,pgq_counters.waited_seconds,
+    ('tap_Reader', '{pgq_batches.ended,pgq_batches.enqueued_at,pgq_batches.failed,pgq_batches.failed_ids,pgq_batches.id,pgq_batches.jobs,pgq_batches.queue,pgq_counters.cancelled,pgq_counters.claimed,pgq_counters.dead,pgq_counters.done,pgq_counters.enqueued,pgq_counters.failed,pgq_counters.kind,pgq_counters.merged,pgq_counters.queue,pgq_counters.ran_seconds,pgq_counters.retried,pgq_counters.timed,pgq_counters.waited_seconds,
                      pgq_jobs.after,pgq_jobs.attempt,pgq_jobs.backoff,pgq_jobs.backoff_cap,pgq_jobs.cancel_requested_at,pgq_jobs.claimed_at,pgq_jobs.dedup,pgq_jobs.ended_at,
                      pgq_jobs.enqueued_at,pgq_jobs.id,pgq_jobs.kind,pgq_jobs.lease_until,pgq_jobs.losses,pgq_jobs.max_retries,pgq_jobs.priority,
                      pgq_jobs.queue,pgq_jobs.ripe_at,pgq_jobs.state,pgq_jobs.waits_for_signal,pgq_jobs.worker,

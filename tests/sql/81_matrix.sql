@@ -11,6 +11,10 @@ INSERT INTO matrix VALUES
     ('pgq_enqueue', '{producer}', 'SELECT created FROM pgq_enqueue(''waiting'', queue => {q})', 'false', '42501'),
     ('pgq_enqueue', '{producer}', 'SELECT created FROM pgq_enqueue(''new'', queue => {q}, after => ARRAY[{waiting}])', 'true', '42501'),
     ('pgq_enqueue_many', '{producer}', 'SELECT created FROM pgq_enqueue_many(jsonb_build_array(''{"kind": "new", "queue": "mine"}''::jsonb, jsonb_build_object(''kind'', ''new'', ''queue'', {q}))) LIMIT 1', 'true', '42501'),
+    ('pgq_enqueue_batch', '{producer}', 'SELECT cardinality(ids) FROM pgq_enqueue_batch(''new'', ''1'', ''[{"kind": "new", "queue": "mine"}]'', {q})', '1', '42501'),
+    ('pgq_add_to_batch', '{worker}', 'SELECT pgq_add_to_batch({running}, {token}, ''[]'')', 'PGQ03', 'PGQ02'),
+    ('pgq_batch_progress', '{producer,worker,admin}', 'SELECT jobs FROM pgq_batch_progress({waiting})', '2', 'PGQ01'),
+    ('pgq_batches', '{admin,reader}', 'SELECT jobs FROM pgq_batches WHERE queue = {q}', '2', 'null'),
     ('pgq_claim', '{worker}', 'SELECT kind FROM pgq_claim(ARRAY[{q}])', 'waiting', '42501'),
     ('pgq_claim', '{worker}', 'SELECT count(*) FROM pgq_claim(ARRAY[''mine'', {q}], 0)', '0', '42501'),
     ('pgq_claim_batch', '{worker}', 'SELECT kinds[1] FROM pgq_claim_batch(ARRAY[{q}])', 'waiting', '42501'),
@@ -110,6 +114,7 @@ UPDATE place AS p SET dead = r.id FROM pgq_running AS r WHERE r.kind = 'dead' AN
 SELECT pgq_fail(r.id, r.token, 'why') FROM pgq_running AS r WHERE r.kind = 'dead';
 SELECT pgq_enqueue('waiting', queue => queue) FROM place;
 UPDATE place AS p SET waiting = w.id FROM pgq_waiting AS w WHERE p.queue = w.queue;
+INSERT INTO pgq_batch SELECT waiting, queue, 2, '{}', 0, pgq_now() FROM place;
 SELECT pgq_schedule(queue, '@yearly', 'k', queue => queue) FROM place;
 
 -- The roles: one without any grant, one for each privilege, and one for each privilege in one queue only.

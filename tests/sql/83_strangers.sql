@@ -1,6 +1,6 @@
 -- Two applications in one database: to each, the jobs of the other do not exist.
 BEGIN;
-SELECT plan(109);
+SELECT plan(117);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 SELECT format('CREATE ROLE tap_%s', role) FROM unnest('{producer,worker,admin,reader,mixed}'::text[]) AS r (role) \gexec
@@ -87,6 +87,11 @@ INSERT INTO call VALUES
 INSERT INTO call
 SELECT 'tap_admin', format('SELECT %s(%%s)', function), id, '4000000000'
 FROM (VALUES ('pgq_cancel'), ('pgq_retry'), ('pgq_update')) AS f (function) CROSS JOIN (VALUES (:'waiting'), (:'theirs'), (:'dead')) AS i (id);
+INSERT INTO pgq_batch VALUES (:theirs, 'theirs', 2, '{}', 0, pgq_now());
+INSERT INTO call
+SELECT role, 'SELECT r FROM pgq_batch_progress(%s) AS r', :'theirs', '4000000000' FROM unnest('{tap_producer,tap_worker,tap_admin}'::text[]) AS role;
+INSERT INTO call
+SELECT 'tap_worker', format('SELECT pgq_add_to_batch(%s, %%s, ''[]'')', :theirs), :'token', (:token + 1)::text;
 INSERT INTO call
 SELECT 'tap_producer', 'SELECT r FROM pgq_result(%s) AS r', id, '2999999999' FROM (VALUES (:'waiting'), (:'theirs'), (:'dead')) AS i (id);
 INSERT INTO call

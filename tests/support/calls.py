@@ -8,7 +8,7 @@ from typing import Any
 from support.database import Connection
 
 # Only calls: anything else would look up operators on the path of the caller. :id and :token are those of the job
-# claimed last, :first is the id of the job claimed first.
+# claimed last, :first is the id of the job claimed first, :batch that of the batch.
 LIFE = """
     pgq_now()
     pgq_version()
@@ -63,6 +63,14 @@ LIFE = """
     pgq_claim_batch(max_jobs => 0, worker => 'w', done_ids => '{:id}', done_tokens => '{:token}')
     pgq_cancel(':first')
     pgq_enqueue('b', after => '{:first}')
+    pgq_enqueue_batch('b', '1', '[{"kind": "m", "args": {"x": 1.50}, "queue": "c"}]', 'c', backoff => '90 s')
+    pgq_claim('{c}')
+    pgq_add_to_batch(':id', ':token', '[{"kind": "n", "queue": "c"}]')
+    pgq_batch_progress(':batch')
+    pgq_cancel(':batch')
+    pgq_complete(':id', ':token')
+    pgq_claim('{c}')
+    pgq_complete(':id', ':token')
     pgq_jobs
     pgq_stats
     pgq_counters
@@ -97,13 +105,15 @@ def life(conn: Connection, home: str) -> list[Any]:
         rows = []
         for row in cursor.fetchall():
             named = dict(zip(names, row, strict=True))
+            if "ids" in named and "id" in named:
+                held["batch"] = str(named["id"])
             if "ids" in named:
                 (named["id"],) = named.pop("ids") or [None]
             if (token := named.pop("token", None)) is not None:
                 held |= {"id": str(named["id"]), "token": str(token)}
                 held.setdefault("first", held["id"])
             # The time of an error is stored as text, in the time zone of the session. The token decides what is timed.
-            for name in ("id", "pgq_run_schedule", "errors", "timed", "ran_seconds"):
+            for name in ("id", "pgq_run_schedule", "pgq_add_to_batch", "errors", "timed", "ran_seconds"):
                 named.pop(name, None)
             rows.append([readable(value) for value in named.values()])
         # A view has no order, which shows once a table has been analyzed.

@@ -33,7 +33,7 @@ from pgq.errors import (
     WrongState,
 )
 from pgq.handlers import Handlers, around, handler, json_default
-from pgq.job import Enqueued, Failure, Job, Remaining, Result, SignalWait
+from pgq.job import BatchProgress, Enqueued, EnqueuedBatch, Failure, Job, Remaining, Result, SignalWait
 from pgq.queue import Queue
 from pgq.schema.install import install, uninstall
 from pgq.schema.upgrade import upgrade
@@ -45,11 +45,13 @@ from pgq.worker.worker import Worker
 __all__ = [
     "AlreadyInstalled",
     "ArgumentsMismatch",
+    "BatchProgress",
     "Cancel",
     "Cancelled",
     "Drain",
     "DuplicateJob",
     "Enqueued",
+    "EnqueuedBatch",
     "Error",
     "Failure",
     "Handlers",

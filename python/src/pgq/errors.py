@@ -163,12 +163,13 @@ POOLER_HINT: Final = (
 PRIVILEGES: Final = {
     **dict.fromkeys(("pgq_enqueue", "pgq_enqueue_many", "pgq_result", "pgq_await"), "producer"),
     **dict.fromkeys(("pgq_signal", "pgq_signal_key"), "producer"),
+    **dict.fromkeys(("pgq_enqueue_batch", "pgq_batch_progress"), "producer"),
     **dict.fromkeys(("pgq_cancel", "pgq_retry", "pgq_update", "pgq_purge"), "admin"),
     **dict.fromkeys(("pgq_configure", "pgq_pause", "pgq_resume"), "admin"),
     **dict.fromkeys(("pgq_schedule", "pgq_unschedule", "pgq_pause_schedule"), "admin"),
     **dict.fromkeys(("pgq_resume_schedule", "pgq_run_schedule"), "admin"),
     **dict.fromkeys(("pgq_jobs", "pgq_stats", "pgq_counters", "pgq_workers"), "reader"),
-    **dict.fromkeys(("pgq_queues", "pgq_schedules", "pgq_now"), "reader"),
+    **dict.fromkeys(("pgq_queues", "pgq_schedules", "pgq_batches", "pgq_now"), "reader"),
     **dict.fromkeys(("pgq_grant", "pgq_revoke"), "owner"),
     "pgq_version": "any",
 }

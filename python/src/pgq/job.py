@@ -46,6 +46,8 @@ class Runtime(Protocol):
 
     def complete(self, job: Job, conn: psycopg.Connection[Any], result: Any) -> None: ...
 
+    def batch(self, job: Job) -> BatchProgress: ...
+
     def is_cancelled(self, job: Job) -> bool: ...
 
 
@@ -292,6 +294,14 @@ class Job:
         self._require_runtime().complete(self, conn, result)
         self._completed = True
 
+    def batch(self) -> BatchProgress:
+        """
+        Return the numbers of the batch whose last job this is: how many jobs it had, and which have failed.
+
+        Raises JobNotFound for a job that is not the last one of a batch, and RuntimeError outside a worker.
+        """
+        return self._require_runtime().batch(self)
+
     @property
     def _cancelled(self) -> bool:
         """Whether an operator has asked to cancel the job, as the worker's presence has learned."""
@@ -299,7 +309,7 @@ class Job:
 
     def _require_runtime(self) -> Runtime:
         if self._claim.runtime is None:
-            raise RuntimeError("a job can be extended or completed only while its handler runs in a worker")
+            raise RuntimeError("a job can make this call only while its handler runs in a worker")
         return self._claim.runtime
 
 
@@ -308,6 +318,23 @@ class Enqueued(NamedTuple):
 
     id: int
     created: bool
+
+
+class EnqueuedBatch(NamedTuple):
+    """The result of ``enqueue_batch``: the id of the job that comes last, and those of the others, in their order."""
+
+    id: int
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class BatchProgress:
+    """How many jobs a batch has, how many have ended, and how many and which of those are dead or cancelled."""
+
+    jobs: int
+    ended: int
+    failed: int
+    failed_ids: list[int]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pgq.connection import check_connection
 from pgq.convert import Interval, check_aware, dumps, given, interval, plain_job, qualifier
 from pgq.errors import translated
 from pgq.handlers import Handlers
-from pgq.job import Enqueued, Result
+from pgq.job import BatchProgress, Enqueued, EnqueuedBatch, Job, Result
 from pgq.schedule import CatchUp, Overlap
 
 R = TypeVar("R")
@@ -43,6 +43,13 @@ TYPES: Final = {
     "after": "bigint[]",
     "after_failed": "text",
 }
+# The arguments of pgq_enqueue_batch for its last job, in their order.
+BATCH_TYPES: Final = {
+    name: TYPES[name]
+    for name in (
+        "kind", "args", "queue", "priority", "max_retries", "backoff", "backoff_cap", "context", "group_key",
+    )
+}  # fmt: skip
 # The arguments of pgq_schedule, in their order.
 SCHEDULE_TYPES: Final = {
     "name": "text",
@@ -134,6 +141,52 @@ class Queue:
             [self._dumps([plain(job) for job in jobs])],
         )
         return list(map(Enqueued._make, rows))
+
+    def enqueue_batch(
+        self,
+        kind: str,
+        args: Any,
+        jobs: Iterable[Mapping[str, Any]],
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        max_retries: int | None = None,
+        backoff: Interval | None = None,
+        backoff_cap: Interval | None = None,
+        context: Mapping[str, Any] | None = None,
+        group_key: str | None = None,
+    ) -> EnqueuedBatch:
+        """
+        Enqueue jobs, as ``enqueue_many`` does, and one of this kind that comes after all of them, whatever has become
+        of each. Its handler learns from ``job.batch()`` how many there were, and which have failed.
+        """
+        values = locals()
+        plain = self._plain({name: values[name] for name in BATCH_TYPES})
+        for name in ("args", "context"):
+            if name in plain:
+                plain[name] = self._dumps(plain[name])
+        plain = {name: plain[name] for name in plain if name in BATCH_TYPES}
+        named = ", ".join(f"{name} => %({name})s::{BATCH_TYPES[name]}" for name in plain)
+        plain["jobs"] = self._dumps([self._plain(job) for job in jobs])
+        query = f"SELECT id, ids FROM {self._prefix}pgq_enqueue_batch({named}, jobs => %(jobs)s::jsonb)"
+        return EnqueuedBatch(*self._row(query, plain))
+
+    def add_to_batch(self, job: Job, jobs: Iterable[Mapping[str, Any]]) -> list[int]:
+        """
+        Enqueue jobs, as ``enqueue_many`` does, and add them to the batch of a running job; return their ids.
+
+        The running job is locked until the transaction ends. Raises LeaseLost, and WrongState if no batch waits for it.
+        """
+        ids: list[int] = self._row(
+            f"SELECT {self._prefix}pgq_add_to_batch(%s::bigint, %s::bigint, %s::jsonb)",
+            [job.id, job.token, self._dumps([self._plain(added) for added in jobs])],
+        )[0]
+        return ids
+
+    def batch_progress(self, batch_id: int) -> BatchProgress:
+        """Return how far a batch has got. Raises JobNotFound for an id that is not that of a batch."""
+        query = f"SELECT jobs, ended, failed, failed_ids FROM {self._prefix}pgq_batch_progress(%s::bigint)"
+        return BatchProgress(*self._row(query, [batch_id]))
 
     def result(self, job_id: int) -> Result:
         """Return what has become of a job. Raises JobNotFound for an id that no enqueue has returned."""

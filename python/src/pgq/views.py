@@ -129,6 +129,12 @@ class Views:
         """Return the queues that have settings, are paused, or have jobs that wait or run."""
         return self._rows(f"SELECT * FROM {self._prefix}pgq_queues ORDER BY queue", {})
 
+    def batches(self, limit: int = 50) -> list[dict[str, Any]]:
+        """Return the newest batches that are still known, with how far they have got."""
+        return self._rows(
+            f"SELECT * FROM {self._prefix}pgq_batches ORDER BY id DESC LIMIT %(limit)s::bigint", {"limit": limit}
+        )
+
     def schedules(self) -> list[dict[str, Any]]:
         """Return the schedules; args, group_key and last_error are None for a role that may not read them."""
         hidden = "args, group_key, last_error"

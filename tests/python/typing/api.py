@@ -71,7 +71,10 @@ def enqueue(conn: psycopg.Connection[Any]) -> int:
         queue.cancel(many[0].id)
     except (pgq.JobNotFound, pgq.WrongState) as error:
         print(error, error.hint, error.sqlstate)
-    return sum(one.created for one in many)
+    batch: pgq.EnqueuedBatch = queue.enqueue_batch("sum", None, [{"kind": "mail"}])
+    progress: pgq.BatchProgress = queue.batch_progress(batch.id)
+    failed: list[int] = progress.failed_ids
+    return sum(one.created for one in many) + len(failed)
 
 
 def operate(conn: psycopg.Connection[Any]) -> list[str]:

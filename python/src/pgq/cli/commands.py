@@ -12,7 +12,7 @@ from typing import Any
 import click
 import psycopg
 
-from pgq.cli import queues, results, schedules, schema, signals, update
+from pgq.cli import flow, queues, results, schedules, schema, signals, update
 from pgq.cli.results import TIMEOUT, print_result
 from pgq.cli.support import (
     Column,
@@ -87,6 +87,7 @@ main.add_command(worker)
 main.add_command(results.result)
 main.add_command(update.update)
 main.add_command(signals.signal)
+main.add_command(flow.batches)
 main.add_command(queues.configure)
 main.add_command(queues.queues)
 main.add_command(queues.pause)

@@ -11,7 +11,7 @@ import psycopg
 
 from pgq.errors import Error, PayloadError
 from pgq.handlers import Handler, Handlers
-from pgq.job import Job
+from pgq.job import BatchProgress, Job
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.execution import Execution
 from pgq.worker.handler_call import HandlerCall
@@ -28,8 +28,8 @@ class Executor:
 
     Whatever goes wrong in a handler is the failure of its own job. Transactional handlers use a session of their own,
     so that none can touch the one through which the loop claims and settles. ``extend`` extends the lease of a job;
-    ``unpack`` lets the server keep a job and those that were claimed with it in rows of their own;
-    ``peek`` returns the job that the loop will run next, if there is one.
+    ``batch`` returns the numbers of its batch; ``unpack`` lets the server keep a job and those that were claimed with
+    it in rows of their own; ``peek`` returns the job that the loop will run next, if there is one.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Executor:
         settings: Settings,
         extend: Callable[[Job, timedelta], datetime],
         unpack: Callable[[Job], None],
+        batch: Callable[[Job], BatchProgress],
         peek: Callable[[], Job | None],
     ) -> None:
         self.handlers = handlers
@@ -48,6 +49,7 @@ class Executor:
         self.interruption = Interruption()
         self._extend = extend
         self._unpack = unpack
+        self._batch = batch
         self._peek = peek
         self.handler_call = HandlerCall(handlers, self.interruption, settings.timing.clock)
         self.transactions = Transactions(self.handler_call, session, settings, self._following)
@@ -97,6 +99,11 @@ class Executor:
             self._unpack(job)
         WorkerQueue(conn, schema=self.settings.schema, handlers=self.handlers).complete(job, result)
 
+    def batch(self, job: Job) -> BatchProgress:
+        """Return the numbers of the batch whose last job this is; ``Job.batch`` calls this."""
+        self._refuse_in_child()
+        return self._batch(job)
+
     def _following(self) -> tuple[Handler, Job] | None:
         """Return the next job and its handler, if that takes one job at a time, in a transaction."""
         job = self._peek()
@@ -108,7 +115,7 @@ class Executor:
     def _refuse_in_child(self) -> None:
         """Raise RuntimeError in a process that a handler has forked, where a lock of the worker may never be free."""
         if os.getpid() != self.handler_call.pid:
-            raise RuntimeError("a job can be extended or completed only in the process of its worker")
+            raise RuntimeError("a job can make this call only in the process of its worker")
 
     def is_cancelled(self, job: Job) -> bool:
         """Return whether a job that runs is to be cancelled; ``Job.cancelled``, of a copy of the job, calls this."""

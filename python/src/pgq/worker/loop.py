@@ -12,7 +12,7 @@ from typing import TypeVar
 import psycopg
 
 from pgq.handlers import Handlers
-from pgq.job import Claim, Job
+from pgq.job import BatchProgress, Claim, Job
 from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, is_main_thread
 from pgq.worker.batching import BatchSize
@@ -57,7 +57,8 @@ class Loop:
     The loop has a connection of its own (``session``), which its ticker's thread uses, too, while a handler runs. When
     it is lost, only the database knows whether the last commit took effect. The loop then connects again and records
     the same outcomes once more, which changes nothing where they are recorded already; it runs no job a second time.
-    ``extend`` extends the lease of a job; ``connection_lost`` is called after a lost connection.
+    ``extend`` extends the lease of a job; ``batch`` returns the numbers of its batch; ``connection_lost`` is called
+    after a lost connection.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Loop:
         state: RunState,
         *,
         extend: Callable[[Job, timedelta], datetime],
+        batch: Callable[[Job], BatchProgress],
         connection_lost: Callable[[], None],
         idle: IdleLoops,
         served: ServedQueues,
@@ -81,7 +83,7 @@ class Loop:
         self.session = self._session(Session, settings.timing.longest_lock_wait)
         # The session of transactional handlers.
         self.inside = self._session(Inside)
-        self.executor = Executor(handlers, self.inside, settings, extend, self._unpack, self.peek)
+        self.executor = Executor(handlers, self.inside, settings, extend, self._unpack, batch, self.peek)
         self.settler = Settler(settings, self.session, served, state.done, lambda: not handlers.any_transaction)
         self.locked = LockedJobs(settings, self.session, self.settler)
         self.ticker = Ticker(self.tick, self.timing.tick)

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 import psycopg
 
 from pgq.errors import LeaseLost, WrongState
-from pgq.job import Job
+from pgq.job import BatchProgress, Job
 from pgq.process.logs import logger
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.donelog import DoneLog
@@ -128,6 +128,11 @@ class Presence:
             until = self._queue().extend(job, lease)
         self._extended[job.id, job.token] = self._clock()
         return until
+
+    def batch(self, job: Job) -> BatchProgress:
+        """Return the numbers of the batch whose last job this is. Raises JobNotFound."""
+        with self.session.lock:
+            return self._queue().batch_progress(job.id)
 
     def tick(self) -> None:
         """Register and reconcile if need be, extend the leases that are due, and ask which jobs are to be cancelled."""

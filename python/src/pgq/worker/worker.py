@@ -122,6 +122,7 @@ class Worker:
                 self.handlers,
                 self.state,
                 extend=self.presence.extend,
+                batch=self.presence.batch,
                 connection_lost=self.presence.mark_uncertain,
                 idle=self.presence.idle,
                 served=self._served,
