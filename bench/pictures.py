@@ -19,8 +19,9 @@ STYLES: dict[str, dict[str, Any]] = {
     "pgqueuer": {"color": "#5a9a50", "linewidth": 1.6, "marker": "^"},
     "procrastinate": {"color": "#8b63a8", "linewidth": 1.6, "marker": "v"},
 }
-# Lines without a style of their own differ by their colour only.
+# Lines without a style of their own differ by their colour only, and none has that of pgq.
 OTHER: dict[str, Any] = {"linewidth": 1.6, "linestyle": "--"}
+COLOURS = [style["color"] for name, style in STYLES.items() if name != "pgq"]
 LABELS = {"floor": "plain SKIP LOCKED (floor)", "graphile": "graphile-worker"}
 
 
@@ -48,6 +49,7 @@ def _save(path: Path, series: Series, picture: Callable[[Axes, Series], None]) -
 
 
 def _lines(axes: Axes, series: Series) -> None:
+    axes.set_prop_cycle(color=COLOURS)
     for name, points in series.items():
         xs, ys = zip(*points, strict=True)
         axes.plot(xs, ys, label=LABELS.get(name, name), markersize=4, **STYLES.get(name, OTHER))

@@ -103,7 +103,7 @@ def _lines(harness: Harness, results: Results) -> Iterator[Target]:
         yield _at_most(f"{what}, {dead}", 50, _median(results, scale.NAME, what), "ms")
     for what in groups_held.VARIANTS:
         last = _median(results, groups_held.NAME, held_snapshot.LAST_OVER_FIRST, what)
-        yield _at_least(f"{groups_held.WHAT}, {what}, last 20 s", 0.95, last, "the first")
+        yield _at_least(f"{groups_held.WHAT}, {what}, last 10 s", 0.95, last, "the first")
     base = _ratio(results, groups.NAME, groups.FUTURE, groups.BASE)
     yield _target(f"claim, {groups.FUTURE}", "<= 2 x without groups", base, "x", operator.le, 2)
     rate = _median(results, groups.NAME, groups.FULL)
