@@ -181,6 +181,27 @@ def test_claims_from_groups_stay_short_while_a_snapshot_is_held(
     assert work(200) < 1.3 * first + 2000
 
 
+def test_jobs_of_all_priorities_are_found_beside_the_heads_of_a_group(conn: Connection, connect: Connect) -> None:
+    """A head is known of some lanes only; the lanes before, between and after these have jobs, too."""
+    ration(conn, "1 minute")
+    holder = connect(autocommit=False)
+    holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    holder.execute("SELECT count(*) FROM pgq_waiting")
+    claim = "SELECT pgq_complete(id, token), priority FROM pgq_claim(max_jobs => 20)"
+    for priority in (4, 6):
+        fill(conn, "g", 1, 1000, "0 seconds")
+        conn.execute("UPDATE pgq_waiting SET priority = %s", [priority])
+        while conn.execute(claim).fetchall():
+            pass
+    head = one(conn, "SELECT lanes::text FROM pgq_head WHERE queue ~ E'\\x1f' ORDER BY due DESC LIMIT 1")
+    assert "(4," in head
+    assert "(6," in head
+    conn.execute(
+        "SELECT pgq_enqueue('k', to_jsonb(n), group_key => 'g0', priority => n % 10) FROM generate_series(1, 20) AS n"
+    )
+    assert [row[1] for row in conn.execute(claim)] == [n // 2 for n in range(20)]
+
+
 def test_what_a_claim_from_empty_groups_reads_does_not_grow(conn: Connection, connect: Connect) -> None:
     """A session remembers the groups in which it has found no job, and passes by the entries of their former jobs."""
     ration(conn, "1 minute")
