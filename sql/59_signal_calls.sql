@@ -205,7 +205,7 @@ BEGIN
     SELECT w.until INTO pgq_wait_signal.until
     FROM pgq_signal_wait AS w
     WHERE w.id = pgq_wait_signal.id AND w.name = pgq_wait_signal.name;
-    IF coalesce(until <= v_now, timeout = interval '0') THEN
+    IF until <= v_now OR timeout = interval '0' THEN
         outcome := 'timeout';
         RETURN;
     END IF;

@@ -1,6 +1,6 @@
 -- pgq_signal and pgq_wait_signal: an event for a job.
 BEGIN;
-SELECT plan(51);
+SELECT plan(52);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -38,6 +38,11 @@ SELECT is(outcome || payload::text, 'received2', 'and while the job runs') FROM 
 
 -- The timeout.
 SELECT outcome FROM pgq_wait_signal(:early, :token, 'never', '1 hour') \gset
+UPDATE pgq_waiting SET ripe_at = pgq_now();
+SELECT token FROM pgq_claim() \gset
+SELECT results_eq(format('SELECT outcome, until FROM pgq_wait_signal(%s, %s, ''never'', ''0'')', :early, :token),
+    $$ VALUES ('timeout', timestamptz '2030-01-01 13:00Z') $$, 'a timeout of 0 does not put a job back that has waited before, and tells until when');
+SELECT outcome FROM pgq_wait_signal(:early, :token, 'never', '2 hours') \gset
 SET LOCAL pgq.now = '2030-01-01 13:00Z';
 SELECT token FROM pgq_claim() \gset
 SELECT is(outcome, 'timeout', 'after the timeout the next attempt is told so') FROM pgq_wait_signal(:early, :token, 'never', '1 hour');

@@ -35,6 +35,7 @@ LIFE = """
     pgq_cancel_requested('{:id}', '{:token}')
     pgq_extend(':id', ':token', '2 hours')
     pgq_signal(':id', 's', '{"n": 1.50}')
+    pgq_signal_key('default', 'l', 'x', 's')
     pgq_wait_signal(':id', ':token', 's')
     pgq_save(':id', ':token', '{"n": 1.50}')
     pgq_fail(':id', ':token', 'e')

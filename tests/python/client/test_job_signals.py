@@ -207,3 +207,14 @@ def test_no_signal_is_lost_among_sessions_that_wait_and_send(connect: Connect, q
         sender.result()
     assert sorted(job_id for thread in threads for job_id in thread.result()) == sorted(ids)
     assert one(queue.conn, "SELECT count(*) FROM pgq_signal_wait") == 0
+
+
+def test_a_merge_into_a_twin_that_has_the_signal_already_wakes_it(connect: Connect, queue: WorkerQueue) -> None:
+    """Maintenance has looked at the signal before, and does not look again."""
+    job = claimed(queue)
+    twin = queue.enqueue("job", dedup_key="x")
+    queue.signal(twin.id, "go")
+    maintain(connect)
+    assert not one(queue.conn, "SELECT unseen FROM pgq_job_signal")
+    assert queue.wait_signal(job, "go", HOUR).outcome == "merged"
+    assert [again.id for again in queue.claim()] == [twin.id]

@@ -45,7 +45,8 @@ def test_a_producer_can_enqueue_and_do_nothing_else(as_: As) -> None:
         )
     ]
     assert functions == [
-        "pgq_await", "pgq_backoff", "pgq_cron_next", "pgq_enqueue", "pgq_enqueue_many", "pgq_result", "pgq_version",
+        "pgq_await", "pgq_backoff", "pgq_batch_progress", "pgq_cron_next", "pgq_enqueue", "pgq_enqueue_batch",
+        "pgq_enqueue_many", "pgq_result", "pgq_signal", "pgq_signal_key", "pgq_version",
     ]  # fmt: skip
     for statement in (
         "SELECT * FROM pgq_claim()",
