@@ -10,7 +10,7 @@ from pgq.process import early  # noqa: F401 - before anything that takes time
 from dataclasses import is_dataclass
 from typing import get_type_hints
 
-from pgq.control import Cancel, Retry, Snooze
+from pgq.control import Cancel, Retry, Snooze, WaitForSignal
 from pgq.errors import (
     AlreadyInstalled,
     ArgumentsMismatch,
@@ -76,6 +76,7 @@ __all__ = [
     "TransactionEnded",
     "TransactionPooler",
     "Views",
+    "WaitForSignal",
     "Worker",
     "WorkerQueue",
     "WrongState",

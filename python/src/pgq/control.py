@@ -4,7 +4,8 @@ The control exceptions: a handler raises one to decide what becomes of its job.
 Control
 ├── Snooze
 ├── Cancel
-└── Retry
+├── Retry
+└── WaitForSignal
 """
 
 from __future__ import annotations
@@ -60,6 +61,16 @@ class Retry(Control):
         _check_type("in_", in_, timedelta)
         super().__init__(f"in {in_}" if in_ is not None else "")
         self.in_ = in_
+
+
+class WaitForSignal(Control):
+    """Put the job back until it gets a signal, or a timeout is over. The attempt does not count."""
+
+    def __init__(self, name: str, timeout: timedelta | None = None) -> None:
+        _check_type("timeout", timeout, timedelta)
+        super().__init__(f"for {name}")
+        self.name = name
+        self.timeout = timeout
 
 
 def _rebuild(cls: type[Control], args: tuple[Any, ...]) -> Control:

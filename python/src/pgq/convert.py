@@ -8,13 +8,14 @@ from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import psycopg
 from psycopg import sql
 
-from pgq.job import Job
+if TYPE_CHECKING:
+    from pgq.job import Job
 
 Interval = timedelta | str
 # As ``default`` of json.dumps: it returns what is encoded instead of a value that is not in JSON, or raises TypeError.

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 import psycopg
 
 from pgq.errors import PayloadError
+from pgq.workflow import StepRuntime, Steps
 
 # The values of one column, which None stands for if all are missing.
 Column = Any
@@ -49,6 +50,8 @@ class Runtime(Protocol):
     def batch(self, job: Job) -> BatchProgress: ...
 
     def is_cancelled(self, job: Job) -> bool: ...
+
+    def steps(self, job: Job) -> StepRuntime: ...
 
 
 class Claim:
@@ -121,7 +124,7 @@ class Claim:
         return column
 
 
-class Job:
+class Job(Steps):
     """
     A claimed job. ``id`` stays the same through all attempts, ``token`` names this one claim.
 
@@ -132,7 +135,9 @@ class Job:
     Jobs with the same id and token are equal. A copy, and one that was pickled, is outside of its worker.
     """
 
-    __slots__ = ("__weakref__", "_args", "_claim", "_completed", "_index", "attempt", "id", "kind", "payload")
+    __slots__ = ("__weakref__", "_args", "_claim", "_completed", "_index", "_steps", "attempt", "id", "kind", "payload")
+    # Set when the handler first asks for it.
+    _steps: object
 
     def __init__(
         self,

@@ -252,9 +252,14 @@ class WorkerQueue(Queue):
 
     def save(self, job: Job, saved: Any) -> None:
         """Keep a value, as JSON, with a running job for its next attempts (None: nothing). Raises LeaseLost."""
-        self._save_json(job, None if saved is None else as_result(saved, self.handlers.json_hook))
+        self.save_json(job, None if saved is None else self.encode_saved(saved))
 
-    def _save_json(self, job: Job, saved: str | None) -> None:
+    def encode_saved(self, saved: Any) -> str:
+        """Return what is to be saved as JSON text. Raises TypeError or ValueError."""
+        return as_result(saved, self.handlers.json_hook)
+
+    def save_json(self, job: Job, saved: str | None) -> None:
+        """Keep JSON text with a running job. Raises LeaseLost."""
         self._row(f"SELECT {self._prefix}pgq_save(%s::bigint, %s::bigint, %s::jsonb)", [job.id, job.token, saved])
 
     def wait_signal(self, job: Job, name: str, timeout: Interval | None = None) -> SignalWait:

@@ -18,6 +18,7 @@ from pgq.worker.handler_call import HandlerCall
 from pgq.worker.inside import Inside
 from pgq.worker.outcomes import Result
 from pgq.worker.settings import Settings
+from pgq.worker.steps import HandlerSteps
 from pgq.worker.timeout import Interruption
 from pgq.worker.transactions import Transactions
 
@@ -103,6 +104,16 @@ class Executor:
         """Return the numbers of the batch whose last job this is; ``Job.batch`` calls this."""
         self._refuse_in_child()
         return self._batch(job)
+
+    def steps(self, job: Job) -> HandlerSteps:
+        """Return what the steps of a job call. Raises RuntimeError for a job that has none."""
+        self._refuse_in_child()
+        execution = self.execution
+        if execution is None or all(one.id != job.id for one in execution.jobs):
+            raise RuntimeError("a job has steps only while its handler runs in a worker")
+        if execution.handler.batch is not None:
+            raise RuntimeError(f'the handler of kind "{job.kind}" runs batches: a job in a batch has no steps')
+        return HandlerSteps(execution.handler, job, self.session, self.transactions, self.handlers)
 
     def _following(self) -> tuple[Handler, Job] | None:
         """Return the next job and its handler, if that takes one job at a time, in a transaction."""

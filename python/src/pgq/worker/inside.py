@@ -68,6 +68,11 @@ class Inside(Session):
         return self.status == TransactionStatus.INTRANS
 
     @property
+    def has_blocks(self) -> bool:
+        """Whether a handler is in a block of ``conn.transaction()``."""
+        return self._queue is not None and getattr(self._queue.conn, "open_blocks", 0) > 0
+
+    @property
     def begin(self) -> str:
         """The statement that begins a transaction. Behind a pooler no session has a default of the worker."""
         return "BEGIN ISOLATION LEVEL READ COMMITTED" if self.transaction_pooler else "BEGIN"

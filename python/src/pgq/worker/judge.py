@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pgq.control import Cancel, Retry, Snooze
+from pgq.control import Cancel, Retry, Snooze, WaitForSignal
 from pgq.errors import TimedOut
 from pgq.handlers import Handler
 from pgq.job import Job
 from pgq.worker.joblog import MAX_ERROR, clean, describe
-from pgq.worker.outcomes import Cancelled, Failed, Outcome, Snoozed
+from pgq.worker.outcomes import Cancelled, Failed, Outcome, Snoozed, WaitsForSignal
 
 
 def judge(handler: Handler, job: Job, error: BaseException, *, raised_by_handler: bool, seconds: float) -> Outcome:
@@ -23,6 +23,8 @@ def _judge(handler: Handler, job: Job, error: BaseException, raised_by_handler: 
     cause = type(error).__name__
     if isinstance(error, Snooze):
         return Snoozed(job, error.until, error.delay, seconds, error.whole_group)
+    if isinstance(error, WaitForSignal):
+        return WaitsForSignal(job, error.name, error.timeout, seconds)
     if isinstance(error, Cancel):
         return Cancelled(job, clean(error.reason[:MAX_ERROR]), cause, seconds)
     if isinstance(error, Retry):

@@ -59,6 +59,16 @@ class Snoozed:
 
 
 @dataclass(frozen=True)
+class WaitsForSignal:
+    """The handler waits for a signal, for as long as ``timeout`` (None: as long as it takes)."""
+
+    job: Job
+    name: str
+    timeout: timedelta | None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class Cancelled:
     """The handler gave its job up; ``cause`` is the name of the exception that said so."""
 
@@ -87,7 +97,7 @@ class Declined:
 # A completion without a result, of which there are most: the id of the job, its claim, its place there, and how many
 # seconds its handler took. What the handler has had is not among it.
 Done = tuple[int, Claim, int, float]
-Outcome = Completed | CompletedWithNote | Failed | Snoozed | Cancelled | Released | Declined
+Outcome = Completed | CompletedWithNote | Failed | Snoozed | WaitsForSignal | Cancelled | Released | Declined
 
 
 def is_plain(outcome: Outcome) -> bool:

@@ -24,6 +24,7 @@ from pgq.worker.outcomes import (
     Outcome,
     Settlement,
     Snoozed,
+    WaitsForSignal,
     is_plain,
 )
 from pgq.worker.served import ServedQueues
@@ -316,13 +317,25 @@ def _call_verb(queue: WorkerQueue, outcome: Outcome) -> Settlement:
             else queue.decline(job)
         )
         return Settlement(job, failure.outcome, failure.ripe_at, _cause(outcome), seconds)
-    if isinstance(outcome, Snoozed):
-        snoozed = queue.snooze(job, outcome.until, outcome.delay, whole_group=outcome.whole_group)
-        return Settlement(job, snoozed, outcome.until, seconds=seconds)
+    if isinstance(outcome, Snoozed | WaitsForSignal):
+        return _put_off(queue, outcome)
     if isinstance(outcome, Cancelled):
         queue.cancel_claimed(job, outcome.reason)
         return Settlement(job, "cancelled", cause=outcome.cause, seconds=seconds)
     return Settlement(job, queue.release(job))
+
+
+def _put_off(queue: WorkerQueue, outcome: Snoozed | WaitsForSignal) -> Settlement:
+    job, seconds = outcome.job, outcome.seconds
+    if isinstance(outcome, Snoozed):
+        snoozed = queue.snooze(job, outcome.until, outcome.delay, whole_group=outcome.whole_group)
+        return Settlement(job, snoozed, outcome.until, seconds=seconds)
+    waits = queue.wait_signal(job, outcome.name, outcome.timeout)
+    if waits.outcome in {"received", "timeout"}:
+        # It has come since the handler looked: the next attempt finds it.
+        return Settlement(job, queue.release(job), seconds=seconds)
+    state = "snoozed" if waits.outcome == "waiting" else waits.outcome
+    return Settlement(job, state, waits.until, seconds=seconds)
 
 
 def _cause(outcome: Outcome) -> str | None:
@@ -336,6 +349,8 @@ def _storable(outcome: Outcome, error: Exception) -> Outcome | None:
         return without_result(outcome.job, _described(error), cause, outcome.seconds)
     if isinstance(outcome, Snoozed):
         return Failed(outcome.job, "the database refused the time to snooze until", cause, outcome.seconds)
+    if isinstance(outcome, WaitsForSignal):
+        return Failed(outcome.job, f"the database refused the timeout {outcome.timeout}", cause, outcome.seconds)
     if isinstance(outcome, Failed) and outcome.retry_in is not None:
         return replace(outcome, error=f"{outcome.error}\n\nthe database refused {outcome.retry_in}", retry_in=None)
     # A database in another encoding than UTF-8 cannot hold every text.

@@ -12,7 +12,7 @@ from psycopg.pq import TransactionStatus
 from pgq.errors import Error, LeaseLost, TransactionEnded
 from pgq.handlers import Handler
 from pgq.job import Job
-from pgq.worker.calls import WorkerQueue
+from pgq.worker.calls import TRANSACTION, WorkerQueue
 from pgq.worker.execution import NotBegun
 from pgq.worker.handler_call import HandlerCall
 from pgq.worker.inside import Inside
@@ -165,6 +165,20 @@ class Transactions:
         finally:
             self._reset_session()
         return [*settled, *recorded]
+
+    def check_step(self) -> None:
+        """Raise RuntimeError where a step cannot commit, TransactionEnded if the handler has ended the transaction."""
+        if self._session.has_blocks:
+            raise RuntimeError("a step commits the transaction: call it outside of conn.transaction()")
+        if self._session.status == TransactionStatus.IDLE:
+            raise TransactionEnded("the handler ended its transaction")
+
+    def end_step(self, handler: Handler, job: Job) -> None:
+        """Commit what a step has written, and hold its job in a new transaction."""
+        (transaction,) = self._session.send(f"SELECT {TRANSACTION}")
+        if transaction != self._transaction:
+            raise _ended(job)
+        self._transaction, *_ = self._session.send("COMMIT", self._session.begin, _holding(self._queue, handler, job))
 
     def let_go(self, unless: Job | None = None) -> None:
         """Hold no job ahead, except for this one."""
