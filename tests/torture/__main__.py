@@ -1,8 +1,8 @@
 """
     python -m torture [--seconds 60] [--seed N] [--log FILE]
 
-Exits with 0 if nothing was lost, doubled, left or beyond a limit and no worker crashed. Otherwise lists each case and
-exits with 1.
+Exits with 0 if nothing was lost, doubled, skipped, left or beyond a limit and no worker crashed. Otherwise lists each
+case and exits with 1.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> int:
         return 125
     except Terminated as stop:
         return stop.status
-    for what in ("crashes", "lost", "doubled", "left", "beyond"):
+    for what in ("crashes", "lost", "doubled", "skipped", "left", "beyond"):
         lines: list[str] = getattr(verdict, what)
         for line in lines[:SHOWN]:
             print(f"{what}: {line}")

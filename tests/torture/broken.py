@@ -63,6 +63,18 @@ def with_separate_completion(seed: int) -> Plan:
     return _plan(seed, work, "effects", patches=NO_TOKENS, modules=("torture.separate_completion",))
 
 
+def with_late_steps(seed: int) -> Plan:
+    """A build in which a worker that has lost a job goes on to save its steps, beside those of its successor."""
+    work = Work(kinds=("steps",), fates={"none": 1}, seconds=(0.05, 0.4), pause=0.05, queues=PLAIN)
+    return _plan(seed, work, "of flow", patches=(("pgq_save", "    PERFORM pgq_hold(id, token);\n", ""),))
+
+
+def with_steps_saved_apart(seed: int) -> Plan:
+    """A build that saves a step in another transaction than its write, before it."""
+    work = Work(kinds=("steps",), fates={"none": 1}, seconds=(0.05,), pause=0.02, queues=PLAIN)
+    return _plan(seed, work, "without step", (), ("torture.steps_saved_apart",), KILLS)
+
+
 def without_the_lock_of_the_queue(seed: int) -> Plan:
     """A build in which claims from a queue with limits run side by side."""
     return _plan(seed, _short("limited"), "limit: ", (("_pgq_lock_queue", "FOR UPDATE SKIP LOCKED", ""),), faults=KILLS)

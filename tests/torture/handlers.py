@@ -1,8 +1,9 @@
 """
 The handlers of the torture run.
 
-Each run of a job inserts an effect, which lists the enqueues that it has seen. There are six kinds; three promise
-exactly one effect. The arguments of a job contain its fate, which is what else happens to it:
+Each run of a job inserts an effect, which lists the enqueues that it has seen. There are seven kinds; three promise
+exactly one effect, and one makes steps exactly once. The arguments of a job contain its fate, which is what else
+happens to it:
 
     none          it succeeds
     fail          its first two attempts fail
@@ -31,6 +32,7 @@ from typing import Any
 import psycopg
 
 import pgq
+from torture import steps
 from torture.pool import Pool
 
 Connection = psycopg.Connection[Any]
@@ -110,6 +112,13 @@ def pooled(job: pgq.Job) -> None:
         raise Failed("the process of the pool does not answer") from error
     with session() as conn:
         work(job, conn)
+
+
+@pgq.handler("steps")
+def stepwise(job: pgq.Job) -> None:
+    """Take effect at least once, and make each step exactly once."""
+    with session() as conn:
+        steps.run(job, conn, lambda: work(job, conn))
 
 
 def work(job: pgq.Job, conn: Connection) -> None:

@@ -19,7 +19,7 @@ import psycopg
 from pgq import Queue
 from torture import limits
 
-KINDS = ("plain", "list", "transaction", "batch", "own", "pool")
+KINDS = ("plain", "list", "transaction", "batch", "own", "pool", "steps")
 # How long handlers take: a few of them longer than the lease.
 SECONDS = (2.5,) + 6 * (0.5,) + 193 * (0.02,)
 # Weights; handlers.py describes the fates.

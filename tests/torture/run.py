@@ -14,7 +14,7 @@ import psycopg
 from postgres.server import Server
 from psycopg.conninfo import make_conninfo
 
-from torture import limits, tables, verdict
+from torture import limits, steps, tables, verdict
 from torture.faults import FaultPlan, Injector
 from torture.producers import Producer, Work
 from torture.verdict import Verdict
@@ -144,5 +144,6 @@ class Watch:
         if time.monotonic() < self._due:
             return False
         self._due = time.monotonic() + LOOK_EVERY
-        lines = verdict.doubled(self._conn, self._injector.stopped_twice) + limits.beyond(self._conn)
+        lines = verdict.doubled(self._conn, self._injector.stopped_twice) + steps.skipped(self._conn)
+        lines += limits.beyond(self._conn)
         return any(self._symptom in line for line in lines)

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from torture import limits
+from torture import limits, steps
 
 SCRIPT = Path(__file__).parents[2] / "build/pgq.sql"
 
@@ -75,6 +75,7 @@ def prepare(conn: psycopg.Connection[Any], patches: Sequence[tuple[str, str, str
     conn.execute(SCRIPT.read_bytes())
     conn.execute(TABLES)
     conn.execute(limits.TABLES)
+    conn.execute(steps.TABLES)
     limits.begin(conn)
     for function, old, new in (DECLINED_SOONER, *patches):
         row = conn.execute("SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = %s", [function]).fetchone()

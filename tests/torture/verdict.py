@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from support.errors import astray
 
-from torture import limits
+from torture import limits, steps
 from torture.faults import Injector
 from torture.producers import POISON
 from torture.workers import Workers
@@ -84,10 +84,12 @@ class Verdict:
     """The numbers of the closing line, and the cases behind them."""
 
     jobs: int
+    steps: int
     kills: int
     restarts: int
     lost: list[str]
     doubled: list[str]
+    skipped: list[str]
     left: list[str]
     beyond: list[str]
     crashes: list[str] = field(default_factory=list)
@@ -95,21 +97,22 @@ class Verdict:
     @property
     def is_clean(self) -> bool:
         """Whether all promises were kept."""
-        return not (self.lost or self.doubled or self.left or self.beyond or self.crashes)
+        return not (self.lost or self.doubled or self.skipped or self.left or self.beyond or self.crashes)
 
     @property
     def line(self) -> str:
         """The closing line."""
         return (
-            f"{self.jobs:,} jobs, {self.kills} kills, {self.restarts} restarts: "
-            f"{len(self.lost)} lost, {len(self.doubled)} doubled, {len(self.left)} left, "
-            f"{len(self.beyond)} beyond limits"
+            f"{self.jobs:,} jobs, {self.steps:,} steps, {self.kills} kills, {self.restarts} restarts: "
+            f"{len(self.lost)} lost, {len(self.doubled)} doubled, {len(self.skipped)} skipped, "
+            f"{len(self.left)} left, {len(self.beyond)} beyond limits"
         )
 
 
 def doubled(conn: psycopg.Connection[Any], stopped_twice: Iterable[int]) -> list[str]:
     """Return what was done more often than allowed, so far."""
-    return _texts(conn, DOUBLED, exactly_once=EXACTLY_ONCE, stopped_twice=list(stopped_twice))
+    jobs = _texts(conn, DOUBLED, exactly_once=EXACTLY_ONCE, stopped_twice=list(stopped_twice))
+    return jobs + steps.doubled(conn)
 
 
 def judge(conn: psycopg.Connection[Any], acknowledged: list[int], injector: Injector, workers: Workers) -> Verdict:
@@ -117,10 +120,12 @@ def judge(conn: psycopg.Connection[Any], acknowledged: list[int], injector: Inje
     (jobs,) = conn.execute("SELECT count(*) FROM torture.ledger WHERE created").fetchone() or (0,)
     return Verdict(
         jobs,
+        steps.count(conn),
         injector.counts["kill"],
         injector.counts["restart"],
         _texts(conn, LOST, acknowledged=acknowledged, poison=list(POISON)),
         doubled(conn, injector.stopped_twice),
+        steps.skipped(conn),
         _texts(conn, LEFT, poison=list(POISON)) + astray(conn),
         limits.beyond(conn),
         workers.crashes,
