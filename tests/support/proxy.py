@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,8 @@ BOTH: tuple[Direction, Direction] = ("to server", "to client")
 # The codes of the requests for TLS and for GSSAPI, which precede all other messages.
 ENCRYPTION = (80877103, 80877104)
 READY_FOR_QUERY = b"Z"
+# The messages that have a statement executed: Query and Bind.
+EXECUTES = (b"Q", b"B")
 
 
 @dataclass
@@ -29,6 +31,15 @@ class Trap:
 
     pattern: bytes
     delivered: bool
+    sprung: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass
+class Alarm:
+    """Call ``act`` at a moment of the statements of all connections, and break the connection; then set ``sprung``."""
+
+    moment: int
+    act: Callable[[], None]
     sprung: threading.Event = field(default_factory=threading.Event)
 
 
@@ -46,6 +57,7 @@ class Proxy:
         self.upstream = upstream
         self.flows = {direction: asyncio.Event() for direction in BOTH}
         self.trap: Trap | None = None
+        self.alarm: Alarm | None = None
         self._links: set[_Link] = set()
         self._listener: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
@@ -140,6 +152,21 @@ class Proxy:
         """
         return self._set(Trap(pattern, delivered=True))
 
+    def act_at(self, moment: int, act: Callable[[], None]) -> threading.Event:
+        """
+        Call ``act`` at a moment, counted from 1, and break the connection.
+
+        A moment is before a statement reaches the server, or before the client learns that the server has executed one
+        or begun the session. In a pipeline, all that is sent before a Sync is executed at one moment.
+        """
+        alarm = Alarm(moment, act)
+
+        async def set_() -> None:
+            self.alarm = alarm
+
+        self._do(set_())
+        return alarm.sprung
+
     def _set(self, trap: Trap) -> threading.Event:
         async def set_() -> None:
             self.trap = trap
@@ -216,17 +243,35 @@ class _Link:
                     trap.sprung.set()
                     return
                 self._trap = trap
+            if kind in EXECUTES and self._alarmed():
+                return
             await self._pass("to server", server, message)
 
     async def _forward_to_client(self, server: StreamReader, client: StreamWriter) -> None:
         while True:
             kind, message = await _message(server)
+            if kind == READY_FOR_QUERY and self._alarmed():
+                return
             if self._trap is None:
                 await self._pass("to client", client, message)
             elif kind == READY_FOR_QUERY:
                 self.cut()
                 self._trap.sprung.set()
                 return
+
+    def _alarmed(self) -> bool:
+        """Count a moment; return whether it was that of the alarm."""
+        alarm = self._proxy.alarm
+        if alarm is None:
+            return False
+        alarm.moment -= 1
+        if alarm.moment:
+            return False
+        self._proxy.alarm = None
+        alarm.act()
+        self.cut()
+        alarm.sprung.set()
+        return True
 
     async def _pass(self, direction: Direction, writer: StreamWriter, message: bytes) -> None:
         await self._proxy.flows[direction].wait()

@@ -131,6 +131,23 @@ def test_a_prepared_statement_is_recognized_when_it_is_executed(
         client.prepare_threshold = 0
 
 
+@pytest.mark.parametrize(("moment", "inserted"), [(1, 0), (2, 0), (3, 1)], ids=["begun", "before", "after"])
+def test_something_is_done_at_a_moment(
+    conn: Connection, t: None, through: Open, proxy: Proxy, moment: int, inserted: int
+) -> None:
+    """The connection is broken: when its session has begun, and before and after a statement is executed."""
+    acts: list[int] = []
+    sprung = proxy.act_at(moment, lambda: acts.append(moment))
+    with pytest.raises(psycopg.OperationalError):
+        through().execute("INSERT INTO t VALUES (1)")
+    assert sprung.wait(30)
+    assert acts == [moment]
+    assert count(conn) == inserted
+    in_transaction(through(), 2)
+    in_pipeline(through(), 3)
+    assert count(conn) == inserted + 2
+
+
 def test_cut_ends_all_connections(conn: Connection, through: Open, proxy: Proxy) -> None:
     """New ones can be opened at once, unless the proxy refuses them. The sessions of the server end."""
     clients = [through() for _ in range(3)]
