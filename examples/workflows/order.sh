@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A worker that is nothing but psql and curl: it charges orders, waits for approvals, reserves and ships.
+# The order workflow of order.py as a worker that is nothing but psql and curl.
 #
 #     SHOP_URL=http://localhost:8000 PGDATABASE=shop ./order.sh
 #

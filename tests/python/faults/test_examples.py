@@ -112,14 +112,62 @@ def test_an_order_in_bash_is_shipped_once(bash: Deaths, shop: Shop, outside: Out
     assert outside.done == shop.called("charge", "ship")
 
 
-def test_an_order_that_is_not_approved_in_time_is_refunded(bash: Deaths, shop: Shop, outside: Outside) -> None:
+@pytest.mark.parametrize("stride", STRIDES)
+def test_an_order_in_python_is_shipped_once(
+    python: Callable[..., Deaths], shop: Shop, outside: Outside, stride: int
+) -> None:
+    """It is approved while it waits for that."""
+    deaths = python("order.py", "orders")
+
+    def life() -> None:
+        job = shop.order(BIG)
+        deaths.work(lambda: shop.state() == "asleep")
+        shop.queue.signal(job, "approved", {"by": "ann"})
+        deaths.work(lambda: shop.state() == "done")
+        assert shop.shipped() == [(n + 1, "ann") for n in range(len(shop.jobs))]
+
+    deaths.at_each_moment(life, stride)
+    assert deaths.count > 50 // stride
+    assert one(shop.conn, "SELECT available FROM stock") == LAMPS - len(shop.jobs)
+    assert outside.done == shop.called("charge", "ship")
+
+
+@pytest.mark.parametrize("language", ["python", "bash"])
+def test_an_order_that_is_not_approved_in_time_is_refunded(
+    request: pytest.FixtureRequest, shop: Shop, outside: Outside, language: str
+) -> None:
     """Nothing is reserved or shipped."""
+    made = request.getfixturevalue(language)
+    deaths = made if language == "bash" else made("order.py", "orders")
     shop.order(BIG, patience=1)
-    bash.work(lambda: shop.state() == "done")
+    deaths.work(lambda: shop.state() == "done")
     assert one(shop.conn, "SELECT result FROM pgq_jobs") == "refunded"
     assert shop.shipped() == []
     assert one(shop.conn, "SELECT available FROM stock") == LAMPS
     assert outside.done == shop.called("charge", "refund")
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+def test_each_page_is_noted_once(
+    python: Callable[..., Deaths], queue: WorkerQueue, outside: Outside, stride: int
+) -> None:
+    """The crawl sleeps between two pages."""
+    conn = queue.conn
+    conn.execute("CREATE TABLE page (url text, size integer)")
+    deaths = python("crawler.py")
+    crawls: list[int] = []
+
+    def life() -> None:
+        pages = [f"{outside.url}/{len(crawls)}/{name}" for name in "ab"]
+        crawls.append(queue.enqueue("crawl", {"pages": pages, "pause": 0.02}, backoff="0").id)
+        deaths.work(lambda: queue.result(crawls[-1]).state == "done")
+
+    deaths.at_each_moment(life, stride)
+    assert deaths.count > 50 // stride
+    pages = sorted(row[0] for row in conn.execute("SELECT url FROM page").fetchall())
+    assert pages == sorted(f"{outside.url}/{n}/{name}" for n in range(len(crawls)) for name in "ab")
+    keys = [(f"/{n}/{name}", f"{job}/page {m}") for n, job in enumerate(crawls) for m, name in enumerate("ab")]
+    assert outside.done == sorted(keys)
 
 
 @pytest.mark.parametrize("stride", STRIDES)
