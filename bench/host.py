@@ -14,7 +14,9 @@ from pathlib import Path
 from databases import connect, value
 from programs import WORKERS
 
-LIBRARIES = ("psycopg", "psycopg-binary", "pgqueuer", "asyncpg", "uvloop", "procrastinate", "pgmq")
+LIBRARIES = (
+    "psycopg", "psycopg-binary", "pgqueuer", "asyncpg", "uvloop", "procrastinate", "pgmq", "dbos", "absurd-sdk",
+)  # fmt: skip
 SETTINGS = ("fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "max_wal_size", "autovacuum")
 
 

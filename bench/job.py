@@ -1,4 +1,4 @@
-"""The one kind of job in the benchmarks."""
+"""The one kind of job in the benchmarks, and the steps of a workflow."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ import string
 from typing import Any
 
 KIND = "job"
+# The steps of a workflow.
+STEPS = ("charge", "reserve", "ship")
 
 
 def args(n: int, pad: str = "") -> dict[str, Any]:
     """Return the arguments of job ``n``."""
     return {"n": n, "pad": pad} if pad else {"n": n}
+
+
+def key(n: int, step: str) -> str:
+    """Return what a step of job ``n`` returns."""
+    return f"{step} {n}"
 
 
 def array(first: int, count: int, pad: str = "") -> str:

@@ -25,6 +25,7 @@ from scenarios import (
     steady,
     transactional,
     wal,
+    workflow,
 )
 
 NOT_RUN = "not run"
@@ -85,6 +86,8 @@ def _lines(harness: Harness, results: Results) -> Iterator[Target]:
         yield _at_least(f"transactional handler, {what}", 0.5, ratio, "graphile-worker, at least once")
     yield _at_least(single.WHAT, 1.5, _ratio(results, single.NAME, single.WHAT, single.RELEASE), "0.2.0")
 
+    yield from _workflows(results)
+
     for percent, limit in (("p50", 1.2), ("p99", 5.0)):
         what = f"pickup latency, {percent}"
         ratio = _ratio(results, latency.NAME, percent, "graphile")
@@ -120,6 +123,15 @@ def _lines(harness: Harness, results: Results) -> Iterator[Target]:
     yield _at_most("idle worker, queries", 1, _median(results, idle.NAME, idle.QUERIES), "/s")
     yield _at_most("idle worker, CPU", 0.5, _median(results, idle.NAME, idle.CPU), "% of a core")
     yield _at_most("claim on an empty queue", 1, _median(results, scale.NAME, scale.EMPTY), "ms")
+
+
+def _workflows(results: Results) -> Iterator[Target]:
+    for writes in (False, True):
+        for processes in workflow.PROCESSES:
+            what = workflow.what(processes, writes=writes)
+            ratios = [_ratio(results, workflow.NAME, what, peer) for peer in workflow.PEERS]
+            measured = min((ratio for ratio in ratios if ratio is not None), default=None)
+            yield _at_least(f"workflow, {what}", 3, measured, "the faster of DBOS and Absurd")
 
 
 def _target(

@@ -46,13 +46,13 @@ def work(child: Child) -> None:
     command(child, {})
 
 
-def command(child: Child, env: Mapping[str, str]) -> None:
-    """Run ``pgq worker jobs`` in an environment that may name another release of pgq."""
+def command(child: Child, env: Mapping[str, str], module: str = "jobs") -> None:
+    """Run ``pgq worker`` with the handlers of a module, in an environment that may name another release of pgq."""
     task = child.task
     options = {"--batch": task.batch, "--concurrency": task.concurrency}
     given = [part for option, value in options.items() if value for part in (option, str(value))]
     dsn = psycopg.conninfo.make_conninfo(dbname=task.database, host=task.host)
-    run(child, [sys.executable, "-m", "pgq", "worker", *given, "jobs"], {"PGQ_DSN": dsn, **env})
+    run(child, [sys.executable, "-m", "pgq", "worker", *given, module], {"PGQ_DSN": dsn, **env})
 
 
 CONTENDER = Contender("pgq", LEFT, install, Producer, work)

@@ -21,4 +21,5 @@ NAMES = (
     "fairness",
     "limited",
     "purge",
+    "workflow",
 )
