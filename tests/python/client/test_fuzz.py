@@ -165,11 +165,11 @@ class Target:
     def prepare(self) -> None:
         """
         Start again with four running jobs of a present worker, one of which it is asked to cancel, three waiting jobs,
-        an ended one, and a schedule.
+        an ended one, the last job of their batch, and a schedule.
         """
         clean(self.conn)
         self.travel(NOW)
-        self.queue.enqueue_many([{"kind": "k", "args": n, "max_retries": n % 3} for n in range(8)])
+        self.queue.enqueue_batch("last", 8, [{"kind": "k", "args": n, "max_retries": n % 3} for n in range(8)])
         self.conn.execute("SELECT pgq_register('w'), pgq_schedule('w', '@yearly', 'k')")
         claimed = self.queue.claim(max_jobs=6, worker="w")
         self.queue.fail(claimed.pop(), "late", "0")
