@@ -24,8 +24,9 @@ PROCESSES = (1, 2)
 PEERS = ("dbos", "absurd")
 # The contender that is compared as pgq.
 OURS = "flow"
-# Workflows that a worker of pgq runs at a time: like those of its peers, their commits share the writes to the disk.
-CONCURRENCY = 32
+# Workflows that a worker of pgq runs at a time, so that their commits share the writes to the disk. Each may have two
+# sessions, and the server has a hundred.
+CONCURRENCY = 16
 ROUNDS = 3
 EFFECTS = "CREATE TABLE effect (n bigint, step text, PRIMARY KEY (n, step))"
 COMMITS = "commits of a step"

@@ -21,8 +21,8 @@ from support.proxy import Proxy
 from pgq import WorkerQueue
 
 EXAMPLES = ROOT / "examples/workflows"
-# The short form meets every fifteenth moment.
-STRIDES = [pytest.param(1, marks=pytest.mark.slow), 15]
+# The short form meets every 25th moment.
+STRIDES = [pytest.param(1, marks=pytest.mark.slow), 25]
 LAMPS = 1000
 BIG = 200
 # Those of the lines that can be imported.
