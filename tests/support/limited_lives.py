@@ -1,4 +1,4 @@
-"""The rules of queues with groups, limits, order and pauses, beside all others."""
+"""State machines for queues with groups: with limits, order and pauses beside all others, or with rates alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import rule
+from hypothesis.stateful import initialize, rule
 
 from support.job import Job, Order
 from support.limited_model import LimitedModel
@@ -18,7 +18,7 @@ from support.model import Model
 from support.operating import Operating
 from support.producing import Producing
 from support.rates import PERS
-from support.working import Working
+from support.working import Claiming, Working
 
 keys = st.sampled_from([None, "a", "b"])
 settings = st.fixed_dictionaries(
@@ -49,8 +49,8 @@ rates = st.fixed_dictionaries(
 )
 
 
-class LimitedLives(Producing, Working, Operating):
-    """Jobs have groups, and operators configure, pause and resume."""
+class GroupedLives(Producing, Claiming):
+    """Jobs have groups, and claims take those that the settings of their queues allow."""
 
     model_of = LimitedModel
     # A claim that finds no group does not take the job with a group that it rescues. So another one rescues it before.
@@ -64,23 +64,50 @@ class LimitedLives(Producing, Working, Operating):
         super().__init__()
         # A claim that deletes a dead job may let the group go on that this job has stopped.
         long = {"keep_dead": "9999 days"}
-        self.call(
-            (0, True), "SELECT pgq_configure('', %s)", [json.dumps(long)], lambda m, _: [(m.configure("", long),)]
-        )
+        self.configured((0, True), "", long)
 
     def placed(self, order: Order) -> Order:
         """Return an order with its group. Twins may have different ones."""
         return replace(order, group_key={0: None, 1: "a", 3: "b"}[order.max_retries])
 
-    @rule(where=wheres, queue=queues, given=settings | rates)
-    def configure(self, where: Where, queue: str, given: dict[str, Any]) -> None:
-        """Limits count what runs, and begin with the next claim; rates count what starts."""
+    def configured(self, where: Where, queue: str, given: dict[str, Any]) -> None:
+        """Set some settings of a queue."""
         self.call(
             where,
             "SELECT pgq_configure(%s, %s::jsonb)",
             [queue, json.dumps(given)],
             lambda model, _: [(limited(model).configure(queue, given),)],
         )
+
+    def moments(self) -> set[datetime | None]:
+        """Return the times at which something may happen to a job, and when the next one may start under a rate."""
+        return super().moments() | limited(self.model).next_starts()
+
+    def taken(
+        self, model: Model, rows: Rows, names: list[str], max_jobs: int, lease: timedelta, locked: Collection[int]
+    ) -> list[Job]:
+        """Return the jobs that a claim has taken, if it may take these."""
+        return limited(model).claim_these(
+            list(dict.fromkeys(names)), max_jobs, lease, locked, [row[0] for row in rows or []]
+        )
+
+    def take(
+        self, where: Where, names: list[str], max_jobs: int, lease: timedelta, locked: Collection[int] = ()
+    ) -> None:
+        """Claim jobs; a session that keeps a list of groups may find the others a little later, so it keeps none."""
+        for conn in self.connections:
+            for name in set(names):
+                conn.execute("SELECT set_config(_pgq_groups_setting(%s), '', false)", [name])
+        super().take(where, names, max_jobs, lease, locked)
+
+
+class LimitedLives(GroupedLives, Working, Operating):
+    """Operators configure, pause and resume, and workers call all their functions."""
+
+    @rule(where=wheres, queue=queues, given=settings | rates)
+    def configure(self, where: Where, queue: str, given: dict[str, Any]) -> None:
+        """Limits count what runs, and begin with the next claim; rates count what starts."""
+        self.configured(where, queue, given)
 
     @some("waiting")
     @rule(pick=picks, where=wheres, span=st.none() | spans, key=st.sampled_from(["", "a", "b"]))
@@ -106,23 +133,21 @@ class LimitedLives(Producing, Working, Operating):
             where, "SELECT pgq_resume(%s, %s)", [queue, key], lambda model, _: [(limited(model).resume(queue, key),)]
         )
 
-    def moments(self) -> set[datetime | None]:
-        """Return the times at which something may happen to a job, and when the next one may start under a rate."""
-        return super().moments() | limited(self.model).next_starts()
 
-    def taken(
-        self, model: Model, rows: Rows, names: list[str], max_jobs: int, lease: timedelta, locked: Collection[int]
-    ) -> list[Job]:
-        """Return the jobs that a claim has taken, if it may take these."""
-        return limited(model).claim_these(
-            list(dict.fromkeys(names)), max_jobs, lease, locked, [row[0] for row in rows or []]
-        )
+class RatedLives(GroupedLives):
+    """Jobs start under rates that change, and have no twins."""
 
-    def take(
-        self, where: Where, names: list[str], max_jobs: int, lease: timedelta, locked: Collection[int] = ()
-    ) -> None:
-        """Claim jobs; a session that keeps a list of groups may find the others a little later, so it keeps none."""
-        for conn in self.connections:
-            for name in set(names):
-                conn.execute("SELECT set_config(_pgq_groups_setting(%s), '', false)", [name])
-        super().take(where, names, max_jobs, lease, locked)
+    def placed(self, order: Order) -> Order:
+        """Return an order that makes a job, with its group."""
+        return replace(super().placed(order), dedup=False, dedup_for=None)
+
+    @initialize(rate=rates)
+    def begin_with_rates(self, rate: dict[str, Any]) -> None:
+        """Start with a rate for each queue."""
+        for queue in ("default", "a"):
+            self.configured((0, True), queue, {"rate": 7, "burst": 3} | rate)
+
+    @rule(where=wheres, queue=queues, rate=rates)
+    def change_rate(self, where: Where, queue: str, rate: dict[str, Any]) -> None:
+        """What has started counts under the new rate, up to its burst."""
+        self.configured(where, queue, rate)

@@ -12,8 +12,8 @@ from hypothesis.stateful import rule
 from support.machine import Machine, Where, picks, queues, some, spans, wheres
 
 
-class Operating(Machine):
-    """Change what waits and what has ended."""
+class Updating(Machine):
+    """Change what waits."""
 
     @some("waiting", "running")
     @rule(
@@ -48,6 +48,10 @@ class Operating(Machine):
             [job_id, None if args is None else json.dumps(args), ripe_at, priority, group_key],
             lambda model, _: [(model.update(job_id, args, ripe_at, priority, group_key),)],
         )
+
+
+class Operating(Updating):
+    """Change what waits and what has ended."""
 
     @some("waiting", "running")
     @rule(pick=picks, where=wheres)

@@ -75,12 +75,12 @@ class Producing(Machine):
             where, [replace(o, dedup_for=o.dedup_for if look else None) for o, look in zip(many, looks, strict=True)]
         )
 
-    @rule(pick=picks, which=st.sampled_from(["live", "claimed", "claimed", "none"]), where=wheres)
+    @rule(pick=picks, which=st.sampled_from(["ended", "claimed", "claimed", "none"]), where=wheres)
     def look_at_result(self, pick: int, which: str, where: Where) -> None:
         """A job that has ended or is gone, or has merged, shows what is left of it."""
         last = one(self.connections[0], "SELECT last_value FROM pgq_job_id")
         claimed = self.claims[-1 - pick % len(self.claims)][0]
-        job_id = {"live": self.job(pick), "claimed": claimed, "none": last + pick}[which]
+        job_id = {"ended": self.job(pick, "done", "dead", "cancelled"), "claimed": claimed, "none": last + pick}[which]
         self.call(
             where,
             "SELECT state, result, error, ended_at FROM pgq_result(%s)",

@@ -15,8 +15,8 @@ from support.machine import Claim, Machine, Rows, Where, claims, leases, names, 
 from support.model import Model
 
 
-class Working(Machine):
-    """Claim jobs, and end or put back what was claimed, mostly under the right token."""
+class Claiming(Machine):
+    """Claim jobs and complete them, mostly under the right token."""
 
     @some("waiting", "running")
     @rule(where=wheres, names=names, max_jobs=st.sampled_from([2, 1, 5, 0]), lease=leases, after=spans)
@@ -24,6 +24,22 @@ class Working(Machine):
         """The ripe jobs come in order, under one token that was never seen before."""
         self.travel(after)
         self.take(where, names, max_jobs, self.lease(lease))
+
+    @some("running")
+    @rule(claim=claims, where=wheres, result=results)
+    def complete(self, claim: Claim, where: Where, result: Any) -> None:
+        """A job ends under its token, and under no other."""
+        given = self.claimed(claim)
+        self.call(
+            where,
+            "SELECT pgq_complete(%s, %s, %s::jsonb)",
+            [*given, None if result is None else json.dumps(result)],
+            lambda model, _: model.complete(model.held(*given), result),
+        )
+
+
+class Working(Claiming):
+    """Claim jobs, and end or put back what was claimed, mostly under the right token."""
 
     @some("running")
     @rule(claim=claims, on=st.integers(0, 1), span=spans)
@@ -45,18 +61,6 @@ class Working(Machine):
                 [job_id, token],
                 lambda m, _: m.complete(m.held(job_id, token), None),
             )
-
-    @some("running")
-    @rule(claim=claims, where=wheres, result=results)
-    def complete(self, claim: Claim, where: Where, result: Any) -> None:
-        """A job ends under its token, and under no other."""
-        given = self.claimed(claim)
-        self.call(
-            where,
-            "SELECT pgq_complete(%s, %s, %s::jsonb)",
-            [*given, None if result is None else json.dumps(result)],
-            lambda model, _: model.complete(model.held(*given), result),
-        )
 
     @some("running")
     @rule(several=st.lists(claims, max_size=4), where=wheres)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis.stateful import run_state_machine_as_test
 from support.database import Connect, Connection
 from support.hunt import bounds, hunt
-from support.limited_lives import LimitedLives
-from support.lives import Lives
+from support.limited_lives import LimitedLives, RatedLives
+from support.lives import Lives, WindowedLives
 from support.scheduled_lives import ScheduledLives
 
 
@@ -24,6 +24,15 @@ def lives(conn: Connection, connect: Connect) -> type[Lives]:
 def test_jobs_live_as_the_model_promises(lives: type[Lives]) -> None:
     """After every step of a random sequence, each result and each table is what the model says."""
     hunt(lambda seed: run_state_machine_as_test(seed(lives), settings=bounds(80, 60)))
+
+
+def test_windows_results_and_updates_are_as_the_model_promises(conn: Connection, connect: Connect) -> None:
+    """A window has one job, a result is what its job has left, and an update changes what it is told to."""
+
+    class Here(WindowedLives):
+        connections = (conn, connect())
+
+    hunt(lambda seed: run_state_machine_as_test(seed(Here), settings=bounds(30, 40)))
 
 
 class PackedLives(Lives):
@@ -48,7 +57,7 @@ def test_packed_jobs_live_as_the_model_promises(conn: Connection, connect: Conne
     class Here(PackedLives):
         connections = (conn, connect())
 
-    hunt(lambda seed: run_state_machine_as_test(seed(Here), settings=bounds(40, 60)))
+    hunt(lambda seed: run_state_machine_as_test(seed(Here), settings=bounds(20, 60)))
 
 
 def test_jobs_of_queues_with_limits_live_as_the_model_promises(conn: Connection, connect: Connect) -> None:
@@ -57,7 +66,16 @@ def test_jobs_of_queues_with_limits_live_as_the_model_promises(conn: Connection,
     class Here(LimitedLives):
         connections = (conn, connect())
 
-    hunt(lambda seed: run_state_machine_as_test(seed(Here), settings=bounds(80, 60)))
+    hunt(lambda seed: run_state_machine_as_test(seed(Here), settings=bounds(40, 60)))
+
+
+def test_jobs_start_under_rates_as_the_model_promises(conn: Connection, connect: Connect) -> None:
+    """A claim takes as many jobs as the rates of queues and groups allow at its time, and no more."""
+
+    class Here(RatedLives):
+        connections = (conn, connect())
+
+    hunt(lambda seed: run_state_machine_as_test(seed(Here), settings=bounds(30, 40)))
 
 
 def test_jobs_of_a_schedule_live_as_the_model_promises(conn: Connection, connect: Connect) -> None:
