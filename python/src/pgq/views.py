@@ -29,6 +29,14 @@ MATCHING: Final = (
 FIRST_LINE: Final = r"left(split_part(translate(ltrim(errors->0->>'error', E' \t\r\n'), E'\r', E'\n'), E'\n', 1), 200)"
 
 
+def not_found(job_id: int) -> JobNotFound:
+    """Return the error for a job that is not in the view."""
+    return JobNotFound(
+        f"there is no job {job_id}",
+        hint="Check the number; a job that is done without a result leaves nothing behind.",
+    )
+
+
 class Views:
     """
     The views, read through a connection that the caller owns.
@@ -107,11 +115,27 @@ class Views:
             "admin",
         )
         if not rows:
-            raise JobNotFound(
-                f"there is no job {job_id}",
-                hint="Check the number; a job that is done without a result leaves nothing behind.",
-            )
+            raise not_found(job_id)
         return rows[0] | {"errors": json.loads(rows[0]["errors"])}
+
+    def outlines(self, job_ids: Sequence[int], *, required: int) -> list[dict[str, Any]]:
+        """
+        Return id, kind, state, queue and ``after`` of those of these jobs that there are.
+
+        Raises JobNotFound if the required one is not among them.
+        """
+        rows = self._rows(
+            f"SELECT id, kind, state, queue, after FROM {self._prefix}pgq_jobs WHERE id = ANY (%(ids)s::bigint[])",
+            {"ids": list(job_ids)},
+        )
+        if all(row["id"] != required for row in rows):
+            raise not_found(required)
+        return rows
+
+    def prerequisites(self) -> dict[int, list[int]]:
+        """Return what each blocked job still waits for, by its id."""
+        rows = self._rows(f"SELECT id, after FROM {self._prefix}pgq_jobs WHERE state = 'blocked'", {})
+        return {row["id"]: row["after"] for row in rows}
 
     def stats(self) -> list[dict[str, Any]]:
         """Return the numbers of jobs by queue and kind."""

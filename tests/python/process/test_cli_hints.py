@@ -56,6 +56,14 @@ def test_a_reader_is_told_that_only_an_admin_sees_the_arguments(queue: Queue, cl
     assert ", 'admin')" in invoke("show", "1", "--dsn", clerk).stderr
 
 
+def test_a_reader_sees_only_the_numbers_of_jobs_in_other_queues(queue: Queue, clerk: str) -> None:
+    queue.enqueue("k", queue="theirs")
+    queue.enqueue("k", after=[1])
+    queue.grant(CLERK, "reader", ["default"])
+    assert invoke("show", "2", "--tree", "--dsn", clerk).stdout == "+- 1  hidden or gone\n2  k  blocked  default\n"
+    assert "there is no job 1\n" in invoke("show", "1", "--tree", "--dsn", clerk).stderr
+
+
 @pytest.mark.parametrize("command", ["grant joe reader", "revoke joe reader", "upgrade", "uninstall --force"])
 def test_what_only_the_owner_may_do_says_so(queue: Queue, clerk: str, command: str) -> None:
     """Whatever PostgreSQL refuses first."""

@@ -28,6 +28,7 @@ from pgq.cli.support import (
     shown,
     warn_of_password,
 )
+from pgq.cli.tree import dependents_first, print_tree
 from pgq.cli.worker import worker
 from pgq.convert import Interval
 from pgq.errors import Error, JobNotFound, WrongState
@@ -259,11 +260,15 @@ def list_(target: Target, match: Filter, limit: int, json_: bool) -> None:
 
 @main.command()
 @click.argument("job_id", metavar="ID", type=int)
+@click.option("--tree", is_flag=True, help="Draw what the job waits for, above it, and what waits for it, below.")
 @as_json
 @pass_target
-def show(target: Target, job_id: int, json_: bool) -> None:
+def show(target: Target, job_id: int, tree: bool, json_: bool) -> None:
     """Show a job with its arguments, result, errors, and what it has saved or waits for."""
     with target.views() as views:
+        if tree:
+            print_tree(views, job_id, json_)
+            return
         job = views.job(job_id)
     if json_:
         print_json(job)
@@ -316,28 +321,37 @@ def change_each(
     dry_run: bool,
     action: str,
     change: Callable[[Queue, int], str],
+    tree: bool = False,
 ) -> None:
     """
     Change the jobs with these ids, or else those that match and are in one of the states, the oldest first.
 
     Each is a transaction: one for all would keep workers waiting. A job that cannot be changed does not stop the
     others. It makes the exit code 1 only if its id was given; if it matched, it has moved on meanwhile.
+
+    With ``tree`` the jobs that wait for these are changed, too, each before those that it waits for.
     """
     if bool(job_ids) == bool(match):
         raise click.UsageError("give either IDs, or at least one of --state, --queue, --kind and --older-than")
     changed, requested, refused, hints = 0, 0, 0, set()
     with target.queue() as queue:
         views = Views(queue.conn, schema=target.schema)
-        for job_id in job_ids or views.ids(match.state or states, match.queue, match.kind, older_than=match.older_than):
+        found = job_ids or views.ids(match.state or states, match.queue, match.kind, older_than=match.older_than)
+        order = dependents_first(views, found) if tree else found
+        if tree:
+            waiting = len(order) - len(set(found))
+            click.echo(f"pgq: {waiting} other jobs wait for what is named, directly or not", err=True)
+        for job_id in order:
             try:
-                if dry_run and job_ids:
+                if dry_run and job_id in job_ids:
                     check_state(views.job(job_id), states, action)
                 what = f"would be {action}" if dry_run else change(queue, job_id)
                 click.echo(f"{job_id} {what}")
                 changed += what != "requested"
                 requested += what == "requested"
             except (JobNotFound, WrongState, psycopg.errors.LockNotAvailable) as error:
-                refused += 1
+                # A job that waited for one of these and has moved on is no mistake either.
+                refused += job_id in job_ids or isinstance(error, psycopg.errors.LockNotAvailable)
                 message, hint = refusal(error)
                 # One hint for all jobs with the same mistake.
                 CommandError(message, None if hint in hints else hint).show()
@@ -384,17 +398,21 @@ def retry(target: Target, job_ids: tuple[int, ...], match: Filter, dry_run: bool
 @pass_target
 @JOB_IDS
 @filters(click.Choice(["waiting", "blocked", "running"]), "were enqueued")
+@click.option("--tree", is_flag=True, help="Cancel all that waits for these jobs, too, directly or not.")
 @DRY_RUN
-def cancel(target: Target, job_ids: tuple[int, ...], match: Filter, dry_run: bool) -> None:
+def cancel(target: Target, job_ids: tuple[int, ...], match: Filter, tree: bool, dry_run: bool) -> None:
     """
     Cancel waiting, blocked or running jobs.
 
     Name them by ID, or all that match the options. A waiting or blocked job is cancelled at once, and with it what is
     to run after it. The worker of a running job is asked to give it up, and does so within some seconds, unless the job
     is done before.
+
+    With --tree also what waits for them is cancelled at once, whatever it was to do after a job that has failed, and
+    before it could be unblocked. --dry-run lists all of them.
     """
     states = ("waiting", "blocked", "running")
-    change_each(target, job_ids, match, states, dry_run, "cancelled", lambda queue, job_id: queue.cancel(job_id))
+    change_each(target, job_ids, match, states, dry_run, "cancelled", lambda queue, job_id: queue.cancel(job_id), tree)
 
 
 # Seconds between two lines about the progress of a purge.
