@@ -14,7 +14,8 @@ CREATE FUNCTION pg_temp.take(name text) RETURNS TABLE (id bigint, token bigint) 
 CREATE FUNCTION pg_temp.done(name text) RETURNS bigint LANGUAGE sql AS $$ SELECT t.id FROM pg_temp.take(name) AS t, pgq_complete(t.id, t.token) $$;
 CREATE FUNCTION pg_temp.dead(name text) RETURNS bigint LANGUAGE sql AS $$ SELECT t.id FROM pg_temp.take(name) AS t, pgq_fail(t.id, t.token, retry => false) $$;
 
--- Blocked until all are over.
+-- Blocked until all are over. No rollback resets the sequence, which other files may have left set.
+SELECT _pgq_reset_needed();
 SELECT ok(NOT _pgq_has_needs(), 'no job is blocked at first');
 SELECT pg_temp.add('a') AS a \gset
 SELECT pg_temp.add('b') AS b \gset
