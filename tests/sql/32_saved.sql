@@ -1,6 +1,6 @@
 -- pgq_save: what a job has saved goes with it, from attempt to attempt.
 BEGIN;
-SELECT plan(32);
+SELECT plan(42);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -85,6 +85,43 @@ SELECT pgq_save(:third, :other, '{"of": "third"}');
 SELECT pgq_release(:third, :other);
 SELECT pgq_release(:second, :token);
 SELECT results_eq('SELECT id, saved FROM pgq_saved', format('VALUES (%s::bigint, ''{"of": "third"}''::jsonb)', :third), 'a twin that has saved something itself keeps that');
+
+SELECT pgq_configure('ordered', '{"ordered": true}');
+SELECT id AS first FROM pgq_enqueue('twin', queue => 'ordered', group_key => 'g') \gset
+SELECT token FROM pgq_claim('{ordered}') \gset
+SELECT pgq_save(:first, :token, '"first"');
+SELECT id AS second FROM pgq_enqueue('twin', queue => 'ordered', group_key => 'g') \gset
+SELECT is(pgq_release(:first, :token), 'released', 'in an ordered queue a job takes the place of its twin');
+SELECT results_eq('SELECT id, saved FROM pgq_saved WHERE saved = ''"first"''', format('VALUES (%s::bigint, ''"first"''::jsonb)', :first), 'and keeps what it has saved');
+SELECT token, saved FROM pgq_claim('{ordered}') \gset
+SELECT is(:'saved'::text, '"first"', 'with which it is claimed');
+SELECT pgq_complete(:first, :token);
+
+-- One that has errors keeps them, and one that saves often is written once.
+SELECT id AS failing FROM pgq_enqueue('failing', queue => 'failing') \gset
+SELECT token FROM pgq_claim('{failing}') \gset
+SELECT pgq_fail(:failing, :token, 'one', '0');
+SELECT token FROM pgq_claim('{failing}') \gset
+SELECT pgq_save(:failing, :token, '1');
+SELECT lives_ok(format('SELECT pgq_fail(%s, %s, ''two'', ''0'')', :failing, :token), 'a job that has an error saves, and fails again');
+SELECT is(jsonb_array_length(errors), 2, 'both errors are there') FROM pgq_jobs WHERE id = :failing;
+SELECT token FROM pgq_claim('{failing}') \gset
+SELECT pgq_complete(:failing, :token);
+SELECT id AS often FROM pgq_enqueue('often', queue => 'often') \gset
+SELECT token FROM pgq_claim('{often}') \gset
+SELECT pgq_save(:often, :token, '1');
+SELECT ctid AS place FROM pgq_running WHERE id = :often \gset
+SELECT pgq_save(:often, :token, '2');
+SELECT is(ctid, :'place'::tid, 'the second save does not write the row of the job anew') FROM pgq_running WHERE id = :often;
+
+-- What an operator cancels, and what is kept for long enough, goes with what it has saved.
+SELECT pgq_release(:often, :token);
+SELECT is(pgq_cancel(:often), 'cancelled', 'a job that has saved something is cancelled');
+SELECT is(state || saved::text, 'cancelled2', 'and keeps it') FROM pgq_jobs WHERE id = :often;
+SET LOCAL pgq.now = '2030-03-01 12:00Z';
+SELECT _pgq_delete_old(pgq_now());
+SELECT is_empty(format('SELECT FROM pgq_ended WHERE id = %s', :often), 'until it is old');
+SELECT is_empty(format('SELECT FROM pgq_saved WHERE id = %s', :often), 'then both are deleted');
 
 -- Grouped and limited queues take another way.
 SELECT pgq_configure('limited', '{"max_running": 3}');

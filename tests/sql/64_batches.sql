@@ -1,6 +1,6 @@
 -- Batches: many jobs, and the one that comes after them.
 BEGIN;
-SELECT plan(53);
+SELECT plan(67);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -79,6 +79,36 @@ SELECT is(pg_temp.progress(:batch), format('3 2 1 {%s}', (:'added'::bigint[])[1]
 SELECT is(pg_temp.done('c'), (:'added'::bigint[])[2], 'the other is done');
 SELECT is(pg_temp.done('x'), :batch::bigint, 'then the last job runs');
 SELECT throws_ok(format('SELECT pgq_add_to_batch(%s, %s, ''[]'')', :adder, :token), 'PGQ02', NULL, 'a job that has ended adds nothing');
+SELECT id AS batch, ids[2] AS b FROM pgq_enqueue_batch('last', '1', pg_temp.jobs('a', 'b'), 'x') \gset
+SELECT id AS adder, token FROM pgq_claim('{a}') \gset
+SELECT is(pgq_add_to_batch(:adder, :token, pg_temp.jobs('b', 'c')) <@ ARRAY[:b]::bigint[], false, 'a job of the batch is added again, with a new one');
+SELECT is(pg_temp.progress(:batch), '3 0 0 {}', 'and counts once');
+SELECT pgq_complete(:adder, :token);
+SELECT is(pg_temp.dead('b'), :b::bigint, 'it is dead');
+SELECT is(pg_temp.done('c') IS NULL, false, 'the new one is done');
+SELECT is(pg_temp.done('x'), :batch::bigint, 'and the last');
+-- One that has failed already is added twice.
+SELECT id AS dead FROM pgq_enqueue('m', '"e"', 'e', dedup_for => '1 hour') \gset
+SELECT pg_temp.dead('e');
+SELECT id AS batch FROM pgq_enqueue_batch('last', '1', pg_temp.jobs('a'), 'x') \gset
+SELECT id AS adder, token FROM pgq_claim('{a}') \gset
+SELECT count(pgq_add_to_batch(:adder, :token, '[{"kind": "m", "args": "e", "queue": "e", "dedup_for": "01:00"}]')) FROM generate_series(1, 2);
+SELECT is((SELECT (failed, failed_ids)::text FROM pgq_batch_progress(:batch)), (1::bigint, ARRAY[:dead]::bigint[])::text, 'a job that has failed has failed once');
+SELECT is((SELECT (failed, failed_ids)::text FROM pgq_batches WHERE id = :batch), (1, ARRAY[:dead]::bigint[])::text, 'in the view, too');
+SELECT pgq_complete(:adder, :token);
+SELECT is(pg_temp.done('x'), :batch::bigint, 'and blocks nothing');
+-- Another session ends a job after the call has looked for it: the row of its need is there, and it is dead.
+SELECT id AS batch, ids[1] AS a FROM pgq_enqueue_batch('last', '1', pg_temp.jobs('a'), 'x') \gset
+SELECT id AS dead FROM pgq_enqueue('m', '"d"', 'd', dedup => false) \gset
+SELECT pg_temp.dead('d');
+INSERT INTO pgq_need (job, needs) VALUES (:batch, :dead);
+SELECT _pgq_count_added(ARRAY[:batch]::bigint[], '{x}', '{1}', ARRAY[:dead]::bigint[], pgq_now());
+SELECT is(pg_temp.progress(:batch), '2 0 0 {}', 'a job that has just failed does not count before it has ended for the batch');
+SELECT _pgq_settle_blocked(pgq_now());
+SELECT is(pg_temp.progress(:batch), format('2 1 1 {%s}', :dead), 'then it counts once');
+SELECT is(pg_temp.done('a'), :a::bigint, 'the other is done');
+SELECT is(pg_temp.done('x'), :batch::bigint, 'and the last');
+
 SELECT id AS other FROM pgq_enqueue('m', queue => 'a') \gset
 SELECT id AS adder, token FROM pgq_claim('{a}') \gset
 SELECT throws_ok(format('SELECT pgq_add_to_batch(%s, %s, ''[]'')', :adder, :token), 'PGQ03', format('no batch waits for job %s', :adder), 'nor does a job without a batch');
@@ -86,24 +116,32 @@ SELECT id AS after FROM pgq_enqueue('after', after => ARRAY[:adder]) \gset
 SELECT throws_ok(format('SELECT pgq_add_to_batch(%s, %s, ''[]'')', :adder, :token), 'PGQ03', NULL, 'nor one for which a job waits that is no batch');
 SELECT pgq_complete(:adder, :token);
 SELECT id AS batch FROM pgq_enqueue_batch('last', '1', pg_temp.jobs('a'), 'x') \gset
-SELECT id AS adder, token FROM pgq_claim('{a}') \gset
+SELECT id AS adder, token FROM pgq_claim('{a}', lease => '30 days') \gset
 SELECT throws_ok(format('SELECT pgq_add_to_batch(%s, %s, ''[{"kind": "m", "after": [%s]}]'')', :adder, :token, :batch), '22023',
                  'a job that is added to a batch has an id in after', 'a job that is added cannot wait for the batch');
 
 -- Cancelled, forgotten.
 SELECT is(pgq_cancel(:batch), 'cancelled', 'a batch is cancelled');
 SELECT is(pg_temp.progress(:batch), '1 0 0 {}', 'what is left of it never counts as ended');
+SELECT is((SELECT (jobs, ended)::text FROM pgq_batches WHERE id = :batch), '(1,0)', 'in the view, too');
 SELECT throws_ok('SELECT pgq_batch_progress(1000000)', 'PGQ01', 'there is no batch 1000000', 'there is no such batch');
+SELECT id AS blocked FROM pgq_enqueue_batch('last', '1', pg_temp.jobs('v1'), 'blocked') \gset
+SELECT id AS waiting FROM pgq_enqueue_batch('last', '1', '[]', 'waiting') \gset
+SELECT id AS running FROM pgq_enqueue_batch('last', '1', '[]', 'running') \gset
+SELECT count(*) FROM pgq_claim('{running}', lease => '30 days');
+SET LOCAL pgq.now = '2030-01-02 12:00Z';
+SELECT id AS young FROM pgq_enqueue_batch('last', '1', '[]', 'young') \gset
+SELECT is(pg_temp.done('young'), :young::bigint, 'a batch is over a day later');
 SET LOCAL pgq.now = '2030-01-09 12:00Z';
 SELECT _pgq_delete_batches(pgq_now());
-SELECT is((SELECT array_agg(id) FROM pgq_batches), ARRAY[:batch]::bigint[], 'old batches are forgotten, but for those that are still jobs');
+SELECT is((SELECT array_agg(id ORDER BY id) FROM pgq_batches), ARRAY[:batch, :blocked, :waiting, :running, :young]::bigint[], 'old batches are forgotten, but for those that are still jobs');
 SELECT pgq_purge('0');
 SET LOCAL pgq.now = '2030-01-09 12:04Z';
 SELECT _pgq_delete_batches(pgq_now());
-SELECT isnt_empty('SELECT FROM pgq_batch', 'there is a pass every five minutes');
+SELECT isnt_empty(format('SELECT FROM pgq_batch WHERE id = %s', :batch), 'there is a pass every five minutes');
 SET LOCAL pgq.now = '2030-01-09 12:05Z';
 SELECT _pgq_delete_batches(pgq_now());
-SELECT is_empty('SELECT FROM pgq_batch', 'the next one forgets what was purged meanwhile');
+SELECT is((SELECT array_agg(id ORDER BY id) FROM pgq_batches), ARRAY[:blocked, :waiting, :running]::bigint[], 'the next one forgets what was purged meanwhile');
 
 SELECT * FROM finish();
 ROLLBACK;

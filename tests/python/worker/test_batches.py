@@ -94,6 +94,20 @@ def test_no_completion_waits_for_a_transaction_that_adds(conn: Connection, queue
     assert queue.batch_progress(batch.id) == BatchProgress(4, 4, 1, [added])
 
 
+def test_no_other_session_rescues_a_job_while_it_adds(conn: Connection, queue: Queue, connect: Connect) -> None:
+    """Its lease ends meanwhile, and the batch is not over before what it adds."""
+    batch = queue.enqueue_batch("last", None, members(1))
+    (adder,) = claim(conn, 1)
+    conn.execute("UPDATE pgq_running SET lease_until = now() - interval '1 hour'")
+    inside = connect(autocommit=False)
+    Queue(inside).add_to_batch(adder, [{"kind": "added"}])
+    conn.execute("SELECT _pgq_expire_leases(now())")
+    WorkerQueue(inside).complete(adder)
+    inside.commit()
+    assert queue.batch_progress(batch.id) == BatchProgress(2, 1, 0, [])
+    assert one(conn, STATES, batch.id) == "blocked"
+
+
 def test_what_a_rolled_back_transaction_has_added_does_not_count(
     conn: Connection, queue: Queue, connect: Connect
 ) -> None:
