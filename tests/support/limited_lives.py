@@ -13,7 +13,7 @@ from hypothesis.stateful import initialize, rule
 
 from support.job import Job, Order
 from support.limited_model import LimitedModel
-from support.machine import Rows, Where, picks, queues, some, spans, wheres
+from support.machine import TICK, Rows, Where, orders, picks, queues, some, spans, wheres
 from support.model import Model
 from support.operating import Operating
 from support.producing import Producing
@@ -147,7 +147,11 @@ class RatedLives(GroupedLives):
         for queue in ("default", "a"):
             self.configured((0, True), queue, {"rate": 7, "burst": 3} | rate)
 
-    @rule(where=wheres, queue=queues, rate=rates)
-    def change_rate(self, where: Where, queue: str, rate: dict[str, Any]) -> None:
-        """What has started counts under the new rate, up to its burst."""
-        self.configured(where, queue, rate)
+    @rule(where=wheres, order=orders, rate=rates)
+    def change_rate(self, where: Where, order: Order, rate: dict[str, Any]) -> None:
+        """What has started counts under the new rate, up to its burst; a job that waits starts when it may."""
+        self.enqueue((0, True), replace(order, ripe_in=None))
+        self.configured(where, order.queue, rate)
+        later = [at for at in limited(self.model).next_starts() if at > self.model.now]
+        self.travel(min(((at - self.model.now) // TICK + 1 for at in later), default=0) * TICK)
+        self.take((0, True), [order.queue], 3, self.lease(timedelta(minutes=1)))

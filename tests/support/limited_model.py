@@ -88,7 +88,7 @@ class LimitedModel(Model):
         jobs = settings.get("rate" if key is None else "rate_per_group")
         return None if jobs is None else Rate(jobs, PERS[settings["per"]], settings.get("burst", 1))
 
-    def next_starts(self) -> set[datetime | None]:
+    def next_starts(self) -> set[datetime]:
         """Return when the next job may start under each rate."""
         starts = [(starts, self._rate(*place)) for place, starts in self.starts.items()]
         return {known.spent - rate.span(rate.burst - 1) for known, rate in starts if rate is not None}

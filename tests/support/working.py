@@ -16,7 +16,7 @@ from support.model import Model
 
 
 class Claiming(Machine):
-    """Claim jobs and complete them, mostly under the right token."""
+    """Claim jobs, and complete or fail them, mostly under the right token."""
 
     @some("waiting", "running")
     @rule(where=wheres, names=names, max_jobs=st.sampled_from([2, 1, 5, 0]), lease=leases, after=spans)
@@ -35,6 +35,22 @@ class Claiming(Machine):
             "SELECT pgq_complete(%s, %s, %s::jsonb)",
             [*given, None if result is None else json.dumps(result)],
             lambda model, _: model.complete(model.held(*given), result),
+        )
+
+    @some("running")
+    @rule(
+        claim=claims, where=wheres, error=texts, retry_in=st.none() | spans, retry=st.sampled_from([None, True, False])
+    )
+    def fail(
+        self, claim: Claim, where: Where, error: str | None, retry_in: timedelta | None, retry: bool | None
+    ) -> None:
+        """The job is retried after its backoff, is dead, or merges with its twin."""
+        given = self.claimed(claim)
+        self.call(
+            where,
+            "SELECT outcome, ripe_at FROM pgq_fail(%s, %s, %s, %s, %s)",
+            [*given, error, retry_in, retry],
+            lambda model, _: [model.fail(model.held(*given), error, retry_in, retry is not False)],
         )
 
 
@@ -81,22 +97,6 @@ class Working(Claiming):
             "SELECT id FROM pgq_complete_many(%s::bigint[], %s::bigint[]) AS id ORDER BY id",
             [[job_id for job_id, _ in given], [token for _, token in given]],
             expect,
-        )
-
-    @some("running")
-    @rule(
-        claim=claims, where=wheres, error=texts, retry_in=st.none() | spans, retry=st.sampled_from([None, True, False])
-    )
-    def fail(
-        self, claim: Claim, where: Where, error: str | None, retry_in: timedelta | None, retry: bool | None
-    ) -> None:
-        """The job is retried after its backoff, is dead, or merges with its twin."""
-        given = self.claimed(claim)
-        self.call(
-            where,
-            "SELECT outcome, ripe_at FROM pgq_fail(%s, %s, %s, %s, %s)",
-            [*given, error, retry_in, retry],
-            lambda model, _: [model.fail(model.held(*given), error, retry_in, retry is not False)],
         )
 
     @some("running")
