@@ -145,12 +145,12 @@ class RatedLives(GroupedLives):
     def begin_with_rates(self, rate: dict[str, Any]) -> None:
         """Start with a rate for each queue."""
         for queue in ("default", "a"):
-            self.configured((0, True), queue, {"rate": 7, "burst": 3} | rate)
+            self.configured((0, True), queue, {"rate": 7, "burst": 3, "rate_per_group": 2} | rate)
 
     @rule(where=wheres, order=orders, rate=rates)
     def change_rate(self, where: Where, order: Order, rate: dict[str, Any]) -> None:
-        """What has started counts under the new rate, up to its burst; a job that waits starts when it may."""
-        self.enqueue((0, True), replace(order, ripe_in=None))
+        """What has started counts under the new rate, up to its burst; of two jobs one starts when it may."""
+        self.enqueue_many((0, True), [replace(order, ripe_in=None)] * 2)
         self.configured(where, order.queue, rate)
         later = [at for at in limited(self.model).next_starts() if at > self.model.now]
         self.travel(min(((at - self.model.now) // TICK + 1 for at in later), default=0) * TICK)
