@@ -91,6 +91,9 @@ LIFE = """
     pgq_unschedule('s')
     pgq_unregister('w')
 """
+# Ids, and what differs between lives: the time of an error is stored as text, in the time zone of the session, and the
+# token decides what is timed.
+UNLIKE = ("id", "pgq_run_schedule", "pgq_add_to_batch", "pgq_signal_key", "errors", "timed", "ran_seconds")
 CALLS = [" ".join(call.split()) for call in re.split(r"\n    (?=pgq)", LIFE) if call.strip()]
 
 
@@ -113,8 +116,7 @@ def life(conn: Connection, home: str) -> list[Any]:
             if (token := named.pop("token", None)) is not None:
                 held |= {"id": str(named["id"]), "token": str(token)}
                 held.setdefault("first", held["id"])
-            # The time of an error is stored as text, in the time zone of the session. The token decides what is timed.
-            for name in ("id", "pgq_run_schedule", "pgq_add_to_batch", "errors", "timed", "ran_seconds"):
+            for name in UNLIKE:
                 named.pop(name, None)
             rows.append([readable(value) for value in named.values()])
         # A view has no order, which shows once a table has been analyzed.

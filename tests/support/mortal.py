@@ -99,7 +99,7 @@ class PythonWorker:
     def __init__(self, module: Path, queue: str, environment: Mapping[str, str], dsn: str) -> None:
         self._process = FORKS.Process(target=_run, args=(dsn, module, queue, dict(environment)), daemon=True)
         # The child would import the program of the tests as its main module.
-        with patch.multiple(sys.modules["__main__"], __spec__=None, __file__=None):
+        with patch.multiple(sys.modules["__main__"], create=True, __spec__=None, __file__=None):
             self._process.start()
 
     def has_ended(self) -> bool:

@@ -105,6 +105,7 @@ def test_each_setting_at_its_extremes_changes_no_result(conn: Connection, clerk:
         conn.execute("DELETE FROM pgq_queue_setting; DELETE FROM pgq_paused; DELETE FROM pgq_rate")
         conn.execute("DELETE FROM pgq_seen; DELETE FROM pgq_count; DELETE FROM pgq_saved")
         conn.execute("DELETE FROM pgq_job_signal; DELETE FROM pgq_signal_wait; DELETE FROM pgq_merged")
+        conn.execute("DELETE FROM pgq_blocked; DELETE FROM pgq_need; DELETE FROM pgq_need_ended; DELETE FROM pgq_batch")
         tried += 1
         results = outcome(clerk)
         if results != usual:

@@ -53,7 +53,7 @@ def test_help_names_every_command() -> None:
     for command in (
         "install", "upgrade", "uninstall", "version", "enqueue", "worker", "list", "show", "stats",
         "ps", "retry", "cancel", "purge", "grant", "revoke", "configure", "queues", "pause", "resume",
-        "schedule", "schedules", "result", "update", "signal",
+        "schedule", "schedules", "result", "update", "signal", "batches",
     ):  # fmt: skip
         assert f"\n  {command} " in done.stdout
         assert invoke(command, "--help").returncode == 0
@@ -84,6 +84,7 @@ def test_each_command_works_as_a_process(dsn: str, bare: Connection, tmp_path: P
         (["resume", "default"], 0, "resumed\n"),
         (["schedule", "set", "s", "@yearly", "k"], 0, "00:00"),
         (["schedules"], 0, "@yearly"),
+        (["batches"], 0, "failed"),
         (["worker", "tasks", "--drain"], 0, ""),
         (["grant", "clerk", "reader"], 0, ""),
         (["revoke", "clerk", "reader"], 0, ""),

@@ -206,6 +206,8 @@ def test_planted_objects_are_used_without_the_pinned_path(conn: Connection, mall
         conn.execute("DELETE FROM home.pgq_waiting; DELETE FROM home.pgq_running; DELETE FROM home.pgq_ended")
         # A trap may leave the settings that a life begins with; their rate would keep later ones from their jobs.
         conn.execute("DELETE FROM home.pgq_queue_setting; DELETE FROM home.pgq_paused; DELETE FROM home.pgq_rate")
+        conn.execute("DELETE FROM home.pgq_blocked; DELETE FROM home.pgq_need; DELETE FROM home.pgq_need_ended")
+        conn.execute("DELETE FROM home.pgq_saved; DELETE FROM home.pgq_batch; DELETE FROM home.pgq_schedule_entry")
     some = {"pgq_cancel_requested", "pgq_hold", "pgq_idle", "pgq_purge"}
     assert caught >= (set(public_functions(conn)) if "evil" in path else some)
 
@@ -239,7 +241,7 @@ def test_no_call_runs_in_the_session_that_maintains_a_table(conn: Connection, ma
         function = call.partition("(")[0]
         if function not in guarded:
             continue
-        perform = call.replace(":first", "0").replace(":id", "0").replace(":token", "0")
+        perform = call.replace(":first", "0").replace(":batch", "0").replace(":id", "0").replace(":token", "0")
         mallory.execute(
             "CREATE OR REPLACE FUNCTION evil.spring(n integer) RETURNS integer IMMUTABLE LANGUAGE plpgsql AS "
             f"$f$BEGIN PERFORM home.{perform}; RETURN n; END$f$".encode()

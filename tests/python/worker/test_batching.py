@@ -237,7 +237,8 @@ def test_a_job_has_all_columns_also_when_the_connection_is_gone(queue: WorkerQue
         queue.conn.execute("UPDATE pgq_running SET lease_until = %s WHERE id = %s", [job.lease_until, job.id])
         row = queue.conn.execute(
             "SELECT id, token, queue, kind, args::text, attempt, max_retries, priority, ripe_at, enqueued_at, "
-            "lease_until, context::text, false, group_key FROM pgq_running WHERE id = %s",
+            "lease_until, context::text, false, group_key, (SELECT saved::text FROM pgq_saved AS s WHERE s.id = r.id) "
+            "FROM pgq_running AS r WHERE id = %s",
             [job.id],
         ).fetchone()
         assert tuple(getattr(job, name) for name in FIELDS) == row

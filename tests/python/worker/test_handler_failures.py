@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import psycopg
@@ -53,7 +54,8 @@ def test_an_unknown_kind_or_unreadable_payload_stops_only_its_job(queue: Queue, 
 def clear(job: Job) -> None:
     """Leave the job without any attribute."""
     for name in Job.__slots__[1:]:
-        delattr(job, name)
+        with suppress(AttributeError):  # some are set when they are first asked for
+            delattr(job, name)
 
 
 DAMAGES: dict[str, Callable[[Job], Any]] = {
