@@ -1,13 +1,13 @@
 -- Signals that were sent to jobs, and what jobs wait for.
 --
--- A signal is a row of its own, so that what sends one never waits for the transaction of a handler. It finds a job that
--- waits for it, and makes it ripe. If it finds none, it is marked as unseen: the job may just be about to wait, in a
--- transaction that is still open, or about to merge with its twin. Maintenance looks again (_pgq_settle_signals), and
+-- A signal is a row of its own, so that what sends one never waits for the transaction of a handler. It finds a job
+-- that waits for it, and makes it ripe. If it finds none, it is marked as unseen: the job may just be about to wait, in
+-- a transaction that is still open, or about to merge with its twin. Maintenance looks again (_pgq_settle_signals), and
 -- must not look too early: a call that waits holds an advisory lock of the job in shared mode, from before it looks for
 -- the signal to its commit.
 --
--- A row of pgq_signal_wait holds only while the job waits until exactly this time. Afterwards it tells the next attempts
--- when the wait was over. pgq_merged tells where the signals of a job belong that has merged.
+-- A row of pgq_signal_wait holds only while the job waits until exactly this time. Afterwards it tells the next
+-- attempts when the wait was over. pgq_merged tells where the signals of a job belong that has merged.
 
 CREATE TABLE pgq_job_signal (
     id      bigint      NOT NULL,

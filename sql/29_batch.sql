@@ -1,8 +1,8 @@
 -- What was put into batches, and what of it has failed.
 --
--- A batch is a blocked job with rows in this table. Rows are appended, never updated: one when the batch is enqueued, one
--- for each addition, and one whenever jobs of the batch have failed. So those that add and those that fail wait for no
--- other. What is left of a batch is counted in pgq_need.
+-- A batch is a blocked job with rows in this table. Rows are appended, never updated: one when the batch is enqueued,
+-- one for each addition, and one whenever jobs of the batch have failed. So those that add and those that fail wait for
+-- no other. What is left of a batch is counted in pgq_need.
 
 CREATE TABLE pgq_batch (
     id       bigint      NOT NULL,

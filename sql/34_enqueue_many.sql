@@ -155,7 +155,8 @@ $pgq_enqueue_many$;
 COMMENT ON FUNCTION pgq_enqueue_many(jsonb) IS
     'Enqueue an array of jobs in the transaction of the caller, all or none. Each element is an object whose keys are '
     'arguments of pgq_enqueue; kinds and queues may differ. A key that is JSON null counts as absent, but for args it '
-    'is a value. after is an array of ids, and of positions of earlier jobs in this array: "#1" is the first. Returns a '
-    'row for each job, in order: n (from 1), id and created, as pgq_enqueue returns them. NULL for jobs raises 22004. Raises what pgq_enqueue raises, and 22023 if jobs is not an array of objects with these '
-    'keys, each of the right JSON type; the message has the number of the job. Raises 42501 and PGQ01 without that number, and '
-    '22007, 22008, 22003 or 22P02 for a value that PostgreSQL cannot read as a time, interval or integer.';
+    'is a value. after is an array of ids, and of positions of earlier jobs in this array: "#1" is the first. Returns '
+    'a row for each job, in order: n (from 1), id and created, as pgq_enqueue returns them. NULL for jobs raises '
+    '22004. Raises what pgq_enqueue raises, and 22023 if jobs is not an array of objects with these keys, each of the '
+    'right JSON type; the message has the number of the job. Raises 42501 and PGQ01 without that number, and 22007, '
+    '22008, 22003 or 22P02 for a value that PostgreSQL cannot read as a time, interval or integer.';

@@ -51,7 +51,8 @@ BEGIN
     IF with_window THEN
         RAISE EXCEPTION 'both after and dedup_for are given'
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Leave dedup_for out: a window begins when a job is enqueued, and this one may run much later.';
+                  HINT = 'Leave dedup_for out: a window begins when a job is enqueued, and this one may run much '
+                         'later.';
     END IF;
     IF v_allowed IS NOT NULL THEN
         v_as_admin := _pgq_allowed_queues('admin');

@@ -22,8 +22,8 @@ BEGIN
         RAISE EXCEPTION 'job % of the array: after has %, which is neither an id nor the position of an earlier job',
               v_bad.n, left(v_bad.reference::text, 200)
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Give ids as numbers, and the jobs of this array that come before as strings such as "#1", the '
-                         'first one.';
+                  HINT = 'Give ids as numbers, and the jobs of this array that come before as strings such as "#1", '
+                         'the first one.';
     END IF;
 END
 $_pgq_check_references$;
@@ -63,8 +63,8 @@ BEGIN
         SELECT v_first[e.n] AS n, e.id, e.created, coalesce(j.item ->> 'on_duplicate', 'keep') AS on_duplicate
         FROM pgq_enqueue_many((
             SELECT coalesce(jsonb_agg(
-                       (o.item - '{after,after_failed}'::text[])
-                       || CASE o.item ->> 'on_duplicate' WHEN 'error' THEN '{"on_duplicate": "keep"}' ELSE '{}' END::jsonb
+                       (o.item - '{after,after_failed}'::text[]) || CASE o.item ->> 'on_duplicate'
+                           WHEN 'error' THEN '{"on_duplicate": "keep"}' ELSE '{}' END::jsonb
                        ORDER BY o.n), '[]')
             FROM jsonb_array_elements(jobs) WITH ORDINALITY AS o (item, n)
             WHERE o.n = ANY (v_first)

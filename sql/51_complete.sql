@@ -42,7 +42,8 @@ $_pgq_keep_done$;
 
 COMMENT ON FUNCTION _pgq_keep_done(pgq_running[]) IS
     'Put jobs that are done without a result, and were just removed from pgq_running, into pgq_ended if their queues '
-    'keep all that is done, and delete what stands beside the others; count the times that are counted. Returns nothing.';
+    'keep all that is done, and delete what stands beside the others; count the times that are counted. Returns '
+    'nothing.';
 
 
 CREATE FUNCTION pgq_complete(

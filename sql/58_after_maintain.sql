@@ -1,9 +1,9 @@
 -- What maintenance does for blocked jobs.
 --
--- It goes on with what the end of a job has left to do (58_after_notes.sql). And it looks for needs that are over: a job
--- may end in a transaction that does not see the blocked one yet, which was enqueued in a transaction that still saw it
--- alive. To lock each prerequisite at the enqueue would close that gap, but the worker of a running one would have to
--- wait.
+-- It goes on with what the end of a job has left to do (58_after_notes.sql). And it looks for needs that are over: a
+-- job may end in a transaction that does not see the blocked one yet, which was enqueued in a transaction that still
+-- saw it alive. To lock each prerequisite at the enqueue would close that gap, but the worker of a running one would
+-- have to wait.
 
 -- One statement for the jobs that are in none of the small tables, because one that moves meanwhile must be seen on one
 -- side or the other.

@@ -62,7 +62,9 @@ BEGIN
             ORDER BY random()
             LIMIT 20
         ) AS o
-        CROSS JOIN LATERAL (SELECT i.job, i.needs FROM pgq_need AS i WHERE i.needs = o.id ORDER BY random() LIMIT 20) AS n
+        CROSS JOIN LATERAL (
+            SELECT i.job, i.needs FROM pgq_need AS i WHERE i.needs = o.id ORDER BY random() LIMIT 20
+        ) AS n
         ORDER BY random()
         LIMIT 20
     LOOP

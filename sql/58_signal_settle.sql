@@ -68,8 +68,8 @@ COMMENT ON FUNCTION _pgq_settle_signals() IS
     'have merged meanwhile, up to 200. Returns nothing.';
 
 
--- A job that is done may leave signals behind: completing it does not look for them, as it does not look for requests to
--- cancel. It reads from a random row on.
+-- A job that is done may leave signals behind: completing it does not look for them, as it does not look for requests
+-- to cancel. It reads from a random row on.
 CREATE FUNCTION _pgq_delete_lost_signals() RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT

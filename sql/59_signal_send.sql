@@ -146,7 +146,8 @@ BEGIN
           AND r.dedup_key = pgq_signal_key.dedup_key
     ));
     IF v_id IS NULL THEN
-        RAISE EXCEPTION 'there is no job of kind "%" with this dedup_key in queue "%"', left(kind, 200), left(queue, 200)
+        RAISE EXCEPTION 'there is no job of kind "%" with this dedup_key in queue "%"',
+              left(kind, 200), left(queue, 200)
             USING ERRCODE = 'PGQ01',
                   HINT = 'Enqueue the job first; one that has ended gets no signal.';
     END IF;

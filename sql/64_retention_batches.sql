@@ -33,7 +33,8 @@ BEGIN
         RETURN;
     END IF;
     v_lane := v_shared.lanes[1];
-    SELECT count(*), max(b.id), array_agg(DISTINCT b.id) FILTER (WHERE b.at < _pgq_delete_batches.at - interval '7 days')
+    SELECT count(*), max(b.id),
+           array_agg(DISTINCT b.id) FILTER (WHERE b.at < _pgq_delete_batches.at - interval '7 days')
     INTO v_rows, v_last, v_old
     FROM (
         SELECT o.id, o.at

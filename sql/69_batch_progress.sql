@@ -44,8 +44,8 @@ BEGIN
     IF jobs IS NULL THEN
         RAISE EXCEPTION 'there is no batch %', coalesce(id::text, 'null')
             USING ERRCODE = 'PGQ01',
-                  HINT = 'Give the id that pgq_enqueue_batch has returned; a batch is forgotten after 7 days, unless it '
-                         'is still a job.';
+                  HINT = 'Give the id that pgq_enqueue_batch has returned; a batch is forgotten after 7 days, unless '
+                         'it is still a job.';
     END IF;
 END
 $pgq_batch_progress$;

@@ -40,8 +40,10 @@ SELECT j.id, j.state, j.queue, j.kind, CASE WHEN s.reads THEN j.args END AS args
        j.worker, j.claimed_at, j.lease_until, j.ended_at,
        CASE WHEN s.reads THEN j.result END AS result, CASE WHEN s.reads THEN j.context END AS context, j.losses,
        j.cancel_requested_at, CASE WHEN s.reads THEN j.group_key END AS group_key,
-       CASE WHEN j.state = 'blocked' THEN ARRAY(SELECT n.needs FROM pgq_need AS n WHERE n.job = j.id ORDER BY n.needs) END
-           AS after,
+       CASE
+           WHEN j.state = 'blocked' THEN ARRAY(
+               SELECT n.needs FROM pgq_need AS n WHERE n.job = j.id ORDER BY n.needs)
+       END AS after,
        CASE WHEN s.reads AND j.newest_error IS NOT NULL THEN (
            SELECT v.saved FROM pgq_saved AS v WHERE v.id = j.id
        ) END AS saved,

@@ -164,12 +164,13 @@ class Target:
 
     def prepare(self) -> None:
         """
-        Start again with four running jobs of a present worker, one of which it is asked to cancel, three waiting jobs,
-        an ended one, the last job of their batch, and a schedule.
+        Start again with four running jobs of a present worker, one of which it is asked to cancel, four waiting jobs,
+        one of them with a key, an ended one, the last job of their batch, and a schedule.
         """
         clean(self.conn)
         self.travel(NOW)
         self.queue.enqueue_batch("last", 8, [{"kind": "k", "args": n, "max_retries": n % 3} for n in range(8)])
+        self.queue.enqueue("k", dedup_key="k")
         self.conn.execute("SELECT pgq_register('w'), pgq_schedule('w', '@yearly', 'k')")
         claimed = self.queue.claim(max_jobs=6, worker="w")
         self.queue.fail(claimed.pop(), "late", "0")
@@ -265,8 +266,8 @@ def test_every_argument_type_has_strange_values(conn: Connection) -> None:
     [
         ("PERFORM pg_terminate_backend(pg_backend_pid())", "the backend is gone"),
         ("RAISE EXCEPTION USING ERRCODE = 'XX000'", "XX000"),
-        ("UPDATE pgq_waiting SET ripe_at = '4000-01-01'", "assert 3 == 0"),
-        ("UPDATE pgq_waiting SET priority = 10", "assert 3 == 0"),
+        ("UPDATE pgq_waiting SET ripe_at = '4000-01-01'", "assert 4 == 0"),
+        ("UPDATE pgq_waiting SET priority = 10", "assert 4 == 0"),
         ("UPDATE pgq_running SET lease_until = 'infinity'", "assert 4 == 0"),
     ],
     ids=["lost backend", "internal error", "unreachable job", "no lane", "endless lease"],
