@@ -102,6 +102,8 @@ COMMENT ON FUNCTION _pgq_look_at_needs() IS
 
 
 -- A table lock that other roles cannot take. The error ends a subtransaction and with it the lock.
+-- No rollback undoes the reset, but one may bring back the needs that this transaction has removed: where it has written
+-- to the table, a later call resets.
 CREATE FUNCTION _pgq_reset_needed() RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -109,7 +111,14 @@ AS $_pgq_reset_needed$
 BEGIN
     BEGIN
         LOCK TABLE pgq_need IN SHARE MODE NOWAIT;
-        IF NOT EXISTS (SELECT FROM pgq_need) AND NOT EXISTS (SELECT FROM pgq_need_ended) THEN
+        IF NOT EXISTS (SELECT FROM pgq_need) AND NOT EXISTS (SELECT FROM pgq_need_ended) AND NOT EXISTS (
+            SELECT
+            FROM pg_locks AS l
+            WHERE l.locktype = 'relation'
+              AND l.relation = 'pgq_need'::regclass
+              AND l.pid = pg_backend_pid()
+              AND l.mode = 'RowExclusiveLock'
+        ) THEN
             PERFORM setval('pgq_needed', 1, false);
         END IF;
         RAISE SQLSTATE 'PGQ00';

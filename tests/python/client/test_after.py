@@ -183,6 +183,17 @@ def test_the_sequence_is_not_reset_while_an_enqueue_is_open(conn: Connection, co
     assert not one(conn, "SELECT _pgq_has_needs()")
 
 
+def test_a_rollback_after_the_last_need_leaves_no_job_blocked(conn: Connection) -> None:
+    """A worker may be killed while it completes the last prerequisite, in the transaction that maintains, too."""
+    last = add(conn, add(conn))
+    jobs = claim(conn, 1)
+    with conn.transaction(force_rollback=True):
+        WorkerQueue(conn).complete(*jobs)
+        maintain(conn)
+    WorkerQueue(conn).complete(*jobs)
+    assert one(conn, STATES, last) == "waiting"
+
+
 @pytest.mark.happens("two last prerequisites end at once")
 def test_eight_sessions_unblock_each_of_many_jobs_once(
     conn: Connection, connect: Connect, pool: ThreadPoolExecutor
