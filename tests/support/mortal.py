@@ -182,6 +182,7 @@ class Deaths:
             self._worker = worker = self._start()
             self._is_started.set()
             while not (worker.has_ended() or is_reached()):
+                assert time.monotonic() < give_up_at
                 time.sleep(0.005)
             worker.stop()
             eventually(lambda: one(self._conn, OTHERS) == 0, "the sessions of the worker end")
