@@ -34,14 +34,21 @@ def bounds(examples: int, steps: int = 50) -> settings:
     )
 
 
+def empty(conn: Connection, schema: str, *kept: str) -> None:
+    """Delete all rows of all tables of pgq in a schema, but for those that are named."""
+    delete = one(
+        conn,
+        "SELECT string_agg('DELETE FROM ' || c.oid::regclass::text, '; ') FROM pg_class AS c "
+        "WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r' AND c.relname ~ '^pgq_' AND c.relname <> ALL (%s)",
+        schema,
+        list(kept),
+    )
+    conn.execute(delete.encode())
+
+
 def clean(*connections: Connection) -> None:
     """Delete all jobs and workers, let the turns of queues begin anew, and reset these sessions."""
-    delete = one(
-        connections[0],
-        "SELECT string_agg('DELETE FROM ' || c.oid::regclass::text, '; ') FROM pg_class AS c "
-        "WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' AND c.relname ~ '^pgq_'",
-    )
-    connections[0].execute(delete.encode())
+    empty(connections[0], one(connections[0], "SELECT current_schema()"))
     connections[0].execute(
         "SELECT setval(format('pgq_turn_%s', n)::regclass, 0, false) FROM generate_series(0, 7) AS n"
     )

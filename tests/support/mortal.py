@@ -124,7 +124,7 @@ def _run(dsn: str, module: Path, queue: str, environment: Mapping[str, str]) -> 
 
 
 class Program:
-    """A program in a process group of its own, which ends by itself."""
+    """A program that ends when its work is done. It has a process group of its own."""
 
     def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(

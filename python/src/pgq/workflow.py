@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 KEYS: Final = {"state", "steps", "progress"}
-# Progress is written at most so often by itself; the next step writes what is newer.
+# Seconds between two calls that write nothing but progress. A step in between writes the newest progress, too.
 PROGRESS_EVERY: Final = 1.0
 # How long a job that waits for others is put off: a tenth of the time for which it has waited, within these limits.
 LOOK_AFTER: Final = timedelta(seconds=1)

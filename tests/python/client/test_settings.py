@@ -13,6 +13,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from support.calls import CALLS, LIFE, life
 from support.database import Connect, Connection, expire, jobs, one
+from support.hunt import empty
 from support.processes import invoke
 from support.threads import eventually
 from support.workers import drain
@@ -101,11 +102,7 @@ def test_each_setting_at_its_extremes_changes_no_result(conn: Connection, clerk:
             clerk.execute("SELECT set_config(%s, %s, false)", [name, value])
         except psycopg.Error:
             continue
-        conn.execute("DELETE FROM pgq_waiting; DELETE FROM pgq_running; DELETE FROM pgq_ended")
-        conn.execute("DELETE FROM pgq_queue_setting; DELETE FROM pgq_paused; DELETE FROM pgq_rate")
-        conn.execute("DELETE FROM pgq_seen; DELETE FROM pgq_count; DELETE FROM pgq_saved")
-        conn.execute("DELETE FROM pgq_job_signal; DELETE FROM pgq_signal_wait; DELETE FROM pgq_merged")
-        conn.execute("DELETE FROM pgq_blocked; DELETE FROM pgq_need; DELETE FROM pgq_need_ended; DELETE FROM pgq_batch")
+        empty(conn, "public", "pgq_permission", "pgq_worker_session")
         tried += 1
         results = outcome(clerk)
         if results != usual:
