@@ -94,7 +94,9 @@ BEGIN
         INSERT INTO pgq_error (id, number, attempt, at, error)
         SELECT g.id, 1, g.attempt, at,
                format('job %s, after which this one was to run, is dead or cancelled',
-                      (SELECT min(n.needs) FROM pgq_need AS n WHERE n.job = g.id AND n.needs = ANY (causes)))
+                      (SELECT min(n.needs) FILTER (WHERE n.needs IN (SELECT c FROM unnest(causes) AS c))
+                       FROM pgq_need AS n
+                       WHERE n.job = g.id))
         FROM gone AS g
         WHERE causes IS NOT NULL
     ), counted AS (

@@ -117,10 +117,10 @@ SELECT throws_ok(format('SELECT pgq_retry(%s)', :dd), 'PGQ03', format('job %s is
 SELECT is(pgq_cancel(:dd), 'cancelled', 'it can be cancelled');
 SELECT is((SELECT errors FROM pgq_jobs WHERE id = :dd), '[]', 'without an error');
 SELECT is(pg_temp.state(:ee), 'cancelled', 'what waits for it is cancelled');
-SELECT is(pg_temp.state(:ff), 'blocked', 'and what waits for that is left');
-SELECT _pgq_settle_blocked(pgq_now());
-SELECT is(pg_temp.state(:ff), 'cancelled', 'to maintenance');
-SELECT is_empty('SELECT FROM pgq_need_ended', 'which leaves no note');
+SELECT is(pg_temp.state(:ff), 'cancelled', 'and what waits for that');
+SELECT is((SELECT errors -> 0 ->> 'error' FROM pgq_jobs WHERE id = :ff), format('job %s, after which this one was to run, is dead or cancelled', :ee),
+          'its error names the one before it');
+SELECT is_empty('SELECT FROM pgq_need_ended', 'no note is left');
 SELECT is(pg_temp.state(:cc), 'waiting', 'prerequisites are left alone');
 SELECT pg_temp.add('c2', :cc) AS c2 \gset
 SELECT pgq_cancel(:cc);
