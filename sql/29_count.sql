@@ -3,7 +3,7 @@
 -- Rows are appended, never updated, and maintenance folds many into few, so no row is hot. What is counted where it
 -- costs least:
 --
--- - A claim counts its jobs, for each kind, in the statement that takes them.
+-- - A claim counts its jobs, for each kind, in the statement that removes them from pgq_waiting.
 -- - A packed batch counts its jobs when all of them are done, or when it is unpacked.
 -- - What ends an attempt otherwise than done counts it. So what is done is the rest: the completion of a job that is a
 --   row counts nothing.

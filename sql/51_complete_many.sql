@@ -64,6 +64,7 @@ DECLARE
     v_token bigint;
     v_packed bigint[] := '{}';
     v_rows tid[];
+    v_failed bigint;
     v_jobs pgq_running[];
     v_queues text[];
     v_kinds text[];
@@ -108,32 +109,34 @@ BEGIN
     END IF;
 
     -- One look-up in the primary key for each pair, in the order of ids: a subquery that locks is never turned into a
-    -- join, whose order would depend on the statistics. The DELETE is a statement of its own, as in a claim.
-    v_rows := ARRAY(
-        SELECT held.ctid
-        FROM (
-            SELECT u.id, u.token
-            FROM unnest(ids, tokens) AS u (id, token)
-            ORDER BY u.id
-        ) AS given
-        CROSS JOIN LATERAL (
-            SELECT r.ctid
+    -- join, whose order would depend on the statistics. The DELETE is a statement of its own, as in a claim. It returns
+    -- nothing, because it would read each row again for that.
+    SELECT coalesce(array_agg(held.ctid), '{}'), coalesce(array_agg(held.id), '{}'), count(held.newest_error),
+           array_agg(held.queue) FILTER (WHERE held.group_id IS NOT NULL),
+           array_agg(held.group_id) FILTER (WHERE held.group_id IS NOT NULL)
+    INTO v_rows, ended, v_failed, freed_queues, freed_groups
+    FROM (
+        SELECT DISTINCT u.id, u.token
+        FROM unnest(ids, tokens) AS u (id, token)
+        ORDER BY u.id, u.token
+    ) AS given
+    CROSS JOIN LATERAL (
+        SELECT r.ctid, r.id, r.queue, r.newest_error, r.group_id
+        FROM pgq_running AS r
+        WHERE r.id = given.id
+          AND r.token = given.token
+          AND (allowed IS NULL OR r.queue = ANY (allowed))
+        FOR UPDATE
+    ) AS held;
+    IF v_failed > 0 THEN
+        v_jobs := ARRAY(
+            SELECT r
             FROM pgq_running AS r
-            WHERE r.id = given.id
-              AND r.token = given.token
-              AND (allowed IS NULL OR r.queue = ANY (allowed))
-            FOR UPDATE
-        ) AS held
-    );
-    WITH gone AS (
-        DELETE FROM pgq_running AS r WHERE r.ctid = ANY (v_rows)
-        RETURNING r.id, r.queue, r.group_id, CASE WHEN r.newest_error IS NOT NULL THEN r END AS job
-    )
-    SELECT coalesce(array_agg(g.id), '{}'), array_agg(g.job) FILTER (WHERE (g.job).id IS NOT NULL),
-           array_agg(g.queue) FILTER (WHERE g.group_id IS NOT NULL),
-           array_agg(g.group_id) FILTER (WHERE g.group_id IS NOT NULL)
-    INTO ended, v_jobs, freed_queues, freed_groups
-    FROM gone AS g;
+            WHERE r.ctid = ANY (v_rows)
+              AND r.newest_error IS NOT NULL
+        );
+    END IF;
+    DELETE FROM pgq_running AS r WHERE r.ctid = ANY (v_rows);
     IF v_jobs IS NOT NULL THEN
         PERFORM _pgq_keep_done(v_jobs);
     END IF;

@@ -29,7 +29,7 @@ NO_TOKENS = (
     ("_pgq_take", "\n          AND r.token = _pgq_take.token", ""),
     ("pgq_hold", "\n      AND r.token = pgq_hold.token", ""),
     ("pgq_complete", "\n          AND r.token = pgq_complete.token", ""),
-    ("_pgq_complete_held", "\n              AND r.token = given.token", ""),
+    ("_pgq_complete_held", "\n          AND r.token = given.token", ""),
     ("pgq_claim_batch", "\n          AND r.token = done_tokens[1]", ""),
 )
 # Completion is a DELETE by id, as in a simple queue.
