@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -144,7 +144,7 @@ class Steps:
         name = run.use(name, "enqueue")
         kept = run.steps.get(name, MISSING)
         if kept is MISSING:
-            kept = self._keep(name, lambda queue: list(queue.enqueue(kind, *args, **options)))
+            kept = self._keep(name, lambda queue: list(queue.enqueue(kind, *args, **options)), writes=True)
         return Enqueued(*kept)
 
     def sleep(self, delay: timedelta, name: str | None = None) -> None:
@@ -157,7 +157,7 @@ class Steps:
         name = run.use(name, "sleep")
         until = run.steps.get(name, MISSING)
         if until is MISSING:
-            until = self._keep(name, lambda _: (datetime.now(UTC) + delay).isoformat())
+            until = self._keep(name, lambda _: (self._now() + delay).isoformat())
         if (wakes_at := datetime.fromisoformat(until)) > self._claimed_at():
             raise Snooze(until=wakes_at)
 
@@ -176,8 +176,8 @@ class Steps:
             return results
         since = run.steps.get(name, MISSING)
         if since is MISSING:
-            since = self._keep(name, lambda _: datetime.now(UTC).isoformat())
-        waited = datetime.now(UTC) - datetime.fromisoformat(since)
+            since = self._keep(name, lambda _: self._now().isoformat())
+        waited = self._now() - datetime.fromisoformat(since)
         raise Snooze(delay=max(LOOK_AFTER, min(LOOK_WITHIN, waited / 10)))
 
     def wait_signal(self, name: str, timeout: timedelta | None = None) -> Any:
@@ -224,33 +224,41 @@ class Steps:
             raise RuntimeError("a job has steps only while its handler runs in a worker")
         return runtime.steps(self._job)
 
+    def _now(self) -> datetime:
+        """The time by the database's clock, without asking: the worker's clock may be wrong, but not its seconds."""
+        return self._claimed_at() + self._require_steps().since_claim()
+
     def _claimed_at(self) -> datetime:
         """When the job was claimed, by the database's clock."""
         runtime = self._job._claim.runtime
         return self._job.lease_until - (timedelta() if runtime is None else runtime.lease)
 
-    def _keep(self, name: str, function: Callable[[WorkerQueue], Any]) -> Any:
+    def _keep(self, name: str, function: Callable[[WorkerQueue], Any], *, writes: bool = False) -> Any:
         """Return the result of a function, as JSON gives it back, once it is kept as that of a step."""
-        self._record(lambda queue: {name: function(queue)}, {})
+        self._record(lambda queue: {name: function(queue)}, {}, writes=writes)
         return self._run().steps[name]
 
-    def _record(self, function: Callable[[WorkerQueue], dict[str, Any] | None], others: dict[str, Any]) -> None:
-        """Add results of steps to what is saved, and commit."""
+    def _record(
+        self,
+        function: Callable[[WorkerQueue], dict[str, Any] | None],
+        others: dict[str, Any],
+        *,
+        writes: bool = False,
+    ) -> None:
+        """Add results of steps to what is saved, and commit, together with what a function has written that writes."""
         from pgq.job import decode  # noqa: PLC0415 - it imports this module
 
         run = self._run()
 
-        def record(queue: WorkerQueue) -> str:
+        def text(queue: WorkerQueue) -> str:
             steps = function(queue) or {}
             try:
-                text = queue.encode_saved({**run.saved, **others, "steps": {**run.steps, **steps}})
+                return queue.encode_saved({**run.saved, **others, "steps": {**run.steps, **steps}})
             except (TypeError, ValueError, RecursionError) as error:
                 what = f'the result of step "{next(iter(steps))}"' if steps else "what is to be saved"
                 raise type(error)(f"{what} is not JSON: {error}") from error
-            queue.save_json(self._job, text)
-            return text
 
-        run.saved = decode(self._require_steps().record(record))
+        run.saved = decode(self._require_steps().save(text, writes=writes))
         run.steps = run.saved["steps"]
 
 
@@ -265,10 +273,19 @@ class StepRuntime:
         """Return whether the handler is in a transaction of the worker."""
         raise NotImplementedError
 
-    def look(self, function: Callable[[WorkerQueue], T]) -> T:
-        """Call a function that writes nothing."""
+    def since_claim(self) -> timedelta:
+        """Return how long ago the job was claimed."""
         raise NotImplementedError
 
-    def record(self, function: Callable[[WorkerQueue], T]) -> T:
-        """Call a function in a transaction, that of the handler if it has one, and commit it."""
+    def look(self, function: Callable[[WorkerQueue], T]) -> T:
+        """Call a function that executes one statement, which writes nothing."""
+        raise NotImplementedError
+
+    def save(self, text: Callable[[WorkerQueue], str], *, writes: bool) -> str:
+        """
+        Save the JSON text that a function returns, commit, and return the text.
+
+        What a function that ``writes`` has written is committed with it, and in a handler with a transaction, what that
+        has written.
+        """
         raise NotImplementedError

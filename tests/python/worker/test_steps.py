@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
-from support.database import Connection, one
+from support.database import Connect, Connection, one
 from support.workers import drain
 
 import pgq
 from pgq import Handlers, Job, WorkerQueue
+from pgq.worker.inside import Inside
 from pgq.worker.loop import Loop
+from pgq.worker.transactions import Ahead
 
 HOUR = timedelta(hours=1)
 
@@ -37,6 +39,11 @@ def row(conn: Connection) -> dict[str, Any]:
     values = conn.execute(f"SELECT {', '.join(names)} FROM pgq_jobs".encode()).fetchone()
     assert values is not None
     return dict(zip(names, values, strict=True))
+
+
+def errors(conn: Connection) -> str:
+    """Return the newest error of the only job, with its traceback."""
+    return str(row(conn)["errors"][0]["error"])
 
 
 def ripen(conn: Connection) -> None:
@@ -135,6 +142,12 @@ def mistakes() -> dict[str, tuple[Callable[[Job], Any], str]]:
         "NaN": (lambda job: job.step("a", float, "nan"), 'ValueError: the result of step "a" is not JSON: Out of'),
         "no name": (lambda job: job.step("", int), "ValueError: the name of a step is text of 1 to 200 bytes, not ''"),
         "too large": (lambda job: job.save("x" * 1048577), "saved takes 1048592 bytes as text, more than 1048576"),
+        "long name": (lambda job: job.step("ü" * 101, int), "ValueError: the name of a step is text of 1 to 200 bytes"),
+        "number": (
+            lambda job: job.step(cast("Any", 7), int),
+            "ValueError: the name of a step is text of 1 to 200 bytes, not 7",
+        ),
+        "save": (lambda job: job.step("a", job.save, 1), 'step "a" still runs: return the value, which is kept'),
         "key": (lambda job: job.step_key, "RuntimeError: a key belongs to a step: ask for it in the function of the"),
         "progress": (lambda job: job.progress(2), "ValueError: progress is from 0 to 1, not 2"),
     }
@@ -176,19 +189,48 @@ def test_a_job_outside_a_worker_has_no_steps(queue: WorkerQueue) -> None:
     assert job.state is None
 
 
-def test_a_step_commits_so_no_block_may_be_open(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
-    """Its function is not called, either."""
-    ran: list[int] = []
+def test_a_job_whose_handler_has_returned_has_no_steps(
+    queue: WorkerQueue, loop: Loop, handlers: Handlers, transaction: bool, ran: list[Any]
+) -> None:
+    """The worker runs another job then, or none."""
+
+    @handlers.handler("k", transaction=transaction)
+    def work(job: Job, *conn: Connection) -> None:
+        if ran:
+            ran[0].step("a", int)
+        ran.append(job)
+
+    queue.enqueue_many({"kind": "k", "dedup": False} for _ in range(2))
+    drain(loop)
+    with pytest.raises(RuntimeError, match="only while its handler runs in a worker"):
+        ran[0].step("b", int)
+    assert "a job has steps only while its handler runs in a worker" in errors(queue.conn)
+
+
+IN_BLOCKS: dict[str, Callable[[Job], Any]] = {
+    "step": lambda job: job.step("a", int),
+    "save": lambda job: job.save(1),
+    "enqueue": lambda job: job.enqueue("child"),
+    "sleep": lambda job: job.sleep(HOUR),
+    "wait_for": lambda job: job.wait_for([]),
+    "wait_signal": lambda job: job.wait_signal("go"),
+}
+
+
+@pytest.mark.parametrize("call", IN_BLOCKS)
+def test_a_step_commits_so_no_block_may_be_open(
+    queue: WorkerQueue, loop: Loop, handlers: Handlers, ran: list[Any], call: str
+) -> None:
+    """The function of a step is not called, either."""
 
     @handlers.handler("k", transaction=True)
     def work(job: Job, conn: Connection) -> None:
         with conn.transaction():
-            job.step("a", ran.append, 1)
+            job.step("b", ran.append, 1) if call == "step" else IN_BLOCKS[call](job)
 
     queue.enqueue("k")
     drain(loop)
-    error = row(queue.conn)["errors"][0]["error"]
-    assert "a step commits the transaction: call it outside of conn.transaction()" in error
+    assert "a step commits the transaction: call it outside of conn.transaction()" in errors(queue.conn)
     assert ran == []
 
 
@@ -228,6 +270,50 @@ def test_state_goes_through_attempts(
         drain(loop)
     assert ran == [["other", "client"], {"page": 1}, {"page": 1}, {"page": 2}]
     assert row(queue.conn)["saved"] == {"state": {"page": 2}, "steps": {}}
+
+
+@pytest.mark.parametrize("saved", [{"page": 7}, {"steps": 7}, {"steps": {}, "page": 7}, "steps"])
+def test_what_another_client_has_saved_is_the_state(
+    queue: WorkerQueue, loop: Loop, handlers: Handlers, ran: list[Any], saved: Any
+) -> None:
+    """Whatever it looks like, unless it is what steps save."""
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        ran.append(job.state)
+        job.step("a", int)
+        ran.append(job.state)
+
+    queue.enqueue("k")
+    (job,) = queue.claim()
+    queue.save(job, saved)
+    queue.release(job)
+    drain(loop)
+    assert ran == [saved, saved]
+
+
+def test_progress_within_a_step_is_written_with_it(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
+    """And in a handler with a transaction with the next step, because it commits."""
+    conn = queue.conn
+    seen: list[Any] = []
+
+    def inside(job: Job) -> None:
+        job.progress(0.4)
+        seen.append(row(conn)["saved"])
+
+    @handlers.handler("plain")
+    def plain(job: Job) -> None:
+        job.step("a", inside, job)
+        seen.append(row(conn)["saved"]["progress"]["done"])
+
+    @handlers.handler("transaction", transaction=True)
+    def transactional(job: Job, _: Connection) -> None:
+        inside(job)
+
+    for kind in ("plain", "transaction"):
+        queue.enqueue(kind)
+        drain(loop)
+    assert seen == [None, 0.4, None]
 
 
 def test_progress_is_seen_while_a_job_runs(queue: WorkerQueue, loop: Loop, handlers: Handlers) -> None:
@@ -345,6 +431,82 @@ def test_a_signal_that_does_not_come_is_a_timeout(
     assert one(queue.conn, "SELECT count(*) FROM pgq_jobs") == 0
 
 
+WAITS: dict[str, Callable[[Job], Any]] = {
+    "sleep": lambda job: job.sleep(HOUR),
+    "wait_for": lambda job: job.wait_for([job.id]),
+    "wait_signal": lambda job: job.wait_signal("go", HOUR),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_what_was_written_before_a_wait_is_committed(
+    queue: WorkerQueue, loop: Loop, handlers: Handlers, wait: str
+) -> None:
+    queue.conn.execute("CREATE TABLE effect (what text)")
+
+    @handlers.handler("k", transaction=True)
+    def work(job: Job, conn: Connection) -> None:
+        conn.execute("INSERT INTO effect VALUES ('before')")
+        WAITS[wait](job)
+
+    queue.enqueue("k")
+    assert loop.turn() == 1
+    loop.turn()
+    assert row(queue.conn)["state"] == "waiting"
+    assert one(queue.conn, "SELECT count(*) FROM effect") == 1
+
+
+@pytest.fixture
+def three_hours_ahead(conn: Connection) -> None:
+    """Set the clock of the database three hours ahead of that of the worker."""
+    conn.execute(
+        "CREATE OR REPLACE FUNCTION pgq_now() RETURNS timestamptz LANGUAGE sql VOLATILE "
+        "RETURN clock_timestamp() + interval '3 hours'"
+    )
+
+
+@pytest.mark.usefixtures("three_hours_ahead")
+def test_a_job_sleeps_by_the_clock_of_the_database(
+    queue: WorkerQueue, loop: Loop, handlers: Handlers, transaction: bool
+) -> None:
+    """Where the worker's clock is behind, it does not go on at once, and where it is ahead, not too late."""
+
+    @handlers.handler("k", transaction=transaction)
+    def work(job: Job, *conn: Connection) -> None:
+        job.sleep(HOUR)
+
+    queue.enqueue("k")
+    drain(loop)
+    until = "(saved -> 'steps' ->> 'sleep 1')::timestamptz"
+    assert one(queue.conn, f"SELECT {until} FROM pgq_saved") == one(queue.conn, "SELECT ripe_at FROM pgq_waiting")
+    late = one(queue.conn, f"SELECT {until} - interval '1 hour' - pgq_now() FROM pgq_saved")
+    assert abs(late) < timedelta(minutes=1)
+
+
+@pytest.mark.usefixtures("three_hours_ahead")
+def test_a_job_waits_for_others_by_the_clock_of_the_database(
+    queue: WorkerQueue, loop: Loop, handlers: Handlers, transaction: bool
+) -> None:
+    """It is put off for a tenth of the time for which it has waited."""
+
+    @handlers.handler("k", transaction=transaction)
+    def work(job: Job, *conn: Connection) -> None:
+        job.wait_for([job.id])
+
+    queue.enqueue("k")
+    assert loop.turn() == 1
+    loop.turn()
+    assert one(queue.conn, "SELECT ripe_at - pgq_now() FROM pgq_waiting") <= timedelta(seconds=1)
+    queue.conn.execute(
+        "UPDATE pgq_saved SET saved = jsonb_set(saved, '{steps,wait for 1}', to_jsonb(pgq_now() - interval '300 s'))"
+    )
+    ripen(queue.conn)
+    loop.turn()
+    loop.turn()
+    put_off = one(queue.conn, "SELECT ripe_at - pgq_now() FROM pgq_waiting")
+    assert timedelta(seconds=5) < put_off < timedelta(seconds=45)
+
+
 def test_children_are_enqueued_once_and_waited_for(
     queue: WorkerQueue, loop: Loop, handlers: Handlers, transaction: bool, ran: list[Any]
 ) -> None:
@@ -454,3 +616,98 @@ def test_a_connection_that_is_lost_in_a_step_loses_the_attempt_only(
     assert ran[0] == "first"
     assert ran.count("first") == 1
     assert one(queue.conn, "SELECT count(*) FROM pgq_jobs") == 0
+
+
+def test_a_step_of_a_plain_handler_is_one_statement(
+    queue: WorkerQueue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what is enqueued and its record need a transaction around them."""
+    sent: list[str] = []
+    send = Inside.send
+
+    def note(session: Inside, *statements: str) -> tuple[str, ...]:
+        sent.extend(statements)
+        return send(session, *statements)
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        job.step("a", int)
+        job.save(1)
+        job.progress(0.5)
+        job.wait_for([])
+        assert sent == []
+        job.enqueue("child", queue="other")
+        assert sent == ["BEGIN", "COMMIT"]
+        job.wait_signal("go", HOUR)
+
+    monkeypatch.setattr(Inside, "send", note)
+    queue.enqueue("k")
+    drain(loop)
+    assert sent == ["BEGIN", "COMMIT"]
+    assert one(queue.conn, "SELECT waits_for_signal FROM pgq_jobs WHERE kind = 'k'") == "go"
+
+
+def test_a_step_that_fails_leaves_the_session_to_the_next(
+    queue: WorkerQueue, loop: Loop, handlers: Handlers, ran: list[Any]
+) -> None:
+    """A child that cannot be enqueued leaves no transaction open."""
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        with pytest.raises(psycopg.DataError, match="priority"):
+            job.enqueue("child", priority=-1)
+        ran.append(job.step("a", lambda: 1))
+
+    @handlers.handler("next", transaction=True)
+    def following(job: Job, conn: Connection) -> None:
+        ran.append(job.step("a", lambda: 2))
+
+    queue.enqueue("k", priority=0)
+    queue.enqueue("next")
+    drain(loop)
+    assert ran == [1, 2]
+    assert one(queue.conn, "SELECT count(*) FROM pgq_jobs") == 0
+
+
+def test_a_step_that_is_interrupted_costs_its_connection_only(
+    queue: WorkerQueue, loop: Loop, handlers: Handlers, connect: Connect, ran: list[Any]
+) -> None:
+    """Its statement waits for a lock when the time of the handler is over."""
+
+    @handlers.handler("k", timeout=0.3)
+    def work(job: Job) -> None:
+        locking.execute("SELECT FROM pgq_running FOR UPDATE")
+        job.step("a", int)
+
+    @handlers.handler("next")
+    def following(job: Job) -> None:
+        ran.append(job.step("a", lambda: 2))
+
+    locking = connect(autocommit=False)
+    queue.enqueue("k")
+    loop.turn()
+    locking.rollback()
+    queue.enqueue("next", priority=0)
+    drain(loop)
+    assert ran == [2]
+
+
+def test_a_plain_step_lets_go_of_a_job_that_is_held_ahead(
+    queue: WorkerQueue, loop: Loop, handlers: Handlers, ran: list[Any]
+) -> None:
+    """Otherwise its record would be in the transaction that holds the other job, and end with that."""
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        # The ticker has just released the job that the session holds.
+        (held,) = queue.claim(["others"])
+        session = loop.executor.session
+        transaction = session.send("BEGIN", session.queue().holding(held))[0]
+        loop.executor.transactions._ahead = Ahead(held.id, held.token, transaction)
+        job.step("a", int)
+        ran.append(one(queue.conn, "SELECT saved FROM pgq_saved"))
+
+    queue.enqueue("t", queue="others")
+    queue.enqueue("k")
+    drain(loop)
+    assert ran == [{"steps": {"a": 0}}]

@@ -258,9 +258,10 @@ class WorkerQueue(Queue):
         """Return what is to be saved as JSON text. Raises TypeError or ValueError."""
         return as_result(saved, self.handlers.json_hook)
 
-    def save_json(self, job: Job, saved: str | None) -> None:
-        """Keep JSON text with a running job. Raises LeaseLost."""
-        self._row(f"SELECT {self._prefix}pgq_save(%s::bigint, %s::bigint, %s::jsonb)", [job.id, job.token, saved])
+    def save_json(self, job: Job, saved: str | None) -> str:
+        """Keep JSON text with a running job, and return the id of the transaction. Raises LeaseLost."""
+        query = f"SELECT {TRANSACTION}, {self._prefix}pgq_save(%s::bigint, %s::bigint, %s::jsonb)"
+        return str(self._row(query, [job.id, job.token, saved])[0])
 
     def wait_signal(self, job: Job, name: str, timeout: Interval | None = None) -> SignalWait:
         """

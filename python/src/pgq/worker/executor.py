@@ -113,7 +113,8 @@ class Executor:
             raise RuntimeError("a job has steps only while its handler runs in a worker")
         if execution.handler.batch is not None:
             raise RuntimeError(f'the handler of kind "{job.kind}" runs batches: a job in a batch has no steps')
-        return HandlerSteps(execution.handler, job, self.session, self.transactions, self.handlers)
+        clock = self.settings.timing.clock
+        return HandlerSteps(execution, job, self.session, self.transactions, self.handlers, clock)
 
     def _following(self) -> tuple[Handler, Job] | None:
         """Return the next job and its handler, if that takes one job at a time, in a transaction."""

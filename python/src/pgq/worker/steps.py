@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
-from pgq.handlers import Handler, Handlers
+from pgq.handlers import Handlers
 from pgq.job import Job
 from pgq.worker.calls import WorkerQueue
+from pgq.worker.execution import Execution
 from pgq.worker.inside import Inside
 from pgq.worker.transactions import Transactions
 from pgq.workflow import StepRuntime
@@ -23,13 +26,21 @@ class HandlerSteps(StepRuntime):
     """
 
     def __init__(
-        self, handler: Handler, job: Job, session: Inside, transactions: Transactions, handlers: Handlers
+        self,
+        execution: Execution,
+        job: Job,
+        session: Inside,
+        transactions: Transactions,
+        handlers: Handlers,
+        clock: Callable[[], float],
     ) -> None:
-        self._handler = handler
+        self._execution = execution
+        self._handler = execution.handler
         self._job = job
         self._session = session
         self._transactions = transactions
         self._handlers = handlers
+        self._clock = clock
 
     def check_steps(self) -> None:
         """Raise RuntimeError where no step may begin."""
@@ -40,29 +51,47 @@ class HandlerSteps(StepRuntime):
         """Return whether the handler is in a transaction of the worker."""
         return self._handler.transaction
 
+    def since_claim(self) -> timedelta:
+        """Return how long ago the job was claimed."""
+        return timedelta(seconds=self._clock() - self._execution.claimed_at)
+
     def look(self, function: Callable[[WorkerQueue], T]) -> T:
-        """Call a function that writes nothing."""
+        """Call a function that executes one statement, which writes nothing."""
         if self._handler.transaction:
             self._transactions.check_step()
             return function(self._queue())
         return self._apart(function)
 
-    def record(self, function: Callable[[WorkerQueue], T]) -> T:
-        """Call a function in a transaction, that of the handler if it has one, and commit it."""
+    def save(self, text: Callable[[WorkerQueue], str], *, writes: bool) -> str:
+        """
+        Save the JSON text that a function returns, commit, and return the text.
+
+        What a function that ``writes`` has written is committed with it, and in a handler with a transaction, what that
+        has written. Otherwise the one statement needs no BEGIN and no COMMIT around it.
+        """
         if self._handler.transaction:
             self._transactions.check_step()
-            result = function(self._queue())
-            self._transactions.end_step(self._handler, self._job)
-            return result
-        return self._apart(function)
+            saved, transaction = self._save(text, self._queue())
+            self._transactions.end_step(self._handler, self._job, transaction)
+        else:
+            saved, _ = self._apart(partial(self._save, text), begin=writes)
+        return saved
 
-    def _apart(self, function: Callable[[WorkerQueue], T]) -> T:
+    def _save(self, text: Callable[[WorkerQueue], str], queue: WorkerQueue) -> tuple[str, str]:
+        """Save what a function returns; return it, and the id of the transaction."""
+        saved = text(queue)
+        return saved, queue.save_json(self._job, saved)
+
+    def _apart(self, function: Callable[[WorkerQueue], T], *, begin: bool = False) -> T:
+        """Call a function, with ``begin`` in a transaction, and otherwise with one for each statement."""
         self._transactions.let_go()
         session = self._session
         try:
-            session.queue()
+            queue = self._queue()
+            if not begin:
+                return function(queue)
             session.send(session.begin)
-            result = function(self._queue())
+            result = function(queue)
             session.send("COMMIT")
         except BaseException:
             session.close_if_busy()

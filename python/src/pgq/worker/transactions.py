@@ -12,7 +12,7 @@ from psycopg.pq import TransactionStatus
 from pgq.errors import Error, LeaseLost, TransactionEnded
 from pgq.handlers import Handler
 from pgq.job import Job
-from pgq.worker.calls import TRANSACTION, WorkerQueue
+from pgq.worker.calls import WorkerQueue
 from pgq.worker.execution import NotBegun
 from pgq.worker.handler_call import HandlerCall
 from pgq.worker.inside import Inside
@@ -173,9 +173,8 @@ class Transactions:
         if self._session.status == TransactionStatus.IDLE:
             raise TransactionEnded("the handler ended its transaction")
 
-    def end_step(self, handler: Handler, job: Job) -> None:
-        """Commit what a step has written, and hold its job in a new transaction."""
-        (transaction,) = self._session.send(f"SELECT {TRANSACTION}")
+    def end_step(self, handler: Handler, job: Job, transaction: str) -> None:
+        """Commit what a step has written in the transaction with this id, and hold its job in a new one."""
         if transaction != self._transaction:
             raise _ended(job)
         self._transaction, *_ = self._session.send("COMMIT", self._session.begin, _holding(self._queue, handler, job))
