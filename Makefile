@@ -130,6 +130,7 @@ lint: $(VENV)/ready all ## ruff, mypy, vulture and the rules of the SQL
 	@$(BIN)/mypy --strict --config-file python/pyproject.toml --cache-dir build/mypy $(filter-out bench,$(LINTED))
 	@MYPYPATH=tools $(BIN)/mypy --strict --config-file python/pyproject.toml --cache-dir build/mypy bench
 	@$(BIN)/vulture --config python/pyproject.toml $(LINTED)
+	@$(BIN)/python tools/async_to_sync.py --check
 	@$(BIN)/python tools/check_sql.py $(PLAIN)
 
 $(BENCH)/ready: python/pyproject.toml pgq.control | $(CARRIED)

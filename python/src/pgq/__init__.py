@@ -35,8 +35,10 @@ from pgq.errors import (
 from pgq.handlers import Handlers, around, handler, json_default
 from pgq.job import BatchProgress, Enqueued, EnqueuedBatch, Failure, Job, Remaining, Result, SignalWait
 from pgq.queue import Queue
+from pgq.queue_async import AsyncQueue
 from pgq.schema.install import install, uninstall
 from pgq.schema.upgrade import upgrade
+from pgq.statement import Statement, statement, statement_many
 from pgq.views import Views
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.drain import Drain
@@ -45,6 +47,7 @@ from pgq.worker.worker import Worker
 __all__ = [
     "AlreadyInstalled",
     "ArgumentsMismatch",
+    "AsyncQueue",
     "BatchProgress",
     "Cancel",
     "Cancelled",
@@ -72,6 +75,7 @@ __all__ = [
     "Retry",
     "SignalWait",
     "Snooze",
+    "Statement",
     "TimedOut",
     "TransactionEnded",
     "TransactionPooler",
@@ -84,6 +88,8 @@ __all__ = [
     "handler",
     "install",
     "json_default",
+    "statement",
+    "statement_many",
     "uninstall",
     "upgrade",
 ]
@@ -92,7 +98,7 @@ __all__ = [
 # define them must not show.
 for _name in __all__:
     _exported = globals()[_name]
-    if is_dataclass(_exported):
+    if is_dataclass(_exported) or hasattr(_exported, "_fields"):
         # The annotations are text, which typing.get_type_hints would look up in the new module.
         _exported.__annotations__ = get_type_hints(_exported)
     # A decorator is a bound method: only its function has a __module__ to set.

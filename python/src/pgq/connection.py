@@ -6,54 +6,81 @@ from typing import Any, Final
 
 import psycopg
 
-_ASYNC: Final = "a psycopg.Connection; in async code, call the SQL functions through the connection that you have"
-_PSYCOPG2: Final = (
-    "a connection of psycopg 3, from psycopg.connect(); SQLAlchemy uses it for postgresql+psycopg://, and Django where "
-    "it is installed"
-)
+_SESSION: Final = "session.connection().connection.driver_connection"
+_CONNECTION: Final = "connection.connection.driver_connection"
+_ASYNC_SESSION: Final = "(await (await session.connection()).get_raw_connection()).driver_connection"
+_ASYNC_CONNECTION: Final = "(await connection.get_raw_connection()).driver_connection"
 _DJANGO: Final = "connection.connection, after connection.ensure_connection()"
 # By the package and the name of a class, because none of these packages is imported here.
-_INSTEAD: Final = {
-    ("sqlalchemy", "Session"): "session.connection().connection.driver_connection",
-    ("sqlalchemy", "scoped_session"): "session.connection().connection.driver_connection",
-    ("sqlalchemy", "sessionmaker"): "session.connection().connection.driver_connection, of a session",
-    ("sqlalchemy", "Connection"): "connection.connection.driver_connection",
-    ("sqlalchemy", "Engine"): "connection.connection.driver_connection, of a connection",
+_SYNC: Final = {
+    ("sqlalchemy", "Session"): _SESSION,
+    ("sqlalchemy", "scoped_session"): _SESSION,
+    ("sqlalchemy", "sessionmaker"): f"{_SESSION}, of a session",
+    ("sqlalchemy", "Connection"): _CONNECTION,
+    ("sqlalchemy", "Engine"): f"{_CONNECTION}, of a connection",
     ("sqlalchemy", "PoolProxiedConnection"): "its driver_connection",
-    ("sqlalchemy", "AsyncSession"): _ASYNC,
-    ("sqlalchemy", "async_scoped_session"): _ASYNC,
-    ("sqlalchemy", "async_sessionmaker"): _ASYNC,
-    ("sqlalchemy", "AsyncConnection"): _ASYNC,
-    ("sqlalchemy", "AsyncEngine"): _ASYNC,
     ("flask_sqlalchemy", "SQLAlchemy"): "db.session.connection().connection.driver_connection",
     ("django", "ConnectionProxy"): _DJANGO,
     ("django", "BaseDatabaseWrapper"): _DJANGO,
     ("django", "BaseConnectionHandler"): 'connections["default"].connection, after its ensure_connection()',
     ("django", "CursorWrapper"): _DJANGO,
-    ("psycopg", "AsyncConnection"): _ASYNC,
-    ("psycopg", "AsyncCursor"): _ASYNC,
+    ("psycopg", "Connection"): "it",
     ("psycopg", "BaseCursor"): "cursor.connection",
     ("psycopg_pool", "ConnectionPool"): "what `with pool.connection() as conn` gives",
-    ("psycopg_pool", "AsyncConnectionPool"): _ASYNC,
-    ("psycopg2", "connection"): _PSYCOPG2,
-    ("psycopg2", "cursor"): _PSYCOPG2,
-    ("psycopg2", "AbstractConnectionPool"): _PSYCOPG2,
-    ("asyncpg", "Connection"): _ASYNC,
-    ("asyncpg", "PoolConnectionProxy"): _ASYNC,
-    ("asyncpg", "Pool"): _ASYNC,
     ("builtins", "str"): "psycopg.connect(conninfo)",
     ("contextlib", "_GeneratorContextManager"): "what its `with` statement gives",
+}
+_ASYNC: Final = {
+    ("sqlalchemy", "AsyncSession"): _ASYNC_SESSION,
+    ("sqlalchemy", "async_scoped_session"): _ASYNC_SESSION,
+    ("sqlalchemy", "async_sessionmaker"): f"{_ASYNC_SESSION}, of a session",
+    ("sqlalchemy", "AsyncConnection"): _ASYNC_CONNECTION,
+    ("sqlalchemy", "AsyncEngine"): f"{_ASYNC_CONNECTION}, of a connection",
+    ("psycopg", "AsyncConnection"): "it",
+    ("psycopg", "AsyncCursor"): "cursor.connection",
+    ("psycopg_pool", "AsyncConnectionPool"): "what `async with pool.connection() as conn` gives",
+    ("contextlib", "_AsyncGeneratorContextManager"): "what its `async with` statement gives",
+}
+# Of drivers whose connections pgq does not take.
+_OTHERS: Final = {
+    ("psycopg2", "connection"),
+    ("psycopg2", "cursor"),
+    ("psycopg2", "AbstractConnectionPool"),
+    ("asyncpg", "Connection"),
+    ("asyncpg", "PoolConnectionProxy"),
+    ("asyncpg", "Pool"),
 }
 
 
 def check_connection(conn: Any) -> None:
     """Raise TypeError for what is no psycopg.Connection, with what to pass instead."""
-    if isinstance(conn, psycopg.Connection):
-        return
+    if not isinstance(conn, psycopg.Connection):
+        raise TypeError(_refusal(conn, "psycopg.Connection"))
+
+
+def check_async_connection(conn: Any) -> None:
+    """Raise TypeError for what is no psycopg.AsyncConnection, with what to pass instead."""
+    if not isinstance(conn, psycopg.AsyncConnection):
+        raise TypeError(_refusal(conn, "psycopg.AsyncConnection"))
+
+
+def _refusal(conn: Any, wanted: str) -> str:
     classes = [(cls.__module__, cls.__name__) for cls in type(conn).__mro__]
     module, name = classes[0]
     full = name if module == "builtins" else f"{module}.{name}"
-    # The first class decides that is known, so that a subclass of yours is told the same.
-    known = (_INSTEAD.get((module.partition(".")[0], name)) for module, name in classes)
-    instead = next((one for one in known if one is not None), "the psycopg.Connection behind it")
-    raise TypeError(f"pgq takes a psycopg.Connection, not a {full}: pass {instead}")
+    return f"pgq takes a {wanted}, not a {full}: pass {_instead(classes, wanted)}"
+
+
+def _instead(classes: list[tuple[str, str]], wanted: str) -> str:
+    """Return what to pass. The first class decides that is known, so that a subclass of yours is told the same."""
+    for module, name in classes:
+        key = (module.partition(".")[0], name)
+        if key in _OTHERS:
+            return f"a {wanted}, or execute what pgq.statement returns"
+        for queue, takes, paths in (
+            ("Queue", "psycopg.Connection", _SYNC),
+            ("AsyncQueue", "psycopg.AsyncConnection", _ASYNC),
+        ):
+            if key in paths:
+                return paths[key] if takes == wanted else f"a {wanted}; pgq.{queue} takes {paths[key]}"
+    return f"the {wanted} behind it"

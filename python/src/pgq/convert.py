@@ -11,9 +11,6 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import psycopg
-from psycopg import sql
-
 if TYPE_CHECKING:
     from pgq.job import Job
 
@@ -102,6 +99,14 @@ def check_aware(name: str, value: datetime) -> None:
         raise ValueError(f"{name} {value} has no time zone")
 
 
+def moment(name: str, value: datetime | None) -> str | None:
+    """Return a time as text. Raises ValueError for one without a time zone."""
+    if value is None:
+        return None
+    check_aware(name, value)
+    return value.isoformat()
+
+
 def held(jobs: Iterable[Job]) -> tuple[str, str]:
     """Return the ids and the tokens as array literals, because psycopg adapts the elements of a list one by one."""
     ids, tokens = [], []
@@ -124,8 +129,7 @@ def plain_job(job: Mapping[str, Any]) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for name, value in job.items():
         if name == "ripe_at" and isinstance(value, datetime):
-            check_aware(name, value)
-            plain[name] = value.isoformat()
+            plain[name] = moment(name, value)
         elif name in {"args", "context"}:
             plain[name] = value
         elif name == "after" and isinstance(value, Iterable) and not isinstance(value, str):
@@ -140,6 +144,9 @@ def plain_job(job: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def qualifier(conn: psycopg.Connection[Any], schema: str | None) -> str:
+def qualifier(schema: str | None) -> str:
     """Return the prefix for the names of pgq in a query with parameters: the schema and a dot, or nothing without."""
-    return f"{sql.Identifier(schema).as_string(conn)}.".replace("%", "%%") if schema else ""
+    if not schema:
+        return ""
+    quoted = schema.replace('"', '""').replace("%", "%%")
+    return f'"{quoted}".'

@@ -47,7 +47,7 @@ class Views:
     def __init__(self, conn: psycopg.Connection[Any], *, schema: str | None = None) -> None:
         check_connection(conn)
         self.conn = conn
-        self._prefix = qualifier(conn, schema)
+        self._prefix = qualifier(schema)
 
     def jobs(
         self,

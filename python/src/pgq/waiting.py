@@ -1,11 +1,12 @@
 """Wait for the end of jobs: notified where the session of the server is that of the connection, asking elsewhere."""
 
+# Made from waiting_async.py by tools/async_to_sync.py; change that.
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
-from select import select
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
@@ -15,6 +16,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from pgq.errors import JobFailed, NotEnded
+from pgq.readable import wait_readable
 
 if TYPE_CHECKING:
     from pgq.job import Result
@@ -84,7 +86,7 @@ def _ended(queue: Queue, job_id: int, deadline: float | None) -> Result:
             if told:
                 told.clear()
             else:
-                select([conn.fileno()] if notified else [], [], [], pause if left is None else min(pause, left))
+                wait_readable(pause if left is None else min(pause, left), conn if notified else None)
             pause = min(pause * GROWTH, LOOK_EVERY)
             result = queue.result(job_id)
     return result
@@ -97,7 +99,9 @@ def _has_own_session(conn: psycopg.Connection[Any]) -> bool:
     A client gets the number of the process when it connects. A pooler makes up a number, because its connections
     outlive the processes; a lock or LISTEN there could remain in the session of another client.
     """
-    row = psycopg.Cursor(conn, row_factory=tuple_row).execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
+    cursor = psycopg.Cursor(conn, row_factory=tuple_row)
+    cursor.execute("SELECT pg_catalog.pg_backend_pid()")
+    row = cursor.fetchone()
     return row is not None and row[0] == conn.info.backend_pid
 
 
@@ -134,12 +138,12 @@ def _outside_transactions(conn: psycopg.Connection[Any]) -> Iterator[None]:
         raise ValueError("a transaction is open, in which the end of a job would not be seen: end it before the wait")
     autocommit = conn.autocommit
     if not autocommit:
-        conn.autocommit = True
+        conn.set_autocommit(True)
     try:
         yield
     finally:
         if not autocommit and not conn.closed:
-            conn.autocommit = False
+            conn.set_autocommit(False)
 
 
 def _deadline(timeout: Timeout) -> float | None:

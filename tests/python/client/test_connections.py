@@ -27,7 +27,8 @@ from pgq import Handlers, Job, Queue, Views, WorkerQueue
 from pgq.schema.upgrade import upgrade_steps
 from pgq.worker.loop import Loop
 
-IN_ASYNC_CODE = "call the SQL functions through the connection that you have"
+OF_SESSION = "(await (await session.connection()).get_raw_connection()).driver_connection"
+OTHER = "or execute what pgq.statement returns"
 
 
 def engine(dsn: str, driver: str = "psycopg") -> sqlalchemy.Engine:
@@ -83,26 +84,30 @@ REFUSED: dict[str, tuple[Callable[[str], Any], str]] = {
     "SQLAlchemy engine": (engine, "connection.connection.driver_connection, of a connection"),
     "raw connection": (lambda dsn: engine(dsn).raw_connection(), "its driver_connection"),
     "SQLAlchemy async engine": (
-        lambda dsn: sqlalchemy.ext.asyncio.AsyncEngine(engine(dsn, "asyncpg")), IN_ASYNC_CODE
+        lambda dsn: sqlalchemy.ext.asyncio.AsyncEngine(engine(dsn, "asyncpg")),
+        "a psycopg.Connection; pgq.AsyncQueue takes (await connection.get_raw_connection()).driver_connection, of a",
     ),
-    "SQLAlchemy async session": (lambda dsn: sqlalchemy.ext.asyncio.AsyncSession(), IN_ASYNC_CODE),
+    "SQLAlchemy async session": (lambda dsn: sqlalchemy.ext.asyncio.AsyncSession(), OF_SESSION),
     "Django connection": (django, "connection.connection, after connection.ensure_connection()"),
     "django.db.connection": (
         lambda dsn: ConnectionProxy({"default": django(dsn)}, "default"),
         "connection.connection, after connection.ensure_connection()",
     ),
-    "psycopg2": (psycopg2.connect, "a connection of psycopg 3, from psycopg.connect()"),
+    "psycopg2": (psycopg2.connect, f"a psycopg.Connection, {OTHER}"),
     "psycopg2 of another class": (
-        lambda dsn: psycopg2.connect(dsn, connection_factory=psycopg2.extras.LoggingConnection), "psycopg 3"
+        lambda dsn: psycopg2.connect(dsn, connection_factory=psycopg2.extras.LoggingConnection), OTHER
     ),
-    "psycopg2 cursor": (lambda dsn: psycopg2.connect(dsn).cursor(), "psycopg 3"),
-    "psycopg2 pool": (lambda dsn: psycopg2.pool.SimpleConnectionPool(0, 1, dsn), "psycopg 3"),
-    "psycopg async": (lambda dsn: aio(lambda: psycopg.AsyncConnection.connect(dsn)), IN_ASYNC_CODE),
+    "psycopg2 cursor": (lambda dsn: psycopg2.connect(dsn).cursor(), OTHER),
+    "psycopg2 pool": (lambda dsn: psycopg2.pool.SimpleConnectionPool(0, 1, dsn), OTHER),
+    "psycopg async": (lambda dsn: aio(lambda: psycopg.AsyncConnection.connect(dsn)), "pgq.AsyncQueue takes it"),
     "psycopg cursor": (lambda dsn: psycopg.connect(dsn).cursor(), "cursor.connection"),
     "pool": (lambda dsn: psycopg_pool.ConnectionPool(dsn, open=False), "what `with pool.connection() as conn` gives"),
-    "async pool": (lambda dsn: psycopg_pool.AsyncConnectionPool(dsn, open=False), IN_ASYNC_CODE),
-    "asyncpg": (lambda dsn: aio(lambda: asyncpg.connect(**_asyncpg(dsn))), IN_ASYNC_CODE),
-    "asyncpg pool": (lambda dsn: aio(lambda: asyncpg.create_pool(**_asyncpg(dsn), min_size=0)), IN_ASYNC_CODE),
+    "async pool": (
+        lambda dsn: psycopg_pool.AsyncConnectionPool(dsn, open=False),
+        "pgq.AsyncQueue takes what `async with pool.connection() as conn` gives",
+    ),
+    "asyncpg": (lambda dsn: aio(lambda: asyncpg.connect(**_asyncpg(dsn))), OTHER),
+    "asyncpg pool": (lambda dsn: aio(lambda: asyncpg.create_pool(**_asyncpg(dsn), min_size=0)), OTHER),
     "conninfo": (lambda dsn: dsn, "psycopg.connect(conninfo)"),
     "context": (lambda dsn: lent(psycopg.connect(dsn)), "what its `with` statement gives"),
     "None": (lambda dsn: None, "the psycopg.Connection behind it"),
@@ -129,6 +134,26 @@ def test_what_is_no_connection_of_psycopg_is_refused_at_once(dsn: str, name: str
         with pytest.raises(TypeError, match=r"^pgq takes a psycopg\.Connection, not a ") as caught:
             use(given)
         assert instead in str(caught.value).partition(": pass ")[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("SQLAlchemy session", f"a psycopg.AsyncConnection; pgq.Queue takes {SESSION}"),
+        ("SQLAlchemy async session", OF_SESSION),
+        ("psycopg2", f"a psycopg.AsyncConnection, {OTHER}"),
+        ("psycopg cursor", "a psycopg.AsyncConnection; pgq.Queue takes cursor.connection"),
+        ("async pool", "what `async with pool.connection() as conn` gives"),
+        ("asyncpg", f"a psycopg.AsyncConnection, {OTHER}"),
+        ("None", "the psycopg.AsyncConnection behind it"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_async_connection_of_psycopg_is_refused_at_once(dsn: str, name: str, instead: str) -> None:
+    """The error names the class that takes a connection of the other kind."""
+    with pytest.raises(TypeError, match=r"^pgq takes a psycopg\.AsyncConnection, not a ") as caught:
+        pgq.AsyncQueue(REFUSED[name][0](dsn))
+    assert str(caught.value).partition(": pass ")[2] == instead
 
 
 def test_a_job_is_not_completed_through_another_connection(

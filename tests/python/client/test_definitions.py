@@ -6,9 +6,10 @@ import inspect
 
 from support.database import Connection, one
 
-from pgq import Job, Queue
+import pgq
+from pgq import AsyncQueue, Job, Queue
+from pgq.calls import TYPES, Calls
 from pgq.job import FIELDS
-from pgq.queue import TYPES
 
 SIGNATURE = """
     SELECT p.proargnames[1:p.pronargs],
@@ -26,6 +27,27 @@ def test_enqueue_takes_the_arguments_of_pgq_enqueue(conn: Connection) -> None:
     full = {"timestamptz": "timestamp with time zone"}
     assert [(name, full.get(kind, kind)) for name, kind in TYPES.items()] == list(zip(names, types, strict=True))
     assert list(inspect.signature(Queue.enqueue).parameters) == ["self", *TYPES]
+
+
+def test_the_calls_of_both_queues_are_the_same() -> None:
+    """Each is a method of both, with the same signature and documentation; those of AsyncQueue are awaited."""
+    calls = {name for name in vars(Calls) if not name.startswith("_")} | {"result", "wait", "wait_many"}
+    for queue, is_async in ((Queue, False), (AsyncQueue, True)):
+        methods = {name: method for name, method in vars(queue).items() if not name.startswith("_")}
+        assert set(methods) == calls
+        assert {inspect.iscoroutinefunction(method) for method in methods.values()} == {is_async}
+    for name in calls:
+        one, other = getattr(Queue, name), getattr(AsyncQueue, name)
+        assert (inspect.signature(one), one.__doc__) == (inspect.signature(other), other.__doc__)
+
+
+def test_a_statement_takes_what_enqueue_takes() -> None:
+    """It takes the same arguments with the same types and defaults, and three of its own."""
+    enqueue = [*inspect.signature(Queue.enqueue).parameters.values()]
+    taken = [*inspect.signature(pgq.statement).parameters.values()]
+    assert taken[: len(TYPES)] == enqueue[1:]
+    many = [*inspect.signature(pgq.statement_many).parameters.values()]
+    assert many[1:] == taken[len(TYPES) :]
 
 
 def test_a_job_has_what_a_claim_returns(conn: Connection) -> None:

@@ -18,7 +18,7 @@ from support.database import jobs as all_jobs
 
 import pgq
 from pgq import Handlers, Queue, WorkerQueue
-from pgq.queue import TYPES
+from pgq.calls import TYPES, Calls
 from pgq.views import Views
 
 
@@ -79,11 +79,11 @@ VALUES = (
 )  # fmt: skip
 
 
-def test_the_short_way_of_a_job_into_json_is_that_of_all(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_short_way_of_a_job_into_json_is_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most dicts are only copied; whatever the values, the JSON is the same, and so is the error."""
     known = Handlers()
     known.handler("with defaults", max_retries=2)(lambda job: None)
-    queue = Queue(conn, handlers=known)
+    calls = Calls(None, known)
 
     def result(way: Callable[[Mapping[str, Any]], dict[str, Any]], job: Mapping[str, Any]) -> str:
         try:
@@ -97,10 +97,10 @@ def test_the_short_way_of_a_job_into_json_is_that_of_all(conn: Connection, monke
     ]
     jobs += [{}, {"args": None}, {"kind": "k", "ripe_at": datetime(2040, 1, 1)}, UserDict({"kind": "k"})]
     for job in jobs:
-        assert result(queue._copied, job) == result(queue._plain, job), job
-    monkeypatch.setattr(queue, "_plain", None)
+        assert result(calls._copied, job) == result(calls._plain, job), job
+    monkeypatch.setattr(calls, "_plain", None)
     plain = {"kind": "k", "args": {"at": None}, "priority": 3, "dedup": False}
-    assert queue._copied(plain) == plain
+    assert calls._copied(plain) == plain
 
 
 def test_a_dict_may_be_used_again_for_the_next_job(queue: WorkerQueue) -> None:

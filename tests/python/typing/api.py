@@ -77,6 +77,25 @@ def enqueue(conn: psycopg.Connection[Any]) -> int:
     return sum(one.created for one in many) + len(failed)
 
 
+async def enqueue_in_async_code(conn: psycopg.AsyncConnection[Any]) -> int:
+    queue = pgq.AsyncQueue(conn, schema="jobs")
+    first: pgq.Enqueued = await queue.enqueue("mail", {"to": "ann"}, delay=timedelta(minutes=1), on_duplicate="keep")
+    await queue.enqueue("mail", on_duplicate="sometimes")  # type: ignore[arg-type]
+    many: list[pgq.Enqueued] = await queue.enqueue_many({"kind": "mail", "args": n} for n in range(3))
+    result: pgq.Result = await queue.wait(first.id, timeout=3)
+    pgq.AsyncQueue(psycopg.connect())  # type: ignore[arg-type]
+    return len(many) + result.id
+
+
+def enqueue_through_any_driver(cursor: Any) -> int:
+    statement: pgq.Statement = pgq.statement("mail", {"to": "ann"}, after=[1], paramstyle="pyformat")
+    pgq.statement("mail", on_duplicate="sometimes")  # type: ignore[arg-type]
+    pgq.statement("mail", paramstyle="qmark")  # type: ignore[arg-type]
+    cursor.execute(*statement)
+    sql, params = pgq.statement_many([{"kind": "mail"}], schema="jobs")
+    return len(sql) + len(params)
+
+
 def operate(conn: psycopg.Connection[Any]) -> list[str]:
     try:
         version: str = pgq.install(conn, schema="jobs")

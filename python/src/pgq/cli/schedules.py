@@ -8,6 +8,7 @@ from typing import Any, Final, get_args
 import click
 
 from pgq import declare as declarations
+from pgq.calls import NO_ARGS
 from pgq.cli.modules import load
 from pgq.cli.support import (
     Column,
@@ -21,7 +22,6 @@ from pgq.cli.support import (
     shown,
     takes_database,
 )
-from pgq.queue import NO_ARGS
 from pgq.schedule import CatchUp, Overlap
 from pgq.views import Views
 

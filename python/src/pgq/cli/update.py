@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from pgq.calls import UNCHANGED
 from pgq.cli.support import Target, as_json, from_json, moment, pass_target, print_json, shown
-from pgq.queue import UNCHANGED
 
 
 @click.command()

@@ -43,6 +43,7 @@ class WorkerQueue(Queue):
         self, conn: psycopg.Connection[Any], *, schema: str | None = None, handlers: Handlers = handlers.default
     ) -> None:
         super().__init__(conn, schema=schema, handlers=handlers)
+        self._prefix = self._calls.prefix
         self._claim = f"{self._prefix}pgq_claim(%s::text[], %s::bigint, %s::interval, %s::text, %s::bigint)"
 
     def claim(
@@ -295,6 +296,10 @@ class WorkerQueue(Queue):
         Return released or merged, or cancelled if an operator has asked for that. Raises LeaseLost.
         """
         return str(self._row(f"SELECT {self._prefix}pgq_release(%s::bigint, %s::bigint)", [job.id, job.token])[0])
+
+    def _row(self, query: str, params: Sequence[Any]) -> tuple[Any, ...]:
+        (row,) = self._rows(query, params)
+        return row
 
     def _jobs(self, query: str, params: Sequence[Any]) -> list[Job]:
         with translated(self.conn, query), self._cursor(args_row(Job)) as cursor:
