@@ -142,6 +142,20 @@ def test_a_job_of_another_group_waits_for_a_place_in_the_queue(
     assert heard(listener) == 1
 
 
+def test_a_ripe_job_in_the_waiting_room_waits_for_a_place_in_the_queue(
+    queue: WorkerQueue, sleeper: WorkerQueue, listener: Connection
+) -> None:
+    """No claim has moved it to its group since it is ripe."""
+    configure(queue.conn, max_running=1)
+    queue.enqueue("k", 1, group_key="a")
+    (job,) = queue.claim()
+    queue.enqueue("k", 2, group_key="b", delay="1 minute")
+    queue.conn.execute("SELECT set_config('pgq.now', (now() + '2 minutes')::text, false)")
+    sleeper.idle()
+    queue.complete(job)
+    assert heard(listener) == 1
+
+
 def enqueue(queue: WorkerQueue) -> None:
     """Let a job of the same group wait."""
     queue.enqueue("k", 2, group_key="a")
