@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "bench-packages"
 # The last commit of pgq 0.2.0.
 RELEASE = "abe8311c8fb130e5c5d39eb018cdd9be1ddcb27f"
+# The last commit without groups, schedules and workflows.
+PLAIN = "f6f0d85af0b74e2f4c41a135289ea95c767995e9"
 NPM_OPTIONS = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier")
 
 
@@ -38,23 +40,48 @@ def node_modules() -> Path:
 
 def release() -> Path:
     """Return the directory of pgq 0.2.0, built from its commit. Raises Unavailable where git does not have that."""
-    tree = CACHE / f"pgq-{RELEASE[:12]}"
+    tree = _tree(RELEASE)
     if not tree.is_dir():
-        try:
-            _run("git", "cat-file", "-e", f"{RELEASE}^{{commit}}", cwd=ROOT)
-        except Unavailable as error:
-            raise Unavailable("this checkout does not have the commit of pgq 0.2.0") from error
-        with _made(tree) as filled:
-            archive = filled / "pgq.tar"
-            _run("git", "archive", "--output", str(archive), RELEASE, cwd=ROOT)
-            shutil.unpack_archive(archive, filled)
-            archive.unlink()
+        with _exported(RELEASE, tree) as filled:
             _run("make", "all", cwd=filled)
             # Its driver reads its version there, as from a package that is installed.
             metadata = filled / "python/src/pgq_jobs-0.2.0.dist-info/METADATA"
             metadata.parent.mkdir()
             metadata.write_text("Metadata-Version: 2.1\nName: pgq-jobs\nVersion: 0.2.0\n", encoding="utf-8")
     return tree
+
+
+def plain_sql() -> Path:
+    """
+    Return the SQL of pgq without groups, schedules and workflows, built from its commit.
+
+    Raises Unavailable where git does not have that.
+    """
+    tree = _tree(PLAIN)
+    sql = "build/pgq.sql"
+    if not tree.is_dir():
+        with _exported(PLAIN, tree) as filled:
+            _run("make", sql, cwd=filled)
+    return tree / sql
+
+
+def _tree(commit: str) -> Path:
+    return CACHE / f"pgq-{commit[:12]}"
+
+
+@contextmanager
+def _exported(commit: str, tree: Path) -> Iterator[Path]:
+    """Yield a directory with the files of a commit, as _made does. Raises Unavailable where git does not have it."""
+    try:
+        _run("git", "cat-file", "-e", f"{commit}^{{commit}}", cwd=ROOT)
+    except Unavailable as error:
+        raise Unavailable(f"this checkout does not have commit {commit[:12]} of pgq; fetch its history") from error
+    with _made(tree) as filled:
+        archive = filled / "pgq.tar"
+        _run("git", "archive", "--output", str(archive), commit, cwd=ROOT)
+        shutil.unpack_archive(archive, filled)
+        archive.unlink()
+        yield filled
 
 
 @contextmanager

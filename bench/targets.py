@@ -18,6 +18,7 @@ from scenarios import (
     idle,
     latency,
     limited,
+    plain_path,
     purge,
     queues,
     scale,
@@ -98,6 +99,8 @@ def _lines(harness: Harness, results: Results) -> Iterator[Target]:
             yield _at_most(what, 2, _median(results, queues.NAME, what), "ms")
     yield _at_most(f"WAL: {wal.WHAT}", 750, _median(results, wal.NAME, wal.WHAT), "B")
 
+    yield from _plain_jobs(results)
+
     for what in scale.comparisons(harness).values():
         ratio = _ratio(results, scale.NAME, what, scale.BASE)
         yield _target(f"claim, {what}", "<= 1.3 x a fresh small table", ratio, "x", operator.le, 1.3)
@@ -123,6 +126,12 @@ def _lines(harness: Harness, results: Results) -> Iterator[Target]:
     yield _at_most("idle worker, queries", 1, _median(results, idle.NAME, idle.QUERIES), "/s")
     yield _at_most("idle worker, CPU", 0.5, _median(results, idle.NAME, idle.CPU), "% of a core")
     yield _at_most("claim on an empty queue", 1, _median(results, scale.NAME, scale.EMPTY), "ms")
+
+
+def _plain_jobs(results: Results) -> Iterator[Target]:
+    for path in plain_path.PATHS:
+        cpu = _ratio(results, plain_path.NAME, path, plain_path.BASE)
+        yield _target(f"server CPU of a plain job, {path}", f"<= 1.03 x {plain_path.BASE}", cpu, "x", operator.le, 1.03)
 
 
 def _workflows(results: Results) -> Iterator[Target]:

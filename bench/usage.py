@@ -49,6 +49,12 @@ def usage(conn: Connection, clients: Iterable[int]) -> Usage:
     )
 
 
+def backend_seconds(conn: Connection) -> float:
+    """Return the CPU time of the process that serves a connection, in seconds; it is counted in nanoseconds."""
+    text = Path(f"/proc/{conn.info.backend_pid}/schedstat").read_text(encoding="ascii")
+    return int(text.split()[0]) / 1e9
+
+
 def processes() -> dict[int, Process]:
     """Return all processes of this machine by their number."""
     found = {}

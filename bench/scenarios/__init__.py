@@ -10,6 +10,7 @@ NAMES = (
     "latency",
     "queues",
     "wal",
+    "plain_path",
     "steady",
     "held_snapshot",
     "scale",
