@@ -18,6 +18,26 @@ COMMENT ON FUNCTION _pgq_enqueue_cancelled(pgq_waiting, bigint) IS
 
 
 -- The lock on the table keeps _pgq_reset_needed away until the end of the transaction.
+CREATE FUNCTION _pgq_enter_needs() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_enter_needs$
+BEGIN
+    LOCK TABLE pgq_need IN ROW EXCLUSIVE MODE;
+    IF NOT _pgq_has_needs() THEN
+        PERFORM setval('pgq_needed', 1);
+    END IF;
+    IF NOT _pgq_is_awaited() THEN
+        PERFORM setval('pgq_awaited', 1);
+    END IF;
+END
+$_pgq_enter_needs$;
+
+COMMENT ON FUNCTION _pgq_enter_needs() IS
+    'Let what ends a job look for those that wait for it, before this transaction looks at prerequisites and enqueues a '
+    'blocked job. Returns nothing.';
+
+
 CREATE FUNCTION _pgq_enqueue_after(
     job pgq_waiting,
     after bigint[],
@@ -37,7 +57,6 @@ DECLARE
     v_ids CONSTANT bigint[] := ARRAY(SELECT DISTINCT a.id FROM unnest(after) AS a (id) ORDER BY a.id);
     v_failed CONSTANT text := coalesce(after_failed, 'cancel');
     v_allowed text[] := _pgq_allowed_queues('producer');
-    v_as_admin text[];
     v_found record;
     v_needs bigint[];
 BEGIN
@@ -54,21 +73,12 @@ BEGIN
                   HINT = 'Leave dedup_for out: a window begins when a job is enqueued, and this one may run much '
                          'later.';
     END IF;
-    IF v_allowed IS NOT NULL THEN
-        v_as_admin := _pgq_allowed_queues('admin');
-        v_allowed := CASE WHEN v_as_admin IS NOT NULL THEN v_allowed || v_as_admin END;
-    END IF;
+    v_allowed := _pgq_named_queues();
 
-    LOCK TABLE pgq_need IN ROW EXCLUSIVE MODE;
-    IF NOT _pgq_has_needs() THEN
-        PERFORM setval('pgq_needed', 1);
-    END IF;
-    IF NOT _pgq_is_awaited() THEN
-        PERFORM setval('pgq_awaited', 1);
-    END IF;
+    PERFORM _pgq_enter_needs();
     IF job.dedup THEN
-        job.signature := md5(
-            _pgq_signature(job.queue, job.kind, job.args, job.dedup_key) || v_failed || v_ids::text)::uuid;
+        job.signature := _pgq_blocked_signature(
+            _pgq_signature(job.queue, job.kind, job.args, job.dedup_key), v_ids, v_failed);
     END IF;
     -- One pass, unless the twin goes to pgq_waiting or is cancelled between the two statements.
     LOOP

@@ -67,3 +67,35 @@ $_pgq_prerequisites$;
 COMMENT ON FUNCTION _pgq_prerequisites(bigint[], text[]) IS
     'Return which of these jobs have not ended, and which are dead or cancelled, as far as they are in one of the '
     'allowed queues, or any if these are NULL.';
+
+
+CREATE FUNCTION _pgq_named_queues() RETURNS text[]
+    LANGUAGE plpgsql
+    STABLE
+    SET search_path FROM CURRENT
+AS $_pgq_named_queues$
+DECLARE
+    v_allowed text[] := _pgq_allowed_queues('producer');
+    v_as_admin text[];
+BEGIN
+    IF v_allowed IS NOT NULL THEN
+        v_as_admin := _pgq_allowed_queues('admin');
+    END IF;
+    RETURN CASE WHEN v_as_admin IS NOT NULL THEN v_allowed || v_as_admin END;
+END
+$_pgq_named_queues$;
+
+COMMENT ON FUNCTION _pgq_named_queues() IS
+    'Return the queues whose jobs the calling role may name in after, or send signals to, as producer or as admin; '
+    'NULL: all.';
+
+
+-- An expression, so that PostgreSQL inlines it.
+CREATE FUNCTION _pgq_blocked_signature(signature uuid, after bigint[], after_failed text) RETURNS uuid
+    LANGUAGE sql
+    STABLE
+    RETURN md5(signature || after_failed || after::text)::uuid;
+
+COMMENT ON FUNCTION _pgq_blocked_signature(uuid, bigint[], text) IS
+    'Return what makes two blocked jobs twins: the MD5 over the signature of each as a waiting job, the different ids '
+    'after which it was enqueued, in order, and after_failed.';

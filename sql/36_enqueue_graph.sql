@@ -25,16 +25,18 @@ BEGIN
                   HINT = 'Give ids as numbers, and the jobs of this array that come before as strings such as "#1", '
                          'the first one.';
     END IF;
+    PERFORM _pgq_check_after(NULL, f.after_failed)
+    FROM (SELECT DISTINCT j.item ->> 'after_failed' FROM jsonb_array_elements(jobs) AS j (item)) AS f (after_failed);
 END
 $_pgq_check_references$;
 
 COMMENT ON FUNCTION _pgq_check_references(jsonb) IS
-    'Check what the jobs of an array have under the key after. Returns nothing. Raises 22023 for what is neither an id '
-    'nor the position of an earlier job.';
+    'Check what the jobs of an array have under the keys after and after_failed. Returns nothing. Raises 22023 for what '
+    'is neither an id nor the position of an earlier job, and for an unknown after_failed.';
 
 
--- Those without prerequisites first, as an array of their own. The others come in the order of the array: each finds
--- the ids of those before.
+-- Those without prerequisites first, as an array of their own. The others are one set if none may be a duplicate or is
+-- not blocked. If not, they come in the order of the array: each finds the ids of those before.
 CREATE FUNCTION _pgq_enqueue_graph(jobs jsonb, at timestamptz)
     RETURNS TABLE (n bigint, id bigint, created boolean)
     LANGUAGE plpgsql
@@ -44,6 +46,8 @@ AS $_pgq_enqueue_graph$
 DECLARE
     v_ids bigint[];
     v_first bigint[];
+    v_old bigint[] := '{}';
+    v_all bigint[];
     v_job record;
 BEGIN
     PERFORM _pgq_check_references(jobs);
@@ -56,7 +60,6 @@ BEGIN
         SELECT j.n
         FROM jsonb_array_elements(jobs) WITH ORDINALITY AS j (item, n)
         WHERE coalesce(j.item -> 'after', 'null') IN ('null', '[]')
-          AND j.item ->> 'after_failed' IS NULL
         ORDER BY j.n);
 
     FOR v_job IN
@@ -67,7 +70,7 @@ BEGIN
                            WHEN 'error' THEN '{"on_duplicate": "keep"}' ELSE '{}' END::jsonb
                        ORDER BY o.n), '[]')
             FROM jsonb_array_elements(jobs) WITH ORDINALITY AS o (item, n)
-            WHERE o.n = ANY (v_first)
+            WHERE coalesce(o.item -> 'after', 'null') IN ('null', '[]')
         )) AS e
         CROSS JOIN LATERAL (SELECT jobs -> (v_first[e.n] - 1)::integer) AS j (item)
     LOOP
@@ -75,15 +78,26 @@ BEGIN
         id := v_job.id;
         created := v_job.created;
         v_ids[n] := id;
-        PERFORM _pgq_refuse_duplicate(n, id, created, v_job.on_duplicate);
+        IF NOT created THEN
+            v_old := v_old || id;
+            PERFORM _pgq_refuse_duplicate(n, id, created, v_job.on_duplicate);
+        END IF;
         RETURN NEXT;
     END LOOP;
 
+    v_all := _pgq_enqueue_blocked(jobs, at, v_ids, v_old);
+    IF v_all IS NOT NULL THEN
+        RETURN QUERY
+        SELECT a.n, a.id, true
+        FROM ROWS FROM (unnest(v_all), unnest(v_ids)) WITH ORDINALITY AS a (id, first, n)
+        WHERE a.first IS NULL;
+        RETURN;
+    END IF;
     FOR v_job IN
-        SELECT p.*, nullif(o.item -> 'after', 'null') AS after, o.item ->> 'after_failed' AS after_failed
+        SELECT p.*, o.item -> 'after' AS after, o.item ->> 'after_failed' AS after_failed
         FROM _pgq_parse_jobs(jobs, at, '{}') AS p
-        JOIN jsonb_array_elements(jobs) WITH ORDINALITY AS o (item, n) ON o.n = p.n
-        WHERE p.n <> ALL (v_first)
+        CROSS JOIN LATERAL (SELECT jobs -> (p.n - 1)::integer) AS o (item)
+        WHERE coalesce(o.item -> 'after', 'null') NOT IN ('null', '[]')
         ORDER BY p.n
     LOOP
         n := v_job.n;
@@ -93,12 +107,7 @@ BEGIN
             v_job.backoff_cap, v_job.dedup, v_job.dedup_key,
             CASE v_job.on_duplicate WHEN 'error' THEN 'keep' ELSE v_job.on_duplicate END, v_job.context,
             v_job.group_key, v_job.dedup_for,
-            after => ARRAY(
-                SELECT CASE jsonb_typeof(r.reference)
-                           WHEN 'number' THEN r.reference::bigint
-                           ELSE v_ids[substr(r.reference #>> '{}', 2)::integer]
-                       END
-                FROM jsonb_array_elements(v_job.after) AS r (reference)),
+            after => ARRAY(SELECT r.id FROM _pgq_named_ids(v_job.after, v_ids) AS r),
             after_failed => v_job.after_failed) AS e;
         v_ids[n] := id;
         PERFORM _pgq_refuse_duplicate(n, id, created, v_job.on_duplicate);

@@ -22,26 +22,6 @@ COMMENT ON FUNCTION _pgq_check_signal(text) IS
     'Check the name of a signal. Returns nothing. Raises 22004 for NULL, 22023 for what is not a name.';
 
 
-CREATE FUNCTION _pgq_signal_queues() RETURNS text[]
-    LANGUAGE plpgsql
-    STABLE
-    SET search_path FROM CURRENT
-AS $_pgq_signal_queues$
-DECLARE
-    v_allowed text[] := _pgq_allowed_queues('producer');
-    v_as_admin text[];
-BEGIN
-    IF v_allowed IS NOT NULL THEN
-        v_as_admin := _pgq_allowed_queues('admin');
-    END IF;
-    RETURN CASE WHEN v_as_admin IS NOT NULL THEN v_allowed || v_as_admin END;
-END
-$_pgq_signal_queues$;
-
-COMMENT ON FUNCTION _pgq_signal_queues() IS
-    'Return the queues to whose jobs the calling role may send signals, as producer or as admin; NULL: all.';
-
-
 CREATE FUNCTION pgq_signal(id bigint, name text, payload jsonb DEFAULT NULL) RETURNS boolean
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -53,7 +33,7 @@ AS $pgq_signal$
 #variable_conflict use_column
 DECLARE
     v_now timestamptz := pgq_now();
-    v_allowed text[] := _pgq_signal_queues();
+    v_allowed text[] := _pgq_named_queues();
     v_id bigint := _pgq_survivor(id);
     v_state text;
 BEGIN
@@ -121,7 +101,7 @@ CREATE FUNCTION pgq_signal_key(queue text, kind text, dedup_key text, name text,
     SET plan_cache_mode = force_generic_plan
 AS $pgq_signal_key$
 DECLARE
-    v_allowed text[] := _pgq_signal_queues();
+    v_allowed text[] := _pgq_named_queues();
     v_id bigint;
 BEGIN
     IF num_nulls(queue, kind, dedup_key) > 0 THEN
