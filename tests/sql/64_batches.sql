@@ -1,6 +1,6 @@
 -- Batches: many jobs, and the one that comes after them.
 BEGIN;
-SELECT plan(67);
+SELECT plan(73);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -94,6 +94,15 @@ SELECT id AS batch FROM pgq_enqueue_batch('last', '1', pg_temp.jobs('a'), 'x') \
 SELECT id AS adder, token FROM pgq_claim('{a}') \gset
 SELECT count(pgq_add_to_batch(:adder, :token, '[{"kind": "m", "args": "e", "queue": "e", "dedup_for": "01:00"}]')) FROM generate_series(1, 2);
 SELECT is((SELECT (failed, failed_ids)::text FROM pgq_batch_progress(:batch)), (1::bigint, ARRAY[:dead]::bigint[])::text, 'a job that has failed has failed once');
+SELECT is(pg_temp.progress(:batch), format('2 1 1 {%s}', :dead), 'and counts once');
+SELECT pgq_retry(:dead);
+SELECT pgq_add_to_batch(:adder, :token, '[{"kind": "m", "args": "e", "queue": "e", "dedup_for": "01:00"}]');
+SELECT is(pg_temp.progress(:batch), format('2 0 1 {%s}', :dead), 'also when it was retried, and the batch waits for it');
+SELECT is(pg_temp.done('e'), :dead::bigint, 'it is done');
+SELECT pgq_add_to_batch(:adder, :token, '[{"kind": "m", "args": "e", "queue": "e", "dedup_for": "01:00"}]');
+SELECT is(pg_temp.progress(:batch), format('2 1 1 {%s}', :dead), 'and when it is done');
+SELECT is((SELECT (p.jobs, p.ended)::text FROM pgq_enqueue_batch('last', '1', '[{"kind": "m", "args": "e", "queue": "e", "dedup_for": "01:00"}]', 'u') AS b, pgq_batch_progress(b.id) AS p), '(0,0)', 'a job that is done already is in no further batch');
+SELECT isnt(pg_temp.done('u'), NULL, 'whose last job runs');
 SELECT is((SELECT (failed, failed_ids)::text FROM pgq_batches WHERE id = :batch), (1, ARRAY[:dead]::bigint[])::text, 'in the view, too');
 SELECT pgq_complete(:adder, :token);
 SELECT is(pg_temp.done('x'), :batch::bigint, 'and blocks nothing');
