@@ -15,7 +15,9 @@ THREADS = 3 * (("--concurrency", "2"),)
 # Longer than the lease: when a frozen worker continues, another one has its job.
 FREEZES = FaultPlan(every=0.7, weights={"freeze": 1}, freeze=(1.2, 2.5))
 KILLS = FaultPlan(every=0.5, weights={"kill": 1})
+CUTS = FaultPlan(every=0.2, weights={"cut": 1})
 FEW_KILLS = replace(KILLS, every=4.0)
+FLOWS = Work(kinds=("plain",), fates={"none": 1}, seconds=(0.005,), pause=0.2, queues=PLAIN, flows=12)
 
 
 class Build(Protocol):
@@ -73,6 +75,23 @@ def with_steps_saved_apart(seed: int) -> Plan:
     """A build that saves a step in another transaction than its write, before it."""
     work = Work(kinds=("steps",), fates={"none": 1}, seconds=(0.05,), pause=0.02, queues=PLAIN)
     return _plan(seed, work, "without step", (), ("torture.steps_saved_apart",), KILLS)
+
+
+def with_flows_committed_first(seed: int) -> Plan:
+    """A build that commits what a step of a flow has written before its record."""
+    return _plan(seed, FLOWS, "of flow", (), ("torture.flows_committed_first",), CUTS)
+
+
+def without_a_second_look_for_signals(seed: int) -> Plan:
+    """A build in which a signal that is committed after its job has begun to wait wakes nothing."""
+    patches = (("_pgq_settle_signals", "        WHERE s.unseen\n", "        WHERE false\n"),)
+    return _plan(seed, FLOWS, "sleeps on", patches, faults=FEW_KILLS)
+
+
+def without_all_prerequisites(seed: int) -> Plan:
+    """A build that unblocks a job when the first of its prerequisites has ended."""
+    last = "AND (SELECT true FROM pgq_need AS n WHERE n.job = j.id ORDER BY n.needs DESC LIMIT 1) IS NULL"
+    return _plan(seed, FLOWS, "before flows", (("_pgq_settle_needs", last, ""),), faults=FEW_KILLS)
 
 
 def without_the_lock_of_the_queue(seed: int) -> Plan:

@@ -2,8 +2,8 @@
 The handlers of the torture run.
 
 Each run of a job inserts an effect, which lists the enqueues that it has seen. There are seven kinds; three promise
-exactly one effect, and one makes steps exactly once. The arguments of a job contain its fate, which is what else
-happens to it:
+exactly one effect, and one makes steps exactly once. Flows, and what comes after them, are in flows.py. The arguments
+of a job contain its fate, which is what else happens to it:
 
     none          it succeeds
     fail          its first two attempts fail
@@ -32,7 +32,7 @@ from typing import Any
 import psycopg
 
 import pgq
-from torture import steps
+from torture import flows, steps
 from torture.pool import Pool
 
 Connection = psycopg.Connection[Any]
@@ -119,6 +119,18 @@ def stepwise(job: pgq.Job) -> None:
     """Take effect at least once, and make each step exactly once."""
     with session() as conn:
         steps.run(job, conn, lambda: work(job, conn))
+
+
+@pgq.handler("flow", transaction=True)
+def flow(job: pgq.Job, conn: Connection) -> None:
+    """Make each step exactly once, and get the signal."""
+    flows.run(job, conn)
+
+
+@pgq.handler("follow", transaction=True)
+def follow(job: pgq.Job, conn: Connection) -> None:
+    """Run once, after the flows."""
+    flows.follow(job, conn)
 
 
 def work(job: pgq.Job, conn: Connection) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 
 from pgq import Queue
-from torture import limits
+from torture import flows, limits
 
 KINDS = ("plain", "list", "transaction", "batch", "own", "pool", "steps")
 # How long handlers take: a few of them longer than the lease.
@@ -54,6 +54,8 @@ class Work:
     later: float = 0.2
     # The part of the twins that belong to lasting topics.
     lasting: float = 0.3
+    # How often flows are enqueued, and signals sent, beside 12 other acts.
+    flows: int = 0
 
 
 class Producer:
@@ -106,7 +108,8 @@ class Producer:
         if backlog > MAX_BACKLOG:
             return
         act: Callable[[psycopg.Connection[Any]], list[int]] = self._rng.choices(
-            (self._one, self._many, self._twin, self._savepoint), (4, 1, 6, 1)
+            (self._one, self._many, self._twin, self._savepoint, self._enqueue_flows, self._send_signals),
+            (4, 1, 6, 1, self._work.flows, 2 * self._work.flows),
         )[0]
         undo = self._rng.random()
         if undo < 0.05:
@@ -155,6 +158,18 @@ class Producer:
             self.undone += 1
             raise psycopg.Rollback
         return self._one(conn)
+
+    def _enqueue_flows(self, conn: psycopg.Connection[Any]) -> list[int]:
+        """Enqueue flows and what comes after them."""
+        flows.enqueue(conn)
+        return []
+
+    def _send_signals(self, conn: psycopg.Connection[Any]) -> list[int]:
+        """Send signals to flows; the transaction may stay open while they begin to wait."""
+        flows.send(conn, self._rng)
+        if self._rng.random() < 0.5:
+            self._stopped.wait(self._rng.uniform(0, 0.2))
+        return []
 
     def _job(self) -> dict[str, Any]:
         """Return the arguments of a job without a twin."""

@@ -14,7 +14,7 @@ import psycopg
 from postgres.server import Server
 from psycopg.conninfo import make_conninfo
 
-from torture import limits, steps, tables, verdict
+from torture import flows, limits, steps, tables, verdict
 from torture.faults import FaultPlan, Injector
 from torture.producers import Producer, Work
 from torture.verdict import Verdict
@@ -38,7 +38,7 @@ class Plan:
     producers: int = 6
     lease: float = 2.0
     workers: tuple[tuple[str, ...], ...] = OPTIONS
-    work: Work = field(default_factory=Work)
+    work: Work = field(default_factory=lambda: Work(flows=1))
     faults: FaultPlan = field(default_factory=FaultPlan)
     # For a broken build: patches of its SQL, modules that its workers load, and a text that the verdict contains once a
     # job shows the defect. The run then ends.
@@ -80,6 +80,7 @@ def torture(plan: Plan, log: Path) -> Run:
             with psycopg.connect(dsn, autocommit=True) as conn:
                 if plan.symptom is None:
                     limits.begin(conn)
+                    flows.send_all(conn)
                     drain(conn, workers)
                     workers.stop()
                 acknowledged = [number for producer in producers for number in producer.acknowledged]
@@ -121,11 +122,14 @@ def disturb(plan: Plan, dsn: str, injector: Injector, server: Server) -> list[Pr
 
 
 def drain(conn: psycopg.Connection[tuple[int, ...]], workers: Workers) -> None:
-    """Wait until no job is waiting or running, at most a minute."""
+    """Wait until no job is waiting, blocked or running, at most a minute."""
     give_up_at = time.monotonic() + DRAINS_WITHIN
     while time.monotonic() < give_up_at:
         workers.replace_ended()
-        row = conn.execute("SELECT (SELECT count(*) FROM pgq_waiting) + (SELECT count(*) FROM _pgq_running)").fetchone()
+        row = conn.execute(
+            "SELECT (SELECT count(*) FROM pgq_waiting) + (SELECT count(*) FROM pgq_blocked) "
+            "+ (SELECT count(*) FROM _pgq_running)"
+        ).fetchone()
         if row == (0,):
             return
         time.sleep(0.05)
@@ -145,5 +149,5 @@ class Watch:
             return False
         self._due = time.monotonic() + LOOK_EVERY
         lines = verdict.doubled(self._conn, self._injector.stopped_twice) + steps.skipped(self._conn)
-        lines += limits.beyond(self._conn)
+        lines += limits.beyond(self._conn) + flows.asleep(self._conn)
         return any(self._symptom in line for line in lines)

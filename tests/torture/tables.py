@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from torture import limits, steps
+from torture import flows, limits, steps
 
 SCRIPT = Path(__file__).parents[2] / "build/pgq.sql"
 
@@ -76,6 +76,7 @@ def prepare(conn: psycopg.Connection[Any], patches: Sequence[tuple[str, str, str
     conn.execute(TABLES)
     conn.execute(limits.TABLES)
     conn.execute(steps.TABLES)
+    conn.execute(flows.TABLES)
     limits.begin(conn)
     for function, old, new in (DECLINED_SOONER, *patches):
         row = conn.execute("SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = %s", [function]).fetchone()

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from support.errors import astray
 
-from torture import limits, steps
+from torture import flows, limits, steps
 from torture.faults import Injector
 from torture.producers import POISON
 from torture.workers import Workers
@@ -85,6 +85,7 @@ class Verdict:
 
     jobs: int
     steps: int
+    followed: int
     kills: int
     restarts: int
     lost: list[str]
@@ -103,7 +104,8 @@ class Verdict:
     def line(self) -> str:
         """The closing line."""
         return (
-            f"{self.jobs:,} jobs, {self.steps:,} steps, {self.kills} kills, {self.restarts} restarts: "
+            f"{self.jobs:,} jobs, {self.steps:,} steps, {self.followed:,} after others, {self.kills} kills, "
+            f"{self.restarts} restarts: "
             f"{len(self.lost)} lost, {len(self.doubled)} doubled, {len(self.skipped)} skipped, "
             f"{len(self.left)} left, {len(self.beyond)} beyond limits"
         )
@@ -112,7 +114,7 @@ class Verdict:
 def doubled(conn: psycopg.Connection[Any], stopped_twice: Iterable[int]) -> list[str]:
     """Return what was done more often than allowed, so far."""
     jobs = _texts(conn, DOUBLED, exactly_once=EXACTLY_ONCE, stopped_twice=list(stopped_twice))
-    return jobs + steps.doubled(conn)
+    return jobs + steps.doubled(conn) + flows.doubled(conn)
 
 
 def judge(conn: psycopg.Connection[Any], acknowledged: list[int], injector: Injector, workers: Workers) -> Verdict:
@@ -121,9 +123,10 @@ def judge(conn: psycopg.Connection[Any], acknowledged: list[int], injector: Inje
     return Verdict(
         jobs,
         steps.count(conn),
+        flows.count(conn),
         injector.counts["kill"],
         injector.counts["restart"],
-        _texts(conn, LOST, acknowledged=acknowledged, poison=list(POISON)),
+        _texts(conn, LOST, acknowledged=acknowledged, poison=list(POISON)) + flows.lost(conn),
         doubled(conn, injector.stopped_twice),
         steps.skipped(conn),
         _texts(conn, LEFT, poison=list(POISON)) + astray(conn),

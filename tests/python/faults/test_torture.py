@@ -25,8 +25,9 @@ def test_nothing_is_lost_doubled_or_left_in_a_short_run(tmp_path: Path) -> None:
     log = tmp_path / "log"
     verdict = torture(Plan(seconds=4, jobs=50, seed=9, restarts=1, faults=FaultPlan(every=0.2)), log).verdict
     assert verdict.is_clean, f"{verdict}\n{log.read_text()[-5000:]}"
-    assert (
-        verdict.line == f"{verdict.jobs:,} jobs, {verdict.steps:,} steps, {verdict.kills} kills, 1 restarts: {NOTHING}"
+    assert verdict.line == (
+        f"{verdict.jobs:,} jobs, {verdict.steps:,} steps, {verdict.followed:,} after others, {verdict.kills} kills, "
+        f"1 restarts: {NOTHING}"
     )
     assert verdict.jobs > 20
     assert verdict.steps > 0
@@ -40,12 +41,14 @@ def test_nothing_is_lost_doubled_or_left(tmp_path: Path) -> None:
     run = torture(Plan(seconds=15, jobs=200, seed=9), log)
     verdict = run.verdict
     assert verdict.is_clean, f"{verdict}\n{log.read_text()[-5000:]}"
-    assert (
-        verdict.line == f"{verdict.jobs:,} jobs, {verdict.steps:,} steps, {verdict.kills} kills, 2 restarts: {NOTHING}"
+    assert verdict.line == (
+        f"{verdict.jobs:,} jobs, {verdict.steps:,} steps, {verdict.followed:,} after others, {verdict.kills} kills, "
+        f"2 restarts: {NOTHING}"
     )
     # The run was not an easy one.
     assert verdict.jobs > 100
     assert verdict.steps > 100
+    assert verdict.followed > 5
     assert all(run.counts[act] > 0 for act in ("kill", "freeze", "stop", "stop twice", "cut", "cut all"))
     assert run.undone > 10
     assert run.dead > 0
@@ -62,6 +65,9 @@ def test_nothing_is_lost_doubled_or_left(tmp_path: Path) -> None:
         broken.with_separate_completion,
         broken.with_late_steps,
         broken.with_steps_saved_apart,
+        broken.with_flows_committed_first,
+        broken.without_a_second_look_for_signals,
+        broken.without_all_prerequisites,
         broken.without_the_lock_of_the_queue,
         broken.with_the_count_before_the_lock,
         broken.without_the_lock_of_the_order,
@@ -75,7 +81,7 @@ def test_a_broken_build_is_caught(build: broken.Build, tmp_path: Path) -> None:
         plan = build(seed=seed)
         verdict = torture(plan, tmp_path / f"log {seed}").verdict
         assert plan.symptom is not None
-        if any(plan.symptom in line for line in verdict.doubled + verdict.skipped + verdict.beyond):
+        if any(plan.symptom in line for line in verdict.lost + verdict.doubled + verdict.skipped + verdict.beyond):
             break
     else:
         pytest.fail(verdict.line)
@@ -86,8 +92,8 @@ def test_a_broken_build_is_caught(build: broken.Build, tmp_path: Path) -> None:
 def test_one_defect_spoils_the_verdict(what: str) -> None:
     """Any of the numbers does, and so does a worker that ended without a reason."""
     nothing: dict[str, list[str]] = {name: [] for name in ("lost", "doubled", "skipped", "left", "beyond", "crashes")}
-    assert Verdict(1, 0, 0, 0, **nothing).is_clean
-    assert not Verdict(1, 0, 0, 0, **{**nothing, what: ["x"]}).is_clean
+    assert Verdict(1, 0, 0, 0, 0, **nothing).is_clean
+    assert not Verdict(1, 0, 0, 0, 0, **{**nothing, what: ["x"]}).is_clean
 
 
 def marked(mark: str) -> list[tuple[int, str]]:
