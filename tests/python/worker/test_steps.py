@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from typing import Any, cast
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from support.database import Connect, Connection, one
 from support.workers import drain
 
 import pgq
-from pgq import Handlers, Job, WorkerQueue
+from pgq import Handlers, Job, Worker, WorkerQueue
 from pgq.worker.inside import Inside
 from pgq.worker.loop import Loop
 from pgq.worker.transactions import Ahead
@@ -246,7 +248,8 @@ def test_a_handler_that_ends_its_transaction_has_failed(
 
     queue.enqueue("k")
     drain(loop)
-    assert "TransactionEnded" in row(queue.conn)["errors"][0]["error"]
+    assert "TransactionEnded" in errors(queue.conn)
+    assert row(queue.conn)["saved"] is None
 
 
 def test_state_goes_through_attempts(
@@ -711,3 +714,26 @@ def test_a_plain_step_lets_go_of_a_job_that_is_held_ahead(
     queue.enqueue("k")
     drain(loop)
     assert ran == [{"steps": {"a": 0}}]
+
+
+def test_only_a_producer_enqueues_children(queue: WorkerQueue, handlers: Handlers, dsn: str, transaction: bool) -> None:
+    """A worker that is no producer in the queue of the child records no step."""
+    conn = queue.conn
+    conn.execute("DROP ROLE IF EXISTS limited")
+    conn.execute("CREATE ROLE limited LOGIN")
+    conn.execute("SELECT pgq_grant('limited', 'worker', '{default}')")
+
+    @handlers.handler("k", transaction=transaction)
+    def work(job: Job, *own: Connection) -> None:
+        job.step("before", int)
+        job.enqueue("child", queue="mine")
+
+    queue.enqueue("k")
+    with closing(Worker(make_conninfo(dsn, user="limited"), handlers)) as worker:
+        drain(worker.loops[0])
+        assert "InsufficientPrivilege" in errors(conn)
+        assert row(conn)["saved"] == {"steps": {"before": 0}}
+        conn.execute("SELECT pgq_grant('limited', 'producer', '{mine}')")
+        ripen(conn)
+        drain(worker.loops[0])
+    assert conn.execute("SELECT kind, queue FROM pgq_jobs").fetchall() == [("child", "mine")]
