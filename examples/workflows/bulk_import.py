@@ -24,19 +24,13 @@ LINES = 1_000
 
 @pgq.handler("import", transaction=True)
 def split(job: pgq.Job, conn: psycopg.Connection[Any]) -> None:
-    """Enqueue a job for each part of the file, and the summary after them, whatever becomes of them."""
+    """Enqueue a job for each part of the file, and the summary after them, whatever becomes of them: a batch."""
     path, size = job.args["path"], job.args.get("size", LINES)
     lines = len(Path(path).read_text(encoding="utf-8").splitlines())
     parts = [
         {"kind": "import part", "args": {"path": path, "first": first, "size": size}} for first in range(0, lines, size)
     ]
-    summary = {
-        "kind": "import summary",
-        "args": {"path": path, "lines": lines},
-        "after": [f"#{n + 1}" for n in range(len(parts))],
-        "after_failed": "run",
-    }
-    pgq.Queue(conn).enqueue_many([*parts, summary])
+    pgq.Queue(conn).enqueue_batch("import summary", {"path": path, "lines": lines}, parts)
 
 
 @pgq.handler("import part", transaction=True, cancel_on=psycopg.DataError)
