@@ -695,6 +695,28 @@ def test_a_step_that_is_interrupted_costs_its_connection_only(
     assert ran == [2]
 
 
+def test_a_step_that_leaves_its_connection_busy_costs_it(
+    queue: WorkerQueue, loop: Loop, handlers: Handlers, monkeypatch: pytest.MonkeyPatch, ran: list[Any]
+) -> None:
+    """An exception that another thread raises in the handler may strike before psycopg waits for the result."""
+
+    def strike(queue: WorkerQueue, *_: Any) -> None:
+        queue.conn.pgconn.send_query(b"SELECT pg_sleep(60)")
+        raise KeyboardInterrupt
+
+    @handlers.handler("k")
+    def work(job: Job) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(WorkerQueue, "save_json", strike)
+            with pytest.raises(KeyboardInterrupt):
+                job.step("a", int)
+        ran.append(job.step("b", lambda: 2))
+
+    queue.enqueue("k")
+    drain(loop)
+    assert ran == [2]
+
+
 def test_a_plain_step_lets_go_of_a_job_that_is_held_ahead(
     queue: WorkerQueue, loop: Loop, handlers: Handlers, ran: list[Any]
 ) -> None:
