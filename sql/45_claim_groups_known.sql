@@ -37,30 +37,33 @@ DECLARE
     v_parts text[] := string_to_array(current_setting(_pgq_groups_setting(queue), true), ' ');
 BEGIN
     idle := '{}';
-    IF cardinality(v_parts) < 2 THEN
+    -- Most sessions keep none: they need no subtransaction.
+    IF v_parts IS NULL OR cardinality(v_parts) < 2 THEN
         RETURN;
     END IF;
-    group_ids := v_parts[3]::bigint[];
-    idle := coalesce(v_parts[4]::bigint[], '{}');
-    look_us := v_parts[1]::bigint;
-    full_look_us := v_parts[2]::bigint;
-    IF array_ndims(group_ids) > 1 OR array_position(group_ids, NULL) IS NOT NULL
-       OR array_ndims(idle) > 1 OR array_position(idle, NULL) IS NOT NULL THEN
-        group_ids := '{}';
+    BEGIN
+        group_ids := v_parts[3]::bigint[];
+        idle := coalesce(v_parts[4]::bigint[], '{}');
+        look_us := v_parts[1]::bigint;
+        full_look_us := v_parts[2]::bigint;
+        IF array_ndims(group_ids) > 1 OR array_position(group_ids, NULL) IS NOT NULL
+           OR array_ndims(idle) > 1 OR array_position(idle, NULL) IS NOT NULL THEN
+            group_ids := '{}';
+            idle := '{}';
+        END IF;
+        -- A time that lies too far ahead was kept before the clock was set back.
+        IF NOT look_us - _pgq_microseconds(at) BETWEEN 0 AND 600000000 THEN
+            look_us := 0;
+        END IF;
+        IF NOT full_look_us - _pgq_microseconds(at) BETWEEN 0 AND 600000000 THEN
+            full_look_us := 0;
+        END IF;
+    EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+        group_ids := NULL;
         idle := '{}';
-    END IF;
-    -- A time that lies too far ahead was kept before the clock was set back.
-    IF NOT look_us - _pgq_microseconds(at) BETWEEN 0 AND 600000000 THEN
-        look_us := 0;
-    END IF;
-    IF NOT full_look_us - _pgq_microseconds(at) BETWEEN 0 AND 600000000 THEN
-        full_look_us := 0;
-    END IF;
-EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
-    group_ids := NULL;
-    idle := '{}';
-    look_us := NULL;
-    full_look_us := NULL;
+        look_us := NULL;
+        full_look_us := NULL;
+    END;
 END
 $_pgq_known_groups$;
 

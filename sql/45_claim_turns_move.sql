@@ -57,7 +57,14 @@ BEGIN
             v_run := '{}';
         END IF;
         EXIT WHEN v_queue IS NULL;
-        v_part := _pgq_lock_in_turn(v_queue, max_jobs - cardinality(rows), at, v_waits);
+        IF max_jobs = 1 THEN
+            v_part := _pgq_lock_next(v_queue, at);
+            IF v_part.rows IS NULL THEN
+                v_part := _pgq_lock_in_turn(v_queue, 1, at, v_waits);
+            END IF;
+        ELSE
+            v_part := _pgq_lock_in_turn(v_queue, max_jobs - cardinality(rows), at, v_waits);
+        END IF;
         rows := rows || v_part.rows;
         v_bytes := v_bytes + v_part.bytes;
         v_suspects := v_suspects + v_part.suspects;
@@ -128,12 +135,16 @@ BEGIN
             enqueued_at, context, token, lease_until, worker, claimed_at, losses, newest_error, group_key, group_id
         )
         SELECT t.id, t.queue, t.kind, t.args, t.priority, t.ripe_at, t.attempt + 1,
-               coalesce(t.max_retries, s.max_retries, 10), coalesce(t.backoff, s.backoff),
-               coalesce(t.backoff_cap, s.backoff_cap), t.dedup, t.dedup_key, t.enqueued_at, t.context,
+               coalesce(t.max_retries, (t.setting).max_retries, 10), coalesce(t.backoff, (t.setting).backoff),
+               coalesce(t.backoff_cap, (t.setting).backoff_cap), t.dedup, t.dedup_key, t.enqueued_at, t.context,
                _pgq_move_in_turn.token, at + _pgq_move_in_turn.lease, _pgq_move_in_turn.worker, at, t.losses,
-               t.newest_error, t.group_key, CASE WHEN _pgq_has_limits(s) THEN coalesce(t.group_id, 0) END
-        FROM taken AS t
-        LEFT JOIN pgq_queue_setting AS s ON s.queue = t.queue COLLATE "C"
+               t.newest_error, t.group_key, CASE WHEN _pgq_has_limits(t.setting) THEN coalesce(t.group_id, 0) END
+        FROM (
+            -- Without nested loops, a join would be one by hashing. OFFSET 0 is a fence: one look-up.
+            SELECT o.*, (SELECT s FROM pgq_queue_setting AS s WHERE s.queue = o.queue COLLATE "C") AS setting
+            FROM taken AS o
+            OFFSET 0
+        ) AS t
         RETURNING r.*;
         RETURN;
     END IF;

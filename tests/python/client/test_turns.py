@@ -101,7 +101,9 @@ def test_groups_take_turns_all_the_same(conn: Connection, connect: Connect, case
         assert len(taken) == 7
 
 
-def test_a_claim_that_takes_less_than_it_has_reserved_returns_the_turn(conn: Connection) -> None:
+def test_a_claim_that_takes_less_than_it_has_reserved_returns_the_turn(
+    conn: Connection,
+) -> None:
     """The groups from which it has taken no job come next."""
     fill(conn, "g", 20, 200)
     # The first groups have no job that is ripe, so the claim goes on, and reserves more groups than it wants jobs.
@@ -117,7 +119,9 @@ def test_a_claim_that_takes_less_than_it_has_reserved_returns_the_turn(conn: Con
     assert one(conn, "SELECT _pgq_reserved_turn('default') >> 15 = %s::bigint >> 15", last)
 
 
-def test_a_claim_does_not_visit_groups_whose_jobs_are_to_be_ripe_later(conn: Connection) -> None:
+def test_a_claim_does_not_visit_groups_whose_jobs_are_to_be_ripe_later(
+    conn: Connection,
+) -> None:
     """Many groups have a reminder for next month each."""
     # The entries of jobs that are gone are removed once their transactions are on disk.
     conn.execute("SET synchronous_commit = on")
@@ -193,7 +197,10 @@ def test_jobs_of_all_priorities_are_found_beside_the_heads_of_a_group(conn: Conn
         conn.execute("UPDATE pgq_waiting SET priority = %s", [priority])
         while conn.execute(claim).fetchall():
             pass
-    head = one(conn, "SELECT lanes::text FROM pgq_head WHERE queue ~ E'\\x1f' ORDER BY due DESC LIMIT 1")
+    head = one(
+        conn,
+        "SELECT lanes::text FROM pgq_head WHERE queue ~ E'\\x1f' ORDER BY due DESC LIMIT 1",
+    )
     assert "(4," in head
     assert "(6," in head
     conn.execute(
@@ -230,6 +237,61 @@ def test_what_a_claim_from_empty_groups_reads_does_not_grow(conn: Connection, co
     first = work(3000)
     work(3000)
     assert work(3000) < 1.3 * first + 2000
+
+
+def test_a_group_whose_first_job_is_not_ripe_keeps_its_turn(conn: Connection) -> None:
+    """The clock has been set back: the most urgent job of one group lies ahead, and another one of it is ripe."""
+    fill(conn, "g", 3, 9)
+    # Not the first group of a lap: that one is visited in the longer way.
+    conn.execute(
+        "UPDATE pgq_waiting SET priority = 0, ripe_at = now() + '1 hour' "
+        "WHERE id = (SELECT min(id) FROM pgq_waiting GROUP BY group_id ORDER BY group_id OFFSET 1 LIMIT 1)"
+    )
+    for _ in range(6):
+        assert one(conn, "SELECT count(*) FROM pgq_claim()") == 1
+    begun = conn.execute("SELECT count(*) FROM pgq_running GROUP BY group_key").fetchall()
+    assert begun == [(2,), (2,), (2,)]
+
+
+def test_claims_of_one_job_keep_a_list_once_the_way_is_long(conn: Connection, connect: Connect) -> None:
+    """Another session holds a snapshot, so the entries of 300 claimed jobs stay."""
+    fill(conn, "g", 3, 900)
+    holder = connect()
+    holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    holder.execute("SELECT count(*) FROM pgq_waiting")
+    conn.execute("SELECT count(*) FROM pgq_claim(max_jobs => 600)")
+    conn.execute("SELECT setval(_pgq_turn_sequence('default'), _pgq_turn_value('default', 0))")
+    session = connect()
+    kept = "SELECT coalesce(current_setting(_pgq_groups_setting('default'), true), '')"
+    assert one(session, kept) == ""
+    assert one(session, "SELECT count(*) FROM pgq_claim()") == 1
+    assert one(session, kept) != ""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x",
+        "1 2 x",
+        "1 2 {1} x",
+        "1 2 {{1},{2}}",
+        "1 2 {NULL}",
+        "1 2 {1} {{1}}",
+        "1 2 {1} {NULL}",
+        f"{9**99} 2 {{}}",
+    ],
+)
+def test_a_damaged_list_of_groups_counts_as_none(conn: Connection, value: str) -> None:
+    """Any role can set it; no claim fails for that."""
+    fill(conn, "g", 3, 6)
+    conn.execute("SELECT set_config(_pgq_groups_setting('default'), %s, false)", [value])
+    assert [one(conn, "SELECT count(*) FROM pgq_claim(max_jobs => %s)", jobs) for jobs in (1, 2)] == [1, 2]
+
+
+def test_a_session_remembers_a_thousand_idle_groups(conn: Connection) -> None:
+    """More of them would make each claim longer."""
+    conn.execute("SELECT _pgq_keep_groups('default', '{}', ARRAY(SELECT generate_series(1, 1500)), 0, 0)")
+    assert one(conn, "SELECT cardinality(idle) FROM _pgq_known_groups('default', now())") == 1000
 
 
 def test_many_full_groups_do_not_keep_a_free_one_waiting(conn: Connection) -> None:
