@@ -195,11 +195,11 @@ def test_a_rollback_after_the_last_need_leaves_no_job_blocked(conn: Connection) 
 
 
 @pytest.mark.happens("two last prerequisites end at once")
+@pytest.mark.parametrize("pairs", [400, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_eight_sessions_unblock_each_of_many_jobs_once(
-    conn: Connection, connect: Connect, pool: ThreadPoolExecutor
+    conn: Connection, connect: Connect, pool: ThreadPoolExecutor, pairs: int
 ) -> None:
     """Each job has two prerequisites, which end at about the same time in two sessions."""
-    pairs = 400
     graph = [
         {"kind": "k", "queue": f"q{half}", "args": n, "dedup": False} for n in range(pairs) for half in range(2)
     ] + [{"kind": "last", "args": n, "after": [f"#{2 * n + 1}", f"#{2 * n + 2}"]} for n in range(pairs)]
@@ -232,6 +232,66 @@ def test_eight_sessions_unblock_each_of_many_jobs_once(
     eventually(none_is_blocked)
     assert one(conn, "SELECT count(*) FROM pgq_waiting WHERE kind = 'last'") == pairs
     assert one(conn, "SELECT count(*) FROM seen") == pairs
+
+
+@pytest.mark.happens("two last prerequisites end at once")
+@pytest.mark.parametrize("ends", ["done", "dead"])
+@pytest.mark.parametrize("diamonds", [60, pytest.param(3_000, marks=pytest.mark.slow)])
+def test_eight_sessions_race_at_the_ends_of_many_diamonds(
+    conn: Connection, connect: Connect, pool: ThreadPoolExecutor, diamonds: int, ends: str
+) -> None:
+    """Of each, two sides end at about the same time in two sessions; three jobs after both differ in after_failed."""
+    policies = ["cancel", "run", "wait"]
+    graph: list[dict[str, Any]] = []
+    for n in range(diamonds):
+        top = len(graph) + 1
+        sides = [{"kind": "side", "queue": f"q{side}", "after": [f"#{top}"]} for side in range(2)]
+        lasts = [{"kind": last, "after": [f"#{top + 1}", f"#{top + 2}"], "after_failed": last} for last in policies]
+        tail = {"kind": "tail", "after": [f"#{top + 3}"], "after_failed": "cancel"}
+        jobs: list[dict[str, Any]] = [{"kind": "top", "queue": "q0"}, *sides, *lasts, tail]
+        graph += [job | {"args": n, "dedup": False} for job in jobs]
+    Queue(conn).enqueue_many(graph)
+    conn.execute(
+        "CREATE TABLE seen (id bigint); "
+        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN INSERT INTO public.seen VALUES (new.id); RETURN NULL; END$$; "
+        "CREATE TRIGGER see AFTER INSERT ON pgq_waiting FOR EACH ROW EXECUTE FUNCTION see(); "
+        "CREATE TRIGGER see AFTER INSERT ON pgq_ended FOR EACH ROW WHEN (new.kind <> 'side') EXECUTE FUNCTION see()"
+    )
+
+    def drain(queue: str) -> None:
+        with contextlib.closing(connect()) as session:
+            worker = WorkerQueue(session)
+            while jobs := worker.claim(queues=[queue], max_jobs=1):
+                if jobs[0].kind == "side" and ends == "dead":
+                    worker.fail(jobs[0], "no", retry=False)
+                else:
+                    worker.complete(*jobs)
+
+    def sides_have_ended() -> bool:
+        for done in [pool.submit(drain, f"q{n % 2}") for n in range(8)]:
+            done.result()
+        maintain(conn)
+        left = "SELECT count(*) FROM pgq_jobs WHERE kind IN ('top', 'side') AND state IN ('blocked', 'waiting')"
+        return bool(one(conn, left) == 0)
+
+    eventually(sides_have_ended, seconds=600)
+
+    def no_note_is_left() -> bool:
+        maintain(conn)
+        return bool(one(conn, "SELECT count(*) FROM pgq_need_ended") == 0)
+
+    eventually(no_note_is_left)
+    states = "SELECT DISTINCT state FROM pgq_jobs WHERE kind = %s"
+    expected = (
+        {"cancel": "cancelled", "run": "waiting", "wait": "blocked", "tail": "cancelled"}
+        if ends == "dead"
+        else {"cancel": "waiting", "run": "waiting", "wait": "waiting", "tail": "blocked"}
+    )
+    assert {kind: conn.execute(states, [kind]).fetchall() for kind in expected} == {
+        kind: [(state,)] for kind, state in expected.items()
+    }
+    assert one(conn, "SELECT count(*) - count(DISTINCT id) FROM seen") == 0
 
 
 @pytest.mark.happens("a prerequisite is dead or cancelled")
