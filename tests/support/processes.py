@@ -39,9 +39,9 @@ class Done:
     stderr: str
 
 
-def invoke(*arguments: str) -> Done:
+def invoke(*arguments: str, stdin: str | None = None) -> Done:
     """Run a command in this process, in 5 ms instead of 300. Raise an exception that the command does not handle."""
-    result = CliRunner().invoke(main, arguments, prog_name="pgq", catch_exceptions=False)
+    result = CliRunner().invoke(main, arguments, input=stdin, prog_name="pgq", catch_exceptions=False)
     return Done(result.exit_code, result.stdout, result.stderr)
 
 

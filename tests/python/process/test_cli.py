@@ -54,6 +54,7 @@ def test_help_names_every_command() -> None:
         "install", "upgrade", "uninstall", "version", "enqueue", "worker", "list", "show", "stats",
         "ps", "retry", "cancel", "purge", "grant", "revoke", "configure", "queues", "pause", "resume",
         "schedule", "schedules", "result", "update", "signal", "batches",
+        "enqueue-batch",
     ):  # fmt: skip
         assert f"\n  {command} " in done.stdout
         assert invoke(command, "--help").returncode == 0
@@ -62,6 +63,7 @@ def test_help_names_every_command() -> None:
 def test_each_command_works_as_a_process(dsn: str, bare: Connection, tmp_path: Path) -> None:
     """The other tests run most commands without a process of their own."""
     (tmp_path / "tasks.py").write_text(TASKS)
+    (tmp_path / "jobs.json").write_text("[]")
     bare.execute("CREATE ROLE clerk")
     steps = [
         (["install"], 0, "installed"),
@@ -84,6 +86,7 @@ def test_each_command_works_as_a_process(dsn: str, bare: Connection, tmp_path: P
         (["resume", "default"], 0, "resumed\n"),
         (["schedule", "set", "s", "@yearly", "k"], 0, "00:00"),
         (["schedules"], 0, "@yearly"),
+        (["enqueue-batch", "k", "{}", "jobs.json"], 0, "\n"),
         (["batches"], 0, "failed"),
         (["worker", "tasks", "--drain"], 0, ""),
         (["grant", "clerk", "reader"], 0, ""),

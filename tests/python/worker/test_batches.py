@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,3 +139,35 @@ def test_the_command_shows_batches(dsn: str, queue: Queue, conn: Connection) -> 
     assert [line.split()[:5] for line in lines] == [
         ["id", "queue", "jobs", "ended", "failed"], [str(second.id), "q", "0", "0", "0"],
     ]  # fmt: skip
+
+
+def test_the_command_enqueues_a_batch(dsn: str, queue: Queue, conn: Connection, tmp_path: Path) -> None:
+    """The jobs come from a file or from standard input; the other arguments are those of the job that comes last."""
+    file = tmp_path / "jobs.json"
+    file.write_text(json.dumps(members(2)))
+    done = invoke(
+        "--dsn", dsn, "enqueue-batch", "last", '{"x": 1}', str(file), "--queue", "q", "--priority", "3",
+        "--max-retries", "2", "--backoff", "5s", "--backoff-cap", "1m", "--group", "g", "--json",
+    )  # fmt: skip
+    batch = json.loads(done.stdout)
+    assert queue.batch_progress(batch["id"]) == BatchProgress(2, 0, 0, [])
+    row = conn.execute(
+        "SELECT kind, args, queue, priority, max_retries, backoff, backoff_cap, group_key, after FROM pgq_jobs "
+        "WHERE id = %s",
+        [batch["id"]],
+    ).fetchone()
+    assert row == (
+        "last", {"x": 1}, "q", 3, 2, timedelta(seconds=5), timedelta(minutes=1), "g", batch["ids"],
+    )  # fmt: skip
+    done = invoke("--dsn", dsn, "enqueue-batch", "last", "null", "-", stdin='[{"kind": "k"}]')
+    assert queue.batch_progress(int(done.stdout)) == BatchProgress(1, 0, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("[", "not JSON"), ("{}", "not an array of objects"), ("[1]", "not an array of objects")]
+)
+def test_the_command_refuses_what_is_no_array_of_jobs(dsn: str, conn: Connection, text: str, message: str) -> None:
+    """It says so in words, and enqueues nothing."""
+    done = invoke("--dsn", dsn, "enqueue-batch", "last", "{}", "-", stdin=text)
+    assert (done.returncode, message in done.stderr) == (2, True)
+    assert one(conn, "SELECT count(*) FROM pgq_jobs") == 0
