@@ -17,9 +17,11 @@ from pgq import AsyncQueue, Enqueued, Result, WorkerQueue, waiting_async
 from pgq.calls import Calls
 
 LONG = 60.0
+# Sessions that have declared that they wait, have looked once more, and are idle.
 WAITERS = (
-    "SELECT count(*) FROM pg_locks "
-    "WHERE locktype = 'advisory' AND classid = 'pgq_ended'::regclass AND mode = 'ShareLock' AND objid <> 0"
+    "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' "
+    "AND classid = 'pgq_ended'::regclass AND mode = 'ShareLock' AND objid <> 0 "
+    "AND state = 'idle' AND query ~ 'pgq_result'"
 )
 HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 'pgq_ended'::regclass"
 
