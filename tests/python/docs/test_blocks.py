@@ -19,6 +19,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from support.connections import django_of
 from support.database import Connection, jobs
 from support.pages import Page, pages
 from support.paths import ROOT
@@ -113,14 +114,17 @@ def run_python(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().out.splitlines() == re.findall(r"^ *# -> (.*)$", block, flags=re.MULTILINE)
 
 
+# Django has no applications here.
+@pytest.mark.filterwarnings("ignore:Accessing the database during app initialization")
 @pytest.mark.parametrize("page", of("python"))
 def test_python_prints_what_the_page_shows(
-    page: Page, here: None, registry: pgq.Handlers, conn: Connection, capsys: pytest.CaptureFixture[str]
+    page: Page, here: None, registry: pgq.Handlers, conn: Connection, dsn: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The blocks of a page run in order, as one module, on a database with the tables that they use."""
     conn.execute("CREATE TABLE account (id integer PRIMARY KEY, balance integer)")
     conn.execute("CREATE TABLE report (day date)")
-    run_python(page, capsys)
+    with django_of(dsn):
+        run_python(page, capsys)
 
 
 def test_the_handlers_of_the_readme_run_its_jobs(
