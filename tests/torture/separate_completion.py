@@ -13,7 +13,7 @@ def _run_one(self: Transactions, handler: Handler, job: Job) -> Result:
     try:
         queue = self._session.queue()
         with queue.conn.transaction():
-            self._handler_call.call(handler, job, queue.conn)
+            self._caller.call(handler, job, queue.conn)
     except Exception as error:
         return self._undone(handler, job, error)
     return self._handler_call.returned(job, None)

@@ -10,6 +10,7 @@ from pgq.process import early  # noqa: F401 - before anything that takes time
 from dataclasses import is_dataclass
 from typing import get_type_hints
 
+from pgq.async_job import AsyncJob
 from pgq.control import Cancel, Retry, Snooze, WaitForSignal
 from pgq.errors import (
     AlreadyInstalled,
@@ -47,6 +48,7 @@ from pgq.worker.worker import Worker
 __all__ = [
     "AlreadyInstalled",
     "ArgumentsMismatch",
+    "AsyncJob",
     "AsyncQueue",
     "BatchProgress",
     "Cancel",

@@ -188,9 +188,7 @@ def permission_hint(privilege: str, role: str) -> str:
 
 
 @contextmanager
-def translated(
-    conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], query: str, privilege: str | None = None
-) -> Iterator[None]:
+def translated(conn: psycopg.BaseConnection[Any], query: str, privilege: str | None = None) -> Iterator[None]:
     """
     Turn the psycopg errors that a caller of pgq reacts to into the classes above, by SQLSTATE.
 

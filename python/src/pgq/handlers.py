@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
+from pgq.async_job import AsyncJob
 from pgq.convert import Default
 from pgq.errors import ArgumentsMismatch
-from pgq.job import Job
+from pgq.job import ClaimedJob, Job
 from pgq.schedule import CatchUp, Overlap, Schedule, schedule_of
 
 F = TypeVar("F", bound=Callable[..., Any])
+A = TypeVar("A", bound="Around | AsyncAround")
 Exceptions = tuple[type[BaseException], ...]
 # Calling such a function runs nothing of its body.
-DEFERRED = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+GENERATORS = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 # Names of parameters that the worker fills, never the arguments of a job.
 RESERVED = frozenset({"job", "conn"})
 NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
@@ -27,6 +29,12 @@ class Around(Protocol):
     """A hook around each execution: it calls ``proceed`` and returns the result. For a batch, ``job`` is a list."""
 
     def __call__(self, job: Job | list[Job], proceed: Callable[[], Any], /) -> Any: ...
+
+
+class AsyncAround(Protocol):
+    """The same for async handlers: an async function, which awaits ``proceed()``."""
+
+    def __call__(self, job: AsyncJob | list[AsyncJob], proceed: Callable[[], Awaitable[Any]], /) -> Awaitable[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -45,9 +53,13 @@ class Handler:
     defaults: Mapping[str, Any] | None = None
     parameters: Parameters | None = None
     schedule: Schedule | None = None
+    is_async: bool = False
 
-    def call(self, job: Job | list[Job], *connection: Any) -> Any:
-        """Call the function with the job or jobs, or with the job's arguments by keyword. Raises ArgumentsMismatch."""
+    def call(self, job: ClaimedJob | list[Job] | list[AsyncJob], *connection: Any) -> Any:
+        """
+        Call the function with the job or jobs, or with the job's arguments by keyword; that of an async handler returns
+        a coroutine. Raises ArgumentsMismatch.
+        """
         if self.parameters is None or isinstance(job, list):
             return self.function(job, *connection)
         return self.function(**self.parameters.bind(job, *connection))
@@ -62,7 +74,7 @@ class Parameters:
     any_keyword: bool
     connection: bool
 
-    def bind(self, job: Job, *connection: Any) -> dict[str, Any]:
+    def bind(self, job: ClaimedJob, *connection: Any) -> dict[str, Any]:
         """
         Return the keyword arguments for a job.
 
@@ -87,6 +99,7 @@ class Handlers:
     def __init__(self) -> None:
         self._by_kind: dict[str, Handler] = {}
         self._around: Around | None = None
+        self._async_around: AsyncAround | None = None
         self._json_default: Default | None = None
 
     def handler(
@@ -120,13 +133,17 @@ class Handlers:
         return value other than None is kept as the result of the job, as JSON; one that cannot be stored is left out,
         and a note says why.
 
+        An async function is called in the same ways, on the event loop of the worker, with an AsyncJob, and with a
+        psycopg.AsyncConnection for its transaction.
+
         With ``batch=n`` a plain handler is called as ``f(jobs)`` with a list of up to n jobs. It returns None when all
         are done, or a mapping from ids to results (None: no result) and exceptions; a job that the mapping leaves out
         has failed. A transactional handler is called for each job, in one transaction for up to n of them, each under a
-        savepoint.
+        savepoint; an async one has no batch then.
 
-        ``timeout``, in seconds, interrupts the handler: TimedOut is raised in it. ``lease``, where it is longer, takes
-        the place of the worker's own: another worker may take the job this long after the last extension.
+        ``timeout``, in seconds, interrupts the handler: TimedOut is raised in it, and an async one is cancelled.
+        ``lease``, where it is longer, takes the place of the worker's own: another worker may take the job this long
+        after the last extension.
 
         When an operator cancels the job, Cancelled is raised in the handler in the same way; in a batch handler, when
         all jobs of its list are to be cancelled. With ``interrupt_on_cancel=False`` the handler is left alone; it may
@@ -157,6 +174,9 @@ class Handlers:
         enqueue = {"queue": queue, "max_retries": max_retries, "backoff": backoff, "group_key": group_key}
 
         def register(function: F) -> F:
+            is_async = inspect.iscoroutinefunction(function)
+            if is_async and transaction and batch is not None:
+                raise ValueError("an async handler with transaction=True takes no batch: each job has its transaction")
             taken = self._by_kind.get(kind)
             if taken is not None:
                 raise ValueError(f'kind "{kind}" has a handler already: {taken.function.__qualname__}')
@@ -173,21 +193,25 @@ class Handlers:
                 defaults={name: value for name, value in enqueue.items() if value is not None},
                 parameters=_parameters(function, transaction, listed=batch is not None and not transaction),
                 schedule=declared,
+                is_async=is_async,
             )
             return function
 
         return register
 
-    def around(self, hook: Around) -> Around:
+    def around(self, hook: A) -> A:
         """
-        Register the one hook around each execution, for tracing, error reports or a locale.
+        Register a hook around each execution, for tracing, error reports or a locale: one for plain handlers, and one
+        that is an async function for async handlers.
 
-        It is called as ``hook(job, proceed)``, in the transaction of a transactional handler. An exception that it
-        raises counts as the handler's. Raises ValueError if there is a hook.
+        It is called as ``hook(job, proceed)``, in the transaction of a transactional handler, and as ``await hook(job,
+        proceed)`` for an async one, where it awaits ``proceed()``. An exception that it raises counts as the handler's.
+        Raises ValueError if there is such a hook.
         """
-        if self._around is not None:
+        attribute = "_async_around" if inspect.iscoroutinefunction(hook) else "_around"
+        if getattr(self, attribute) is not None:
             raise ValueError("there is a hook already; let one hook call the other")
-        self._around = hook
+        setattr(self, attribute, hook)
         return hook
 
     def json_default(self, hook: Default) -> Default:
@@ -228,11 +252,25 @@ class Handlers:
             return {**defaults, "group_key": group_key(job.get("args", {}))}
         return defaults
 
+    def check_hooks(self) -> None:
+        """Raise ValueError if there is a hook around the handlers of one sort only, and there are others."""
+        sorts = {handler.is_async for handler in self._by_kind.values()}
+        if self._around is not None and self._async_around is None and True in sorts:
+            raise ValueError("the hook is not async: it is not called for async handlers, which need one of their own")
+        if self._around is None and self._async_around is not None and False in sorts:
+            raise ValueError("the hook is async: it is not called for plain handlers, which need one of their own")
+
     def execute(self, handler: Handler, job: Job | list[Job], *connection: Any) -> Any:
         """Call a handler, with the hook around it."""
         if self._around is None:
             return handler.call(job, *connection)
         return self._around(job, lambda: handler.call(job, *connection))
+
+    async def execute_async(self, handler: Handler, job: AsyncJob | list[AsyncJob], *connection: Any) -> Any:
+        """Call an async handler, with the hook around it."""
+        if self._async_around is None:
+            return await handler.call(job, *connection)
+        return await self._async_around(job, lambda: handler.call(job, *connection))
 
     @property
     def kinds(self) -> list[str]:
@@ -248,6 +286,11 @@ class Handlers:
     def any_transaction(self) -> bool:
         """Whether a handler has a transaction."""
         return any(handler.transaction for handler in self._by_kind.values())
+
+    @property
+    def all_async(self) -> bool:
+        """Whether there are handlers, and all of them are async."""
+        return bool(self._by_kind) and all(handler.is_async for handler in self._by_kind.values())
 
     @property
     def largest_batch(self) -> int:
@@ -270,8 +313,8 @@ def _parameters(function: Callable[..., Any], transaction: bool, listed: bool) -
 
     Raises TypeError for a function that can be called in neither way.
     """
-    if any(is_deferred(function) for is_deferred in DEFERRED):
-        raise TypeError("a handler is a function that does its work when it is called, neither async nor a generator")
+    if any(is_generator(function) for is_generator in GENERATORS):
+        raise TypeError("a handler is a function or an async function, and no generator")
     try:
         signature = inspect.signature(function)
     except ValueError:

@@ -49,7 +49,7 @@ class Runtime(Protocol):
 
     def batch(self, job: Job) -> BatchProgress: ...
 
-    def is_cancelled(self, job: Job) -> bool: ...
+    def is_cancelled(self, job: ClaimedJob) -> bool: ...
 
     def steps(self, job: Job) -> StepRuntime: ...
 
@@ -124,20 +124,14 @@ class Claim:
         return column
 
 
-class Job(Steps):
+class ClaimedJob:
     """
-    A claimed job. ``id`` stays the same through all attempts, ``token`` names this one claim.
-
-    ``attempt`` counts from 1. The job belongs to the worker until ``lease_until``, by the database's clock.
-    ``payload``, ``context`` and ``saved`` are JSON text. A ``suspect`` was lost together with other jobs, and was
-    claimed alone.
+    What Job and AsyncJob have in common: the values of a claimed job.
 
     Jobs with the same id and token are equal. A copy, and one that was pickled, is outside of its worker.
     """
 
-    __slots__ = ("__weakref__", "_args", "_claim", "_completed", "_index", "_steps", "attempt", "id", "kind", "payload")
-    # Set when the handler first asks for it.
-    _steps: object
+    __slots__ = ("__weakref__", "_args", "_claim", "_completed", "_index", "attempt", "id", "kind", "payload")
 
     def __init__(
         self,
@@ -237,17 +231,17 @@ class Job(Steps):
         return self._claim.suspect
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Job) and (self.id, self.token) == (other.id, other.token)
+        return isinstance(other, ClaimedJob) and (self.id, self.token) == (other.id, other.token)
 
     def __hash__(self) -> int:
         return hash((self.id, self.token))
 
     def __repr__(self) -> str:
         shown = (f"{name}={getattr(self, name)!r}" for name in FIELDS if name not in {"payload", "context", "saved"})
-        return f"Job({', '.join(shown)})"
+        return f"{type(self).__name__}({', '.join(shown)})"
 
-    def __reduce__(self) -> tuple[type[Job], tuple[Any, ...]]:
-        return Job, tuple(getattr(self, name) for name in FIELDS)
+    def __reduce__(self) -> tuple[type[ClaimedJob], tuple[Any, ...]]:
+        return type(self), tuple(getattr(self, name) for name in FIELDS)
 
     @property
     def args(self) -> Any:
@@ -279,6 +273,32 @@ class Job(Steps):
         """How long the job was ripe before it was claimed, by the database's clock; None outside a worker."""
         return self._claim.waited(self.ripe_at)
 
+    @property
+    def _cancelled(self) -> bool:
+        """Whether an operator has asked to cancel the job, as the worker's presence has learned."""
+        return self.id in self._claim.cancelled
+
+    def _require_runtime(self) -> Runtime:
+        if self._claim.runtime is None:
+            raise RuntimeError("a job can make this call only while its handler runs in a worker")
+        return self._claim.runtime
+
+
+class Job(ClaimedJob, Steps):
+    """
+    A claimed job. ``id`` stays the same through all attempts, ``token`` names this one claim.
+
+    ``attempt`` counts from 1. The job belongs to the worker until ``lease_until``, by the database's clock.
+    ``payload``, ``context`` and ``saved`` are JSON text. A ``suspect`` was lost together with other jobs, and was
+    claimed alone.
+
+    Jobs with the same id and token are equal. A copy, and one that was pickled, is outside of its worker.
+    """
+
+    __slots__ = ("_steps",)
+    # Set when the handler first asks for it.
+    _steps: object
+
     def extend(self, lease: timedelta | None = None) -> datetime:
         """
         Let the lease end no sooner than ``lease`` from now (None: as long as at the claim), and return its end.
@@ -306,16 +326,6 @@ class Job(Steps):
         Raises JobNotFound for a job that is not the last one of a batch, and RuntimeError outside a worker.
         """
         return self._require_runtime().batch(self)
-
-    @property
-    def _cancelled(self) -> bool:
-        """Whether an operator has asked to cancel the job, as the worker's presence has learned."""
-        return self.id in self._claim.cancelled
-
-    def _require_runtime(self) -> Runtime:
-        if self._claim.runtime is None:
-            raise RuntimeError("a job can make this call only while its handler runs in a worker")
-        return self._claim.runtime
 
 
 class Enqueued(NamedTuple):

@@ -119,7 +119,7 @@ class Steps:
         name = run.use(name, "step")
         if name in run.steps:
             return run.steps[name]
-        self._require_steps().check_steps()
+        self._check_steps()
         with run.running(name):
             result = function(*args, **kwargs)
         return self._keep(name, lambda _: result)
@@ -227,6 +227,10 @@ class Steps:
     def _now(self) -> datetime:
         """The time by the database's clock, without asking: the worker's clock may be wrong, but not its seconds."""
         return self._claimed_at() + self._require_steps().since_claim()
+
+    def _check_steps(self) -> None:
+        """Raise RuntimeError where no step may begin."""
+        self._require_steps().check_steps()
 
     def _claimed_at(self) -> datetime:
         """When the job was claimed, by the database's clock."""

@@ -123,7 +123,7 @@ def yields(job: Job) -> Any:
         (keyword, {"batch": 2}, TypeError, r"called as f\(jobs\)"),
         (wants_connection, {}, TypeError, "transaction=True"),
         (positional, {}, TypeError, "positional-only"),
-        (later, {}, TypeError, "async"),
+        (later, {"transaction": True, "batch": 2}, ValueError, "takes no batch"),
         (yields, {}, TypeError, "generator"),
         (two, {"transaction": True, "batch": 2, "timeout": 1}, ValueError, "no timeout"),
         (print, {"batch": 0}, ValueError, "batch of 0"),

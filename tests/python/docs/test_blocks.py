@@ -102,6 +102,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> pgq.Handlers:
     """The registry of @pgq.handler, empty for the time of a test."""
     monkeypatch.setattr(pgq.handlers.default, "_by_kind", {})
     monkeypatch.setattr(pgq.handlers.default, "_around", None)
+    monkeypatch.setattr(pgq.handlers.default, "_async_around", None)
     monkeypatch.setattr(pgq.handlers.default, "_json_default", None)
     return pgq.handlers.default
 
@@ -156,9 +157,17 @@ def test_the_handlers_of_their_page_do_what_it_says(dsn: str, registry: pgq.Hand
     cancelled = queue.enqueue("pay", {"amount": 5})
     _, failed = queue.enqueue_many([{"kind": "index", "args": "text"}, {"kind": "index", "args": ""}])
     queue.enqueue("move", {"account": 7, "amount": 5})
+    queue.enqueue("transfer", {"account": 7, "amount": 4})
+    fetched = queue.enqueue("fetch", {"url": "/"})
     drain(pgq.Worker(dsn, registry).loops[0])
-    assert conn.execute("SELECT balance FROM account").fetchone() == (105,)
-    assert jobs(conn) == [(snoozed.id, "waiting", 0), (cancelled.id, "waiting", 1), (failed.id, "waiting", 1)]
+    assert conn.execute("SELECT balance FROM account").fetchone() == (109,)
+    assert queue.result(fetched.id).value == {"length": len("the page /")}
+    assert sorted(jobs(conn)) == [
+        (snoozed.id, "waiting", 0),
+        (cancelled.id, "waiting", 1),
+        (failed.id, "waiting", 1),
+        (fetched.id, "done", 1),
+    ]
 
 
 def commands(page: Page) -> Iterator[tuple[str, list[str]]]:

@@ -6,7 +6,7 @@ A line that ignores an error tests that the error is found: mypy reports a comme
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,19 +25,71 @@ def mail(job: pgq.Job) -> None:
     job.extend(timedelta(minutes=1))
 
 
-@pgq.handler("pay", transaction=True, timeout=20, retry_on=OSError, cancel_on=(KeyError, ValueError))
+@pgq.handler(
+    "pay",
+    transaction=True,
+    timeout=20,
+    retry_on=OSError,
+    cancel_on=(KeyError, ValueError),
+)
 def pay(amount: int, *, job: pgq.Job, conn: psycopg.Connection[Any]) -> dict[str, int]:
     conn.execute("UPDATE account SET balance = balance - %s", [amount])
     return {"paid": amount}
 
 
-@pgq.handler("index", batch=100, lease=timedelta(minutes=5), queue="slow", max_retries=3, backoff=timedelta(seconds=1))
+@pgq.handler(
+    "index",
+    batch=100,
+    lease=timedelta(minutes=5),
+    queue="slow",
+    max_retries=3,
+    backoff=timedelta(seconds=1),
+)
 def index(jobs: list[pgq.Job]) -> dict[int, Any]:
     return {job.id: pgq.Retry(timedelta(hours=1)) for job in jobs}
 
 
+@pgq.handler("fetch", timeout=20)
+async def fetch(job: pgq.AsyncJob) -> dict[str, int]:
+    until: datetime = await job.extend(timedelta(minutes=1))
+    page: str = await job.step("page", download, job.args["url"])
+    await job.save({"page": page})
+    child: pgq.Enqueued = await job.enqueue("mail", {"to": "ann"})
+    results: list[pgq.Result] = await job.wait_for([child.id])
+    job.extend()  # type: ignore[unused-coroutine]
+    return {"length": len(page), "year": until.year, "results": len(results)}
+
+
+@pgq.handler("transfer", transaction=True)
+async def transfer(amount: int, *, job: pgq.AsyncJob, conn: psycopg.AsyncConnection[Any]) -> None:
+    async with conn.transaction():
+        await conn.execute("UPDATE account SET balance = balance - %s", [amount])
+
+
+@pgq.handler("pages", batch=10)
+async def pages(jobs: list[pgq.AsyncJob]) -> dict[int, Any]:
+    async with await psycopg.AsyncConnection.connect() as conn:
+        await jobs[0].complete(conn)
+    with psycopg.connect() as other:
+        await jobs[0].complete(other)  # type: ignore[arg-type]
+    return {job.id: None for job in jobs}
+
+
+async def download(url: str) -> str:
+    return url
+
+
+@pgq.around
+async def quietly_async(job: pgq.AsyncJob | list[pgq.AsyncJob], proceed: Callable[[], Awaitable[Any]]) -> Any:
+    return await proceed()
+
+
 @pgq.handler(
-    "report", schedule="0 7 * * mon-fri", timezone="Europe/Berlin", catch_up="all", jitter=timedelta(minutes=1)
+    "report",
+    schedule="0 7 * * mon-fri",
+    timezone="Europe/Berlin",
+    catch_up="all",
+    jitter=timedelta(minutes=1),
 )
 def report(job: pgq.Job) -> None:
     pass
@@ -63,8 +115,22 @@ pgq.Snooze(delay=5)  # type: ignore[arg-type]
 
 def enqueue(conn: psycopg.Connection[Any]) -> int:
     queue = pgq.Queue(conn, schema="jobs")
-    queue.enqueue("mail", {"to": "ann"}, delay="10 minutes", max_retries=3, dedup_key="ann", on_duplicate="replace")
-    queue.enqueue("mail", None, ripe_at=datetime.now(UTC), priority=0, backoff=timedelta(seconds=1), dedup=False)
+    queue.enqueue(
+        "mail",
+        {"to": "ann"},
+        delay="10 minutes",
+        max_retries=3,
+        dedup_key="ann",
+        on_duplicate="replace",
+    )
+    queue.enqueue(
+        "mail",
+        None,
+        ripe_at=datetime.now(UTC),
+        priority=0,
+        backoff=timedelta(seconds=1),
+        dedup=False,
+    )
     queue.enqueue("mail", on_duplicate="sometimes")  # type: ignore[arg-type]
     many: list[pgq.Enqueued] = queue.enqueue_many({"kind": "mail", "args": n} for n in range(3))
     try:
@@ -116,7 +182,13 @@ def work(dsn: str) -> None:
     handlers.handler("mail")(mail)
     pgq.Worker(dsn, handlers, queue_prefixes=["mail."], queue_order="strict")
     pgq.Worker(dsn, handlers, all_queues=True)
-    worker = pgq.Worker(dsn, handlers, queues=["default"], concurrency=2, drain=pgq.Drain(until_empty=True))
+    worker = pgq.Worker(
+        dsn,
+        handlers,
+        queues=["default"],
+        concurrency=2,
+        drain=pgq.Drain(until_empty=True),
+    )
     worker.run()
 
 

@@ -17,6 +17,7 @@ from support.servers import Place
 from support.workers import drain
 
 from pgq import Handlers, Job, LeaseLost, Queue, Worker, WorkerQueue
+from pgq.job import ClaimedJob
 from pgq.schema.install import install
 from pgq.views import Views
 from pgq.worker.loop import Loop
@@ -53,7 +54,7 @@ def test_an_unknown_kind_or_unreadable_payload_stops_only_its_job(queue: Queue, 
 
 def clear(job: Job) -> None:
     """Leave the job without any attribute."""
-    for name in Job.__slots__[1:]:
+    for name in (*ClaimedJob.__slots__[1:], *Job.__slots__):
         with suppress(AttributeError):  # some are set when they are first asked for
             delattr(job, name)
 

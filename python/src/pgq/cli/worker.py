@@ -42,7 +42,10 @@ from pgq.worker.worker import Worker
     "--all-queues]",
 )
 @click.option(
-    "--concurrency", type=click.IntRange(1, 100), default=1, help="Threads, for handlers that wait for the network."
+    "--concurrency",
+    type=click.IntRange(1, 100),
+    default=1,
+    help="Threads, for handlers that wait for the network; if all handlers are async, how many of them run at a time.",
 )
 @click.option("--processes", type=click.IntRange(1, 100), default=1, help="Processes, for handlers that compute.")
 @click.option(

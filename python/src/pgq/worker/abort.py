@@ -24,11 +24,11 @@ def release_all(loops: Sequence[Loop], settings: Settings, done: DoneLog) -> Non
     outcomes: list[Outcome] = []
     for loop in loops:
         loop.inside.shut_down()
+        loop.async_handlers.sessions.shut_down()
         # Read in the order in which jobs move on, so that none is missed; some may be met twice.
         unstarted = [*loop.claimed.unstarted]
-        execution = loop.executor.execution
+        running = [job for execution in loop.executor.executions for job in execution.jobs]
         ended = loop.pending
-        running = execution.jobs if execution is not None else ()
         settled = {outcome.job for outcome in ended}
         outcomes += ended
         # A running job comes last: a transaction of its handler may have locked it.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
 
-from pgq.errors import Error, PayloadError
+from pgq.errors import PayloadError
 from pgq.handlers import Handler, Handlers
-from pgq.job import BatchProgress, Job
+from pgq.job import BatchProgress, ClaimedJob, Job
+from pgq.worker.async_handlers import AsyncHandlers
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.execution import Execution
 from pgq.worker.handler_call import HandlerCall
@@ -30,7 +31,8 @@ class Executor:
     Whatever goes wrong in a handler is the failure of its own job. Transactional handlers use a session of their own,
     so that none can touch the one through which the loop claims and settles. ``extend`` extends the lease of a job;
     ``batch`` returns the numbers of its batch; ``unpack`` lets the server keep a job and those that were claimed with
-    it in rows of their own; ``peek`` returns the job that the loop will run next, if there is one.
+    it in rows of their own; ``peek`` returns the job that the loop will run next, if there is one; ``async_handlers``
+    run beside these.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Executor:
         unpack: Callable[[Job], None],
         batch: Callable[[Job], BatchProgress],
         peek: Callable[[], Job | None],
+        async_handlers: AsyncHandlers,
     ) -> None:
         self.handlers = handlers
         self.session = session
@@ -52,13 +55,27 @@ class Executor:
         self._unpack = unpack
         self._batch = batch
         self._peek = peek
+        self._async_handlers = async_handlers
         self.handler_call = HandlerCall(handlers, self.interruption, settings.timing.clock)
         self.transactions = Transactions(self.handler_call, session, settings, self._following)
 
     @property
     def execution(self) -> Execution | None:
-        """What runs now."""
+        """What runs now, in the thread of the loop."""
         return self.handler_call.execution
+
+    @property
+    def executions(self) -> list[Execution]:
+        """All that runs now."""
+        execution = self.execution
+        return [*([] if execution is None else [execution]), *self._async_handlers.executions()]
+
+    def begin_async(self, handler: Handler, jobs: list[Job], claimed_at: float) -> None:
+        """Begin to run an async handler, of which one more may begin, and wait until that is so again."""
+        self.let_go()
+        self.handler_call.pid = os.getpid()
+        self._async_handlers.begin(handler, jobs, claimed_at)
+        self._async_handlers.wait_for_room()
 
     def run(self, handler: Handler, jobs: list[Job], claimed_at: float) -> list[Result]:
         """
@@ -108,6 +125,8 @@ class Executor:
     def steps(self, job: Job) -> HandlerSteps:
         """Return what the steps of a job call. Raises RuntimeError for a job that has none."""
         self._refuse_in_child()
+        if (call := self._async_handlers.call_of(job)) is not None:
+            return call.steps(job)
         execution = self.execution
         if execution is None or all(one.id != job.id for one in execution.jobs):
             raise RuntimeError("a job has steps only while its handler runs in a worker")
@@ -129,10 +148,9 @@ class Executor:
         if os.getpid() != self.handler_call.pid:
             raise RuntimeError("a job can make this call only in the process of its worker")
 
-    def is_cancelled(self, job: Job) -> bool:
+    def is_cancelled(self, job: ClaimedJob) -> bool:
         """Return whether a job that runs is to be cancelled; ``Job.cancelled``, of a copy of the job, calls this."""
-        execution = self.execution
-        return execution is not None and any(one._cancelled for one in execution.jobs if one.id == job.id)
+        return any(one._cancelled for execution in self.executions for one in execution.jobs if one.id == job.id)
 
     def _run_one(self, handler: Handler, job: Job) -> Result:
         try:
@@ -155,25 +173,6 @@ class Executor:
             return results
         try:
             returned = self.handler_call.call(handler, decoded)
-            if returned is not None and not isinstance(returned, Mapping):
-                raise TypeError(
-                    f"a batch handler returns None or a mapping from ids, and not a {type(returned).__name__}"
-                )
+            return results + self.handler_call.returned_by_batch(handler, decoded, returned)
         except BaseException as error:
             return results + [self.handler_call.judge(handler, job, error) for job in decoded]
-        for job in decoded:
-            try:
-                results.append(self._returned_by_batch(handler, job, returned))
-            except BaseException as error:
-                results.append(self.handler_call.judge(handler, job, error))
-        return results
-
-    def _returned_by_batch(self, handler: Handler, job: Job, returned: Mapping[int, Any] | None) -> Result:
-        if returned is None or job._completed:
-            return self.handler_call.returned(job, None)
-        if job.id not in returned:
-            raise Error("its batch handler has left it out")
-        result = returned[job.id]
-        if isinstance(result, BaseException):
-            return self.handler_call.judge(handler, job, result, raised_by_handler=True)
-        return self.handler_call.returned(job, result)

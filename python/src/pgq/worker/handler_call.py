@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg
 
 from pgq import tracing
 from pgq.convert import as_result
+from pgq.errors import Error
 from pgq.handlers import Handler, Handlers
 from pgq.job import Claim, Job
 from pgq.process.signals import StopSignals
@@ -31,7 +32,64 @@ def lend(job: Job) -> Job:
     return lent
 
 
-class HandlerCall:
+class Call:
+    """A call of a handler, and the outcome that its result or its exception leads to."""
+
+    def __init__(self, handlers: Handlers, clock: Callable[[], float]) -> None:
+        # Whether a handler was called in this run, and whether one is being called now.
+        self.begun = False
+        self.calling = False
+        self._handlers = handlers
+        self._clock = clock
+        self._called_at = 0.0
+
+    def returned(self, job: Job, result: Any) -> Result:
+        """Return the result of a job whose handler has returned, perhaps after it completed the job itself."""
+        if job._completed:
+            return Settlement(job, "done", seconds=self.seconds())
+        return self.encoded(job, result)
+
+    def encoded(self, job: Job, result: Any) -> Completed | CompletedWithNote:
+        """Return the outcome of a job whose handler has returned, whatever the conversion of its result raises."""
+        if result is None:
+            return Completed(job, None, self.seconds())
+        try:
+            return Completed(job, as_result(result, self._handlers.json_hook), self.seconds())
+        except BaseException as error:
+            return without_result(job, describe(error), type(error).__name__, self.seconds())
+
+    def returned_by_batch(self, handler: Handler, jobs: list[Job], returned: Any) -> list[Result]:
+        """Return the results of the jobs of a batch handler that has returned."""
+        if returned is not None and not isinstance(returned, Mapping):
+            raise TypeError(f"a batch handler returns None or a mapping from ids, and not a {type(returned).__name__}")
+        results: list[Result] = []
+        for job in jobs:
+            try:
+                results.append(self._returned_by_batch(handler, job, returned))
+            except BaseException as error:
+                results.append(self.judge(handler, job, error))
+        return results
+
+    def judge(self, handler: Handler, job: Job, error: BaseException, *, raised_by_handler: bool = False) -> Outcome:
+        """Return the outcome of a job after an exception, which may be one that the worker has raised."""
+        return judge(handler, job, error, raised_by_handler=raised_by_handler or self.calling, seconds=self.seconds())
+
+    def seconds(self) -> float:
+        """Return for how long the run has lasted, from the call of the handler if there was one."""
+        return self._clock() - self._called_at
+
+    def _returned_by_batch(self, handler: Handler, job: Job, returned: Mapping[int, Any] | None) -> Result:
+        if returned is None or job._completed:
+            return self.returned(job, None)
+        if job.id not in returned:
+            raise Error("its batch handler has left it out")
+        result = returned[job.id]
+        if isinstance(result, BaseException):
+            return self.judge(handler, job, result, raised_by_handler=True)
+        return self.returned(job, result)
+
+
+class HandlerCall(Call):
     """
     Call handlers, one at a time, in runs from ``begin`` to ``end``.
 
@@ -39,18 +97,13 @@ class HandlerCall:
     """
 
     def __init__(self, handlers: Handlers, interruption: Interruption, clock: Callable[[], float]) -> None:
+        super().__init__(handlers, clock)
         # What runs: an execution, or for the short path what makes one.
         self._execution: Execution | None = None
         self.running: tuple[Claim, int, Handler, float, float] | None = None
-        # Whether a handler was called in this run, and whether one is being called now.
-        self.begun = False
-        self.calling = False
         # The process of the worker.
         self.pid = 0
-        self._handlers = handlers
         self._interruption = interruption
-        self._clock = clock
-        self._called_at = 0.0
         self.recursion_limit = sys.getrecursionlimit()
 
     @property
@@ -154,29 +207,6 @@ class HandlerCall:
     def resume(self, called_at: float, calling: bool) -> None:
         """Go on with a call of the short path, which has made it without ``call``."""
         self._called_at, self.calling = called_at, calling
-
-    def returned(self, job: Job, result: Any) -> Result:
-        """Return the result of a job whose handler has returned, perhaps after it completed the job itself."""
-        if job._completed:
-            return Settlement(job, "done", seconds=self.seconds())
-        return self.encoded(job, result)
-
-    def encoded(self, job: Job, result: Any) -> Completed | CompletedWithNote:
-        """Return the outcome of a job whose handler has returned, whatever the conversion of its result raises."""
-        if result is None:
-            return Completed(job, None, self.seconds())
-        try:
-            return Completed(job, as_result(result, self._handlers.json_hook), self.seconds())
-        except BaseException as error:
-            return without_result(job, describe(error), type(error).__name__, self.seconds())
-
-    def judge(self, handler: Handler, job: Job, error: BaseException, *, raised_by_handler: bool = False) -> Outcome:
-        """Return the outcome of a job after an exception, which may be one that the worker has raised."""
-        return judge(handler, job, error, raised_by_handler=raised_by_handler or self.calling, seconds=self.seconds())
-
-    def seconds(self) -> float:
-        """Return for how long the run has lasted, from the call of the handler if there was one."""
-        return self._clock() - self._called_at
 
     def restore_process(self, seconds: float) -> None:
         """

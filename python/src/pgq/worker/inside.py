@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import psycopg
 from psycopg.errors import error_from_result
@@ -53,7 +53,7 @@ class LentConnection(psycopg.Connection[Any]):
 class Inside(Session):
     """The session of a loop's transactional handlers. Only the loop uses it, and lends its connection to them."""
 
-    connection_class = LentConnection
+    connection_class: ClassVar[type[psycopg.Connection[Any]] | None] = LentConnection
     # Of the connection that is open.
     _attributes: frozenset[str] = frozenset()
 
@@ -70,7 +70,12 @@ class Inside(Session):
     @property
     def has_blocks(self) -> bool:
         """Whether a handler is in a block of ``conn.transaction()``."""
-        return self._queue is not None and getattr(self._queue.conn, "open_blocks", 0) > 0
+        return self.open_blocks > 0
+
+    @property
+    def open_blocks(self) -> int:
+        """How many blocks of ``conn.transaction()`` a handler is in."""
+        return 0 if self._queue is None else getattr(self._queue.conn, "open_blocks", 0)
 
     @property
     def begin(self) -> str:
@@ -153,7 +158,7 @@ class Inside(Session):
         """
         if super().close_if_busy():
             return True
-        if self._queue is None or not getattr(self._queue.conn, "open_blocks", 0):
+        if not self.has_blocks:
             return False
         self.abandon()
         return True

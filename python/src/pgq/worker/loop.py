@@ -15,8 +15,11 @@ from pgq.handlers import Handlers
 from pgq.job import BatchProgress, Claim, Job
 from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, is_main_thread
+from pgq.worker.async_handlers import AsyncHandlers
+from pgq.worker.async_sessions import AsyncSessions
 from pgq.worker.batching import BatchSize
 from pgq.worker.claimed import ClaimedJobs
+from pgq.worker.event_loop import EventLoop
 from pgq.worker.execution import NotBegun
 from pgq.worker.executor import Executor
 from pgq.worker.idle import IdleLoops
@@ -58,7 +61,8 @@ class Loop:
     it is lost, only the database knows whether the last commit took effect. The loop then connects again and records
     the same outcomes once more, which changes nothing where they are recorded already; it runs no job a second time.
     ``extend`` extends the lease of a job; ``batch`` returns the numbers of its batch; ``connection_lost`` is called
-    after a lost connection.
+    after a lost connection. Up to ``most_async`` async handlers run at a time on the ``event_loop``; the loop runs its
+    other handlers itself.
     """
 
     def __init__(
@@ -72,6 +76,9 @@ class Loop:
         connection_lost: Callable[[], None],
         idle: IdleLoops,
         served: ServedQueues,
+        most_async: int,
+        event_loop: EventLoop,
+        sessions: AsyncSessions,
     ) -> None:
         self.settings = settings
         self.timing = settings.timing
@@ -83,8 +90,21 @@ class Loop:
         self.session = self._session(Session, settings.timing.longest_lock_wait)
         # The session of transactional handlers.
         self.inside = self._session(Inside)
-        self.executor = Executor(handlers, self.inside, settings, extend, self._unpack, batch, self.peek)
         self.settler = Settler(settings, self.session, served, state.done, lambda: not handlers.any_transaction)
+        self.async_handlers = AsyncHandlers(
+            settings,
+            handlers,
+            self.settler,
+            self.wakeup,
+            most=most_async,
+            event_loop=event_loop,
+            sessions=sessions,
+            unpack=self._unpack,
+            wake=self._wake,
+        )
+        self.executor = Executor(
+            handlers, self.inside, settings, extend, self._unpack, batch, self.peek, self.async_handlers
+        )
         self.locked = LockedJobs(settings, self.session, self.settler)
         self.ticker = Ticker(self.tick, self.timing.tick)
         self.claimed = ClaimedJobs(self.settler, state.budget, self.session.lock)
@@ -134,6 +154,11 @@ class Loop:
         with self.session.lock, suppress(psycopg.errors.LockNotAvailable):
             self.settler.unpack([job])
 
+    def _wake(self) -> None:
+        """Wake the loop, which may be asleep, or wait for the end of an async handler."""
+        self._idle.leave(self.wakeup)
+        self.wakeup.set()
+
     def run(self) -> None:
         """
         Take turns until stopped or drained; then settle, and give back what has not begun.
@@ -165,6 +190,7 @@ class Loop:
                     pause = min(2 * pause, self.timing.longest_pause)
             self.finish()
         finally:
+            self.async_handlers.wait_for_all()
             self.close()
 
     def _go_on(self) -> bool:
@@ -184,6 +210,7 @@ class Loop:
             signals.restore()
         if not self.gate.enter(self.let_go):
             return 0
+        self.async_handlers.raise_unavailable()
         with self.session.lock, self.session.interruptible():
             claim = self.settle_and_claim()
         if claim is None:
@@ -205,7 +232,8 @@ class Loop:
             # The claim before the loop sleeps finds jobs in new queues, too.
             self._served.search(self.session.queue(), at_once=not self.sleep.found)
         budget = self.state.budget
-        size = budget.reserve(self.batch_size.size(self.handlers.largest_batch))
+        wanted = max(self.handlers.largest_batch, min(self.async_handlers.free, self.settings.batch))
+        size = budget.reserve(self.batch_size.size(wanted))
         claimed_at = self.timing.clock()
         claim: Claim | None = None
         count = 0
@@ -232,7 +260,7 @@ class Loop:
     def run_batch(self) -> None:
         """Run the claimed jobs while they may begin."""
         begin_until = self.claimed.at + self.settings.begin_within
-        begun_at, begun = self.timing.clock(), 0
+        begun_at, begun, ended = self.timing.clock(), 0, self.async_handlers.ended
         try:
             while not self.state.stopping:
                 self.executor.let_go(unless=self.claimed.peek())
@@ -247,8 +275,10 @@ class Loop:
                     self.settle()
         finally:
             self.executor.let_go()
-        if begun:
-            self.batch_size.note(begun, self.timing.clock() - begun_at)
+        # Where handlers run beside each other, those that end tell how many begin in a time.
+        done = begun if self.async_handlers.most == 1 else self.async_handlers.ended - ended
+        if done:
+            self.batch_size.note(done, self.timing.clock() - begun_at)
 
     def _short(self) -> ShortPath | ShortTransactions:
         """Return the short way for the next job, if there is one for its handler."""
@@ -289,7 +319,10 @@ class Loop:
             if not jobs:
                 return 0
         try:
-            self.settler.add(self.executor.run(handler, jobs, self.claimed.at))
+            if handler.is_async:
+                self.executor.begin_async(handler, jobs, self.claimed.at)
+            else:
+                self.settler.add(self.executor.run(handler, jobs, self.claimed.at))
         except NotBegun as error:
             self.claimed.put_back(error.jobs)
             raise (error.__cause__ or error) from None
@@ -307,13 +340,29 @@ class Loop:
             if not is_mine:
                 self.claimed.release_unstarted()
                 return
+            # As if the other handlers ran in other loops.
+            handlers = self.async_handlers
+            handlers.wait(
+                lambda: self.state.stopping or not handlers.is_busy,
+                min(self.timing.alone_within, self.settings.begin_within),
+            )
             self.run_batch()
+            handlers.wait(lambda: self.state.stopping or not handlers.is_busy, self.timing.alone_for)
             if self.settler.has_pending:
                 self.settle()
 
     def rest(self) -> bool:
         """Sleep until there may be something to do; return true when the worker is drained instead."""
-        if not self.locked.outcomes:
+        handlers = self.async_handlers
+        handlers.expect_end()
+        # Asked in this order: the ticker settles for a handler that ends from here on, unless that wakes the loop.
+        is_busy = handlers.is_busy
+        if self.settler.has_pending:
+            return False
+        if is_busy and self.settings.drain is not None:
+            handlers.wait(lambda: self.settler.has_pending or self.state.stopping, self.settings.poll)
+            return False
+        if not self.locked.outcomes and not is_busy:
             self.ticker.pause()
         return self.sleep.rest()
 
@@ -340,8 +389,9 @@ class Loop:
         Settle jobs that were locked, too. Runs in the ticker's thread.
         """
         self.executor.interruption.check()
+        self.async_handlers.tick()
         now = self.timing.clock()
-        if (self.executor.execution is None and not self.locked.are_due) or now < self._tick_again_at:
+        if not (self._runs_handlers or self.locked.are_due) or now < self._tick_again_at:
             return
         if not self.session.lock.acquire(blocking=False):
             return
@@ -353,10 +403,12 @@ class Loop:
                     self._idle.leave(self.wakeup)
                     self.wakeup.set()
             # Read under the lock, without which the loop gets neither to its next batch nor to sleep.
-            execution = self.executor.execution
-            if execution is None:
+            if not self._runs_handlers:
                 return
-            if now - execution.since > min(self.timing.keep_unstarted, self.settings.begin_within):
+            # When the handler was called for whose end the jobs wait that have not begun, or the last async one.
+            execution = self.executor.execution
+            since = self.async_handlers.waiting_since if execution is None else execution.since
+            if since is not None and now - since > min(self.timing.keep_unstarted, self.settings.begin_within):
                 self.claimed.release_unstarted()
             if self.settler.is_due:
                 self.settle(patient=False)
@@ -367,9 +419,19 @@ class Loop:
         finally:
             self.session.lock.release()
 
+    @property
+    def _runs_handlers(self) -> bool:
+        """Whether handlers run, or async ones may have ended while the loop sleeps."""
+        handlers = self.async_handlers
+        return (
+            self.executor.execution is not None or handlers.is_busy or (handlers.most > 1 and self.settler.has_pending)
+        )
+
     def finish(self) -> None:
         """Settle, and give back what has not begun; if that fails, leave the jobs to their leases."""
         self.claimed.release_unstarted()
+        # Meanwhile the ticker settles.
+        self.async_handlers.wait_for_all()
         try:
             if self.settler.has_pending:
                 with suppress(psycopg.errors.LockNotAvailable):
@@ -387,16 +449,19 @@ class Loop:
 
     def is_well(self) -> bool:
         """Return whether the loop does its work, or could not for a short time only. The health thread calls this."""
-        return self.liveness.is_well(self.executor.execution)
+        if self.async_handlers.is_busy and self.async_handlers.event_loop.blocked_for() > self.timing.unwell_after:
+            return False
+        now = self.timing.clock()
+        in_time = (execution for execution in self.executor.executions if execution.is_in_time(now))
+        return self.liveness.is_well(next(in_time, None))
 
     def held_jobs(self, seconds: float) -> list[Job]:
         """Return the jobs that run or have not begun, if they were claimed longer ago than this."""
-        if self.timing.clock() - self.claimed.at < seconds:
-            return []
+        before = self.timing.clock() - seconds
         # Read in the order in which jobs move on, so that none is missed.
-        unstarted = self.claimed.unstarted.copy()
-        execution = self.executor.execution
-        return [*unstarted, *(execution.jobs if execution is not None else ())]
+        unstarted = self.claimed.unstarted.copy() if self.claimed.at <= before else []
+        running = (execution for execution in self.executor.executions if execution.claimed_at <= before)
+        return [*unstarted, *(job for execution in running for job in execution.jobs)]
 
     @property
     def pending(self) -> list[Outcome]:
@@ -408,7 +473,9 @@ class Loop:
         """Return all jobs that this loop holds, and perhaps some that it held; the caller holds ``session.lock``."""
         claim = self.claimed.claim
         claimed = claim.jobs() if claim is not None else ()
-        return [*claimed, *(outcome.job for outcome in self.pending), *self.settler.left()]
+        # In the order in which they move on.
+        running = [job for execution in self.async_handlers.executions() for job in execution.jobs]
+        return [*claimed, *running, *(outcome.job for outcome in self.pending), *self.settler.left()]
 
     def close(self) -> None:
         """Close the connections, and end the ticker's thread."""

@@ -31,9 +31,9 @@ class ShortPath:
     """
     Run the jobs of plain handlers one after the other, with all that ``Executor.run`` and ``HandlerCall.call`` promise.
 
-    A plain handler has no batch, transaction, timeout, hook, span or Django around it. That is asked once for the jobs
-    of a kind that follow each other. The handler gets the object that was claimed, and may do anything to it: from then
-    on the worker knows the job by its claim and its place there.
+    A plain handler is not async, and has no batch, transaction, timeout, hook, span or Django around it. That is asked
+    once for the jobs of a kind that follow each other. The handler gets the object that was claimed, and may do
+    anything to it: from then on the worker knows the job by its claim and its place there.
     """
 
     def __init__(
@@ -157,6 +157,7 @@ class ShortPath:
         handler = self._handlers.get(kind)
         if (
             handler is None
+            or handler.is_async
             or handler.batch is not None
             or handler.transaction
             or handler.timeout is not None

@@ -24,8 +24,8 @@ class ShortTransactions:
     Run the jobs of transactional handlers one after the other, with all that ``Loop.dispatch`` and ``Executor.run``
     promise.
 
-    Such a handler takes one job at a time, and has no timeout, hook, span or Django around it. That is asked once for
-    the jobs of a kind that follow each other.
+    Such a handler is not async, takes one job at a time, and has no timeout, hook, span or Django around it. That is
+    asked once for the jobs of a kind that follow each other.
     """
 
     def __init__(
@@ -103,6 +103,7 @@ class ShortTransactions:
         handler = self._handlers.get(kind)
         if (
             handler is None
+            or handler.is_async
             or not handler.transaction
             or handler.batch is not None
             or self._state.budget.limit is not None

@@ -12,7 +12,7 @@ from pgq.job import Job
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.execution import Execution
 from pgq.worker.inside import Inside
-from pgq.worker.transactions import Transactions
+from pgq.worker.transactions import Transaction
 from pgq.workflow import StepRuntime
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class HandlerSteps(StepRuntime):
         execution: Execution,
         job: Job,
         session: Inside,
-        transactions: Transactions,
+        transactions: Transaction,
         handlers: Handlers,
         clock: Callable[[], float],
     ) -> None:

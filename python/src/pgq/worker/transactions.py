@@ -14,7 +14,7 @@ from pgq.handlers import Handler
 from pgq.job import Job
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.execution import NotBegun
-from pgq.worker.handler_call import HandlerCall
+from pgq.worker.handler_call import Call, HandlerCall
 from pgq.worker.inside import Inside
 from pgq.worker.outcomes import Outcome, Released, Result, Settlement
 from pgq.worker.settings import Settings
@@ -48,9 +48,9 @@ class Ahead(NamedTuple):
     transaction: str
 
 
-class Transactions:
+class Transaction:
     """
-    Run jobs in transactions of the worker, through a session that is reset afterwards.
+    Let handlers run in transactions of the worker, one at a time, through a session that is reset afterwards.
 
     What comes between two jobs is one message: the first one is completed, its transaction is committed, the session is
     reset, and the next transaction holds the second one. ``following`` returns that job with its handler, if it may be
@@ -62,12 +62,12 @@ class Transactions:
 
     def __init__(
         self,
-        handler_call: HandlerCall,
+        call: Call,
         session: Inside,
         settings: Settings,
         following: Callable[[], tuple[Handler, Job] | None],
     ) -> None:
-        self._handler_call = handler_call
+        self._handler_call = call
         self._session = session
         self._settings = settings
         self._following = following
@@ -76,15 +76,6 @@ class Transactions:
         # Of the transaction that was begun last: its id, and the settlement of the job that it completes.
         self._transaction = ""
         self._settlement: Settlement | None = None
-
-    def run_one(self, handler: Handler, job: Job) -> Result:
-        """Let the handler's writes and the completion of its job commit together, or not at all."""
-        try:
-            conn = self.begin(handler, job)
-            job.args  # noqa: B018 - a payload that cannot be decoded fails here, before the handler is called
-            return self.end(job, self._handler_call.call(handler, job, conn))
-        except BaseException as error:
-            return self.failed(handler, job, error)
 
     def begin(self, handler: Handler, job: Job) -> psycopg.Connection[Any]:
         """Hold a job in a new transaction, unless that is done; return the connection."""
@@ -119,13 +110,130 @@ class Transactions:
         finally:
             self._reset_session()
 
+    def check_step(self) -> None:
+        """Raise RuntimeError where a step cannot commit, TransactionEnded if the handler has ended the transaction."""
+        if self._session.has_blocks:
+            raise RuntimeError("a step commits the transaction: call it outside of conn.transaction()")
+        if self._session.status == TransactionStatus.IDLE:
+            raise TransactionEnded("the handler ended its transaction")
+
+    def end_step(self, handler: Handler, job: Job, transaction: str) -> None:
+        """Commit what a step has written in the transaction with this id, and hold its job in a new one."""
+        if transaction != self._transaction:
+            raise _ended(job)
+        self._transaction, *_ = self._session.send("COMMIT", self._session.begin, _holding(self._queue, handler, job))
+
+    def let_go(self, unless: Job | None = None) -> None:
+        """Hold no job ahead, except for this one."""
+        ahead = self._ahead
+        if ahead is not None and (unless is None or ahead[:2] != (unless.id, unless.token)):
+            self._ahead = None
+            self._session.roll_back()
+
+    def _completion(self, job: Job, result: Any) -> tuple[Settlement, tuple[str, ...]]:
+        """Return the settlement of a job whose handler has returned, and the statements that complete it."""
+        if self._session.close_if_busy():
+            raise TransactionEnded(f"the handler of {job.kind} left its connection in the middle of something")
+        if self._session.status == TransactionStatus.IDLE:
+            raise _ended(job)
+        try:
+            return completion_in(self._queue, self._transaction, self._handler_call.encoded(job, result))
+        except ENDED as error:
+            raise _ended(job) from error
+
+    def _complete(self, job: Job, *statements: str) -> tuple[str, ...]:
+        try:
+            return self._session.send(*statements)
+        except ENDED as error:
+            raise _ended(job) from error
+
+    def _commit(self, job: Job, statements: tuple[str, ...]) -> bool:
+        """
+        Complete the job, commit, reset the session and hold the next job, in one message.
+
+        Return whether the session is clean.
+        """
+        if self._has_left_threads() or self._session.is_spoiled:
+            self._complete(job, *statements, "COMMIT")
+            return False
+        ahead = self._following() if self._handler_call.seconds() < QUICK else None
+        begin = () if ahead is None else (self._session.begin, _holding(self._queue, *ahead))
+        held = self._complete(job, *statements, "COMMIT", *self._session.cleaning, *begin)
+        self._session.set_defaults()
+        if ahead is not None:
+            self._ahead = Ahead(ahead[1].id, ahead[1].token, held[0])
+        return True
+
+    def _has_committed(self, job: Job) -> bool:
+        """
+        Return whether the transaction that completes the job has committed, as far as the session can tell.
+
+        The statement that failed may have come after the COMMIT: the lease of the next job may be lost.
+        """
+        self._reset_session()
+        try:
+            return bool(self._transaction) and self._session.has_committed(self._transaction, job)
+        except psycopg.Error:
+            return False
+
+    def _rolled_back(
+        self, handler: Handler, failed: list[Job], others: list[Job], error: BaseException
+    ) -> list[Result]:
+        """
+        Return the results after a rollback, for the jobs that have failed and those that go back.
+
+        When a connection is lost in the middle of a COMMIT, its result is unknown; but a failure that is recorded under
+        the token of a job that is done comes too late, and changes nothing.
+        """
+        if not self._handler_call.begun and (self._session.closed or isinstance(error, psycopg.OperationalError)):
+            raise NotBegun(failed + others) from error
+        return [*(self._undone(handler, job, error) for job in failed), *(Released(job) for job in others)]
+
+    def _undone(self, handler: Handler, job: Job, error: BaseException) -> Result:
+        """Return the result of a job that was not completed; there is nothing to record when its lease is lost."""
+        if not self._handler_call.calling and isinstance(error, LeaseLost):
+            return Settlement(job, "lost")
+        return self._handler_call.judge(handler, job, error)
+
+    def _reset_session(self) -> None:
+        """Prepare the session for the next job; a thread that the handler has left behind may still use it."""
+        if self._has_left_threads():
+            self._session.abandon()
+        self._session.reset()
+
+    def _has_left_threads(self) -> bool:
+        return threading.active_count() > self._threads
+
+
+class Transactions(Transaction):
+    """Run jobs in transactions, in the thread of a loop."""
+
+    def __init__(
+        self,
+        handler_call: HandlerCall,
+        session: Inside,
+        settings: Settings,
+        following: Callable[[], tuple[Handler, Job] | None],
+    ) -> None:
+        super().__init__(handler_call, session, settings, following)
+        self._caller = handler_call
+
+    def run_one(self, handler: Handler, job: Job) -> Result:
+        """Let the handler's writes and the completion of its job commit together, or not at all."""
+        try:
+            conn = self.begin(handler, job)
+            job.args  # noqa: B018 - a payload that cannot be decoded fails here, before the handler is called
+            return self.end(job, self._caller.call(handler, job, conn))
+        except BaseException as error:
+            return self.failed(handler, job, error)
+
     def run_batch(self, handler: Handler, jobs: list[Job]) -> list[Result]:
         """Run each job under a savepoint. One commit completes the jobs, and records the others' outcomes."""
         settled: list[Settlement] = []
         failed: list[Outcome] = []
         left = jobs.copy()
         current: Job | None = None
-        function = self._handler_call.simple(handler)
+        function = self._caller.simple(handler)
         self._threads = threading.active_count()
         try:
             self.let_go()
@@ -166,82 +274,16 @@ class Transactions:
             self._reset_session()
         return [*settled, *recorded]
 
-    def check_step(self) -> None:
-        """Raise RuntimeError where a step cannot commit, TransactionEnded if the handler has ended the transaction."""
-        if self._session.has_blocks:
-            raise RuntimeError("a step commits the transaction: call it outside of conn.transaction()")
-        if self._session.status == TransactionStatus.IDLE:
-            raise TransactionEnded("the handler ended its transaction")
-
-    def end_step(self, handler: Handler, job: Job, transaction: str) -> None:
-        """Commit what a step has written in the transaction with this id, and hold its job in a new one."""
-        if transaction != self._transaction:
-            raise _ended(job)
-        self._transaction, *_ = self._session.send("COMMIT", self._session.begin, _holding(self._queue, handler, job))
-
-    def let_go(self, unless: Job | None = None) -> None:
-        """Hold no job ahead, except for this one."""
-        ahead = self._ahead
-        if ahead is not None and (unless is None or ahead[:2] != (unless.id, unless.token)):
-            self._ahead = None
-            self._session.roll_back()
-
     def _call(self, function: Callable[..., Any] | None, handler: Handler, job: Job) -> Any:
         """Call the handler of a job of a batch."""
         job.args  # noqa: B018 - as above
         try:
             if function is None:
-                return self._handler_call.call(handler, job, self._queue.conn)
-            return self._handler_call.call_simple(function, handler, job, self._queue.conn)
+                return self._caller.call(handler, job, self._queue.conn)
+            return self._caller.call_simple(function, handler, job, self._queue.conn)
         except BaseException:
             self._session.close_if_busy()
             raise
-
-    def _completion(self, job: Job, result: Any) -> tuple[Settlement, tuple[str, ...]]:
-        """Return the settlement of a job whose handler has returned, and the statements that complete it."""
-        if self._session.close_if_busy():
-            raise TransactionEnded(f"the handler of {job.kind} left its connection in the middle of something")
-        if self._session.status == TransactionStatus.IDLE:
-            raise _ended(job)
-        try:
-            return completion_in(self._queue, self._transaction, self._handler_call.encoded(job, result))
-        except ENDED as error:
-            raise _ended(job) from error
-
-    def _complete(self, job: Job, *statements: str) -> tuple[str, ...]:
-        try:
-            return self._session.send(*statements)
-        except ENDED as error:
-            raise _ended(job) from error
-
-    def _commit(self, job: Job, statements: tuple[str, ...]) -> bool:
-        """
-        Complete the job, commit, reset the session and hold the next job, in one message.
-
-        Return whether the session is clean.
-        """
-        if threading.active_count() > self._threads or self._session.is_spoiled:
-            self._complete(job, *statements, "COMMIT")
-            return False
-        ahead = self._following() if self._handler_call.seconds() < QUICK else None
-        begin = () if ahead is None else (self._session.begin, _holding(self._queue, *ahead))
-        held = self._complete(job, *statements, "COMMIT", *self._session.cleaning, *begin)
-        self._session.set_defaults()
-        if ahead is not None:
-            self._ahead = Ahead(ahead[1].id, ahead[1].token, held[0])
-        return True
-
-    def _has_committed(self, job: Job) -> bool:
-        """
-        Return whether the transaction that completes the job has committed, as far as the session can tell.
-
-        The statement that failed may have come after the COMMIT: the lease of the next job may be lost.
-        """
-        self._reset_session()
-        try:
-            return bool(self._transaction) and self._session.has_committed(self._transaction, job)
-        except psycopg.Error:
-            return False
 
     def _undo(self) -> bool:
         """Undo what was done for the last job of a batch; return whether its transaction is left for the others."""
@@ -250,31 +292,6 @@ class Transactions:
         except psycopg.Error:
             return False
         return True
-
-    def _rolled_back(
-        self, handler: Handler, failed: list[Job], others: list[Job], error: BaseException
-    ) -> list[Result]:
-        """
-        Return the results after a rollback, for the jobs that have failed and those that go back.
-
-        When a connection is lost in the middle of a COMMIT, its result is unknown; but a failure that is recorded under
-        the token of a job that is done comes too late, and changes nothing.
-        """
-        if not self._handler_call.begun and (self._session.closed or isinstance(error, psycopg.OperationalError)):
-            raise NotBegun(failed + others) from error
-        return [*(self._undone(handler, job, error) for job in failed), *(Released(job) for job in others)]
-
-    def _undone(self, handler: Handler, job: Job, error: BaseException) -> Result:
-        """Return the result of a job that was not completed; there is nothing to record when its lease is lost."""
-        if not self._handler_call.calling and isinstance(error, LeaseLost):
-            return Settlement(job, "lost")
-        return self._handler_call.judge(handler, job, error)
-
-    def _reset_session(self) -> None:
-        """Prepare the session for the next job; a thread that the handler has left behind may still use it."""
-        if threading.active_count() > self._threads:
-            self._session.abandon()
-        self._session.reset()
 
 
 def _holding(queue: WorkerQueue, handler: Handler, job: Job) -> str:

@@ -26,8 +26,10 @@ from pgq.process.health import READY, Health, HealthReport, notify_systemd
 from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, exit_within
 from pgq.worker.abort import RELEASE_WITHIN, release_all
+from pgq.worker.async_sessions import AsyncSessions
 from pgq.worker.calls import MAX_BYTES
 from pgq.worker.drain import Drain
+from pgq.worker.event_loop import EventLoop
 from pgq.worker.execution import Execution
 from pgq.worker.joblog import first_line
 from pgq.worker.loop import Loop
@@ -46,9 +48,10 @@ class Worker:
     Run the jobs of some queues until stopped by SIGTERM, SIGINT or ``stop()``.
 
     ``concurrency`` is the number of threads, each with a loop and connections of its own; a single one is the thread
-    that calls ``run``. A loop claims at most ``batch`` jobs at a time, fewer when they take long or their arguments
-    reach ``batch_bytes``, for ``lease``. When no job is ripe, it sleeps until it is notified of one, or the next one is
-    ripe. It looks every ``poll`` seconds, and at least once a second unless behind a transaction pooler.
+    that calls ``run``. Where all handlers are async, it is how many of them run at a time, on one event loop. A loop
+    claims at most ``batch`` jobs at a time, fewer when they take long or their arguments reach ``batch_bytes``, for
+    ``lease``. When no job is ripe, it sleeps until it is notified of one, or the next one is ripe. It looks every
+    ``poll`` seconds, and at least once a second unless behind a transaction pooler.
 
     The worker serves the named ``queues``, by default the queue "default"; or those whose names begin with one of the
     ``queue_prefixes``; or with ``all_queues`` every queue that its role may use. Of ripe jobs with the same priority,
@@ -109,13 +112,20 @@ class Worker:
         )
         self.state = RunState.start(self.max_jobs, self.timing.clock)
         self._served = ServedQueues(self.settings)
+        self._event_loop = EventLoop(self._fail_async)
+        self._sessions = AsyncSessions(self.settings, self._event_loop)
         self.drained = False
         # Whether the loops are made, and other threads may use them.
         self._begun = False
 
     @cached_property
     def loops(self) -> list[Loop]:
-        """The loops, made at the first use, because they open sockets."""
+        """
+        The loops, made at the first use, because they open sockets.
+
+        One loop serves all async handlers. Where there are others, each loop runs one handler at a time, of any sort.
+        """
+        loops, most_async = (1, self.concurrency) if self.handlers.all_async else (self.concurrency, 1)
         return [
             Loop(
                 self.settings,
@@ -126,8 +136,11 @@ class Worker:
                 connection_lost=self.presence.mark_uncertain,
                 idle=self.presence.idle,
                 served=self._served,
+                most_async=most_async,
+                event_loop=self._event_loop,
+                sessions=self._sessions,
             )
-            for _ in range(self.concurrency)
+            for _ in range(loops)
         ]
 
     @cached_property
@@ -149,10 +162,11 @@ class Worker:
 
         A supervisor holds the other end of the ``lifeline``: it receives a byte once the worker works, and stops the
         worker by closing its end. Raises the error of the first connections, and every error that a new connection
-        would not mend.
+        would not mend, and ValueError for a hook that is not called for all handlers.
         """
         if lifeline is not None:
             withhold(lifeline)
+        self.handlers.check_hooks()
         # Made before any other thread can ask for them.
         loops = self.loops
         self._begun = True
@@ -199,6 +213,8 @@ class Worker:
         """Close all connections."""
         for loop in self.loops:
             loop.close()
+        self._event_loop.close()
+        self._sessions.close()
         self.presence.close()
 
     def _connect(self) -> bool:
@@ -278,8 +294,12 @@ class Worker:
 
     def _executions(self) -> list[Execution]:
         """Return what the executors run."""
-        executions = [loop.executor.execution for loop in self.loops]
-        return [execution for execution in executions if execution is not None]
+        return [execution for loop in self.loops for execution in loop.executor.executions]
+
+    def _fail_async(self) -> None:
+        """Let the jobs of the async handlers that run have failed: their event loop has ended."""
+        for loop in self.loops:
+            loop.async_handlers.fail_all()
 
     def _is_well(self) -> bool:
         """Return whether each loop does its work, or could not for a short time only."""
