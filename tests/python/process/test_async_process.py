@@ -42,8 +42,18 @@ async def block(job):
     time.sleep(60)
 
 
+waiting, forks = [], asyncio.Event()
+
+
 @pgq.handler("fork")
 async def fork(job):
+    while len(waiting) < 20:
+        await asyncio.sleep(0.01)
+    # The event loop runs all of these next, after this one.
+    loop = asyncio.get_running_loop()
+    first = loop.create_future()
+    loop.call_soon(lambda: (first.set_result(None), forks.set()))
+    await first
     child = os.fork()
     if child == 0:
         # Whatever the child awaits, it runs no other job, and ends.
@@ -62,7 +72,8 @@ async def fork(job):
 
 @pgq.handler("note")
 async def note(job):
-    await asyncio.sleep(0)
+    waiting.append(job)
+    await forks.wait()
     with open("notes", "a") as notes:
         notes.write(f"{os.getpid()} {job.args}\\n")
 

@@ -517,3 +517,19 @@ def test_a_task_that_is_cancelled_waits_for_its_thread(make_worker: MakeWorker) 
     event_loop.call(begin)
     assert ended.wait(30)
     assert seen[1:] == ["thread", "cancelled"]
+
+
+def test_calls_of_one_job_that_are_made_at_once_wait_for_each_other(
+    queue: Queue, loop: Loop, handlers: Handlers
+) -> None:
+    """None is lost, and each step is kept."""
+
+    @handlers.handler("k")
+    async def work(job: AsyncJob) -> int:
+        await asyncio.gather(*(job.enqueue("later", n, delay="1 hour") for n in range(8)), job.save("x"))
+        return len(job._job._run().steps)
+
+    job = queue.enqueue("k").id
+    drain(loop)
+    assert queue.result(job).value == 8
+    assert one(queue.conn, "SELECT count(*) FROM pgq_jobs WHERE kind = 'later'") == 8
