@@ -147,7 +147,8 @@ def worker(
         # Not for the programs that handlers start.
         os.set_inheritable(int(lifeline), False)
     if lifeline is None and processes > 1:
-        command = [sys.executable, "-m", "pgq", *sys.argv[1:]]
+        # Also that of a program that calls this one, such as manage.py.
+        command = [sys.executable, *sys.orig_argv[1:]]
         sys.exit(Supervisor(command, processes, grace=grace.total_seconds(), health=Health(health_file)).run())
 
     code = 1
