@@ -42,6 +42,7 @@ class Runtime(Protocol):
     """What a worker lends to a job while its handler runs."""
 
     lease: timedelta
+    worker: str
 
     def extend(self, job: Job, lease: timedelta | None) -> datetime: ...
 
@@ -229,6 +230,11 @@ class ClaimedJob:
     def suspect(self) -> bool:
         """Whether the job was lost together with others."""
         return self._claim.suspect
+
+    @property
+    def worker(self) -> str | None:
+        """The name of the worker that runs the job; None outside a worker."""
+        return None if self._claim.runtime is None else self._claim.runtime.worker
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ClaimedJob) and (self.id, self.token) == (other.id, other.token)

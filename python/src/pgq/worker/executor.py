@@ -50,6 +50,7 @@ class Executor:
         self.session = session
         self.settings = settings
         self.lease = settings.lease
+        self.worker = settings.name
         self.interruption = Interruption()
         self._extend = extend
         self._unpack = unpack
