@@ -13,7 +13,7 @@ RELEASED := $(patsubst sql/released/%,build/%,$(sort $(wildcard sql/released/pgq
 FILES := $(sort $(SCRIPT) $(RELEASED) $(STEPS:%=build/pgq--%.sql))
 PG_TLE := build/pgq.pg_tle.sql
 CARRIED := python/src/pgq/schema/pgq.sql $(STEPS:%=python/src/pgq/schema/upgrades/%.sql) python/LICENSE
-LINTED := python/src tests/python tests/support tests/torture tools examples bench
+LINTED := python/src tests/django_project tests/python tests/support tests/torture tools examples bench
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,7 +31,7 @@ DEVPG := $(BIN)/python tools/devpg.py run --
 BENCH := build/venv-bench
 PROVE := tools/pgtap.py --load $(PLAIN) --load python/src/pgq/testkit.sql
 
-.PHONY: all help demo reference test test-all test-sql test-python test-matrix fuzz torture lint bench dist installcheck clean
+.PHONY: all help demo reference test test-all test-sql test-python test-django test-matrix fuzz torture lint bench dist installcheck clean
 .DELETE_ON_ERROR:
 # Completed scripts are frozen, checked and read.
 .PRECIOUS: build/complete/pgq--%.sql
@@ -100,13 +100,16 @@ demo: $(VENV)/ready all ## see the queue work, on PGQ_DSN's PostgreSQL or on one
 test: test-sql test-python ## all tests but the slow ones, on servers that are started and thrown away; WORKERS=4
 
 test-all: SELECTED :=
-test-all: test-sql test-python ## all tests, the slow ones, too
+test-all: test-sql test-python test-django ## all tests, the slow ones, too
 
 test-sql: $(VENV)/ready all ## pgTAP alone, through pg_prove
 	@$(DEVPG) $(BIN)/python $(PROVE) $(TAP)
 
 test-python: $(VENV)/ready all ## pytest alone, without the slow tests
 	@$(PYTEST) $(PARALLEL) $(SELECTED) tests/python
+
+test-django: $(VENV)/ready all ## the app for Django and Django's own tests, with Django 5 on Python 3.11 and Django 6 on a newer one
+	@$(BIN)/python tools/django_matrix.py
 
 fuzz: $(VENV)/ready all ## random calls and random lives of jobs; SECONDS=120 of each, SEED= to repeat
 	@FUZZ_SECONDS=$(or $(SECONDS),120) FUZZ_SEED=$(SEED) $(PYTEST) -s tests/python/client/test_fuzz.py tests/python/client/test_model.py

@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ Default = Callable[[Any], Any]
 # The SQL takes up to 1 MiB in PostgreSQL's text form. In Python's, an escape of six characters stands for two bytes or
 # more of that, so a result that is refused here is too long in either form.
 LONGEST_RESULT = 4 * 1024 * 1024
+# A result that is kept, unlike None: the JSON null.
+NULL: Final = object()
 
 
 def dumps(value: Any, hook: Default | None = None) -> str:
@@ -73,7 +75,7 @@ def as_result(value: Any, hook: Default | None = None) -> str:
 
     Raises ValueError for a result that the database would refuse for its size: sending a gigabyte costs the connection.
     """
-    text = dumps(value, hook)
+    text = "null" if value is NULL else dumps(value, hook)
     if len(text) > LONGEST_RESULT:
         raise ValueError(f"the result takes {len(text)} characters as JSON")
     return text

@@ -32,6 +32,8 @@ RUN = ("sql", "python", "sh")
 OTHERS = ("text", "ini", "yaml")
 # The page and the first line of every block that is not run.
 EXCEPTIONS: set[tuple[str, str]] = set()
+# A page whose Python and shell blocks are those of a project: see test_django_page.py.
+PROJECT = Page("docs/django.md")
 # A page whose first command installs pgq begins with an empty database.
 EMPTY = {README}
 PROGRAMS = Path(sys.executable).parent
@@ -39,7 +41,8 @@ PROGRAMS = Path(sys.executable).parent
 
 def of(language: str) -> list[Any]:
     """Return the pages that have blocks of a language, as parameters."""
-    return [pytest.param(page, id=page.name) for page in pages() if page.blocks(language)]
+    own = [] if language == "sql" else [PROJECT]
+    return [pytest.param(page, id=page.name) for page in pages() if page.blocks(language) and page not in own]
 
 
 def test_every_block_runs_or_is_an_exception() -> None:

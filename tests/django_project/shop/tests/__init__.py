@@ -1,0 +1,1 @@
+"""The tests of the app for Django, as Django runs them."""

@@ -1,0 +1,1 @@
+"""The tests that Django has for its own backends of tasks, run with that of pgq."""
