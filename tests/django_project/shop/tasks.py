@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 from django.db import connection
 
 import pgq
@@ -91,4 +92,22 @@ def once(n: int) -> int:
 @pgq.handler("plain")
 def plain(job: pgq.Job) -> Any:
     """A handler that is no task."""
+    return job.args
+
+
+@pgq.handler("with a connection", transaction=True)
+def with_connection(job: pgq.Job, conn: psycopg.Connection[Any]) -> Any:
+    """A handler with a transaction."""
+    return conn.execute("SELECT %s::integer", [job.args]).fetchone()
+
+
+@pgq.handler("list", batch=10, max_retries=0)
+def several(jobs: list[pgq.Job]) -> Any:
+    """A handler of batches, which fails those without arguments."""
+    return {job.id: job.args or LookupError("none") for job in jobs}
+
+
+@pgq.handler("async")
+async def async_handler(job: pgq.AsyncJob) -> Any:
+    """An async handler, which is no task."""
     return job.args

@@ -13,7 +13,8 @@ from pgq import handlers as registry
 from pgq.convert import as_result
 from pgq.django.run import register
 from pgq.django.schema import raw
-from pgq.job import BatchProgress, Job
+from pgq.handlers import Handler
+from pgq.job import BatchProgress, ClaimedJob, Job
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.judge import judge
 from pgq.worker.outcomes import Completed, Outcome
@@ -29,7 +30,8 @@ def run_ripe(using: str = DEFAULT_DB_ALIAS, queues: Sequence[str] | None = None)
     Run the jobs that are ripe, until none is, on a connection of Django's and in its transaction; return how many ran.
 
     Without ``queues`` these are all queues. Each job runs under a savepoint: what it has written is undone when it
-    fails. Then it waits for its backoff, or is dead, as with a worker. Jobs of kinds without a task or a handler stay.
+    fails. Then it waits for its backoff, or is dead, as with a worker. Jobs without a task or a handler stay, and so do
+    those of async handlers, which need a worker; tasks may be coroutines.
     """
     register()
     queue = WorkerQueue(raw(connections[using]))
@@ -41,10 +43,11 @@ def run_ripe(using: str = DEFAULT_DB_ALIAS, queues: Sequence[str] | None = None)
 
 
 def _claimed(queue: WorkerQueue, queues: Sequence[str] | None) -> Job | None:
-    """Claim a job that has a handler."""
+    """Claim a job that has a handler which can be called here."""
     for name in queue.queues_to_serve() if queues is None else queues:
         for job in queue.claim([name], 1, LEASE, WORKER):
-            if registry.default.get(job.kind) is not None:
+            handler = registry.default.get(job.kind)
+            if handler is not None and not handler.is_async:
                 return job
             queue.decline(job)
     return None
@@ -57,7 +60,7 @@ def _run(queue: WorkerQueue, job: Job, using: str) -> Outcome:
     job._claim.runtime = Runtime(queue)
     try:
         with transaction.atomic(using):
-            returned = registry.default.execute(handler, job)
+            returned = _call(handler, job, queue)
         result = None if returned is None else as_result(returned, registry.default.json_hook)
         return Completed(job, result, 0.0)
     except BaseException as error:
@@ -65,6 +68,19 @@ def _run(queue: WorkerQueue, job: Job, using: str) -> Outcome:
         if type(error) is KeyboardInterrupt:
             raise
         return judge(handler, job, error, raised_by_handler=True, seconds=0.0)
+
+
+def _call(handler: Handler, job: Job, queue: WorkerQueue) -> Any:
+    """Call a handler as a worker does: with the connection if it is transactional, or with a list for a batch."""
+    if handler.transaction:
+        return registry.default.execute(handler, job, queue.conn)
+    if handler.batch is None:
+        return registry.default.execute(handler, job)
+    returned = registry.default.execute(handler, [job])
+    result = None if returned is None else returned[job.id]
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 class Runtime:
@@ -88,7 +104,7 @@ class Runtime:
         """Return the numbers of the batch."""
         return self._queue.batch_progress(job.id)
 
-    def is_cancelled(self, job: Job) -> bool:
+    def is_cancelled(self, job: ClaimedJob) -> bool:
         """Return whether the job is to be cancelled: in the transaction of a test nobody asks for that."""
         return False
 

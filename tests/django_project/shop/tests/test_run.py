@@ -164,6 +164,17 @@ class Run(TestCase):
             with self.assertRaises(TaskResultDoesNotExist):
                 task_backends["default"].get_result(str(job_id))
 
+    def test_handlers_are_called_as_by_a_worker(self) -> None:
+        """With a connection, or with a list."""
+        queue = pgq.Queue(connection.connection)
+        ids = [queue.enqueue(*job).id for job in (("with a connection", 7), ("list", 8), ("list", 0))]
+        self.assertEqual(run_ripe(), 3)
+        found = queue.results(ids)
+        self.assertEqual([one.value for one in found], [[7], 8, None])
+        self.assertEqual([one.state for one in found], ["done", "done", "dead"])
+        queue.enqueue("async")
+        self.assertEqual(run_ripe(), 0)
+
     def test_a_task_may_be_enqueued_without_django(self) -> None:
         """By its path, with arguments as the backend writes them, or without."""
         queue = pgq.Queue(connection.connection)

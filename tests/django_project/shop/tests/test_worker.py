@@ -7,16 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from django.core.management import CommandError, call_command, get_commands
 from django.db import connection, connections
-from django.test import TransactionTestCase, tag
+from django.test import SimpleTestCase, TransactionTestCase, tag
+from django.utils import autoreload
 
 import pgq
-from pgq.django.management.commands.pgq_worker import OPTIONS, given, queues_of
+from pgq.django.management.commands.pgq_worker import OPTIONS, Reloader, given, queues_of
 from pgq.django.schema import raw
+from pgq.process.early import is_worker_command
+from pgq.process.signals import StopSignals, end_at_once
 from shop import tasks
 from shop.framework import TaskResultStatus
 from shop.models import Note
@@ -96,6 +101,36 @@ class Worker(TransactionTestCase):
             work(queues=["a"], all_queues=True)
         with self.assertRaisesMessage(CommandError, "not a duration"):
             work(lease="soon")
+
+
+class Signals(SimpleTestCase):
+    """Stop signals, and those that a change of code sends."""
+
+    def change(self, stop: Callable[[], None]) -> tuple[bool, bool]:
+        """Let code change while a signal calls this; return whether the process is restarted at once, or signalled."""
+        reloader = mock.Mock(**{"run.side_effect": SystemExit(3)})
+        with (
+            mock.patch.object(autoreload, "get_reloader", return_value=reloader),
+            mock.patch.object(Reloader, "restart") as restart,
+            mock.patch("os.kill") as kill,
+            StopSignals(stop, lambda number: None, 0.0),
+        ):
+            Reloader().thread.join()
+        return restart.called, kill.called
+
+    def test_a_running_worker_is_stopped(self) -> None:
+        """It finishes its jobs."""
+        self.assertEqual(self.change(lambda: None), (False, True))
+
+    def test_while_modules_are_imported_the_process_is_restarted(self) -> None:
+        """A signal would end it there."""
+        self.assertEqual(self.change(end_at_once), (True, False))
+
+    def test_the_command_heeds_stop_signals_early(self) -> None:
+        """As the first process of a container must."""
+        for command, expected in (("pgq_worker", True), ("migrate", False)):
+            with mock.patch.object(sys, "argv", ["manage.py", command]):
+                self.assertIs(is_worker_command(), expected)
 
 
 @tag("slow")

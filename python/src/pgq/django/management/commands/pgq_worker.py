@@ -88,11 +88,12 @@ class Reloader:
     def __init__(self) -> None:
         self.changed = threading.Event()
         autoreload.autoreload_started.connect(watch_apps)
-        threading.Thread(target=self._watch, name="pgq-reloader", daemon=True).start()
+        self.thread = threading.Thread(target=self._watch, name="pgq-reloader", daemon=True)
+        self.thread.start()
 
     def wait(self) -> None:
         """Wait until code has changed: what failed may have been its import."""
-        threading.Event().wait()
+        self.thread.join()
 
     def restart(self) -> None:
         """Become a new process of the same command."""
@@ -105,10 +106,11 @@ class Reloader:
             autoreload.get_reloader().run(threading.main_thread())
         except SystemExit:
             # This is how it reports a change.
-            if not takes_stop():
+            if takes_stop():
+                self.changed.set()
+                os.kill(os.getpid(), signal.SIGTERM)
+            else:
                 self.restart()
-            self.changed.set()
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def takes_stop() -> bool:
