@@ -115,6 +115,23 @@ def dsn(place: Place, database: Connection) -> str:
 
 
 @pytest.fixture
+def other_dsn(dsn: str, template: NoopExecutor) -> Iterator[str]:
+    """A connection string for a second database, which is as that of the test."""
+    name, source = "pgq_test_other", sql.Identifier(template.template_dbname)
+    with psycopg.connect(make_conninfo(dsn, dbname="postgres"), autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), source))
+        yield make_conninfo(dsn, dbname=name)
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def other(other_dsn: str) -> Iterator[Connection]:
+    """A connection to the second database, in autocommit mode."""
+    with psycopg.connect(other_dsn, autocommit=True) as conn:
+        yield conn
+
+
+@pytest.fixture
 def conn(database: Connection) -> Connection:
     """A connection to the database of this test, in autocommit mode."""
     database.autocommit = True

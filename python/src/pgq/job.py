@@ -43,6 +43,7 @@ class Runtime(Protocol):
 
     lease: timedelta
     worker: str
+    database: str | None
 
     def extend(self, job: Job, lease: timedelta | None) -> datetime: ...
 
@@ -278,6 +279,12 @@ class ClaimedJob:
     def waited(self) -> timedelta | None:
         """How long the job was ripe before it was claimed, by the database's clock; None outside a worker."""
         return self._claim.waited(self.ripe_at)
+
+    @property
+    def database(self) -> str | None:
+        """The name of the job's database, as in the log, where the worker serves several; None otherwise."""
+        runtime = self._claim.runtime
+        return None if runtime is None else runtime.database
 
     @property
     def _cancelled(self) -> bool:

@@ -14,8 +14,10 @@ import psycopg
 
 from pgq.calls import NO_ARGS, AfterFailed, OnDuplicate
 from pgq.cli import flow, queues, results, schedules, schema, signals, update
+from pgq.cli.databases import in_each, print_rows
 from pgq.cli.results import TIMEOUT, print_result
 from pgq.cli.support import (
+    DSN,
     Column,
     CommandError,
     Target,
@@ -25,7 +27,6 @@ from pgq.cli.support import (
     moment,
     pass_target,
     print_json,
-    print_table,
     shown,
     warn_of_password,
 )
@@ -62,22 +63,24 @@ COUNTERS_COLUMNS = (
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option(
     "--dsn",
+    "dsns",
+    type=DSN,
+    multiple=True,
     envvar="PGQ_DSN",
-    default="",
-    show_default=False,
-    help="Connection string.  [default: PGQ_DSN, or libpq's environment: PGHOST, PGDATABASE, …]",
+    help="Connection string; may be repeated for worker, stats, ps, queues, list, retry and cancel.  [default: those "
+    "of PGQ_DSN, one on each line, or libpq's environment: PGHOST, PGDATABASE, …]",
 )
 @click.option("--schema", "schema_", envvar="PGQ_SCHEMA", help="Schema of pgq.  [default: PGQ_SCHEMA, or search_path]")
 @click.version_option(package_name="pgq-jobs", prog_name="pgq", message="%(prog)s %(version)s")
 @click.pass_context
-def main(ctx: click.Context, dsn: str, schema_: str | None) -> None:
+def main(ctx: click.Context, dsns: tuple[str, ...], schema_: str | None) -> None:
     """
     A job queue that is just PostgreSQL.
 
     --dsn and --schema may also follow the command.
     """
-    warn_of_password(ctx, dsn)
-    ctx.obj = Target(dsn, schema_)
+    warn_of_password(ctx, "dsns", dsns)
+    ctx.obj = Target(dsns or ("",), schema_)
 
 
 main.add_command(schema.install)
@@ -250,13 +253,16 @@ def list_(target: Target, match: Filter, limit: int, json_: bool) -> None:
 
     The lines fit the terminal; COLUMNS=200 or --json show more.
     """
-    with target.views() as views:
+    more = False
+
+    def read(views: Views) -> list[dict[str, Any]]:
+        nonlocal more
         rows = views.jobs(match.state, match.queue, match.kind, limit + 1, older_than=match.older_than)
-    if json_:
-        print_json(rows[:limit])
-    else:
-        print_table(rows[:limit], JOB_COLUMNS)
-    if len(rows) > limit:
+        more |= len(rows) > limit
+        return rows[:limit]
+
+    print_rows(target, read, JOB_COLUMNS, json_)
+    if more:
         click.echo(f"pgq: there are more than these {limit} jobs; --limit shows more", err=True)
 
 
@@ -290,12 +296,10 @@ def show(target: Target, job_id: int, tree: bool, json_: bool) -> None:
 @pass_target
 def stats(target: Target, ever: bool, json_: bool) -> None:
     """Count the jobs by queue and kind."""
-    with target.views() as views:
-        rows = views.counters() if ever else views.stats()
-    if json_:
-        print_json(rows)
+    if ever:
+        print_rows(target, Views.counters, COUNTERS_COLUMNS, json_)
     else:
-        print_table(rows, COUNTERS_COLUMNS if ever else STATS_COLUMNS)
+        print_rows(target, Views.stats, STATS_COLUMNS, json_)
 
 
 @main.command()
@@ -303,12 +307,7 @@ def stats(target: Target, ever: bool, json_: bool) -> None:
 @pass_target
 def ps(target: Target, json_: bool) -> None:
     """Show the workers and what they run."""
-    with target.views() as views:
-        rows = views.workers()
-    if json_:
-        print_json(rows)
-    else:
-        print_table(rows, WORKER_COLUMNS)
+    print_rows(target, Views.workers, WORKER_COLUMNS, json_)
 
 
 JOB_IDS = click.argument("job_ids", metavar="[ID...]", type=int, nargs=-1)
@@ -331,10 +330,36 @@ def change_each(
     Each is a transaction: one for all would keep workers waiting. A job that cannot be changed does not stop the
     others. It makes the exit code 1 only if its id was given; if it matched, it has moved on meanwhile.
 
-    With ``tree`` the jobs that wait for these are changed, too, each before those that it waits for.
+    With ``tree`` the jobs that wait for these are changed, too, each before those that it waits for. Several databases
+    are changed one after the other; ids belong to one database.
     """
     if bool(job_ids) == bool(match):
         raise click.UsageError("give either IDs, or at least one of --state, --queue, --kind and --older-than")
+    if job_ids and len(target.dsns) > 1:
+        raise click.UsageError(
+            "an ID belongs to one database, and there are several: say which by one --dsn after the command"
+        )
+
+    def change_in(name: str | None, one: Target) -> None:
+        change_each_of(one, job_ids, match, states, dry_run, action, change, tree, name)
+
+    if code := in_each(target, change_in):
+        click.get_current_context().exit(code)
+
+
+def change_each_of(
+    target: Target,
+    job_ids: tuple[int, ...],
+    match: Filter,
+    states: tuple[str, ...],
+    dry_run: bool,
+    action: str,
+    change: Callable[[Queue, int], str],
+    tree: bool,
+    name: str | None,
+) -> None:
+    """Change the jobs of one database; its lines begin with the name, where there are several."""
+    label = "" if name is None else f"{name}: "
     changed, requested, refused, hints = 0, 0, 0, set()
     with target.queue() as queue:
         views = Views(queue.conn, schema=target.schema)
@@ -342,13 +367,13 @@ def change_each(
         order = dependents_first(views, found) if tree else found
         if tree:
             waiting = len(order) - len(set(found))
-            click.echo(f"pgq: {waiting} other jobs wait for what is named, directly or not", err=True)
+            click.echo(f"pgq: {label}{waiting} other jobs wait for what is named, directly or not", err=True)
         for job_id in order:
             try:
                 if dry_run and job_id in job_ids:
                     check_state(views.job(job_id), states, action)
                 what = f"would be {action}" if dry_run else change(queue, job_id)
-                click.echo(f"{job_id} {what}")
+                click.echo(f"{label}{job_id} {what}")
                 changed += what != "requested"
                 requested += what == "requested"
             except (JobNotFound, WrongState, psycopg.errors.LockNotAvailable) as error:
@@ -356,11 +381,11 @@ def change_each(
                 refused += job_id in job_ids or isinstance(error, psycopg.errors.LockNotAvailable)
                 message, hint = refusal(error)
                 # One hint for all jobs with the same mistake.
-                CommandError(message, None if hint in hints else hint).show()
+                CommandError(label + message, None if hint in hints else hint).show()
                 hints.add(hint)
     if not job_ids:
         asked = f", {requested} requested" if requested else ""
-        click.echo(f"pgq: {changed} jobs {'would be ' if dry_run else ''}{action}{asked}", err=True)
+        click.echo(f"pgq: {label}{changed} jobs {'would be ' if dry_run else ''}{action}{asked}", err=True)
     elif refused:
         click.get_current_context().exit(1)
 

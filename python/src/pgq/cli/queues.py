@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import click
 
-from pgq.cli.support import Column, Target, as_json, interval, moment, pass_target, print_json, print_table, shown
+from pgq.cli.databases import print_rows
+from pgq.cli.support import Column, Target, as_json, interval, moment, pass_target, print_json, shown
+from pgq.views import Views
 
 # The keys of pgq_configure, as far as the view shows them under the same names.
 SETTINGS: Final = (
@@ -78,12 +80,7 @@ def configure(target: Target, queue_: str, settings: tuple[tuple[str, Any], ...]
 @pass_target
 def queues(target: Target, json_: bool) -> None:
     """Show the queues: their settings, whether they are paused, and how many jobs wait and run."""
-    with target.views() as views:
-        rows = views.queues()
-    if json_:
-        print_json(rows)
-    else:
-        print_table([row | {"settings": summary(row)} for row in rows], QUEUE_COLUMNS)
+    print_rows(target, Views.queues, QUEUE_COLUMNS, json_, lambda row: row | {"settings": summary(row)})
 
 
 @click.command()

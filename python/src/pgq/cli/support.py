@@ -96,10 +96,23 @@ def command_errors(conn: psycopg.Connection[Any] | None = None) -> Iterator[None
 
 @dataclass(frozen=True)
 class Target:
-    """The pgq that a command uses: a DSN (empty: libpq's environment) and a schema (None: the search path)."""
+    """
+    The pgq that a command uses: DSNs (an empty one: libpq's environment), and a schema (None: the search path).
 
-    dsn: str
+    Most commands use one database.
+    """
+
+    dsns: tuple[str, ...]
     schema: str | None
+
+    @property
+    def dsn(self) -> str:
+        """The only DSN. Raises UsageError if there are several."""
+        if len(self.dsns) > 1:
+            raise click.UsageError(
+                f"this command uses one database, and there are {len(self.dsns)}: say which by --dsn after the command"
+            )
+        return self.dsns[0]
 
     @contextmanager
     def connection(self) -> Iterator[psycopg.Connection[Any]]:
@@ -177,18 +190,31 @@ def waits_are_told(dsn: str, conn: psycopg.Connection[Any]) -> Iterator[None]:
         thread.join(LOOK_EVERY)
 
 
-def warn_of_password(ctx: click.Context, dsn: str) -> None:
+class Dsn(click.types.StringParamType):
+    """A connection string; in the environment there may be several, one on each line."""
+
+    name = "text"
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        """Return the lines."""
+        return [line.strip() for line in rv.splitlines() if line.strip()]
+
+
+DSN: Final = Dsn()
+
+
+def warn_of_password(ctx: click.Context, name: str, dsns: Iterable[str]) -> None:
     """Warn of a password in --dsn; from the environment it is fine."""
-    if ctx.get_parameter_source("dsn") is ParameterSource.COMMANDLINE and has_password(dsn):
+    if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and any(map(has_password, dsns)):
         click.echo("pgq: every user of this machine can read the password in --dsn", err=True)
         click.echo("hint: Keep it in a password file (PGPASSFILE), a service file or PGQ_DSN.", err=True)
 
 
-def dsn_given(ctx: click.Context, param: click.Parameter, dsn: str | None) -> None:
-    """Let a DSN after the command replace one before it."""
-    if dsn is not None and isinstance(ctx.obj, Target):
-        warn_of_password(ctx, dsn)
-        ctx.obj = replace(ctx.obj, dsn=dsn)
+def dsns_given(ctx: click.Context, param: click.Parameter, dsns: tuple[str, ...]) -> None:
+    """Let DSNs after the command replace those before it."""
+    if dsns and isinstance(ctx.obj, Target):
+        warn_of_password(ctx, "dsn", dsns)
+        ctx.obj = replace(ctx.obj, dsns=dsns)
 
 
 def schema_given(ctx: click.Context, param: click.Parameter, schema: str | None) -> None:
@@ -203,7 +229,7 @@ as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def takes_database(command: Callable[..., Any]) -> Callable[..., Any]:
     """Take --dsn and --schema after the command as well as before it."""
     help_ = "As before the command."
-    dsn = click.option("--dsn", expose_value=False, callback=dsn_given, help=help_)
+    dsn = click.option("--dsn", type=DSN, multiple=True, expose_value=False, callback=dsns_given, help=help_)
     schema = click.option("--schema", expose_value=False, callback=schema_given, help=help_)
     return dsn(schema(command))
 

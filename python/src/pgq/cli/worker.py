@@ -12,15 +12,17 @@ from pathlib import Path
 
 import click
 
+from pgq.cli.databases import databases
 from pgq.cli.modules import load
 from pgq.cli.schedules import declare
-from pgq.cli.support import Target, command_errors, duration, pass_target, size
+from pgq.cli.support import CommandError, Target, command_errors, duration, pass_target, size
 from pgq.process import logs
 from pgq.process.health import DRAINED, REFUSED, Health
 from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, end_at_once, exit_within
 from pgq.process.supervisor import LIFELINE, Supervisor
 from pgq.worker.abort import RELEASE_WITHIN
+from pgq.worker.databases import Databases
 from pgq.worker.drain import Drain
 from pgq.worker.refusal import Refused
 from pgq.worker.settings import QueueOrder
@@ -156,27 +158,39 @@ def worker(
         with command_errors(), socket.socket(fileno=int(lifeline)) if lifeline is not None else socket.socket() as line:
             with StopSignals(end_at_once, end_at_once, 0.0, line if lifeline is not None else None):
                 load(modules)
-                if schedules:
-                    for line_ in declare(target, modules):
-                        logger.info("schedule %s", line_)
-            one = Worker(
-                target.dsn,
-                queues=queues or None,
-                queue_prefixes=queue_prefixes,
-                all_queues=all_queues,
-                queue_order=queue_order,
-                concurrency=concurrency,
-                batch=batch,
-                batch_bytes=batch_bytes,
-                lease=lease,
-                poll=poll.total_seconds(),
-                grace=grace.total_seconds(),
-                max_jobs=max_jobs,
-                drain=Drain(until_empty=until_empty) if drain or until_empty else None,
-                transaction_pooler=transaction_pooler,
-                name=name,
-                schema=target.schema,
-                health_file=health_file,
+                targets = databases(target)
+                if schedules and len(targets) == 1:
+                    declare_all(target, modules)
+
+            def make(database: str) -> Worker:
+                if schedules and len(targets) > 1:
+                    declare_all(targets[database], modules)
+                return Worker(
+                    targets[database].dsn,
+                    queues=queues or None,
+                    queue_prefixes=queue_prefixes,
+                    all_queues=all_queues,
+                    queue_order=queue_order,
+                    concurrency=concurrency,
+                    batch=batch,
+                    batch_bytes=batch_bytes,
+                    lease=lease,
+                    poll=poll.total_seconds(),
+                    grace=grace.total_seconds(),
+                    max_jobs=max_jobs,
+                    drain=Drain(until_empty=until_empty) if drain or until_empty else None,
+                    transaction_pooler=transaction_pooler,
+                    name=name,
+                    schema=target.schema,
+                    health_file=health_file,
+                )
+
+            one = (
+                make(next(iter(targets)))
+                if len(targets) == 1
+                else Databases(
+                    list(targets), make, grace=grace.total_seconds(), max_jobs=max_jobs, health_file=health_file
+                )
             )
             try:
                 one.run(line if lifeline is not None else None)
@@ -191,6 +205,15 @@ def worker(
         code = 0
     finally:
         exit_in_time(code)
+
+
+def declare_all(target: Target, modules: tuple[str, ...]) -> None:
+    """Make the schedules of the handlers. Raises the error of the database, where there is one."""
+    try:
+        for line in declare(target, modules):
+            logger.info("schedule %s", line)
+    except CommandError as error:
+        raise error.__cause__ or error from None
 
 
 def exit_in_time(code: int) -> None:

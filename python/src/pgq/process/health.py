@@ -38,6 +38,15 @@ def notify_systemd(state: str) -> None:
             return
 
 
+def tell_ready(lifeline: socket.socket | None) -> None:
+    """Tell systemd, or the supervisor at the other end of the lifeline, that this process has begun to work."""
+    notify_systemd("READY=1")
+    if lifeline is not None:
+        # Where the supervisor is gone, the end of the lifeline stops this process.
+        with contextlib.suppress(OSError):
+            lifeline.send(READY)
+
+
 def watchdog_seconds() -> float | None:
     """Return how often the service manager wants to hear that this process is well; None if it does not (systemd)."""
     try:

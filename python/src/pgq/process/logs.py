@@ -7,8 +7,12 @@ import json
 import logging
 import os
 import sys
+import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final, TextIO
+from typing import Any, Final, ParamSpec, TextIO
+
+P = ParamSpec("P")
 
 TEXT: Final = "%(asctime)s %(levelname)-7s %(message)s"
 # The attributes that every record has; all others are extras.
@@ -27,9 +31,51 @@ class Logger(logging.Logger):
     def disabled(self, value: bool) -> None:
         return
 
+    def makeRecord(self, *args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: N802 - the name is Python's
+        """Return a record, with the database of the calling thread as its extra ``database`` if there are several."""
+        record = super().makeRecord(*args, **kwargs)
+        if _thread.database is not None:
+            record.database = _thread.database
+        return record
+
+
+class Thread(threading.local):
+    """What the log knows of a thread."""
+
+    database: str | None = None
+
+
+_thread: Final = Thread()
+
+
+def about(database: str | None) -> None:
+    """Let the lines of this thread name a database."""
+    _thread.database = database
+
+
+def continued(function: Callable[P, None]) -> Callable[P, None]:
+    """Return a function for another thread, whose lines name the same database as those of this one."""
+    database = _thread.database
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        about(database)
+        function(*args, **kwargs)
+
+    return run
+
 
 logger: Final = logging.getLogger("pgq")
 logger.__class__ = Logger
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people; where a process serves several databases, the message begins with the name of one."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is Python's
+        """Return the line."""
+        if (database := getattr(record, "database", None)) is not None:
+            record.message = f"{database}: {record.message}"
+        return super().formatMessage(record)
 
 
 class JsonFormatter(logging.Formatter):
@@ -94,7 +140,7 @@ def configure(level: str, form: str) -> None:
     stream = standard_error()
     own, root = OwnLogHandler(stream), RootLogHandler(stream)
     for handler in (own, root):
-        handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(TEXT))
+        handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(TEXT))
     for before in logger.handlers[:]:
         if isinstance(before, OwnLogHandler):
             logger.removeHandler(before)

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any, Final, ParamSpec, TypeVar
 from weakref import WeakSet
 
+from pgq.process import logs
 from pgq.process.logs import logger
 
 P = ParamSpec("P")
@@ -141,7 +142,8 @@ class EventLoop:
         _loops.add(self.loop)
         self._threads = ThreadPoolExecutor(THREADS, "pgq-async")
         self._asked_at = None
-        self._thread = threading.Thread(target=self._run, args=[self.loop], name="pgq-event-loop", daemon=True)
+        self._thread = threading.Thread(
+            target=logs.continued(self._run), args=[self.loop], name="pgq-event-loop", daemon=True)
         self._thread.start()
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:

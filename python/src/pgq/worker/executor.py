@@ -51,6 +51,7 @@ class Executor:
         self.settings = settings
         self.lease = settings.lease
         self.worker = settings.name
+        self.database = settings.database
         self.interruption = Interruption()
         self._extend = extend
         self._unpack = unpack

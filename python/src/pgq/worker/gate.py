@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 
 from pgq.worker.wakeup import Wakeup
 
@@ -14,12 +13,12 @@ class Gate:
 
     A suspect may end the process. If another loop held jobs then, it would not be known which job has done it. So each
     loop enters before it claims, and leaves when it holds no job. The loop with a suspect closes the gate, waits until
-    the others have left, and opens it in the end. No call blocks: ``wakeups`` are set when the gate opens, or when a
-    loop leaves while it is closed.
+    the others have left, and opens it in the end. No call blocks: ``wakeups``, those of the loops of the process, are
+    set when the gate opens, or when a loop leaves while it is closed.
     """
 
-    def __init__(self, wakeups: Sequence[Wakeup]) -> None:
-        self._wakeups = wakeups
+    def __init__(self) -> None:
+        self.wakeups: list[Wakeup] = []
         self._lock = threading.Lock()
         self._inside: set[object] = set()
         # The loop that has closed the gate.
@@ -69,5 +68,6 @@ class Gate:
         self._wake()
 
     def _wake(self) -> None:
-        for wakeup in self._wakeups:
+        # Workers of other databases may begin and end meanwhile.
+        for wakeup in self.wakeups.copy():
             wakeup.set()

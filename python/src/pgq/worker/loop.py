@@ -39,16 +39,8 @@ from pgq.worker.sleep import Sleep
 from pgq.worker.suspect import LoopAtGate
 from pgq.worker.ticker import Ticker
 from pgq.worker.transactions import MOST_IN_BATCH
+from pgq.worker.unavailable import UNAVAILABLE, condition
 from pgq.worker.wakeup import Wakeup
-
-# Errors that time or another connection may mend: the server is gone, out of space, or read-only after a failover. A
-# standby raises 0A000 for an unlogged table.
-UNAVAILABLE = (
-    psycopg.OperationalError,
-    psycopg.errors.ReadOnlySqlTransaction,
-    psycopg.errors.FeatureNotSupported,
-)
-
 
 S = TypeVar("S", bound=Session)
 
@@ -184,7 +176,7 @@ class Loop:
                     elif refusal.seconds() >= self.timing.refused_for:
                         raise Refused(str(error)) from error
                     jittered = pause * uniform(0.75, 1.25)
-                    logger.warning("the database is not available, next try in %.1f s: %s", jittered, first_line(error))
+                    logger.warning("%s, next try in %.1f s: %s", condition(error), jittered, first_line(error))
                     self.session.close()
                     self.wakeup.wait(jittered)
                     pause = min(2 * pause, self.timing.longest_pause)
@@ -455,6 +447,10 @@ class Loop:
         in_time = (execution for execution in self.executor.executions if execution.is_in_time(now))
         return self.liveness.is_well(next(in_time, None))
 
+    def is_stuck(self) -> bool:
+        """Return whether the loop is unwell because its handler is past its timeout. The health thread calls this."""
+        return bool(self.executor.executions) and not self.is_well()
+
     def held_jobs(self, seconds: float) -> list[Job]:
         """Return the jobs that run or have not begun, if they were claimed longer ago than this."""
         before = self.timing.clock() - seconds
@@ -479,7 +475,7 @@ class Loop:
 
     def close(self) -> None:
         """Close the connections, and end the ticker's thread."""
-        self.gate.leave()
+        self.gate.close()
         self.ticker.close()
         self.session.close()
         self.inside.close()

@@ -13,6 +13,7 @@ import psycopg
 
 from pgq.errors import LeaseLost, WrongState
 from pgq.job import BatchProgress, Job
+from pgq.process import logs
 from pgq.process.logs import logger
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.donelog import DoneLog
@@ -87,7 +88,7 @@ class Presence:
         self.idle = IdleLoops(settings, self.session, self._wakeup)
         self._closed = False
         self.is_started = False
-        self._thread = threading.Thread(target=self._run, name="pgq-presence", daemon=True)
+        self._thread = threading.Thread(target=logs.continued(self._run), name="pgq-presence", daemon=True)
 
     def start(self) -> None:
         """Register, and start the thread. Raises the error of the first connection, and Interrupted."""

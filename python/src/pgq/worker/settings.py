@@ -70,7 +70,8 @@ class Settings:
     """
     The settings of a worker, as its parts need them. ``name`` is unique among processes.
 
-    A worker has either ``queues`` or ``queue_prefixes``; the prefix of all queues is empty.
+    A worker has either ``queues`` or ``queue_prefixes``; the prefix of all queues is empty. ``database`` is the name of
+    its database where its process serves several.
     """
 
     server: Server
@@ -86,6 +87,7 @@ class Settings:
     transaction_pooler: bool
     drain: Drain | None
     timing: Timing
+    database: str | None = None
 
     def __post_init__(self) -> None:
         if self.queue_order not in get_args(QueueOrder):
@@ -102,9 +104,14 @@ class Settings:
 
 @dataclass(eq=False)
 class RunState:
-    """The state of a worker's run, which its loops share."""
+    """
+    The state of a worker's run, which its loops share.
+
+    The workers of a process that serves several databases have one ``budget`` and one ``gate``.
+    """
 
     budget: JobBudget
+    gate: Gate
     unhandled: UnhandledKinds
     done: DoneLog
     # Claim no more jobs.
@@ -112,15 +119,11 @@ class RunState:
     # The process is about to end: jobs are being given back.
     aborting: bool = False
     wakeups: list[Wakeup] = field(default_factory=list)
-    gate: Gate = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.gate = Gate(self.wakeups)
 
     @classmethod
-    def start(cls, max_jobs: int | None, clock: Callable[[], float]) -> RunState:
+    def start(cls, budget: JobBudget, gate: Gate, clock: Callable[[], float]) -> RunState:
         """Return the state of a worker that has not begun."""
-        return cls(JobBudget(max_jobs), UnhandledKinds(clock), DoneLog(clock))
+        return cls(budget, gate, UnhandledKinds(clock), DoneLog(clock))
 
     def stop(self) -> None:
         """Let each loop end after its current handler. Safe in a signal handler and in any thread."""

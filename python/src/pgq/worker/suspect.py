@@ -23,6 +23,7 @@ class LoopAtGate:
         self._wakeup = wakeup
         self._liveness = liveness
         self._clock = settings.timing.clock
+        self._gate.wakeups.append(wakeup)
 
     def enter(self, let_go: Callable[[], None]) -> bool:
         """
@@ -41,6 +42,12 @@ class LoopAtGate:
     def leave(self) -> None:
         """Note that the loop holds no job."""
         self._gate.leave(self._wakeup)
+
+    def close(self) -> None:
+        """Leave for good."""
+        self._gate.leave(self._wakeup)
+        if self._wakeup in self._gate.wakeups:
+            self._gate.wakeups.remove(self._wakeup)
 
     def is_closed(self, now: float) -> bool:
         """Return whether another loop runs a suspect, or waits to do so."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from pgq.process import logs
+
 
 class Ticker:
     """Call a function every few milliseconds from ``resume`` to ``pause``, in a thread of its own."""
@@ -26,7 +28,7 @@ class Ticker:
         if not self._running.is_set():
             self._running.set()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="pgq-ticker", daemon=True)
+                self._thread = threading.Thread(target=logs.continued(self._run), name="pgq-ticker", daemon=True)
                 self._thread.start()
 
     def pause(self) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import _thread
-import contextlib
 import logging
 import os
 import secrets
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -21,16 +20,19 @@ import psycopg
 
 from pgq import handlers as registry
 from pgq.job import Job
+from pgq.process import logs
 from pgq.process.forks import withhold
-from pgq.process.health import READY, Health, HealthReport, notify_systemd
+from pgq.process.health import Health, HealthReport, notify_systemd, tell_ready
 from pgq.process.logs import logger
 from pgq.process.signals import StopSignals, exit_within
 from pgq.worker.abort import RELEASE_WITHIN, release_all
 from pgq.worker.async_sessions import AsyncSessions
+from pgq.worker.batching import JobBudget
 from pgq.worker.calls import MAX_BYTES
 from pgq.worker.drain import Drain
 from pgq.worker.event_loop import EventLoop
 from pgq.worker.execution import Execution
+from pgq.worker.gate import Gate
 from pgq.worker.joblog import first_line
 from pgq.worker.loop import Loop
 from pgq.worker.pooler import refuse_transaction_pooler
@@ -110,13 +112,22 @@ class Worker:
             drain=self.drain,
             timing=self.timing,
         )
-        self.state = RunState.start(self.max_jobs, self.timing.clock)
+        self.state = RunState.start(JobBudget(self.max_jobs), Gate(), self.timing.clock)
         self._served = ServedQueues(self.settings)
         self._event_loop = EventLoop(self._fail_async)
         self._sessions = AsyncSessions(self.settings, self._event_loop)
         self.drained = False
         # Whether the loops are made, and other threads may use them.
         self._begun = False
+
+    def share(self, database: str, budget: JobBudget, gate: Gate) -> None:
+        """
+        Be the worker of this database in a process that serves several, with what all of them share.
+
+        Call it before anything else.
+        """
+        self.settings = replace(self.settings, database=database)
+        self.state = RunState.start(budget, gate, self.timing.clock)
 
     @cached_property
     def loops(self) -> list[Loop]:
@@ -166,27 +177,46 @@ class Worker:
         """
         if lifeline is not None:
             withhold(lifeline)
-        self.handlers.check_hooks()
-        # Made before any other thread can ask for them.
-        loops = self.loops
-        self._begun = True
-        health = HealthReport(Health(self.health_file, lifeline), self._is_well)
+        self.begin()
+        health = HealthReport(Health(self.health_file, lifeline), self.is_well)
+
+        def ready() -> None:
+            tell_ready(lifeline)
+            health.start()
+
         with StopSignals(self.stop, self.abort, self.grace, lifeline):
             try:
-                if self.state.stopping:
-                    self._start_interrupting()
-                if self._connect():
-                    self._work(lifeline, health)
-                # A worker that holds jobs stays registered: when its connection closes, other workers see that it is
-                # gone, and take its jobs at once.
-                if not any(loop.pending for loop in loops):
-                    self.presence.unregister()
+                self.serve(ready)
             finally:
                 notify_systemd("STOPPING=1")
                 health.close()
                 self.close()
-                self.state.done.flush_all()
         logger.info("worker %s stopped", self.settings.name)
+
+    def begin(self) -> None:
+        """Make the loops, before any other thread can ask for them. Raises TypeError for hooks that do not fit."""
+        self.handlers.check_hooks()
+        _ = self.loops
+        self._begun = True
+
+    def serve(self, ready: Callable[[], None]) -> None:
+        """
+        Work until stopped or drained, as ``run`` does, but without signals, a report on health, and ``close``.
+
+        Call ``ready`` once the first connections are open.
+        """
+        if self.state.stopping:
+            self._start_interrupting()
+        if self._connect():
+            logger.info(
+                "worker %s serves %s: %s", self.settings.name, self._queue_names(), ", ".join(self.handlers.kinds)
+            )
+            ready()
+            self._run_loops()
+        # A worker that holds jobs stays registered: when its connection closes, other workers see that it is gone, and
+        # take its jobs at once.
+        if not any(loop.pending for loop in self.loops):
+            self.presence.unregister()
 
     def stop(self) -> None:
         """Claim no more, finish the running jobs, and end. Safe in a signal handler and in any thread."""
@@ -197,8 +227,14 @@ class Worker:
 
     def abort(self, number: int) -> None:
         """Release the jobs where that is possible, and end the process as after a signal with this number."""
-        self.state.aborting = True
         exit_within(RELEASE_WITHIN + 2, 128 + number)
+        self.give_up()
+        logging.shutdown()
+        os._exit(128 + number)
+
+    def give_up(self) -> None:
+        """Release the jobs where that is possible, whatever the loops do; the process is about to end."""
+        self.state.aborting = True
         running = sum(len(execution.jobs) for execution in self._executions())
         logger.warning("worker %s ends in the middle of %d jobs", self.settings.name, running)
         try:
@@ -206,16 +242,15 @@ class Worker:
         except Exception as error:
             logger.warning("jobs that could not be released are left to their leases: %s", first_line(error))
         self.state.done.flush_all()
-        logging.shutdown()
-        os._exit(128 + number)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, and log the jobs that are done and not logged yet."""
         for loop in self.loops:
             loop.close()
         self._event_loop.close()
         self._sessions.close()
         self.presence.close()
+        self.state.done.flush_all()
 
     def _connect(self) -> bool:
         """
@@ -236,17 +271,6 @@ class Worker:
                 raise Refused(str(error)) from error
             raise
         return True
-
-    def _work(self, lifeline: socket.socket | None, health: HealthReport) -> None:
-        """Say that the worker is ready, and run the loops."""
-        logger.info("worker %s serves %s: %s", self.settings.name, self._queue_names(), ", ".join(self.handlers.kinds))
-        notify_systemd("READY=1")
-        if lifeline is not None:
-            # Where the supervisor is gone, the end of the lifeline stops this worker.
-            with contextlib.suppress(OSError):
-                lifeline.send(READY)
-        health.start()
-        self._run_loops()
 
     def _queue_names(self) -> str:
         """Return the queues in words."""
@@ -281,7 +305,7 @@ class Worker:
                     self.stop()
 
             threads = [
-                threading.Thread(target=run, args=[loop], name=f"pgq-loop-{n}", daemon=True)
+                threading.Thread(target=logs.continued(run), args=[loop], name=f"pgq-loop-{n}", daemon=True)
                 for n, loop in enumerate(self.loops)
             ]
             for thread in threads:
@@ -301,10 +325,14 @@ class Worker:
         for loop in self.loops:
             loop.async_handlers.fail_all()
 
-    def _is_well(self) -> bool:
+    def is_well(self) -> bool:
         """Return whether each loop does its work, or could not for a short time only."""
         # Each is asked: a loop takes note of the time.
         return False not in [loop.is_well() for loop in self.loops]
+
+    def is_stuck(self) -> bool:
+        """Return whether a loop is unwell because of its handler."""
+        return any(loop.is_stuck() for loop in self.loops)
 
     def _held_jobs(self, seconds: float) -> list[Job]:
         """Return the jobs that run or have not begun, and were claimed longer ago than this."""
