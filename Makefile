@@ -117,8 +117,10 @@ fuzz: $(VENV)/ready all ## random calls and random lives of jobs; SECONDS=120 of
 test-matrix: $(VENV)/ready all ## make test-all on each PostgreSQL (fetched with npm) and Python; VERSIONS="14 18", PYTHONS=3.12
 	@$(BIN)/python tools/matrix.py --servers $(VERSIONS) --pythons $(PYTHONS)
 
-torture: $(VENV)/ready all ## a minute of kills, crashes and cut connections, on a durable server; SECONDS=60, SEED= to repeat
-	@PYTHONPATH=tests:tools $(BIN)/python -m torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+TORTURE := PYTHONPATH=tests:tools $(BIN)/python -m torture
+torture: $(VENV)/ready all ## a minute of kills, crashes and cut connections, and one with four servers; SECONDS=60, SEED= to repeat
+	@$(TORTURE) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+	@$(TORTURE) --databases $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 # The same pgTAP files, in a database of their own.
 installcheck: all ## pgTAP on the server that PGHOST, PGPORT, PGUSER name

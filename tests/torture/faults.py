@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -51,17 +51,17 @@ class FaultPlan:
 
 class Injector:
     """
-    Injects faults.
+    Injects faults into workers, and into what they and handlers do in each of the databases.
 
     ``counts`` counts them by kind; ``stopped_twice`` holds the numbers of the processes that were told twice to stop.
     """
 
-    def __init__(self, workers: Workers, dsn: str, rng: Random, plan: FaultPlan) -> None:
+    def __init__(self, workers: Workers, dsns: Sequence[str], rng: Random, plan: FaultPlan) -> None:
         self.counts: Counter[str] = Counter()
         self.stopped_twice: set[int] = set()
         self._stopped: set[int] = set()
         self._workers = workers
-        self._dsn = dsn
+        self._dsns = dsns
         self._rng = rng
         self._plan = plan
         self._thaws: list[tuple[float, Process]] = []
@@ -105,17 +105,18 @@ class Injector:
 
     def _inject(self, kind: str, rng: Random) -> None:
         self.counts[kind] += 1
+        dsn = rng.choice(self._dsns)
         if kind == "cut":
-            self._cut(1, rng)
+            self._cut(dsn, 1, rng)
             return
         if kind == "cut all":
-            self._cut(1000, rng)
+            self._cut(dsn, 1000, rng)
             return
         if kind == "limit":
-            limits.change(self._dsn, rng)
+            limits.change(dsn, rng)
             return
         if kind == "pause":
-            limits.pause(self._dsn, rng)
+            limits.pause(dsn, rng)
             return
         processes = self._workers.processes()
         if not processes:
@@ -153,10 +154,10 @@ class Injector:
                 self._thaws.remove((at, process))
                 self._workers.signal(process, signal.SIGCONT)
 
-    def _cut(self, sessions: int, rng: Random) -> None:
+    def _cut(self, dsn: str, sessions: int, rng: Random) -> None:
         """Terminate sessions of workers and of handlers."""
         try:
-            with psycopg.connect(self._dsn, autocommit=True) as conn:
+            with psycopg.connect(dsn, autocommit=True, connect_timeout=limits.CONNECTS_WITHIN) as conn:
                 pids: list[tuple[Any, ...]] = conn.execute(SESSIONS).fetchall()
                 for (pid,) in rng.sample(pids, min(sessions, len(pids))):
                     conn.execute("SELECT pg_terminate_backend(%s)", [pid])

@@ -32,6 +32,7 @@ from typing import Any
 import psycopg
 
 import pgq
+from pgq.cli.databases import names_of
 from torture import flows, steps
 from torture.pool import Pool
 
@@ -47,11 +48,20 @@ class Failed(Exception):
     """The job fails, because that is its fate."""
 
 
+# A worker of several databases has the DSN of each.
+DSNS = {names_of(dsn)[1]: dsn for dsn in os.environ["PGQ_DSN"].splitlines()}
+
+
+def dsn_of(job: pgq.Job) -> str:
+    """Return the DSN of the job's database."""
+    return DSNS[job.database] if job.database is not None else next(iter(DSNS.values()))
+
+
 @contextmanager
-def session() -> Iterator[Connection]:
-    """Yield this thread's connection, in autocommit mode; a new one after an error."""
+def session(job: pgq.Job) -> Iterator[Connection]:
+    """Yield this thread's connection to the job's database, in autocommit mode; a new one after an error."""
     if getattr(local, "conn", None) is None or local.conn.closed:
-        local.conn = psycopg.connect(os.environ["PGQ_DSN"], autocommit=True, application_name=f"own {os.getpid()}")
+        local.conn = psycopg.connect(dsn_of(job), autocommit=True, application_name=f"own {os.getpid()}")
     try:
         yield local.conn
     except psycopg.Error:
@@ -62,7 +72,7 @@ def session() -> Iterator[Connection]:
 @pgq.handler("plain")
 def plain(job: pgq.Job) -> None:
     """Take effect at least once."""
-    with session() as conn:
+    with session(job) as conn:
         work(job, conn)
 
 
@@ -72,7 +82,7 @@ def many(jobs: list[pgq.Job]) -> dict[int, Exception | None]:
     results: dict[int, Exception | None] = {}
     for job in jobs:
         try:
-            with session() as conn:
+            with session(job) as conn:
                 work(job, conn)
             results[job.id] = None
         except Failed as error:
@@ -98,7 +108,7 @@ def transactional_batch(job: pgq.Job, conn: Connection) -> None:
 @pgq.handler("own")
 def own(job: pgq.Job) -> None:
     """Take effect exactly once, in a transaction that the handler opens itself."""
-    with session() as conn, conn.transaction():
+    with session(job) as conn, conn.transaction():
         work(job, conn)
         job.complete(conn)
 
@@ -110,14 +120,14 @@ def pooled(job: pgq.Job) -> None:
         assert pool.compute(job.attempt) == 2**job.attempt
     except (BrokenExecutor, RuntimeError, TimeoutError) as error:
         raise Failed("the process of the pool does not answer") from error
-    with session() as conn:
+    with session(job) as conn:
         work(job, conn)
 
 
 @pgq.handler("steps")
 def stepwise(job: pgq.Job) -> None:
     """Take effect at least once, and make each step exactly once."""
-    with session() as conn:
+    with session(job) as conn:
         steps.run(job, conn, lambda: work(job, conn))
 
 
@@ -141,7 +151,7 @@ def work(job: pgq.Job, conn: Connection) -> None:
     if fate == "cancel":
         raise pgq.Cancel("not worth it")
     if fate == "operator":
-        with psycopg.connect(os.environ["PGQ_DSN"], autocommit=True) as operator:
+        with psycopg.connect(dsn_of(job), autocommit=True) as operator:
             operator.execute("SELECT pgq_cancel(%s)", [job.id])
         # All but a list are interrupted.
         give_up_at = time.monotonic() + GIVE_UP_AFTER

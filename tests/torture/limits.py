@@ -20,6 +20,8 @@ QUEUES: Mapping[str, Mapping[str, Any]] = {
 }
 # Shorter than a frozen worker may keep a transaction open that the first limit of a queue waits for.
 PATIENCE = "1s"
+# Seconds after which a server counts as frozen.
+CONNECTS_WITHIN = 2
 
 # What holds a lease, from the statement that claims it to the one that ends it. Both are done before their transaction
 # commits: so a lease that a claim has to count begins before the claim does, and ends after it. The jobs of a batch
@@ -170,7 +172,9 @@ def beyond(conn: Connection) -> list[str]:
 def _call(dsn: str, act: Callable[[Connection], object]) -> None:
     """Act as an operator who gives up when a frozen worker keeps a lock, or the server restarts."""
     try:
-        with psycopg.connect(dsn, autocommit=True, options=f"-c statement_timeout={PATIENCE}") as conn:
+        with psycopg.connect(
+            dsn, autocommit=True, options=f"-c statement_timeout={PATIENCE}", connect_timeout=CONNECTS_WITHIN
+        ) as conn:
             act(conn)
     except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.Rollback):
         return

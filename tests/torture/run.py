@@ -75,7 +75,7 @@ def torture(plan: Plan, log: Path) -> Run:
             tables.prepare(conn, plan.patches)
         log.write_bytes(b"")
         with Workers(dsn, Path(scratch), log, plan.lease, ("torture.handlers", *plan.modules), plan.workers) as workers:
-            injector = Injector(workers, dsn, Random(f"{plan.seed} fault"), plan.faults)
+            injector = Injector(workers, [dsn], Random(f"{plan.seed} fault"), plan.faults)
             producers = disturb(plan, dsn, injector, server)
             with psycopg.connect(dsn, autocommit=True) as conn:
                 if plan.symptom is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.paths import ROOT
 from support.threads import eventually
-from torture import broken
+from torture import broken, several
 from torture.faults import FaultPlan
 from torture.run import Plan, torture
 from torture.verdict import Verdict
@@ -54,6 +54,35 @@ def test_nothing_is_lost_doubled_or_left(tmp_path: Path) -> None:
     assert run.dead > 0
     assert run.duplicates > 10
     assert run.repeated > 0
+
+
+def clean(run: several.Run, log: Path) -> None:
+    """Fail unless all promises were kept in each database."""
+    assert run.is_clean, f"{run}\n{log.read_text()[-5000:]}"
+    assert run.line.endswith(f": {NOTHING}, 0 times stopped by another")
+    assert len(run.verdicts) == 4
+    assert all(verdict.jobs > 0 for verdict in run.verdicts.values())
+
+
+@pytest.mark.happens("one of several databases is not available")
+def test_nothing_is_lost_in_four_databases_in_a_short_run(tmp_path: Path) -> None:
+    """One server is killed, one is frozen, and one fails over; one worker serves all of them."""
+    log = tmp_path / "log"
+    run = several.torture(several.SHORT, log)
+    clean(run, log)
+    assert {name: run.counts[name] for name in ("killed", "frozen", "failed over")} == {
+        "killed": 1, "frozen": 1, "failed over": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_in_four_databases(tmp_path: Path) -> None:
+    """Several workers serve all of them, and are killed, frozen and stopped, too."""
+    log = tmp_path / "log"
+    run = several.torture(several.Plan(seed=9), log)
+    clean(run, log)
+    assert all(run.counts[name] > 0 for name in ("failed over", "worker kill", "worker freeze", "worker stop"))
+    assert run.counts["killed"] == run.counts["frozen"] == 3
 
 
 @pytest.mark.slow
