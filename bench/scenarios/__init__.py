@@ -23,4 +23,5 @@ NAMES = (
     "limited",
     "purge",
     "workflow",
+    "databases",
 )

@@ -27,7 +27,7 @@ from support.workers import drain
 
 import pgq
 
-README, HANDLERS = Page("README.md"), Page("docs/handlers.md")
+README, HANDLERS, SCALE = Page("README.md"), Page("docs/handlers.md"), Page("docs/scale.md")
 RUN = ("sql", "python", "sh")
 OTHERS = ("text", "ini", "yaml")
 # The page and the first line of every block that is not run.
@@ -98,6 +98,16 @@ def here(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in psycopg.conninfo.conninfo_to_dict(dsn).items():
         monkeypatch.setenv({"dbname": "PGDATABASE"}.get(name, f"PG{name.upper()}"), str(value))
     monkeypatch.setenv("PGQ_DSN", dsn)
+
+
+@pytest.fixture
+def services(dsn: str, other_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libpq's service file has the databases "orders" and "mail"."""
+    lines = []
+    for name, where in (("orders", dsn), ("mail", other_dsn)):
+        lines += [f"[{name}]", *(f"{key}={value}" for key, value in psycopg.conninfo.conninfo_to_dict(where).items())]
+    (tmp_path / "services").write_text("\n".join(lines))
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
 
 
 @pytest.fixture
@@ -186,8 +196,12 @@ def commands(page: Page) -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize("page", of("sh"))
-def test_commands_print_what_the_page_shows(page: Page, here: None, conn: Connection, tmp_path: Path) -> None:
+def test_commands_print_what_the_page_shows(
+    page: Page, here: None, conn: Connection, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """The commands of a page succeed one after the other, beside a module tasks.py with its handlers."""
+    if page == SCALE:
+        request.getfixturevalue("services")
     if page in EMPTY:
         conn.execute("DROP SCHEMA public CASCADE")
         conn.execute("CREATE SCHEMA public")

@@ -1,4 +1,4 @@
-"""The README and docs/performance.md state the figures of the published benchmark."""
+"""The README, docs/performance.md and docs/scale.md state the figures of the published benchmark."""
 
 # ruff: noqa: RUF001 - the sign for "times" stands in the pages
 
@@ -14,7 +14,7 @@ from support.pages import Page
 from support.paths import ROOT
 
 RESULTS = json.loads((ROOT / "bench/results/results.json").read_text(encoding="utf-8"))
-README, PERFORMANCE = Page("README.md"), Page("docs/performance.md")
+README, PERFORMANCE, SCALE = Page("README.md"), Page("docs/performance.md"), Page("docs/scale.md")
 TRANSACTION, GROUPED, BULK = "one job in a transaction", "batch=100", "1,000 jobs a call"
 STEADY = "a producer and two workers"
 
@@ -61,6 +61,15 @@ def enqueue(what: str) -> str:
 
 
 FIGURES = {
+    SCALE: [
+        f"| one worker process, jobs that do nothing | {jobs('drain', '1 process')} |",
+        f"| two worker processes | {jobs('drain', '2 processes')} |",
+        f"| {STEADY}, two minutes | {jobs('steady', STEADY)} |",
+        f"| a handler that shares a transaction with the completion of its job | {jobs('transactional', TRANSACTION)} |",
+        f"| the same, in batches of 100 | {jobs('transactional', GROUPED)} |",
+        f"| one client enqueues, one by one | {jobs('enqueue', '1 client')} |",
+        f"| one client enqueues, a thousand in a call | {jobs('bulk', BULK)} |",
+    ],
     README: [
         f"one `pgq worker` runs {jobs('drain', '1 process')} jobs/s that do nothing, "
         f"{ratio('drain', '1 process', 'graphile')} times graphile-worker with its fastest settings; two run "
