@@ -16,6 +16,7 @@ CREATE TABLE pgq_worker_session (
     allowed_queues text[],
     kinds          text[],
     lost_several   boolean          NOT NULL DEFAULT false,
+    shares         boolean          NOT NULL DEFAULT false,
 
     CONSTRAINT pgq_worker_session_pkey PRIMARY KEY (name),
     CONSTRAINT pgq_worker_session_number_key UNIQUE (number)
@@ -34,4 +35,6 @@ COMMENT ON COLUMN pgq_worker_session.allowed_queues IS 'Queues that the role of 
 COMMENT ON COLUMN pgq_worker_session.kinds IS 'Kinds that the worker has handlers for; NULL: it does not tell.';
 COMMENT ON COLUMN pgq_worker_session.lost_several IS
     'Whether the worker held several jobs when it was found gone.';
+COMMENT ON COLUMN pgq_worker_session.shares IS
+    'Whether the process of the worker also serves other databases, whose jobs are lost together with those here.';
 COMMENT ON SEQUENCE pgq_worker_session_number IS 'Source of the numbers of workers.';

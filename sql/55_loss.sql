@@ -15,6 +15,9 @@ COMMENT ON FUNCTION _pgq_count_loss(smallint) IS
     'a job that was found lost before stays as it is.';
 
 
+-- The only job of a worker that serves other databases, too, was perhaps lost together with theirs; a suspect was not,
+-- because it runs while the process holds no other job.
+--
 -- Without a name only the token tells what one client held. Where several clients share a name, jobs may look as if
 -- lost together that were not; c_uncounted in _pgq_expire_leases limits how often that takes an attempt back.
 --
@@ -41,7 +44,10 @@ BEGIN
     v_tokens := ARRAY(
         SELECT r.token FROM _pgq_running AS r WHERE r.token = ANY (v_tokens) GROUP BY r.token HAVING count(*) > 1);
     v_workers := ARRAY(
-        SELECT r.worker FROM _pgq_running AS r WHERE r.worker = ANY (v_workers) GROUP BY r.worker HAVING count(*) > 1);
+        SELECT r.worker FROM _pgq_running AS r WHERE r.worker = ANY (v_workers)
+        GROUP BY r.worker
+        HAVING count(*) > 1 OR (bool_and(r.losses IS NULL)
+                                AND EXISTS (SELECT FROM pgq_worker_session AS w WHERE w.name = r.worker AND w.shares)));
     PERFORM _pgq_unpack(ARRAY(
         SELECT b.token
         FROM pgq_running_batch AS b
@@ -63,4 +69,4 @@ $_pgq_mark_lost$;
 
 COMMENT ON FUNCTION _pgq_mark_lost(bigint[]) IS
     'Mark the running jobs that are lost together, given some whose leases have ended: all with the same token, or '
-    'with the same name of a worker, if there are several. Returns nothing.';
+    'with the same name of a worker, if there are several or the worker serves other databases, too. Returns nothing.';

@@ -19,7 +19,8 @@ CREATE FUNCTION pgq_register(
     queues text[] DEFAULT '{default}',
     host text DEFAULT NULL,
     pid bigint DEFAULT NULL,
-    kinds text[] DEFAULT NULL
+    kinds text[] DEFAULT NULL,
+    shares boolean DEFAULT false
 ) RETURNS void
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -46,6 +47,11 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Give the number of the process, from 0 to 2147483647, or leave the argument out.';
     END IF;
+    IF shares IS NULL THEN
+        RAISE EXCEPTION 'shares is null'
+            USING ERRCODE = 'null_value_not_allowed',
+                  HINT = 'Say true if the process of the worker also serves other databases, or leave the argument out.';
+    END IF;
     IF EXISTS (SELECT FROM unnest(kinds) AS k WHERE k IS NULL) THEN
         RAISE EXCEPTION 'one of the kinds is null'
             USING ERRCODE = 'null_value_not_allowed',
@@ -57,11 +63,12 @@ BEGIN
 
     -- A session that takes over a name keeps the jobs that were claimed under it, so its role must be allowed all their
     -- queues.
-    INSERT INTO pgq_worker_session AS w (name, queues, host, pid, registered_at, allowed_queues, kinds)
-    VALUES (worker, queues, host, pid, pgq_now(), v_allowed, kinds)
+    INSERT INTO pgq_worker_session AS w (name, queues, host, pid, registered_at, allowed_queues, kinds, shares)
+    VALUES (worker, queues, host, pid, pgq_now(), v_allowed, kinds, shares)
     ON CONFLICT ON CONSTRAINT pgq_worker_session_pkey DO UPDATE
     SET queues = excluded.queues, host = excluded.host, pid = excluded.pid, gone_at = NULL,
-        allowed_queues = excluded.allowed_queues, kinds = excluded.kinds, lost_several = false
+        allowed_queues = excluded.allowed_queues, kinds = excluded.kinds, lost_several = false,
+        shares = excluded.shares
     WHERE v_allowed IS NULL OR w.allowed_queues <@ v_allowed
     RETURNING w.number INTO v_number;
 
@@ -83,15 +90,16 @@ BEGIN
 END
 $pgq_register$;
 
-COMMENT ON FUNCTION pgq_register(text, text[], text, bigint, text[]) IS
+COMMENT ON FUNCTION pgq_register(text, text[], text, bigint, text[], boolean) IS
     'Register a worker, which is then present for as long as this session lives. Run nothing in the session that takes '
     'long: while a statement runs, the server does not notice that the client is gone. Returns nothing. If the session '
     'ends without pgq_unregister, the next claims of other sessions, usually within two seconds, end the leases on '
     'jobs that were claimed under the name (the argument worker of pgq_claim). The name must belong to one process: '
     'registering it again in a new session brings the worker back with its jobs. host and pid are shown in '
     'pgq_workers; NULL means unknown. kinds are those that the worker has handlers for: so pgq_stats shows which kinds '
-    'no worker handles; NULL means that the worker does not tell. NULL for worker or queues, or one of the queues or '
-    'kinds, raises 22004. A worker that finds its queues by pgq_queues_to_serve registers those that it knows, perhaps '
+    'no worker handles; NULL means that the worker does not tell. shares says that the process of the worker also '
+    'serves other databases: where it is lost with a single job of this one, that counts as a loss together with '
+    'others. NULL for worker, queues or shares, or one of the queues or kinds, raises 22004. A worker that finds its queues by pgq_queues_to_serve registers those that it knows, perhaps '
     'none, and registers again in the same session when it knows more. Raises PGQ03 while another session has the '
     'name, or if a role with other queues has registered it; 22023 for a bad value, 42501 for a queue that the calling '
     'role may not use.';

@@ -102,7 +102,9 @@ BEGIN
             -- after the clock was set back.
             UPDATE pgq_running AS r
             SET lease_until = least(r.claimed_at, at - interval '1 microsecond'),
-                losses = CASE WHEN v_worker.lost_several THEN _pgq_count_loss(r.losses) ELSE r.losses END
+                -- A job of another database may have ended the process, unless it ran a suspect, which runs alone.
+                losses = CASE WHEN v_worker.lost_several OR (v_worker.shares AND r.losses IS NULL)
+                              THEN _pgq_count_loss(r.losses) ELSE r.losses END
             WHERE r.ctid = ANY (v_rows);
         END IF;
 

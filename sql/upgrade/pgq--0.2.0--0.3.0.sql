@@ -118,6 +118,7 @@ ALTER TABLE pgq_ended
     ADD COLUMN group_id bigint, ADD COLUMN claimed_at timestamptz, ALTER COLUMN backoff DROP NOT NULL,
     ALTER COLUMN backoff_cap DROP NOT NULL;
 ALTER TABLE pgq_worker_session ADD COLUMN lost_several boolean NOT NULL DEFAULT false;
+ALTER TABLE pgq_worker_session ADD COLUMN shares boolean NOT NULL DEFAULT false;
 
 -- squawk-ignore require-concurrent-index-creation
 CREATE INDEX pgq_waiting_claim ON pgq_waiting (queue COLLATE "C", priority, ripe_at, id) WHERE group_id IS NULL;

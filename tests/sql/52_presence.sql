@@ -1,6 +1,6 @@
 -- Presence: registered workers, and the jobs of workers whose sessions have ended.
 BEGIN;
-SELECT plan(49);
+SELECT plan(50);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 -- In the first five seconds after the start of the server no worker counts as gone: wait until they are over.
 CREATE FUNCTION pg_temp.claim() RETURNS bigint LANGUAGE plpgsql AS $$
@@ -128,7 +128,8 @@ FROM (VALUES
     ('SELECT pgq_register('''')', '22023', 'worker is empty, or worker or host takes more than 200 bytes'),
     ('SELECT pgq_register(repeat(''x'', 201))', '22023', 'worker is empty, or worker or host takes more than 200 bytes'),
     ('SELECT pgq_register(''x'', ''{a}'', repeat(''x'', 201))', '22023', 'worker is empty, or worker or host takes more than 200 bytes'),
-    ('SELECT pgq_register(''x'', NULL)', '22004', 'queues, or one of them, is null')
+    ('SELECT pgq_register(''x'', NULL)', '22004', 'queues, or one of them, is null'),
+    ('SELECT pgq_register(''x'', shares => NULL)', '22004', 'shares is null')
 ) AS t (call, state, message);
 SELECT is_empty('SELECT FROM pgq_worker_session', 'a refused registration leaves no row');
 

@@ -1,6 +1,6 @@
 -- Jobs that are lost together go back uncounted, as suspects, which are claimed one at a time.
 BEGIN;
-SELECT plan(41);
+SELECT plan(47);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SELECT set_config('pgq.jitter', '0', true);
 
@@ -134,6 +134,25 @@ SELECT is(count(*), 101::bigint, 'a job that was locked when the others were res
 FROM pgq_waiting WHERE queue = 'r' AND attempt = 0 AND losses = 1;
 SELECT pgq_register('two', '{r}');
 SELECT is(lost_several, false, 'a worker that comes back has lost nothing') FROM pgq_worker_session WHERE name = 'two';
+
+-- A worker that serves other databases, too.
+SELECT pgq_enqueue('lone', queue => 's', max_retries => 0);
+SELECT pgq_register('three', '{s}', shares => true);
+SELECT pg_temp.claims('s', 10, 'three');
+SELECT pg_temp.dies('three');
+SELECT is(pg_temp.look('s'), 'lone waiting 0 1', 'the only job here of a worker that is gone goes back uncounted where the worker serves other databases');
+SELECT pgq_register('four', '{s}', shares => true);
+SELECT is(pg_temp.claims('s', 10, 'four'), 'lone!', 'it is a suspect then');
+SELECT pg_temp.dies('four');
+SELECT is(pg_temp.look('s'), 'lone dead 1 1', 'a suspect runs alone in all databases of its worker, so its loss counts');
+SELECT pgq_enqueue('late', queue => 't', max_retries => 0);
+SELECT pgq_register('five', '{t}', shares => true);
+SELECT pg_temp.claims('t', 10, 'five');
+SELECT pg_temp.rescue('1 minute 1 s');
+SELECT is(pg_temp.look('t'), 'late waiting 0 1', 'the only job here whose lease ran out goes back uncounted there, too');
+SELECT is(pg_temp.claims('t', 10, 'five'), 'late!', 'it is a suspect, too');
+SELECT pg_temp.rescue('1 minute 1 s');
+SELECT is(pg_temp.look('t'), 'late dead 1 1', 'the loss of a suspect whose lease ran out counts');
 
 SELECT * FROM finish();
 ROLLBACK;

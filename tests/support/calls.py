@@ -14,7 +14,7 @@ LIFE = """
     pgq_version()
     pgq_backoff(3, '90 s', '1 day')
     pgq_cron_next('0 7 * * mon-fri', '2020-01-01T00:00+00:00', 'Europe/Berlin')
-    pgq_register('w', '{default}', 'host', 7, '{k,l}')
+    pgq_register('w', '{default}', 'host', 7, '{k,l}', true)
     pgq_idle('{default}', true)
     pgq_idle('{default}', false)
     pgq_enqueue('k', '{"x": 1.50, "a": "\\\\"}', delay => '1 hour', backoff => '90 s')

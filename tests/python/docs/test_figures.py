@@ -65,7 +65,8 @@ FIGURES = {
         f"| one worker process, jobs that do nothing | {jobs('drain', '1 process')} |",
         f"| two worker processes | {jobs('drain', '2 processes')} |",
         f"| {STEADY}, two minutes | {jobs('steady', STEADY)} |",
-        f"| a handler that shares a transaction with the completion of its job | {jobs('transactional', TRANSACTION)} |",
+        "| a handler that shares a transaction with the completion of its job | "
+        f"{jobs('transactional', TRANSACTION)} |",
         f"| the same, in batches of 100 | {jobs('transactional', GROUPED)} |",
         f"| one client enqueues, one by one | {jobs('enqueue', '1 client')} |",
         f"| one client enqueues, a thousand in a call | {jobs('bulk', BULK)} |",

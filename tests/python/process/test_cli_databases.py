@@ -12,7 +12,7 @@ from support.database import Connection, one
 from support.processes import Start, installed, invoke
 from support.threads import eventually
 
-from pgq import Queue
+from pgq import Queue, WorkerQueue
 from pgq.cli.databases import names_of
 
 
@@ -181,6 +181,22 @@ def test_a_second_signal_releases_the_jobs_of_all(
     assert process.returncode in {128 + signal.SIGTERM, 128 + signal.SIGINT}
     for found in (conn, other):
         assert one(found, "SELECT attempt FROM pgq_waiting") == 0
+
+
+def test_a_single_job_that_is_lost_with_those_of_another_database_does_not_count(
+    start: Start, tmp_path: Path, conn: Connection, other: Connection, other_dsn: str, dsn: str, grown_up: None
+) -> None:
+    """Without retries it would be dead, although the other one may have ended the process."""
+    process = start("--dsn", dsn, "--dsn", other_dsn)
+    for n, queue in enumerate((Queue(conn), Queue(other))):
+        queue.enqueue("slow", n, max_retries=0)
+    eventually(lambda: all((tmp_path / f"begun-{n}-1").exists() for n in (0, 1)))
+    process.kill()
+    rescued = "SELECT state, attempt FROM pgq_jobs WHERE state <> 'running'"
+    for found in (conn, other):
+        rescuer = WorkerQueue(found)
+        eventually(lambda rescuer=rescuer: rescuer.claim(["elsewhere"]) or rescuer.conn.execute(rescued).fetchall())  # type: ignore[misc]
+        assert found.execute(rescued).fetchall() == [("waiting", 0)]
 
 
 @pytest.mark.parametrize("options", [[], ["--processes", "2"], ["--schedules"]])

@@ -314,6 +314,19 @@ def test_a_suspect_runs_while_no_database_has_a_running_job(
     assert held == [0] * 10
 
 
+def test_each_worker_says_that_it_shares_its_process(
+    conn: Connection, other: Connection, handlers: Handlers, serve: Serve, make_worker: Callable[..., Worker]
+) -> None:
+    """So a single job that is lost with it is a suspect: a job of another database may have ended the process."""
+    handlers.handler("k")(lambda job: None)
+    serve()
+    for found in (conn, other):
+        eventually(lambda found=found: found.execute("SELECT shares FROM pgq_worker_session").fetchall() == [(True,)])  # type: ignore[misc]
+    alone = make_worker()
+    alone.presence.start()
+    assert one(conn, "SELECT count(*) FROM pgq_worker_session WHERE NOT shares") == 1
+
+
 def test_the_gate_forgets_workers_that_have_ended(
     dsn: str, other_dsn: str, handlers: Handlers, serve: Serve, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:

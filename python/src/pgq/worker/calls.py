@@ -101,15 +101,17 @@ class WorkerQueue(Queue):
         host: str | None = None,
         pid: int | None = None,
         kinds: Sequence[str] | None = None,
+        shares: bool = False,
     ) -> None:
         """
         Register a worker; it is present until this connection closes. ``kinds`` are those that it has handlers for.
 
+        ``shares`` says that its process also serves other databases, whose jobs would be lost together with those here.
         Raises WrongState while another session has the name.
         """
         self._row(
-            f"SELECT {self._prefix}pgq_register(%s::text, %s::text[], %s::text, %s::bigint, %s::text[])",
-            [worker, list(queues), host, pid, None if kinds is None else list(kinds)],
+            f"SELECT {self._prefix}pgq_register(%s::text, %s::text[], %s::text, %s::bigint, %s::text[], %s::boolean)",
+            [worker, list(queues), host, pid, None if kinds is None else list(kinds), shares],
         )
 
     def unregister(self, worker: str) -> bool:

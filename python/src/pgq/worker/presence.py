@@ -238,7 +238,8 @@ class Presence:
             try:
                 with queue.conn.transaction():
                     self._limit_lock_wait()
-                    queue.register(self.settings.name, queues, socket.gethostname(), os.getpid(), self._kinds())
+                    shares = self.settings.database is not None
+                    queue.register(self.settings.name, queues, socket.gethostname(), os.getpid(), self._kinds(), shares)
                 self._registered, self._queues = True, queues
             except psycopg.errors.InsufficientPrivilege:
                 self._served.forget()
