@@ -25,7 +25,7 @@ from psycopg.conninfo import make_conninfo
 from support.database import one
 from support.threads import eventually
 
-from torture import limits, tables, verdict
+from torture import flows, limits, tables, verdict
 from torture.faults import FaultPlan, Injector
 from torture.producers import Producer, Work
 from torture.run import SETTINGS, drain
@@ -53,7 +53,7 @@ class Plan:
     producers: int = 2
     workers: tuple[tuple[str, ...], ...] = OPTIONS
     faults: FaultPlan = FAULTS
-    work: Work = field(default_factory=lambda: Work(pause=0.1))
+    work: Work = field(default_factory=lambda: Work(pause=0.1, flows=1))
 
 
 SHORT: Final = Plan(
@@ -183,6 +183,7 @@ def torture(plan: Plan, log: Path) -> Run:
                 found = {name: conns.enter_context(psycopg.connect(dsns[name], autocommit=True)) for name in dsns}
                 for conn in found.values():
                     limits.begin(conn)
+                    flows.send_all(conn)
                 for conn in found.values():
                     drain(conn, workers)
                 workers.stop()
