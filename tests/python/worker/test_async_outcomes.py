@@ -277,12 +277,12 @@ def test_a_worker_says_which_handler_blocks_its_event_loop(
         said = eventually(lambda: [line for line in caplog.messages if "kept all other async handlers" in line])
         assert f"job {job} k has kept all other" in said[0]
         assert "block_all" in "".join(said) or "wait" in said[0]
-        eventually(lambda: not worker._is_well(), "the worker is not well")
+        eventually(lambda: not worker.is_well(), "the worker is not well")
     finally:
         go.set()
     queue.enqueue("other")
     eventually(lambda: not rows(queue.conn))
-    eventually(worker._is_well)
+    eventually(worker.is_well)
 
 
 def stop_loop(_: AsyncJob) -> None:

@@ -143,7 +143,8 @@ class EventLoop:
         self._threads = ThreadPoolExecutor(THREADS, "pgq-async")
         self._asked_at = None
         self._thread = threading.Thread(
-            target=logs.continued(self._run), args=[self.loop], name="pgq-event-loop", daemon=True)
+            target=logs.continued(self._run), args=[self.loop], name="pgq-event-loop", daemon=True
+        )
         self._thread.start()
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:

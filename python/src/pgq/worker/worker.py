@@ -194,7 +194,7 @@ class Worker:
         logger.info("worker %s stopped", self.settings.name)
 
     def begin(self) -> None:
-        """Make the loops, before any other thread can ask for them. Raises TypeError for hooks that do not fit."""
+        """Make the loops, before any other thread can ask for them. Raises ValueError for hooks that do not fit."""
         self.handlers.check_hooks()
         _ = self.loops
         self._begun = True
