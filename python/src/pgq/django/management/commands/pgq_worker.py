@@ -64,7 +64,7 @@ class Command(BaseCommand):
         arguments = [*options["modules"], DISCOVER, *given(options)]
         if not any(options[name] for name in ("queues", "queue_prefixes", "all_queues")):
             arguments += queues_of(alias)
-        target = Target(conninfo(alias), options["schema"])
+        target = Target((conninfo(alias),), options["schema"])
         reload = settings.DEBUG if options["reload"] is None else options["reload"]
         # Not in the processes of --processes, which their supervisor starts.
         reloader = Reloader() if reload and LIFELINE not in os.environ else None
