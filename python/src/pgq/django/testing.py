@@ -88,6 +88,7 @@ class Runtime:
 
     lease = LEASE
     worker = WORKER
+    database: str | None = None
 
     def __init__(self, queue: WorkerQueue) -> None:
         self._queue = queue
