@@ -133,6 +133,7 @@ def test_pgq_reads_these_settings_and_no_others(conn: Connection) -> None:
         "'pgq.jitter'", "'pgq.now'", "'role'", "'synchronous_commit'", "'track_counts'", "'transaction_isolation'",
         "'transaction_read_only'",
         "_pgq_head_setting(queue)", "_pgq_head_setting(q.queue)", "_pgq_head_setting('')", "_pgq_bare_setting()",
+        "_pgq_groups_setting(_pgq_lock_next.queue)",
         "_pgq_groups_setting(queue)",
         "_pgq_kept_setting()",
         "c_setting",  # that of _pgq_fire_schedules
