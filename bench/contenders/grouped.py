@@ -29,9 +29,7 @@ class Producer(pgq.Producer):
 
     def many(self, first: int, count: int, pad: str = "") -> None:
         numbers = range(first, first + count)
-        self.queue.enqueue_many(
-            {"kind": KIND, "args": args(n, pad), "group_key": self.group(n), **self.options} for n in numbers
-        )
+        self.queue.enqueue_many({"kind": KIND, "args": args(n, pad), "group_key": self.group(n)} for n in numbers)
 
     def group(self, n: int) -> str | None:
         """Return the key of the group of job ``n``, if there are groups."""

@@ -19,19 +19,18 @@ LEFT = "SELECT count(*) FROM pgq_jobs WHERE state IN ('waiting', 'running')"
 
 
 class Producer:
-    """The driver's own calls."""
+    """The driver's own calls; ``many`` enqueues jobs that differ from ``job`` in their arguments only."""
 
-    def __init__(self, database: str, options: Mapping[str, object] | None = None) -> None:
+    def __init__(self, database: str, job: pgq.NewJob | None = None) -> None:
         self.conn = psycopg.connect(dbname=database, autocommit=True)
         self.queue = pgq.Queue(self.conn)
-        self.options = options or {}
+        self.job: pgq.NewJob = job or {"kind": KIND}
 
     def one(self, n: int) -> None:
         self.queue.enqueue(KIND, args(n))
 
     def many(self, first: int, count: int, pad: str = "") -> None:
-        jobs = ({"kind": KIND, "args": args(n, pad), **self.options} for n in range(first, first + count))
-        self.queue.enqueue_many(jobs)
+        self.queue.enqueue_many({**self.job, "args": args(n, pad)} for n in range(first, first + count))
 
     def close(self) -> None:
         self.conn.close()

@@ -12,7 +12,7 @@ from contender import Contender, Producer
 from contenders import by_name, floor, pgmq, pgq
 from databases import connect, fresh, value
 from harness import BenchError, Harness, Sample
-from job import array
+from job import KIND, array
 from usage import usage
 
 NAME = "bulk"
@@ -38,7 +38,7 @@ class Client:
 
 CLIENTS = {
     "pgq": Client("pgq", "pgq_waiting"),
-    NO_DEDUP: Client("pgq", "pgq_waiting", lambda database: pgq.Producer(database, {"dedup": False})),
+    NO_DEDUP: Client("pgq", "pgq_waiting", lambda database: pgq.Producer(database, {"kind": KIND, "dedup": False})),
     "pgmq": Client("pgmq", f"pgmq.q_{pgmq.QUEUE}"),
     "floor": Client("floor", "floor"),
 }

@@ -27,7 +27,7 @@ def split(job: pgq.Job, conn: psycopg.Connection[Any]) -> None:
     """Enqueue a job for each part of the file, and the summary after them, whatever becomes of them: a batch."""
     path, size = job.args["path"], job.args.get("size", LINES)
     lines = len(Path(path).read_text(encoding="utf-8").splitlines())
-    parts = [
+    parts: list[pgq.NewJob] = [
         {"kind": "import part", "args": {"path": path, "first": first, "size": size}} for first in range(0, lines, size)
     ]
     pgq.Queue(conn).enqueue_batch("import summary", {"path": path, "lines": lines}, parts)

@@ -24,7 +24,7 @@ from django.utils.functional import empty
 from psycopg.conninfo import conninfo_to_dict
 
 import pgq
-from pgq import AsyncQueue, Enqueued, Queue, Statement
+from pgq import AsyncQueue, Enqueued, NewJob, Queue, Statement
 from pgq.statement import Paramstyle
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Driver:
         (row,) = self.execute(pgq.statement(kind, args, **options, paramstyle=self.paramstyle))
         return Enqueued(*row)
 
-    def enqueue_many(self, jobs: list[dict[str, Any]]) -> list[Enqueued]:
+    def enqueue_many(self, jobs: list[NewJob]) -> list[Enqueued]:
         """Enqueue jobs."""
         return [Enqueued(*row) for row in self.execute(pgq.statement_many(jobs, paramstyle=self.paramstyle))]
 
@@ -79,7 +79,7 @@ class OfPsycopg(Driver):
     def enqueue(self, kind: str, args: Any = None, **options: Any) -> Enqueued:
         return Queue(self.conn).enqueue(kind, args, **options)
 
-    def enqueue_many(self, jobs: list[dict[str, Any]]) -> list[Enqueued]:
+    def enqueue_many(self, jobs: list[NewJob]) -> list[Enqueued]:
         return Queue(self.conn).enqueue_many(jobs)
 
     def sqlstate(self, error: Any) -> str:
@@ -244,7 +244,7 @@ class OfAsyncPsycopg(AsyncDriver):
     def enqueue(self, kind: str, args: Any = None, **options: Any) -> Enqueued:
         return self.run(AsyncQueue(self.conn).enqueue(kind, args, **options))
 
-    def enqueue_many(self, jobs: list[dict[str, Any]]) -> list[Enqueued]:
+    def enqueue_many(self, jobs: list[NewJob]) -> list[Enqueued]:
         return self.run(AsyncQueue(self.conn).enqueue_many(jobs))
 
     def sqlstate(self, error: Any) -> str:

@@ -138,7 +138,9 @@ class Producer:
 
     def _many(self, conn: psycopg.Connection[Any]) -> list[int]:
         """Enqueue some jobs in one call; they may be twins of each other and of waiting jobs."""
-        jobs = [self._job() if self._rng.random() < 0.8 else self._twin_job() for _ in range(self._rng.randint(2, 20))]
+        jobs: list[Any] = [
+            self._job() if self._rng.random() < 0.8 else self._twin_job() for _ in range(self._rng.randint(2, 20))
+        ]
         enqueued = Queue(conn).enqueue_many(jobs)
         return [self._note(conn, job, result.id, result.created) for job, result in zip(jobs, enqueued, strict=True)]
 

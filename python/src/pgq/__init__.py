@@ -35,6 +35,7 @@ from pgq.errors import (
 )
 from pgq.handlers import Handlers, around, handler, json_default
 from pgq.job import BatchProgress, Enqueued, EnqueuedBatch, Failure, Job, Remaining, Result, SignalWait
+from pgq.new_job import NewJob
 from pgq.queue import Queue
 from pgq.queue_async import AsyncQueue
 from pgq.schema.install import install, uninstall
@@ -66,6 +67,7 @@ __all__ = [
     "JobsRemain",
     "LeaseLost",
     "LockTimeout",
+    "NewJob",
     "NoUpgradePath",
     "NotEnded",
     "NotInstalled",

@@ -11,11 +11,10 @@ from pgq import tracing
 from pgq.convert import Interval, dumps, given, interval, moment, plain_job, qualifier
 from pgq.handlers import Handlers
 from pgq.job import BatchProgress, Enqueued, EnqueuedBatch, Job, Result
+from pgq.new_job import NewJob
 
 T = TypeVar("T")
 Rows = Sequence[Sequence[Any]]
-OnDuplicate = Literal["keep", "replace", "soonest", "error"]
-AfterFailed = Literal["cancel", "run", "wait"]
 
 # The arguments of pgq_enqueue, in their order.
 TYPES: Final = {
@@ -91,7 +90,7 @@ class Calls:
         names, values = self._named(TYPES, self._plain(_given(TYPES, job)))
         return Call(f"SELECT id, created FROM {self.prefix}pgq_enqueue({names})", values, _enqueued)
 
-    def enqueue_many(self, jobs: Iterable[Mapping[str, Any]]) -> Call[list[Enqueued]]:
+    def enqueue_many(self, jobs: Iterable[NewJob]) -> Call[list[Enqueued]]:
         plain = self._plain if tracing.is_on() else self._copied
         return Call(
             f"SELECT id, created FROM {self.prefix}pgq_enqueue_many(jobs => %s::jsonb) ORDER BY n",
@@ -99,7 +98,7 @@ class Calls:
             _all_enqueued,
         )
 
-    def enqueue_batch(self, job: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]]) -> Call[EnqueuedBatch]:
+    def enqueue_batch(self, job: Mapping[str, Any], jobs: Iterable[NewJob]) -> Call[EnqueuedBatch]:
         names, values = self._named(BATCH_TYPES, self._plain(_given(BATCH_TYPES, job)))
         return Call(
             f"SELECT id, ids FROM {self.prefix}pgq_enqueue_batch({names}, jobs => %s::jsonb)",
@@ -107,7 +106,7 @@ class Calls:
             lambda rows: EnqueuedBatch(*_row(rows)),
         )
 
-    def add_to_batch(self, job: Job, jobs: Iterable[Mapping[str, Any]]) -> Call[list[int]]:
+    def add_to_batch(self, job: Job, jobs: Iterable[NewJob]) -> Call[list[int]]:
         return Call(
             f"SELECT {self.prefix}pgq_add_to_batch(%s::bigint, %s::bigint, %s::jsonb)",
             [job.id, job.token, self._dumps([self._plain(added) for added in jobs])],

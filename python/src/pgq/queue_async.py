@@ -11,12 +11,13 @@ from psycopg.pq import Format
 from psycopg.rows import AsyncRowFactory, tuple_row
 
 from pgq import handlers, waiting_async
-from pgq.calls import NO_ARGS, UNCHANGED, AfterFailed, Call, Calls, OnDuplicate
+from pgq.calls import NO_ARGS, UNCHANGED, Call, Calls
 from pgq.connection import check_async_connection
 from pgq.convert import Interval
 from pgq.errors import translated
 from pgq.handlers import Handlers
 from pgq.job import BatchProgress, Enqueued, EnqueuedBatch, Job, Result
+from pgq.new_job import AfterFailed, NewJob, OnDuplicate
 from pgq.schedule import CatchUp, Overlap
 
 T = TypeVar("T")
@@ -70,7 +71,7 @@ class AsyncQueue:
         """
         return await self._run(self._calls.enqueue(locals()))
 
-    async def enqueue_many(self, jobs: Iterable[Mapping[str, Any]]) -> list[Enqueued]:
+    async def enqueue_many(self, jobs: Iterable[NewJob]) -> list[Enqueued]:
         """
         Enqueue jobs of any kinds, all or none, and return a result for each, in their order.
 
@@ -83,7 +84,7 @@ class AsyncQueue:
         self,
         kind: str,
         args: Any,
-        jobs: Iterable[Mapping[str, Any]],
+        jobs: Iterable[NewJob],
         *,
         queue: str | None = None,
         priority: int | None = None,
@@ -99,7 +100,7 @@ class AsyncQueue:
         """
         return await self._run(self._calls.enqueue_batch(locals(), jobs))
 
-    async def add_to_batch(self, job: Job, jobs: Iterable[Mapping[str, Any]]) -> list[int]:
+    async def add_to_batch(self, job: Job, jobs: Iterable[NewJob]) -> list[int]:
         """
         Enqueue jobs, as ``enqueue_many`` does, and add them to the batch of a running job; return their ids.
 

@@ -9,9 +9,10 @@ from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
 from pgq import handlers
-from pgq.calls import NO_ARGS, AfterFailed, Call, Calls, OnDuplicate
+from pgq.calls import NO_ARGS, Call, Calls
 from pgq.convert import Interval
 from pgq.handlers import Handlers
+from pgq.new_job import AfterFailed, NewJob, OnDuplicate
 
 Paramstyle = Literal["format", "pyformat", "numeric_dollar"]
 # A parameter, with the name of its argument and with its cast from text, if it has them.
@@ -61,7 +62,7 @@ def statement(
 
 
 def statement_many(
-    jobs: Iterable[Mapping[str, Any]],
+    jobs: Iterable[NewJob],
     *,
     paramstyle: Paramstyle = "format",
     schema: str | None = None,

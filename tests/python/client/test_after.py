@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import psycopg
 import pytest
@@ -13,7 +12,8 @@ from psycopg import sql
 from support.database import Connect, Connection, one, waits_for_lock
 from support.threads import Thread, eventually
 
-from pgq import Job, Queue, WorkerQueue
+from pgq import Job, NewJob, Queue, WorkerQueue
+from pgq.new_job import AfterFailed
 
 ADD = "SELECT id FROM pgq_enqueue('k', to_jsonb(%s::bigint), 'q', after => %s::bigint[])"
 STATES = "SELECT state FROM pgq_jobs WHERE id = %s"
@@ -200,9 +200,10 @@ def test_eight_sessions_unblock_each_of_many_jobs_once(
     conn: Connection, connect: Connect, pool: ThreadPoolExecutor, pairs: int
 ) -> None:
     """Each job has two prerequisites, which end at about the same time in two sessions."""
-    graph = [
+    graph: list[NewJob] = [
         {"kind": "k", "queue": f"q{half}", "args": n, "dedup": False} for n in range(pairs) for half in range(2)
-    ] + [{"kind": "last", "args": n, "after": [f"#{2 * n + 1}", f"#{2 * n + 2}"]} for n in range(pairs)]
+    ]
+    graph += [{"kind": "last", "args": n, "after": [f"#{2 * n + 1}", f"#{2 * n + 2}"]} for n in range(pairs)]
     Queue(conn).enqueue_many(graph)
     conn.execute(
         "CREATE TABLE seen (id bigint); "
@@ -241,14 +242,14 @@ def test_eight_sessions_race_at_the_ends_of_many_diamonds(
     conn: Connection, connect: Connect, pool: ThreadPoolExecutor, diamonds: int, ends: str
 ) -> None:
     """Of each, two sides end at about the same time in two sessions; three jobs after both differ in after_failed."""
-    policies = ["cancel", "run", "wait"]
-    graph: list[dict[str, Any]] = []
+    policies: list[AfterFailed] = ["cancel", "run", "wait"]
+    graph: list[NewJob] = []
     for n in range(diamonds):
         top = len(graph) + 1
-        sides = [{"kind": "side", "queue": f"q{side}", "after": [f"#{top}"]} for side in range(2)]
-        lasts = [{"kind": last, "after": [f"#{top + 1}", f"#{top + 2}"], "after_failed": last} for last in policies]
-        tail = {"kind": "tail", "after": [f"#{top + 3}"], "after_failed": "cancel"}
-        jobs: list[dict[str, Any]] = [{"kind": "top", "queue": "q0"}, *sides, *lasts, tail]
+        jobs: list[NewJob] = [{"kind": "top", "queue": "q0"}]
+        jobs += [{"kind": "side", "queue": f"q{side}", "after": [f"#{top}"]} for side in range(2)]
+        jobs += [{"kind": last, "after": [f"#{top + 1}", f"#{top + 2}"], "after_failed": last} for last in policies]
+        jobs += [{"kind": "tail", "after": [f"#{top + 3}"], "after_failed": "cancel"}]
         graph += [job | {"args": n, "dedup": False} for job in jobs]
     Queue(conn).enqueue_many(graph)
     conn.execute(
@@ -300,7 +301,7 @@ def test_a_cancelled_chain_of_ten_thousand_ends_in_bounded_steps(
 ) -> None:
     """A call deals with a thousand, and so does each step of maintenance, once a second."""
     length, steps = 10_000, 0
-    chain = [{"kind": "k", "args": n} | ({"after": [f"#{n}"]} if n else {}) for n in range(length)]
+    chain: list[NewJob] = [{"kind": "k", "args": n, "after": [f"#{n}"] if n else None} for n in range(length)]
     first = Queue(conn).enqueue_many(chain)[0]
     Queue(conn).cancel(first.id)
     left = one(conn, "SELECT count(*) FROM pgq_blocked")
@@ -338,8 +339,9 @@ def test_of_a_random_graph_that_is_cancelled_which_has_to_be(conn: Connection, s
     """Of the first jobs some fail; all others are then in the state that the rules for prerequisites give them."""
     dice = random.Random(seed)
     firsts, count = 8, 80
-    graph: list[dict[str, Any]] = [{"kind": "first", "queue": "q", "args": n} for n in range(firsts)]
-    policies = ["cancel"] * dice.randint(1, 9) + ["run", "wait"]
+    graph: list[NewJob] = [{"kind": "first", "queue": "q", "args": n} for n in range(firsts)]
+    policies: list[AfterFailed] = ["cancel"] * dice.randint(1, 9)
+    policies += ["run", "wait"]
     needs: dict[int, list[int]] = {}
     for n in range(firsts, count):
         needs[n] = sorted({dice.randrange(max(0, n - 12), n) for _ in range(dice.randint(1, 3))})
@@ -382,25 +384,9 @@ def test_ten_thousand_jobs_are_unblocked_by_one_and_unblock_one(
 ) -> None:
     """A fan in both directions; one of the ten thousand fails, and the last job runs all the same."""
     count = 10_000
-    graph: list[dict[str, Any]] = [
-        {"kind": "first", "queue": "q"},
-        *(
-            {
-                "kind": "middle",
-                "queue": "q",
-                "args": n,
-                "after": ["#1"],
-                "max_retries": 0,
-            }
-            for n in range(count)
-        ),
-        {
-            "kind": "last",
-            "queue": "q",
-            "after": [f"#{n + 2}" for n in range(count)],
-            "after_failed": "run",
-        },
-    ]
+    graph: list[NewJob] = [{"kind": "first", "queue": "q"}]
+    graph += [{"kind": "middle", "queue": "q", "args": n, "after": ["#1"], "max_retries": 0} for n in range(count)]
+    graph += [{"kind": "last", "queue": "q", "after": [f"#{n + 2}" for n in range(count)], "after_failed": "run"}]
     *_, last = Queue(conn).enqueue_many(graph)
     worker = WorkerQueue(conn)
     worker.complete(*worker.claim(queues=["q"]))

@@ -80,10 +80,10 @@ def test_an_error_has_its_sqlstate(driver: Driver, conn: Connection) -> None:
 def test_every_argument_arrives_as_it_was_given(driver: Driver, conn: Connection) -> None:
     """The job is that of Queue, but for its number and its key; so are those of a call for many."""
     first = Queue(conn).enqueue("first")
-    options = OPTIONS | {"after": [first.id]}
+    options: Any = OPTIONS | {"after": [first.id]}
     with driver.transaction():
         driver.enqueue("k", ARGS, **options)
-        driver.enqueue_many([{"kind": "k", "args": ARGS, **options, "dedup_key": "many"}])
+        driver.enqueue_many([{"kind": "k", "args": ARGS} | options | {"dedup_key": "many"}])
         driver.enqueue("window", None, delay=timedelta(hours=1), dedup_for=timedelta(hours=2), after=[])
     Queue(conn).enqueue("k", ARGS, **options | {"dedup_key": "queue"})
     query = "SELECT to_jsonb(b) - '{id,enqueued_at,dedup_key,signature}'::text[], b.dedup_key FROM pgq_blocked AS b"

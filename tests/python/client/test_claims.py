@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from support.database import Connect, Connection, flush, jobs, one
 
-from pgq import Queue, WorkerQueue
+from pgq import NewJob, Queue, WorkerQueue
 
 
 def test_two_open_claims_share_no_job(connect: Connect, queue: Queue) -> None:
@@ -109,10 +109,9 @@ def usage(conn: Connection) -> dict[str, int]:
 
 def test_the_cost_of_a_claim_does_not_depend_on_the_backlog(conn: Connection, queue: WorkerQueue) -> None:
     """A claim finds 10 of 10,000 ripe jobs, beside 10,000 that are not ripe, and does not read the others."""
-    queue.enqueue_many(
-        [{"kind": "k", "args": n} for n in range(10_000)]
-        + [{"kind": "later", "args": n, "delay": "1 day", "priority": n % 10} for n in range(10_000)]
-    )
+    jobs: list[NewJob] = [{"kind": "k", "args": n} for n in range(10_000)]
+    jobs += [{"kind": "later", "args": n, "delay": "1 day", "priority": n % 10} for n in range(10_000)]
+    queue.enqueue_many(jobs)
     before = usage(conn)
     assert len(queue.claim(max_jobs=10)) == 10
     after = usage(conn)

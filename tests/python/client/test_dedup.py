@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import psycopg
 import pytest
@@ -13,7 +12,8 @@ from support.database import Connect, Connection, jobs, one, waits_for_lock
 from support.signatures import missigned
 from support.threads import eventually
 
-from pgq import Enqueued, Queue, WorkerQueue
+from pgq import Enqueued, NewJob, Queue, WorkerQueue
+from pgq.new_job import OnDuplicate
 
 Enqueue = Callable[[WorkerQueue], Enqueued]
 BOTH = pytest.mark.parametrize(
@@ -78,11 +78,11 @@ def test_an_invalid_array_is_refused_without_a_wait(connect: Connect, dedup: boo
     """All of its jobs are checked before the first is inserted that may have a twin in an open transaction."""
     a, b = connect(), connect()
     b.execute("SET lock_timeout = '2s'")
-    invalid: dict[str, Any] = {"kind": "l", "dedup": dedup, "priority": 10}
+    jobs: list[NewJob] = [{"kind": "k"}, {"kind": "l", "dedup": dedup, "priority": 10}]
     with a.transaction():
         Queue(a).enqueue("k")
         with pytest.raises(psycopg.errors.InvalidParameterValue, match="priority 10"):
-            Queue(b).enqueue_many([{"kind": "k"}, invalid][::order])
+            Queue(b).enqueue_many(jobs[::order])
 
 
 @BOTH
@@ -186,7 +186,7 @@ def test_a_failure_and_an_enqueue_of_its_twin_merge_in_any_order(
 @pytest.mark.parametrize("policy", ["keep", "replace", "soonest"])
 @pytest.mark.parametrize("waiting", [False, True], ids=["all new", "half waiting"])
 def test_overlapping_bulk_enqueues_never_deadlock(
-    connect: Connect, queue: Queue, pool: ThreadPoolExecutor, policy: str, waiting: bool
+    connect: Connect, queue: Queue, pool: ThreadPoolExecutor, policy: OnDuplicate, waiting: bool
 ) -> None:
     """The two arrays have the same jobs in opposite orders; rows are locked in the order of their signatures."""
     producers = [WorkerQueue(connect()), WorkerQueue(connect())]
@@ -195,7 +195,7 @@ def test_overlapping_bulk_enqueues_never_deadlock(
     def enqueue(producer: Queue, step: int) -> int:
         created = 0
         for turn in range(15):
-            batch = [
+            batch: list[NewJob] = [
                 {"kind": f"k{turn}", "args": {}, "dedup_key": str(n), "on_duplicate": policy, "delay": f"{9 + step} s"}
                 for n in range(100)
             ]

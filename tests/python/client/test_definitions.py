@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
+from typing import get_type_hints
 
 from support.database import Connection, one
 
 import pgq
-from pgq import AsyncQueue, Job, Queue
+from pgq import AsyncQueue, Job, NewJob, Queue
 from pgq.calls import TYPES, Calls
 from pgq.job import FIELDS
 
@@ -27,6 +29,16 @@ def test_enqueue_takes_the_arguments_of_pgq_enqueue(conn: Connection) -> None:
     full = {"timestamptz": "timestamp with time zone"}
     assert [(name, full.get(kind, kind)) for name, kind in TYPES.items()] == list(zip(names, types, strict=True))
     assert list(inspect.signature(Queue.enqueue).parameters) == ["self", *TYPES]
+
+
+def test_a_new_job_has_the_arguments_of_enqueue() -> None:
+    """A key for each, with its type; only ``after`` takes more, positions. All but the kind may be left out."""
+    arguments = get_type_hints(Queue.enqueue)
+    del arguments["return"]
+    keys = get_type_hints(NewJob)
+    assert list(keys) == list(arguments)
+    assert keys == arguments | {"after": Iterable[int | str] | None}
+    assert NewJob.__required_keys__ == {"kind"}
 
 
 def test_the_calls_of_both_queues_are_the_same() -> None:

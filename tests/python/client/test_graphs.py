@@ -12,7 +12,7 @@ from support.database import Connect, Connection, one, waits_for_lock
 from support.threads import Thread, eventually
 
 import pgq
-from pgq import Enqueued, Queue, WorkerQueue
+from pgq import Enqueued, NewJob, Queue, WorkerQueue
 
 # What stands for the function that enqueues the jobs as a set: then they are enqueued one by one.
 ONE_BY_ONE = (
@@ -52,10 +52,10 @@ def prepare(conn: Connection) -> dict[str, int]:
     }
 
 
-def random_graph(dice: random.Random, outside: dict[str, int], variety: int) -> list[dict[str, Any]]:
+def random_graph(dice: random.Random, outside: dict[str, int], variety: int) -> list[NewJob]:
     """Return an array of jobs; the less variety, the more duplicates there are among them."""
     names = dice.choice([["waiting"], ["waiting", "blocked", "running"], list(outside)])
-    jobs: list[dict[str, Any]] = []
+    jobs: list[Any] = []
     for n in range(25):
         after = [f"#{dice.randint(1, n)}" for _ in range(dice.randint(0, 3)) if n]
         job = {
@@ -80,7 +80,7 @@ def random_graph(dice: random.Random, outside: dict[str, int], variety: int) -> 
     return jobs
 
 
-def outcome(conn: Connection, graph: list[dict[str, Any]], setup: str) -> Any:
+def outcome(conn: Connection, graph: list[NewJob], setup: str) -> Any:
     """Enqueue the graph after this setup, and roll back. Return what was returned, and all jobs, without ids."""
     names: dict[int, str] = {}
     with conn.transaction(force_rollback=True):
@@ -111,7 +111,7 @@ def test_a_graph_of_new_jobs_is_enqueued_as_a_set(conn: Connection) -> None:
     """Also where it begins with duplicates, or after jobs that were there before."""
     outside = prepare(conn)
     conn.execute(NOT_ONE_BY_ONE)
-    graph: list[dict[str, Any]] = [
+    graph: list[NewJob] = [
         {"kind": "k", "args": 0},
         {"kind": "k", "args": 2, "after": ["#1"], "group_key": "g"},
         {"kind": "new", "after_failed": "run", "after": []},
@@ -136,7 +136,7 @@ def test_a_graph_of_new_jobs_is_enqueued_as_a_set(conn: Connection) -> None:
 def test_two_sessions_with_the_same_graph_get_the_same_jobs(conn: Connection, connect: Connect) -> None:
     """The second waits for the transaction of the first, and then has duplicates only."""
     outside = prepare(conn)
-    graph: list[dict[str, Any]] = [
+    graph: list[NewJob] = [
         {
             "kind": "same",
             "args": n,
@@ -183,7 +183,7 @@ def test_a_prerequisite_of_a_graph_may_end_before_the_graph_is_committed(conn: C
     ],
 )  # fmt: skip
 def test_a_graph_with_a_bad_job_is_refused_as_a_whole(
-    conn: Connection, jobs: list[dict[str, Any]], sqlstate: str, message: str
+    conn: Connection, jobs: list[NewJob], sqlstate: str, message: str
 ) -> None:
     """No job of it is enqueued."""
     with pytest.raises((psycopg.Error, pgq.Error), match=message) as caught:

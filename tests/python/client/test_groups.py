@@ -44,7 +44,7 @@ def by_tenant(args: Any) -> str | None:
      (by_tenant, {"group_key": "x"}, {"x"}), (by_tenant, {"group_key": None}, {"ann", None})],
 )  # fmt: skip
 def test_the_group_of_a_kind_is_a_key_or_a_function_of_the_arguments(
-    conn: Connection, default: Any, given: dict[str, Any], keys: set[str | None]
+    conn: Connection, default: Any, given: Any, keys: set[str | None]
 ) -> None:
     """As with all defaults of a handler, a value that the enqueue is given goes first."""
     handlers = Handlers()
@@ -54,8 +54,8 @@ def test_the_group_of_a_kind_is_a_key_or_a_function_of_the_arguments(
         queue.enqueue("k", args, **given)
     queue.enqueue_many(
         [
-            {"kind": "k", "args": {"tenant": "ann", "n": 1}, **given},
-            {"kind": "k", "dedup": False, **given},
+            {"kind": "k", "args": {"tenant": "ann", "n": 1}} | given,
+            {"kind": "k", "dedup": False} | given,
         ]
     )
     rows = conn.execute("SELECT group_key FROM pgq_jobs").fetchall()

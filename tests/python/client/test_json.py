@@ -155,7 +155,7 @@ def test_there_is_one_hook(handlers: Handlers) -> None:
 @pytest.mark.parametrize("many", [False, True])
 def test_an_enum_is_taken_by_its_value_everywhere(queue: Queue, many: bool) -> None:
     """For psycopg it would be its name."""
-    job: dict[str, Any] = {"kind": Color.RED, "queue": Color.RED, "dedup_key": Color.RED, "priority": Level.HIGH}
+    job: Any = {"kind": Color.RED, "queue": Color.RED, "dedup_key": Color.RED, "priority": Level.HIGH}
     enqueued = queue.enqueue_many([job])[0] if many else queue.enqueue(**job)
     query = "SELECT kind || queue || dedup_key || priority FROM pgq_waiting WHERE id = %s"
     assert one(queue.conn, query, enqueued.id) == "redredred3"

@@ -10,7 +10,7 @@ import pytest
 from support.database import Connect, Connection, jobs, waits_for_lock
 from support.threads import eventually
 
-from pgq import Job, Queue, WorkerQueue
+from pgq import Job, NewJob, Queue, WorkerQueue
 
 Back = Callable[[WorkerQueue, Job], str]
 
@@ -142,7 +142,9 @@ def test_reconcile_and_a_bulk_enqueue_do_not_deadlock(
     key = dict(zip("abc", keys(by_signature, by_hash), strict=True))
 
     def enqueue(queue: WorkerQueue, letters: str) -> int:
-        duplicates = [{"kind": "k", "dedup_key": key[letter], "on_duplicate": "replace"} for letter in letters]
+        duplicates: list[NewJob] = [
+            {"kind": "k", "dedup_key": key[letter], "on_duplicate": "replace"} for letter in letters
+        ]
         return len(queue.enqueue_many(duplicates))
 
     blocker, producer, worker = connect(), WorkerQueue(connect()), WorkerQueue(connect())

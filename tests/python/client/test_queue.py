@@ -17,7 +17,7 @@ from support.database import Connection, one
 from support.database import jobs as all_jobs
 
 import pgq
-from pgq import Handlers, Queue, WorkerQueue
+from pgq import Handlers, NewJob, Queue, WorkerQueue
 from pgq.calls import TYPES, Calls
 from pgq.views import Views
 
@@ -47,12 +47,12 @@ def test_arguments_come_out_as_they_went_in(queue: WorkerQueue, args: Any) -> No
 def test_every_argument_of_enqueue_reaches_the_job(queue: Queue) -> None:
     """enqueue_many takes the same arguments, with times and intervals."""
     at = datetime(2040, 1, 31, 12, tzinfo=UTC)
-    given: dict[str, Any] = {
+    given: Any = {
         "queue": "q", "ripe_at": at, "priority": 3, "max_retries": 7, "backoff": timedelta(seconds=90),
         "backoff_cap": timedelta(days=2), "dedup": True, "dedup_key": "key",
     }  # fmt: skip
     first = queue.enqueue("one", [1], **given)
-    (second,) = queue.enqueue_many([{"kind": "many", "args": [1], **given}])
+    (second,) = queue.enqueue_many([{"kind": "many", "args": [1]} | given])
     for enqueued in (first, second):
         job = Views(queue.conn).job(enqueued.id)
         assert {name: job[name] for name in given if not name.startswith("backoff")} == {
@@ -106,8 +106,8 @@ def test_the_short_way_of_a_job_into_json_is_that_of_all(monkeypatch: pytest.Mon
 def test_a_dict_may_be_used_again_for_the_next_job(queue: WorkerQueue) -> None:
     """An iterator may change and yield the same dict each time."""
 
-    def same() -> Iterator[dict[str, Any]]:
-        job: dict[str, Any] = {"kind": "k"}
+    def same() -> Iterator[NewJob]:
+        job: NewJob = {"kind": "k"}
         for n in range(3):
             job["args"] = n
             yield job

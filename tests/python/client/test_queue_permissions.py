@@ -9,7 +9,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from support.database import Connect, Connection, expire, one
 
-from pgq import Job, JobNotFound, LeaseLost, Queue, WorkerQueue
+from pgq import Job, JobNotFound, LeaseLost, NewJob, Queue, WorkerQueue
+from pgq.new_job import OnDuplicate
 
 
 @pytest.fixture
@@ -44,11 +45,13 @@ def test_a_role_works_in_its_own_queue(limited: WorkerQueue) -> None:
 
 
 @pytest.mark.parametrize("on_duplicate", ["keep", "replace", "soonest", "error"])
-def test_an_enqueue_is_refused_before_it_meets_a_twin(limited: Queue, connect: Connect, on_duplicate: str) -> None:
+def test_an_enqueue_is_refused_before_it_meets_a_twin(
+    limited: Queue, connect: Connect, on_duplicate: OnDuplicate
+) -> None:
     """The role notices neither the twin nor the transaction that is about to insert it."""
     producer = Queue(connect(autocommit=False))
     producer.enqueue("k", queue="theirs")
-    twin = {"kind": "k", "queue": "theirs", "on_duplicate": on_duplicate}
+    twin: NewJob = {"kind": "k", "queue": "theirs", "on_duplicate": on_duplicate}
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match='role "limited" may not use queue "theirs"'):
         limited.conn.execute("SELECT pgq_enqueue('k', queue => 'theirs', on_duplicate => %s)", [on_duplicate])
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match='role "limited" may not use queue "theirs"'):

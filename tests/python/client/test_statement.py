@@ -77,7 +77,7 @@ def test_a_statement_is_what_queue_executes(queue: Queue, monkeypatch: pytest.Mo
         return [(1, True)]
 
     monkeypatch.setattr(other, "_rows", rows)
-    jobs: list[dict[str, Any]] = [
+    jobs: list[Any] = [
         {"kind": "k", "args": {"n": 1}, "priority": 3, "context": {"a": "b"}},
         {"kind": "l", "args": object(), "delay": "5 s"},
         {"kind": "l", "args": None},

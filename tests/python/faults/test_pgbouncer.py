@@ -12,7 +12,7 @@ from support.pgbouncer import pgbouncer
 from support.servers import Place
 from support.threads import Thread, eventually
 
-from pgq import Handlers, Job, Queue, Result, Worker, WorkerQueue
+from pgq import Handlers, Job, NewJob, Queue, Result, Worker, WorkerQueue
 
 
 @pytest.fixture
@@ -63,7 +63,9 @@ def test_a_worker_without_presence_and_notifications_works_behind_a_pooler(
             raise ValueError
 
     handlers.handler("listed", batch=10)(lambda jobs: {job.id: "kept" for job in jobs})
-    jobs_ = [{"kind": kind, "args": n, "backoff": "0 s"} for n in range(30) for kind in ("plain", "inside", "listed")]
+    jobs_: list[NewJob] = [
+        {"kind": kind, "args": n, "backoff": "0 s"} for n in range(30) for kind in ("plain", "inside", "listed")
+    ]
     queue.enqueue_many(jobs_)
     worker = Worker(pooled, handlers, concurrency=3, poll=0.02, lease=timedelta(seconds=9), transaction_pooler=True)
     thread = Thread(worker.run)

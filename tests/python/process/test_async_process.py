@@ -11,7 +11,7 @@ from support.database import Connection, jobs, one
 from support.processes import Start
 from support.threads import eventually
 
-from pgq import Queue
+from pgq import NewJob, Queue
 
 TASKS = """
 import asyncio, os, pathlib, subprocess, sys, time
@@ -168,12 +168,8 @@ def test_a_child_of_an_async_handler_ends(
     conn: Connection, queue: Queue, start_async: Start, tmp_path: Path, awaits: bool
 ) -> None:
     """It ends when it returns or awaits, and runs nothing of the jobs beside it."""
-    queue.enqueue_many(
-        [
-            {"kind": "fork", "args": awaits},
-            *({"kind": "note", "args": n} for n in range(20)),
-        ]
-    )
+    beside: list[NewJob] = [{"kind": "note", "args": n} for n in range(20)]
+    queue.enqueue_many([{"kind": "fork", "args": awaits}, *beside])
     process = start_async("--concurrency", "30", "--until-empty")
     _, log = process.communicate(timeout=60)
     assert process.returncode == 0, log

@@ -25,6 +25,12 @@ def mail(job: pgq.Job) -> None:
     job.extend(timedelta(minutes=1))
 
 
+@pgq.handler("split", transaction=True)
+def split(job: pgq.Job, conn: psycopg.Connection[Any]) -> list[int]:
+    pgq.Queue(conn).add_to_batch(job, [{"kind": "mail", "dely": "1 hour"}])  # type: ignore[typeddict-unknown-key]
+    return pgq.Queue(conn).add_to_batch(job, [{"kind": "mail"}])
+
+
 @pgq.handler(
     "pay",
     transaction=True,
@@ -133,11 +139,19 @@ def enqueue(conn: psycopg.Connection[Any]) -> int:
     )
     queue.enqueue("mail", on_duplicate="sometimes")  # type: ignore[arg-type]
     many: list[pgq.Enqueued] = queue.enqueue_many({"kind": "mail", "args": n} for n in range(3))
+    queue.enqueue_many([{"kind": "mail", "delay": timedelta(hours=1)}, {"kind": "report", "after": ["#1", many[0].id]}])
+    queue.enqueue_many([{"kind": "mail", "dely": "1 hour"}])  # type: ignore[typeddict-unknown-key]
+    queue.enqueue_many([{"kind": "mail", "priority": "high"}])  # type: ignore[typeddict-item]
+    queue.enqueue_many([{"args": "no kind"}])  # type: ignore[typeddict-item]
+    later: list[pgq.NewJob] = [{"kind": "mail"}]
+    later += [{"kind": "mail", "args": n, "group_key": "ann"} for n in range(3)]
+    queue.enqueue_many(later)
     try:
         queue.cancel(many[0].id)
     except (pgq.JobNotFound, pgq.WrongState) as error:
         print(error, error.hint, error.sqlstate)
     batch: pgq.EnqueuedBatch = queue.enqueue_batch("sum", None, [{"kind": "mail"}])
+    queue.enqueue_batch("sum", None, [{"kind": "mail", "dely": "1 hour"}])  # type: ignore[typeddict-unknown-key]
     progress: pgq.BatchProgress = queue.batch_progress(batch.id)
     failed: list[int] = progress.failed_ids
     return sum(one.created for one in many) + len(failed)
@@ -148,6 +162,7 @@ async def enqueue_in_async_code(conn: psycopg.AsyncConnection[Any]) -> int:
     first: pgq.Enqueued = await queue.enqueue("mail", {"to": "ann"}, delay=timedelta(minutes=1), on_duplicate="keep")
     await queue.enqueue("mail", on_duplicate="sometimes")  # type: ignore[arg-type]
     many: list[pgq.Enqueued] = await queue.enqueue_many({"kind": "mail", "args": n} for n in range(3))
+    await queue.enqueue_many([{"kind": "mail", "dely": "1 hour"}])  # type: ignore[typeddict-unknown-key]
     result: pgq.Result = await queue.wait(first.id, timeout=3)
     pgq.AsyncQueue(psycopg.connect())  # type: ignore[arg-type]
     return len(many) + result.id
@@ -159,6 +174,7 @@ def enqueue_through_any_driver(cursor: Any) -> int:
     pgq.statement("mail", paramstyle="qmark")  # type: ignore[arg-type]
     cursor.execute(*statement)
     sql, params = pgq.statement_many([{"kind": "mail"}], schema="jobs")
+    pgq.statement_many([{"kind": "mail", "dely": "1 hour"}])  # type: ignore[typeddict-unknown-key]
     return len(sql) + len(params)
 
 

@@ -16,7 +16,7 @@ from support.database import Connection, jobs, one
 from support.threads import Thread, eventually
 from support.workers import MakeWorker, drain, start
 
-from pgq import AsyncJob, Drain, Handlers, Job, Queue, Worker, WorkerQueue
+from pgq import AsyncJob, Drain, Handlers, Job, NewJob, Queue, Worker, WorkerQueue
 from pgq.worker.loop import Loop
 from pgq.worker.settings import Timing
 
@@ -306,13 +306,8 @@ def test_an_async_handler_completes_its_job_in_its_own_transaction(
 
     # Ten are packed.
     ids = [one_.id for one_ in queue.enqueue_many([{"kind": "k", "args": n} for n in (0, 1)])]
-    queue.enqueue_many(
-        [
-            {"kind": "wrong"},
-            {"kind": "in"},
-            *({"kind": "k", "args": 0, "dedup": False} for _ in range(8)),
-        ]
-    )
+    others: list[NewJob] = [{"kind": "k", "args": 0, "dedup": False} for _ in range(8)]
+    queue.enqueue_many([{"kind": "wrong"}, {"kind": "in"}, *others])
     drain(loop)
     assert queue.result(ids[0]).value == {"a": 1}
     # Never committed: it waits for the end of its lease.

@@ -12,12 +12,12 @@ from support.database import Connect, Connection, one
 from support.processes import invoke
 from support.workers import MakeWorker, drain
 
-from pgq import BatchProgress, Handlers, Job, JobNotFound, Queue, WorkerQueue, WrongState
+from pgq import BatchProgress, Handlers, Job, JobNotFound, NewJob, Queue, WorkerQueue, WrongState
 
 STATES = "SELECT state FROM pgq_jobs WHERE id = %s"
 
 
-def members(count: int) -> list[dict[str, Any]]:
+def members(count: int) -> list[NewJob]:
     """Return jobs for a batch, none of which is retried."""
     return [{"kind": "member", "args": n, "max_retries": 0} for n in range(count)]
 

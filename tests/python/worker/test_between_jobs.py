@@ -14,7 +14,7 @@ from support.database import Connection, jobs, one
 from support.modes import MODES, write
 from support.workers import MakeWorker, drain
 
-from pgq import Handlers, Job, Queue
+from pgq import Handlers, Job, NewJob, Queue
 from pgq.views import Views
 from pgq.worker.executor import Executor
 from pgq.worker.inside import Inside
@@ -243,7 +243,8 @@ def test_a_job_of_a_batch_that_is_lost_before_it_is_held_does_not_run(
     def first(job: Job) -> None:
         conn.execute("SELECT pgq_cancel_claimed(id, token) FROM pgq_running WHERE args = '1'")
 
-    queue.enqueue_many([{"kind": "first"}, *({"kind": "k", "args": n} for n in range(3))])
+    batch: list[NewJob] = [{"kind": "k", "args": n} for n in range(3)]
+    queue.enqueue_many([{"kind": "first"}, *batch])
     loop.batch_size.limit = 4
     with caplog.at_level(logging.DEBUG, "pgq"):
         drain(loop)
@@ -266,7 +267,8 @@ def test_a_job_that_is_lost_is_logged_although_its_batch_is_rolled_back(
     def work(job: Job, inside: Connection) -> None:
         inside.execute("ROLLBACK")
 
-    _, *ids = [job.id for job in queue.enqueue_many([{"kind": "first"}, *({"kind": "k", "args": n} for n in range(2))])]
+    batch: list[NewJob] = [{"kind": "k", "args": n} for n in range(2)]
+    _, *ids = [job.id for job in queue.enqueue_many([{"kind": "first"}, *batch])]
     loop.batch_size.limit = 3
     loop.turn()
     lost = [record.__dict__["job_id"] for record in caplog.records if record.__dict__.get("action") == "lost"]

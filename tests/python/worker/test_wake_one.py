@@ -15,7 +15,7 @@ from support.heads import PAST
 from support.threads import eventually
 from support.workers import MakeWorker, start
 
-from pgq import Handlers, Job, Queue, Worker, WorkerQueue
+from pgq import Handlers, Job, NewJob, Queue, Worker, WorkerQueue
 from pgq.job import Claim
 from pgq.worker.loop import Loop
 from pgq.worker.settings import Timing
@@ -77,13 +77,10 @@ def test_as_many_sessions_wake_as_jobs_are_ripe(queue: Queue, connect: Connect, 
 def test_only_jobs_of_the_queue_count(queue: Queue, connect: Connect) -> None:
     """And only ripe ones."""
     sleepers = [Sleeper(connect()) for _ in range(3)]
-    queue.enqueue_many(
-        [
-            {"kind": "k"},
-            *({"kind": "k", "args": n, "queue": "other"} for n in range(3)),
-            *({"kind": "l", "args": n, "delay": "1 hour"} for n in range(3)),
-        ]
-    )
+    jobs: list[NewJob] = [{"kind": "k"}]
+    jobs += [{"kind": "k", "args": n, "queue": "other"} for n in range(3)]
+    jobs += [{"kind": "l", "args": n, "delay": "1 hour"} for n in range(3)]
+    queue.enqueue_many(jobs)
     assert len(woken(sleepers)) == 1
 
 

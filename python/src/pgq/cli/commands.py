@@ -12,7 +12,7 @@ from typing import Any
 import click
 import psycopg
 
-from pgq.calls import NO_ARGS, AfterFailed, OnDuplicate
+from pgq.calls import NO_ARGS
 from pgq.cli import flow, queues, results, schedules, schema, signals, update
 from pgq.cli.databases import in_each, print_rows
 from pgq.cli.results import TIMEOUT, print_result
@@ -34,6 +34,7 @@ from pgq.cli.tree import dependents_first, print_tree
 from pgq.cli.worker import worker
 from pgq.convert import Interval
 from pgq.errors import Error, JobNotFound, WrongState
+from pgq.new_job import AfterFailed, OnDuplicate
 from pgq.queue import Queue
 from pgq.version import driver_version
 from pgq.views import Views

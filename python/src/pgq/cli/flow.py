@@ -8,6 +8,7 @@ import click
 
 from pgq.cli.support import Column, Target, as_json, from_json, interval, pass_target, print_json, print_table
 from pgq.convert import Interval
+from pgq.new_job import NewJob
 
 BATCH_COLUMNS: Final = (
     Column("id", 0), Column("queue", 3, least=8), Column("jobs", 1), Column("ended", 1), Column("failed", 2),
@@ -33,8 +34,8 @@ def batches(target: Target, limit: int, json_: bool) -> None:
         print_table(rows, BATCH_COLUMNS)
 
 
-def jobs_of(file: TextIO) -> list[dict[str, Any]]:
-    """Return the jobs of a JSON array in a file."""
+def jobs_of(file: TextIO) -> list[NewJob]:
+    """Return the jobs of a JSON array in a file. The server checks the keys of each."""
     try:
         jobs = from_json(file.read())
     except UnicodeDecodeError as error:

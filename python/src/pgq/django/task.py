@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from django.utils.module_loading import autodiscover_modules
 
-from pgq.calls import OnDuplicate
 from pgq.convert import Interval
 from pgq.django.framework import Task
 from pgq.handlers import Exceptions
+from pgq.new_job import OnDuplicate
 
 # What a task may say about the enqueue of its jobs; None leaves it to the backend's OPTIONS, or to pgq.
 ENQUEUE: Final = (
