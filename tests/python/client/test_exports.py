@@ -35,9 +35,9 @@ def drawn(docstring: str | None) -> dict[str, list[tuple[str, str]]]:
 
 
 def subclasses(base: type[BaseException]) -> set[type[BaseException]]:
-    """Return the classes of the driver that are derived from a class, in every module."""
+    """Return the classes of the driver that are derived from a class, in every module that needs no Django project."""
     for module in pkgutil.walk_packages(pgq.__path__, "pgq."):
-        if module.name != "pgq.__main__":
+        if module.name != "pgq.__main__" and not module.name.startswith("pgq.django."):
             importlib.import_module(module.name)
     found: set[type[BaseException]] = set()
     for one in base.__subclasses__():
