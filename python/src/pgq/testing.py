@@ -26,6 +26,10 @@ def testkit() -> str:
     return files("pgq").joinpath("testkit.sql").read_text(encoding="utf-8")
 
 
+# pytest would call it as a test of each module that imports it.
+testkit.__test__ = False  # type: ignore[attr-defined]
+
+
 class DatabaseClock:
     """
     The time of a database, kept by a session of its own.
@@ -124,7 +128,8 @@ def time_travel(*connections: psycopg.Connection[Any], to: datetime | str) -> It
             where = (conn.info.host, conn.info.port, conn.info.dbname)
             if where not in databases:
                 databases[where] = stack.enter_context(DatabaseClock.like(conn))
-        frozen = stack.enter_context(freeze_time(to, ignore=["psycopg", "threading", "_pytest"]))
+        # Waits end in real time, also those of an event loop.
+        frozen = stack.enter_context(freeze_time(to, ignore=["psycopg", "threading", "_pytest"], real_asyncio=True))
         # Without tick and auto_tick_seconds freeze_time returns no other class.
         assert isinstance(frozen, FrozenDateTimeFactory)
         clock = Clock(frozen, list(databases.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -13,7 +14,7 @@ from support.database import Connect, Connection, jobs, one
 from support.workers import MakeWorker
 
 from pgq import Drain, Handlers, WorkerQueue
-from pgq.testing import Clock, time_travel
+from pgq.testing import Clock, testkit, time_travel
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
@@ -175,6 +176,22 @@ def test_a_worker_travels_too(queue: WorkerQueue, clock: Clock, handlers: Handle
     make_worker(drain=Drain(until_empty=False)).run()
     assert ran == [NOON + hours(4)]
     assert jobs(queue.conn) == []
+
+
+def test_the_timers_of_asyncio_go_on(clock: Clock) -> None:
+    """Otherwise a wait in an async application would never end."""
+
+    async def passes() -> bool:
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        return any(loop.time() > begin for _ in range(1_000_000))
+
+    assert asyncio.run(passes())
+
+
+def test_pytest_does_not_collect_the_test_kit() -> None:
+    """A module of tests that imports it has its name, which begins as that of a test."""
+    assert not getattr(testkit, "__test__", True)
 
 
 def test_a_database_has_one_clock(conn: Connection, clock: Clock) -> None:
