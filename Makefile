@@ -14,6 +14,8 @@ FILES := $(sort $(SCRIPT) $(RELEASED) $(STEPS:%=build/pgq--%.sql))
 PG_TLE := build/pgq.pg_tle.sql
 CARRIED := python/src/pgq/schema/pgq.sql $(STEPS:%=python/src/pgq/schema/upgrades/%.sql) python/LICENSE
 LINTED := python/src tests/django_project tests/python tests/support tests/torture tools examples bench
+# Each has modules of the same names.
+APPLICATIONS := examples/quart
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -132,8 +134,12 @@ reference: $(VENV)/ready all ## docs/sql.md anew, from the comments in sql/
 lint: $(VENV)/ready all ## ruff, mypy, vulture and the rules of the SQL
 	@$(BIN)/ruff check --config python/pyproject.toml --no-cache $(LINTED)
 	@$(BIN)/ruff format --config python/pyproject.toml --no-cache --check $(LINTED)
-	@$(BIN)/mypy --strict --config-file python/pyproject.toml --cache-dir build/mypy $(filter-out bench,$(LINTED))
+	@$(BIN)/mypy --strict --config-file python/pyproject.toml --cache-dir build/mypy $(APPLICATIONS:%=--exclude ^%/) \
+	    $(filter-out bench,$(LINTED))
 	@MYPYPATH=tools $(BIN)/mypy --strict --config-file python/pyproject.toml --cache-dir build/mypy bench
+	@for application in $(APPLICATIONS); do \
+	    MYPYPATH=$$application $(BIN)/mypy --strict --config-file python/pyproject.toml \
+	        --cache-dir build/mypy/$$application $$application || exit; done
 	@$(BIN)/vulture --config python/pyproject.toml $(LINTED)
 	@$(BIN)/python tools/async_to_sync.py --check
 	@$(BIN)/python tools/check_sql.py $(PLAIN)

@@ -16,11 +16,12 @@ CACHE = Path(__file__).resolve().parents[2] / "build" / "debian"
 ATTEMPTS = 3
 
 
-def unpacked(slot: str, *packages: re.Pattern[str]) -> Path | None:
+def unpacked(slot: str, *packages: re.Pattern[str], dependencies: bool = False) -> Path | None:
     """
     Return the directory of unpacked packages, fetched on the first call; None if they cannot be fetched.
 
-    If several package names match a pattern, the one with the highest number in it is taken.
+    If several package names match a pattern, the one with the highest number in it is taken. With ``dependencies`` the
+    packages that they need and this machine lacks are there, too.
     """
     tree = CACHE / slot
     if tree.is_dir():
@@ -33,7 +34,7 @@ def unpacked(slot: str, *packages: re.Pattern[str]) -> Path | None:
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=CACHE, ignore_cleanup_errors=True) as name:
         partial = Path(name)
         for _ in range(ATTEMPTS):
-            if _fetch(packages, partial):
+            if _fetch(packages, partial, dependencies):
                 (partial / "tree").chmod(0o755)
                 # Fails if another run was faster.
                 with suppress(OSError):
@@ -53,7 +54,7 @@ def output(*command: str, env: dict[str, str] | None = None) -> str | None:
     return done.stdout.decode(errors="replace") if done.returncode == 0 else None
 
 
-def _fetch(packages: Sequence[re.Pattern[str]], work: Path) -> bool:
+def _fetch(packages: Sequence[re.Pattern[str]], work: Path, dependencies: bool) -> bool:
     """Fetch and unpack packages below `work`; return whether that succeeded."""
     apt = _private_apt(work)
     # The status is ignored: one unrelated source may fail. The download decides.
@@ -64,7 +65,11 @@ def _fetch(packages: Sequence[re.Pattern[str]], work: Path) -> bool:
         return False
     for old in work.glob("*.deb"):
         old.unlink()
-    if apt("apt-get", "download", *(max(names, key=_number) for names in matching)) is None:
+    names = [max(names, key=_number) for names in matching]
+    if dependencies:
+        simulated = apt("apt-get", "install", "--simulate", "--no-install-recommends", *names) or ""
+        names = re.findall(r"^Inst (\S+)", simulated, flags=re.MULTILINE)
+    if not names or apt("apt-get", "download", *names) is None:
         return False
     return all(output("dpkg-deb", "-x", str(deb), str(work / "tree")) is not None for deb in work.glob("*.deb"))
 
