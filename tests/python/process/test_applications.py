@@ -26,21 +26,26 @@ from support.threads import eventually
 from pgq.testing import DatabaseClock
 
 PROGRAMS = Path(sys.executable).parent
+# How the tests of each run, without plugins of pytest that they do not need, which take longer than they do.
+TESTS = {
+    "flask": ("-m", "pytest", "-p", "no:cacheprovider", "."),
+    "quart": ("-m", "pytest", "-p", "no:cacheprovider", "-p", "anyio.pytest_plugin", "."),
+}
 # What serves each of them, on a socket that it inherits.
 SERVERS = {
+    "flask": ("gunicorn", "app:create_app()", "--threads", "4", "--bind", "fd://{fd}"),
     "quart": ("hypercorn", "app:create_app()", "--bind", "fd://{fd}"),
 }
 STATE = "document.querySelector('tr:last-child td:last-child')?.innerText"
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", TESTS)
 def test_the_tests_of_an_application_pass(name: str, dsn: str) -> None:
     """They are run as a reader of the example would run them."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."]
     run = subprocess.run(
-        command,
+        [sys.executable, *TESTS[name]],
         cwd=ROOT / "examples" / name,
-        env=os.environ | {"PGQ_DSN": dsn},
+        env=os.environ | {"PGQ_DSN": dsn, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,
