@@ -15,7 +15,7 @@ PG_TLE := build/pgq.pg_tle.sql
 CARRIED := python/src/pgq/schema/pgq.sql $(STEPS:%=python/src/pgq/schema/upgrades/%.sql) python/LICENSE
 LINTED := python/src tests/django_project tests/python tests/support tests/torture tools examples bench
 # Each has modules of the same names.
-APPLICATIONS := examples/flask examples/quart
+APPLICATIONS := examples/django examples/flask examples/quart
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

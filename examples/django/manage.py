@@ -1,0 +1,9 @@
+"""The commands of the project: `python manage.py migrate`, `python manage.py pgq_worker`, `python manage.py test`."""
+
+import os
+import sys
+
+from django.core.management import execute_from_command_line
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
+execute_from_command_line(sys.argv)
