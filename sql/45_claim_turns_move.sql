@@ -129,6 +129,9 @@ BEGIN
             DELETE FROM pgq_waiting AS w
             WHERE w.ctid = ANY (rows)
             RETURNING w.*
+        ), counted AS (
+            INSERT INTO pgq_count (queue, kind, event, jobs, waited)
+            SELECT t.queue, t.kind, 'claimed', 1, _pgq_move_in_turn.at - t.ripe_at FROM taken AS t
         )
         INSERT INTO pgq_running AS r (
             id, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, dedup_key,
@@ -138,7 +141,10 @@ BEGIN
                coalesce(t.max_retries, (t.setting).max_retries, 10), coalesce(t.backoff, (t.setting).backoff),
                coalesce(t.backoff_cap, (t.setting).backoff_cap), t.dedup, t.dedup_key, t.enqueued_at, t.context,
                _pgq_move_in_turn.token, at + _pgq_move_in_turn.lease, _pgq_move_in_turn.worker, at, t.losses,
-               t.newest_error, t.group_key, CASE WHEN _pgq_has_limits(t.setting) THEN coalesce(t.group_id, 0) END
+               coalesce(
+                   t.newest_error,
+                   CASE WHEN (t.setting).keep_done IS NOT NULL OR _pgq_is_timed(_pgq_move_in_turn.token) THEN 0 END),
+               t.group_key, CASE WHEN _pgq_has_limits(t.setting) THEN coalesce(t.group_id, 0) END
         FROM (
             -- Without nested loops, a join would be one by hashing. OFFSET 0 is a fence: one look-up.
             SELECT o.*, (SELECT s FROM pgq_queue_setting AS s WHERE s.queue = o.queue COLLATE "C") AS setting

@@ -1,6 +1,6 @@
 -- How long jobs are kept that have ended, and that a queue may keep all that is done.
 BEGIN;
-SELECT plan(54);
+SELECT plan(55);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -137,6 +137,10 @@ SELECT pgq_fail(id, token, 'why', '0') FROM pgq_claim('{c}');
 SELECT ids, token FROM pgq_claim_batch('{c}', 1) \gset
 SELECT is(cardinality(lost), 0, 'a claim settles the one before') FROM pgq_claim_batch('{c}', 0, done_ids => :'ids', done_tokens => ARRAY[:token::bigint]);
 SELECT is(errors -> 0 ->> 'error', 'why', 'a job that is kept keeps its errors') FROM pgq_jobs WHERE state = 'done';
+DELETE FROM pgq_ended;
+SELECT pgq_configure('limited', '{"keep_done": "1 day", "max_running": 1}');
+SELECT pgq_complete(id, token) FROM pg_temp.claimed('limited');
+SELECT is(count(*), 1::bigint, 'a job that a queue with limits keeps is kept') FROM pgq_ended WHERE queue = 'limited';
 DELETE FROM pgq_ended;
 SELECT id AS job, token FROM pg_temp.claimed('c') \gset
 SELECT is(errors, '[]', 'a job that runs there has no errors') FROM pgq_jobs WHERE id = :job;

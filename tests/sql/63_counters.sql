@@ -1,6 +1,6 @@
 -- The counters: each step in the life of a job is counted once, whether the job runs packed or alone.
 BEGIN;
-SELECT plan(27);
+SELECT plan(28);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -38,6 +38,10 @@ SELECT is(pg_temp.counts('b'), '2 2 1 1 1 1 0 1', 'a purge changes nothing');
 SELECT pgq_enqueue('b');
 SELECT pgq_cancel_claimed(id, token) FROM pgq_claim();
 SELECT is(pg_temp.counts('b'), '3 3 1 1 1 2 0 1', 'a running job is cancelled');
+SELECT pgq_configure('limited', '{"max_running": 1}');
+SELECT pgq_enqueue('limited', queue => 'limited', group_key => 'x');
+SELECT pgq_complete(id, token) FROM pgq_claim('{limited}');
+SELECT is(pg_temp.counts('limited'), '1 1 1 0 0 0 0 0', 'one of a group, with limits, counts as any other');
 SELECT pgq_enqueue('c');
 SELECT id, token FROM pg_temp.claim() \gset
 SELECT pgq_enqueue('c');
@@ -93,7 +97,7 @@ SELECT is(array_agg(c ORDER BY c.kind)::text, :'before', 'the sums stay') FROM p
 SELECT count(*) AS rows FROM pgq_count \gset
 SELECT _pgq_fold_counts(pgq_now() + interval '2 minutes');
 SELECT is(count(*), :rows::bigint, 'few rows are left alone') FROM pgq_count;
-SELECT is(sum(done), 5943::numeric, 'what was claimed and has not ended otherwise is done') FROM pgq_counters;
+SELECT is(sum(done), 5944::numeric, 'what was claimed and has not ended otherwise is done') FROM pgq_counters;
 
 SELECT * FROM finish();
 ROLLBACK;
