@@ -13,7 +13,7 @@ RELEASED := $(patsubst sql/released/%,build/%,$(sort $(wildcard sql/released/pgq
 FILES := $(sort $(SCRIPT) $(RELEASED) $(STEPS:%=build/pgq--%.sql))
 PG_TLE := build/pgq.pg_tle.sql
 CARRIED := python/src/pgq/schema/pgq.sql $(STEPS:%=python/src/pgq/schema/upgrades/%.sql) python/LICENSE
-LINTED := python/src tests/django_project tests/python tests/support tests/torture tools examples bench
+LINTED := python/src tests/conformance tests/django_project tests/python tests/support tests/torture tools examples bench
 # Each has modules of the same names.
 APPLICATIONS := examples/django examples/flask examples/quart
 PYTHON ?= python3
@@ -33,7 +33,8 @@ DEVPG := $(BIN)/python tools/devpg.py run --
 BENCH := build/venv-bench
 PROVE := tools/pgtap.py --load $(PLAIN) --load python/src/pgq/testkit.sql
 
-.PHONY: all help demo reference test test-all test-sql test-python test-django test-matrix fuzz torture lint bench dist installcheck clean
+.PHONY: all help demo reference test test-all test-sql test-python test-django test-matrix fuzz torture conformance lint bench
+.PHONY: dist installcheck clean
 .DELETE_ON_ERROR:
 # Completed scripts are frozen, checked and read.
 .PRECIOUS: build/complete/pgq--%.sql
@@ -123,6 +124,11 @@ TORTURE := PYTHONPATH=tests:tools $(BIN)/python -m torture
 torture: $(VENV)/ready all ## a minute of kills, crashes and cut connections, and one with four servers; SECONDS=60, SEED= to repeat
 	@$(TORTURE) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 	@$(TORTURE) --databases $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+
+# In single quotes, so that a command line may have double ones.
+conformance: $(VENV)/ready all ## does a worker in any language keep docs/protocol.md? WORKER="node worker.mjs", PRODUCER=, ONLY=
+	@PYTHONPATH=tests:tools $(BIN)/python -m conformance $(if $(PRODUCER),--producer '$(PRODUCER)') \
+	    $(if $(ONLY),--only '$(ONLY)') $(if $(STRIDE),--stride $(STRIDE)) '$(or $(WORKER),$(error WORKER= is the command line of a worker))'
 
 # The same pgTAP files, in a database of their own.
 installcheck: all ## pgTAP on the server that PGHOST, PGPORT, PGUSER name
