@@ -74,7 +74,14 @@ def env(dsn: str) -> dict[str, str]:
     return os.environ | database | settings | {"PGQ_DSN": dsn}
 
 
-@each_example
+@pytest.mark.parametrize(
+    "example",
+    [
+        # Django has tests of its own, too.
+        pytest.param(example, id=example.name, marks=[pytest.mark.slow] if example.name == "django" else [])
+        for example in EXAMPLES
+    ],
+)
 def test_the_tests_of_an_example_pass(example: Example, env: dict[str, str]) -> None:
     """They are run as a reader of the example would run them."""
     run = subprocess.run(
