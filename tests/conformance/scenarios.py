@@ -206,8 +206,7 @@ def stop_busy(stage: Stage) -> None:
     stage.wait_running(jobs[0])
     code = stage.stop(worker)
     held = [job for job in jobs if stage.state(job) == "running"]
-    done = [job for job in jobs if stage.state(job) == "done"]
-    stage.advise("finish and release", kept=not held and bool(done), why=f"{len(done)} jobs are done, {len(held)} held")
+    stage.advise("hold nothing after a stop", kept=not held, why=f"the worker has left {len(held)} jobs running")
     stage.advise("exit code 0, busy", kept=code == 0, why=f"the exit code is {code}")
     stage.expire()
     stage.start()
