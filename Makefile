@@ -12,6 +12,8 @@ RELEASED := $(patsubst sql/released/%,build/%,$(sort $(wildcard sql/released/pgq
 # All that the server must have for CREATE EXTENSION, and for ALTER EXTENSION UPDATE from any release.
 FILES := $(sort $(SCRIPT) $(RELEASED) $(STEPS:%=build/pgq--%.sql))
 PG_TLE := build/pgq.pg_tle.sql
+# For tests of users.
+KIT := python/src/pgq/testkit.sql python/src/pgq/pgq_tap.sql
 CARRIED := python/src/pgq/schema/pgq.sql $(STEPS:%=python/src/pgq/schema/upgrades/%.sql) python/LICENSE
 LINTED := python/src tests/conformance tests/django_project tests/python tests/support tests/torture tools examples bench
 # Each has modules of the same names.
@@ -161,7 +163,7 @@ DIST := build/dist
 dist: $(VENV)/ready all ## what is published, in build/dist, of the committed sources
 	@rm -rf $(DIST)
 	@mkdir -p $(DIST)
-	@cp $(PLAIN) $(PG_TLE) $(DIST)
+	@cp $(PLAIN) $(PG_TLE) $(KIT) $(DIST)
 	@sed 's/@VERSION@/$(PGQ_VERSION)/' META.json.in > build/META.json
 	@git archive --format zip --output $(DIST)/pgq-$(PGQ_VERSION).zip --prefix pgq-$(PGQ_VERSION)/ \
 	    --add-file build/META.json --add-file $(PLAIN) HEAD

@@ -53,7 +53,7 @@ def _database(name: str) -> Iterator[None]:
                 _psql("-f", "-", dbname=maintenance, script=drop)
 
 
-def _install(script: Path, dbname: str) -> None:
+def install(script: Path, dbname: str) -> None:
     """Install pgTAP without CREATE EXTENSION, which reads only the server's own directories."""
     text = script.read_text(encoding="utf-8").splitlines(keepends=True)
     lines = [line for line in text if not line.startswith(r"\echo")]
@@ -68,7 +68,7 @@ def _prove(load: Sequence[str], tests: Sequence[str], verbose: bool) -> int:
     name = f"pgq_test_{os.getpid()}"
     script, prover = find_pgtap(), find_prover(name)
     with _database(name):
-        _install(script, name)
+        install(script, name)
         for file in load:
             _psql("-f", file, dbname=name)
         flags = ["--verbose"] if verbose else []

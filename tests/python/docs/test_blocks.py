@@ -40,8 +40,9 @@ EXCEPTIONS = {
         'curl http://localhost:3000/rpc/remind --json \'{"address": "ann@example.org", "minutes": 5}\'',
     ),
 }
-# A page whose Python and shell blocks are those of a project: see test_django_page.py.
-PROJECT = Page("docs/django.md")
+# Pages whose blocks are those of a project, of the first one those in Python and shell: see test_django_page.py and
+# test_testing_page.py.
+PROJECT, TESTING = Page("docs/django.md"), Page("docs/testing.md")
 # A page whose first command installs pgq begins with an empty database.
 EMPTY = {README}
 PROGRAMS = Path(sys.executable).parent
@@ -49,7 +50,7 @@ PROGRAMS = Path(sys.executable).parent
 
 def of(language: str) -> list[Any]:
     """Return the pages that have blocks of a language, as parameters."""
-    own = [] if language == "sql" else [PROJECT]
+    own = [TESTING] if language == "sql" else [PROJECT, TESTING]
     return [pytest.param(page, id=page.name) for page in pages() if page.blocks(language) and page not in own]
 
 

@@ -60,8 +60,11 @@ def test_the_sql_reference_is_that_of_the_build(conn: Connection) -> None:
 
 
 def test_the_pages_name_only_functions_and_views_that_exist(conn: psycopg.Connection[tuple[str]]) -> None:
-    """Names of schemas and of reserved tables are exceptions, and so is the command of Django."""
-    there = {"pgq_worker"} | {
+    """
+    Those of the test kit count. Exceptions are names of schemas and of reserved tables, and the command of Django.
+    """
+    kit = (ROOT / "python/src/pgq/pgq_tap.sql").read_text()
+    there = {"pgq_worker", *re.findall(r"(?<=^CREATE OR REPLACE FUNCTION )\w+", kit, flags=re.MULTILINE)} | {
         row[0]
         for row in conn.execute(
             "SELECT proname::text FROM pg_proc WHERE proname ~ '^_?pgq_' UNION ALL "

@@ -170,9 +170,10 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_make_dist_builds_all_that_is_published(dist: Path) -> None:
-    """It builds a source archive for PGXN, two packages for PyPI, and two scripts for users of SQL alone."""
+    """It builds a source archive for PGXN, two packages for PyPI, and the scripts for users of SQL alone."""
+    scripts = {"pgq.pg_tle.sql", "pgq.sql", "pgq_tap.sql", "testkit.sql"}
     packages = {f"pgq_jobs-{VERSION}-py3-none-any.whl", f"pgq_jobs-{VERSION}.tar.gz"}
-    assert {path.name for path in dist.iterdir()} == packages | {f"pgq-{VERSION}.zip", "pgq.pg_tle.sql", "pgq.sql"}
+    assert {path.name for path in dist.iterdir()} == packages | {f"pgq-{VERSION}.zip", *scripts}
     assert (dist / "pgq.sql").read_bytes() == PLAIN
     assert (dist / "pgq.pg_tle.sql").read_bytes() == (ROOT / "build/pgq.pg_tle.sql").read_bytes()
 
@@ -215,6 +216,6 @@ def test_the_packages_for_pypi_carry_the_sql(dist: Path, tmp_path: Path) -> None
             assert [archive.read(f"pgq/schema/upgrades/{file.name}") for file in upgrades] == [
                 f.read_bytes() for f in upgrades
             ]
-            assert {"pgq/testkit.sql", "pgq/py.typed"} <= set(names)
+            assert {"pgq/testkit.sql", "pgq/pgq_tap.sql", "pgq/py.typed"} <= set(names)
             assert [name for name in names if name.endswith("/LICENSE")]
             assert f"Version: {driver_version()}\n" in archive.read(f"pgq_jobs-{VERSION}.dist-info/METADATA").decode()
