@@ -1,3 +1,4 @@
+-- The table of the application: pgq install && psql -f schema.sql
 CREATE TABLE reminder (
     key uuid PRIMARY KEY,
     text text NOT NULL CHECK (text <> ''),

@@ -123,10 +123,10 @@ async def test_a_request_that_fails_leaves_neither_a_reminder_nor_a_job(app: Qua
 
 @pytest.fixture
 async def served(app: Quart, dsn: str) -> AsyncIterator[Connection]:
-    """A connection beside the application, which commits; its tables are empty before and after the test."""
+    """A connection beside the application, which commits; its table is empty before and after the test."""
     async with app.test_app(), await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
         yield conn
-        await conn.execute("TRUNCATE reminder, pgq_waiting")
+        await conn.execute("TRUNCATE reminder")
 
 
 def work(dsn: str) -> None:

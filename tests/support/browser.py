@@ -33,6 +33,10 @@ def _program() -> tuple[str, str]:
     return str(tree / "usr/lib/chromium/chromium-headless-shell"), os.pathsep.join(libraries)
 
 
+class Refused(Exception):
+    """The browser cannot do what it is told, such as while it goes to another page."""
+
+
 class Browser:
     """One tab. Commands are objects that end with a zero byte, and so are replies and events."""
 
@@ -41,13 +45,13 @@ class Browser:
         self._replies = replies
         self._buffer = b""
         self._last = 0
+        # Without one, a command is for the browser and not for its tab.
+        self._session: str | None = None
         target = self.command("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.command("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
 
-    _session: str | None = None
-
     def command(self, method: str, **params: Any) -> dict[str, Any]:
-        """Send a command to the tab, and return its result. Fails when it is refused, or takes half a minute."""
+        """Send a command to the tab, and return its result. Raises Refused; fails when it takes half a minute."""
         self._last += 1
         message = {"id": self._last, "method": method, "params": params}
         if self._session is not None:
@@ -56,7 +60,7 @@ class Browser:
         while (reply := self._read()).get("id") != self._last:
             pass
         if "error" in reply:
-            pytest.fail(f"{method}: {reply['error']}")
+            raise Refused(f"{method}: {reply['error']}")
         result: dict[str, Any] = reply["result"]
         return result
 
@@ -84,17 +88,24 @@ class Browser:
         return result["result"].get("value")
 
     def open(self, url: str) -> None:
-        """Open a page, and wait until it has loaded."""
+        """Open a page, and wait until it has loaded, in place of one that may have the same address."""
+        self.evaluate("window.isLeft = true")
         self.command("Page.navigate", url=url)
-        self.wait(f"location.href == {json.dumps(url)} && document.readyState == 'complete'")
+        self.wait("!window.isLeft && document.readyState == 'complete'")
 
     def wait(self, condition: str) -> None:
-        """Wait until a JavaScript condition holds on the page."""
+        """Wait until a JavaScript condition holds on the page, whichever that is by then."""
         deadline = time.monotonic() + PATIENCE
-        while not self.evaluate(condition):
+        while not self._holds(condition):
             if time.monotonic() > deadline:
                 pytest.fail(f"never true: {condition}; the page says:\n{self.evaluate('document.body.innerText')}")
             time.sleep(0.02)
+
+    def _holds(self, condition: str) -> bool:
+        try:
+            return bool(self.evaluate(condition))
+        except Refused:
+            return False
 
     def type(self, selector: str, text: str) -> None:
         """Replace the text of a field by keys that a person would press."""
@@ -136,7 +147,7 @@ def browser() -> Iterator[Browser]:
         stack.callback(process.kill)
         tab = Browser(our_out, our_in)
         yield tab
-        # It then reaps its own children.
+        # Killed, it would leave its children behind.
         tab.close()
         process.wait(PATIENCE)
 
