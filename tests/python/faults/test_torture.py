@@ -64,6 +64,7 @@ def clean(run: several.Run, log: Path) -> None:
     assert all(verdict.jobs > 0 for verdict in run.verdicts.values())
 
 
+@pytest.mark.slow
 @pytest.mark.happens("one of several databases is not available")
 def test_nothing_is_lost_in_four_databases_in_a_short_run(tmp_path: Path) -> None:
     """One server is killed, one is frozen, and one fails over; one worker serves all of them."""

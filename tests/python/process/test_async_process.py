@@ -119,6 +119,7 @@ def test_a_worker_finishes_its_async_handlers(
     assert one(conn, "SELECT array_agg(n) FROM effect") == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.happens("it is told to stop twice")
 @pytest.mark.parametrize("kinds", [("slow", "write"), ("block", "slow")])
 @pytest.mark.parametrize("how", ["a second signal", "grace"])
@@ -162,6 +163,7 @@ def test_the_jobs_of_async_handlers_of_a_killed_worker_are_rescued(
     assert one(conn, "SELECT array_agg(n ORDER BY n) FROM effect") == [1, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.happens("forks, and the child returns")
 @pytest.mark.parametrize("awaits", [False, True])
 def test_a_child_of_an_async_handler_ends(

@@ -141,7 +141,7 @@ def test_names_are_those_of_services_and_databases(
     assert "s3cret" not in done.stderr
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_worker_serves_all_of_them(
     start: Start, tmp_path: Path, conn: Connection, other: Connection, other_dsn: str, names: tuple[str, str],
     dsn: str, processes: int,
@@ -167,6 +167,7 @@ def test_a_worker_serves_all_of_them(
         assert one(found, "SELECT count(*) FROM pgq_worker_session") == 0
 
 
+@pytest.mark.slow
 def test_a_second_signal_releases_the_jobs_of_all(
     start: Start, tmp_path: Path, conn: Connection, other: Connection, other_dsn: str, dsn: str
 ) -> None:
@@ -199,6 +200,7 @@ def test_a_single_job_that_is_lost_with_those_of_another_database_does_not_count
         assert found.execute(rescued).fetchall() == [("waiting", 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--processes", "2"], ["--schedules"]])
 def test_a_worker_of_several_drains_all(
     start: Start, tmp_path: Path, conn: Connection, other: Connection, other_dsn: str, dsn: str, options: list[str]
@@ -211,6 +213,7 @@ def test_a_worker_of_several_drains_all(
     assert [one(found, "SELECT count(*) FROM pgq_jobs") for found in (conn, other)] == [0, 0]
 
 
+@pytest.mark.slow
 def test_a_worker_without_any_database_ends(dsn: str, tmp_path: Path) -> None:
     """The exit code is that of a worker with a single one."""
     (tmp_path / "tasks.py").write_text("import pgq\n\n@pgq.handler('k')\ndef k(job): pass\n")
