@@ -15,7 +15,7 @@ PG_TLE := build/pgq.pg_tle.sql
 # For tests of users.
 KIT := python/src/pgq/testkit.sql python/src/pgq/pgq_tap.sql
 CARRIED := python/src/pgq/schema/pgq.sql $(STEPS:%=python/src/pgq/schema/upgrades/%.sql) python/LICENSE
-LINTED := python/src tests/conformance tests/django_project tests/python tests/support tests/torture tools examples bench
+LINTED := python/src tests/conformance tests/django_project tests/examples tests/python tests/support tests/torture tools examples bench
 # Each has modules of the same names.
 APPLICATIONS := examples/django examples/flask examples/quart
 PYTHON ?= python3
@@ -35,8 +35,8 @@ DEVPG := $(BIN)/python tools/devpg.py run --
 BENCH := build/venv-bench
 PROVE := tools/pgtap.py --load $(PLAIN) --load python/src/pgq/testkit.sql
 
-.PHONY: all help demo reference test test-all test-sql test-python test-django test-matrix fuzz torture conformance lint bench
-.PHONY: dist installcheck clean
+.PHONY: all help demo reference test test-all test-sql test-python test-django test-matrix fuzz torture conformance test-examples lint
+.PHONY: bench dist installcheck clean
 .DELETE_ON_ERROR:
 # Completed scripts are frozen, checked and read.
 .PRECIOUS: build/complete/pgq--%.sql
@@ -131,6 +131,9 @@ torture: $(VENV)/ready all ## a minute of kills, crashes and cut connections, an
 conformance: $(VENV)/ready all ## does a worker in any language keep docs/protocol.md? WORKER="node worker.mjs", PRODUCER=, ONLY=
 	@PYTHONPATH=tests:tools $(BIN)/python -m conformance $(if $(PRODUCER),--producer '$(PRODUCER)') \
 	    $(if $(ONLY),--only '$(ONLY)') $(if $(STRIDE),--stride $(STRIDE)) '$(or $(WORKER),$(error WORKER= is the command line of a worker))'
+
+test-examples: $(VENV)/ready all ## the workers of examples/workers/ keep docs/protocol.md; a language that is not installed fails
+	@$(PYTEST) --numprocesses 3 --dist load -rP tests/examples
 
 # The same pgTAP files, in a database of their own.
 installcheck: all ## pgTAP on the server that PGHOST, PGPORT, PGUSER name

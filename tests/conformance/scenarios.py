@@ -13,7 +13,7 @@ from support.database import one
 
 from conformance.stage import LEASE, QUEUE, Missed, Stage
 
-MANY = 60
+MANY = 30
 # A job that takes so long needs its lease extended twice.
 BEYOND = 2.3 * LEASE
 # Of what the handler of a cancelled job would take.

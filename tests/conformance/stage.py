@@ -29,7 +29,7 @@ from support.proxy import Proxy
 QUEUE = "conformance"
 # Seconds. A job that takes longer than the lease shows whether its worker extends it.
 LEASE = 3
-PATIENCE = 30.0
+PATIENCE = 60.0
 STOPS_WITHIN = 15.0
 LOOK_EVERY = 0.02
 RESCUE_EVERY = 0.5
