@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 from django.db import connection
+from django.db.transaction import atomic
 
 import pgq
 from shop.framework import TaskContext, task
@@ -30,6 +31,22 @@ def write_and_fail(text: str) -> None:
     """Write a note, and fail."""
     Note.objects.create(text=text)
     raise LookupError(f"no {text}")
+
+
+@task
+def write_and_break(text: str) -> None:
+    """Write a note, and let a statement fail."""
+    Note.objects.create(text=text)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 / 0")
+
+
+@task
+def write_and_break_django(text: str) -> None:
+    """Write a note, and let Django mark the transaction, in which nothing has failed for PostgreSQL."""
+    Note.objects.create(text=text)
+    with atomic(savepoint=False):
+        raise LookupError(text)
 
 
 @task(transaction=True)

@@ -61,10 +61,10 @@ def test_the_sql_reference_is_that_of_the_build(conn: Connection) -> None:
 
 def test_the_pages_name_only_functions_and_views_that_exist(conn: psycopg.Connection[tuple[str]]) -> None:
     """
-    Those of the test kit count. Exceptions are names of schemas and of reserved tables, and the command of Django.
+    Those of the test kits count. Exceptions are names of schemas and of reserved tables, and the command of Django.
     """
-    kit = (ROOT / "python/src/pgq/pgq_tap.sql").read_text()
-    there = {"pgq_worker", *re.findall(r"(?<=^CREATE OR REPLACE FUNCTION )\w+", kit, flags=re.MULTILINE)} | {
+    kits = "".join((ROOT / "python/src/pgq" / name).read_text() for name in ("pgq_tap.sql", "pytest_plugin.py"))
+    there = {"pgq_worker", *re.findall(r"^(?:CREATE OR REPLACE FUNCTION|def) (\w+)", kits, flags=re.MULTILINE)} | {
         row[0]
         for row in conn.execute(
             "SELECT proname::text FROM pg_proc WHERE proname ~ '^_?pgq_' UNION ALL "

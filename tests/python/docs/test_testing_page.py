@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pgtap
@@ -16,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from support.database import Connection
 from support.pages import Page
 from support.paths import ROOT
+from support.servers import Place
 
 PAGE = Page("docs/testing.md")
 
@@ -27,8 +29,8 @@ def project(dsn: str, conn: Connection, tmp_path: Path, monkeypatch: pytest.Monk
     conn.execute("CREATE SCHEMA public")
     for name, value in conninfo_to_dict(dsn).items():
         monkeypatch.setenv({"dbname": "PGDATABASE"}.get(name, f"PG{name.upper()}"), str(value))
-    for block in PAGE.blocks("sql"):
-        (name,) = re.findall(r"\A-- (\S+)\n", block)
+    for block in [*PAGE.blocks("sql"), *PAGE.blocks("python")]:
+        (name,) = re.findall(r"\A(?:--|#) (\S+)\n", block)
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(block)
     return tmp_path
@@ -49,3 +51,18 @@ def test_the_suite_in_sql_passes_with_psql_and_pg_prove_alone(project: Path, con
         )  # fmt: skip
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert "Tests=7" in done.stdout
+
+
+def test_the_suite_in_python_passes(project: Path, place: Place) -> None:
+    """On the server that the options of pytest-postgresql name."""
+    (command,) = PAGE.blocks("sh")[2:]
+    program, *words = shlex.split(command)
+    assert program == "python"
+    server = ["--postgresql-host", place.host, "--postgresql-port", str(place.port), "--postgresql-user", place.user]
+    done = subprocess.run(
+        [sys.executable, *words, "-p", "no:cacheprovider", "-p", "no:django", *server],
+        cwd=project, env=dict(os.environ), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
+    assert "4 passed" in done.stdout

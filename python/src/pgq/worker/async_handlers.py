@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from pgq.errors import Cancelled, Error
 from pgq.handlers import Handler, Handlers
@@ -15,8 +15,13 @@ from pgq.worker.event_loop import EventLoop
 from pgq.worker.execution import Execution, NotBegun
 from pgq.worker.outcomes import Released, Result
 from pgq.worker.settings import Settings
-from pgq.worker.settle import Settler
 from pgq.worker.wakeup import Wakeup
+
+
+class Results(Protocol):
+    """What takes what becomes of the jobs."""
+
+    def add(self, results: Sequence[Result]) -> None: ...
 
 
 class AsyncHandlers:
@@ -31,7 +36,7 @@ class AsyncHandlers:
         self,
         settings: Settings,
         handlers: Handlers,
-        settler: Settler,
+        settler: Results,
         wakeup: Wakeup,
         *,
         most: int,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextvars import ContextVar
 from typing import Final
 
 from pgq.process.logs import logger
@@ -10,6 +11,8 @@ from pgq.worker.joblog import first_line
 
 # The module that has the connections.
 DJANGO: Final = "django.db"
+# Whether they stay open, for a test that is in a transaction of theirs.
+STAY_OPEN: Final = ContextVar("pgq_django_stay_open", default=False)
 
 
 def close_old_connections() -> None:
@@ -19,7 +22,7 @@ def close_old_connections() -> None:
     Django does so before and after each request. A connection that is in an atomic block stays open.
     """
     db = sys.modules.get(DJANGO)
-    if db is None:
+    if db is None or STAY_OPEN.get():
         return
     try:
         if sys.modules["django.conf"].settings.configured:

@@ -70,13 +70,13 @@ class Run(TestCase):
         self.assertEqual((result.status, result.return_value), (SUCCESSFUL, None))
 
     def test_a_failed_task_has_its_error(self) -> None:
-        """With the class and the traceback; what it has written under the savepoint is undone."""
+        """With the class and the traceback; what it has written stays, as with a worker."""
         result = tasks.write_and_fail.enqueue("n")
         got = self.signals()
         with self.assertLogs():
             run_ripe()
         result.refresh()
-        self.assertEqual((result.status, result.is_finished, Note.objects.count()), (FAILED, True, 0))
+        self.assertEqual((result.status, result.is_finished, Note.objects.count()), (FAILED, True, 1))
         (error,) = result.errors
         self.assertIs(error.exception_class, LookupError)
         self.assertTrue(error.traceback.startswith("Traceback (most recent call last):\n"), error.traceback)
@@ -172,8 +172,17 @@ class Run(TestCase):
         found = queue.results(ids)
         self.assertEqual([one.value for one in found], [[7], 8, None])
         self.assertEqual([one.state for one in found], ["done", "done", "dead"])
-        queue.enqueue("async")
-        self.assertEqual(run_ripe(), 0)
+        job = queue.enqueue("async", 9)
+        self.assertEqual((run_ripe(), queue.result(job.id).value), (1, 9))
+
+    def test_a_task_that_breaks_the_transaction_fails_alone(self) -> None:
+        """What it has written is undone, and the test goes on."""
+        for task in (tasks.write_and_break, tasks.write_and_break_django):
+            with self.subTest(task.name), self.assertLogs():
+                result = task.enqueue("n")
+                self.assertEqual(run_ripe(), 1)
+                result.refresh()
+                self.assertEqual((result.status, Note.objects.count()), (FAILED, 0))
 
     def test_a_task_may_be_enqueued_without_django(self) -> None:
         """By its path, with arguments as the backend writes them, or without."""

@@ -1,33 +1,22 @@
-"""
-Time travel for tests: move freezegun's clock and the database's together.
-
-Needs the extra ``pgq-jobs[testing]``, and a database without real jobs.
-"""
+"""Time travel for tests: move freezegun's clock and the database's together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
-from importlib.resources import files
 from typing import Any, Final
 
 import psycopg
 from freezegun import freeze_time
 from freezegun.api import FrozenDateTimeFactory
+from psycopg.rows import tuple_row
 
 # The key of the lock by which the test kit knows the session that keeps the time of a database.
 CLOCK: Final = int.from_bytes(b"pgqclock", "big")
 FIRST_YEAR: Final = datetime(1, 1, 1)
-
-
-def testkit() -> str:
-    """Return the SQL that makes pgq_now(), in the first schema of the search path, follow ``time_travel``."""
-    return files("pgq").joinpath("testkit.sql").read_text(encoding="utf-8")
-
-
-# pytest would call it as a test of each module that imports it.
-testkit.__test__ = False  # type: ignore[attr-defined]
+# Modules that go on in real time: a handler has its timeout however long the clock stands.
+REAL: Final = ["psycopg", "threading", "_pytest", "pgq.worker.timeout"]
 
 
 class DatabaseClock:
@@ -129,13 +118,14 @@ def time_travel(*connections: psycopg.Connection[Any], to: datetime | str) -> It
             if where not in databases:
                 databases[where] = stack.enter_context(DatabaseClock.like(conn))
         # Waits end in real time, also those of an event loop.
-        frozen = stack.enter_context(freeze_time(to, ignore=["psycopg", "threading", "_pytest"], real_asyncio=True))
+        frozen = stack.enter_context(freeze_time(to, ignore=REAL, real_asyncio=True))
         # Without tick and auto_tick_seconds freeze_time returns no other class.
         assert isinstance(frozen, FrozenDateTimeFactory)
         clock = Clock(frozen, list(databases.values()))
         for conn in connections:
-            row = conn.execute("SELECT pgq_now() = %s::timestamptz", [f"{frozen().isoformat()}Z"]).fetchone()
-            if row is None or row[0] is not True:
+            query = "SELECT pgq_now() = %s::timestamptz"
+            row = conn.cursor(row_factory=tuple_row).execute(query, [f"{frozen().isoformat()}Z"]).fetchone()
+            if row != (True,):
                 raise RuntimeError("the database does not follow: load pgq.testing.testkit() after pgq's SQL")
         yield clock
         for database in databases.values():
