@@ -53,6 +53,7 @@ def test_the_suite_in_sql_passes_with_psql_and_pg_prove_alone(project: Path, con
     assert "Tests=7" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_suite_in_python_passes(project: Path, place: Place) -> None:
     """On the server that the options of pytest-postgresql name."""
     (command,) = PAGE.blocks("sh")[2:]
