@@ -56,6 +56,18 @@ def environment() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def signal_mask() -> Iterator[None]:
+    """
+    Give back the signals that a handler of the test has blocked.
+
+    A forkserver that inherits a blocked SIGCHLD never says that a process of a later test has ended.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @pytest.fixture(scope="session")
 def place(environment: None) -> Iterator[Place]:
     """The server of the session. A statement that hangs soon fails its test."""
