@@ -187,8 +187,8 @@ class Stage:
         self.wait("all jobs are over", lambda: not self._unended(ids))
 
     def wait_running(self, job: int) -> None:
-        """Wait until a worker has claimed a job."""
-        self.wait(f"job {job} is claimed", lambda: self.state(job) == "running")
+        """Wait until a worker has claimed a job. One that completes before it works may have ended it already."""
+        self.wait(f"job {job} is claimed", lambda: self.state(job) != "waiting")
 
     def state(self, job: int) -> str:
         """Return the state of a job."""
