@@ -61,7 +61,8 @@ EXAMPLES = (
         (*MANAGE, "pgq_worker"),
     ),
 )
-each_example = pytest.mark.parametrize("example", [pytest.param(example, id=example.name) for example in EXAMPLES])
+pytestmark = pytest.mark.slow
+each_example = pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 STATE = "document.querySelector('tr:last-child td:last-child')?.innerText"
 
 
@@ -74,14 +75,7 @@ def env(dsn: str) -> dict[str, str]:
     return os.environ | database | settings | {"PGQ_DSN": dsn}
 
 
-@pytest.mark.parametrize(
-    "example",
-    [
-        # Django has tests of its own, too.
-        pytest.param(example, id=example.name, marks=[pytest.mark.slow] if example.name == "django" else [])
-        for example in EXAMPLES
-    ],
-)
+@each_example
 def test_the_tests_of_an_example_pass(example: Example, env: dict[str, str]) -> None:
     """They are run as a reader of the example would run them."""
     run = subprocess.run(
@@ -144,7 +138,6 @@ def application(example: Example, env: dict[str, str], conn: Connection) -> Iter
         yield Application(start(example.web), start(example.worker), chat, url)
 
 
-@pytest.mark.slow
 @each_example
 def test_a_person_is_reminded_once(example: Example, application: Application, conn: Connection) -> None:
     """The form is sent by a double click; the page shows how the job fails, and that it is done, without a reload."""
@@ -172,7 +165,6 @@ def test_a_person_is_reminded_once(example: Example, application: Application, c
     assert application.stop() == [0, 0]
 
 
-@pytest.mark.slow
 @each_example
 def test_a_stop_lets_a_reminder_be_sent(example: Example, application: Application, conn: Connection) -> None:
     """The worker finishes what it has begun, and leaves the rest."""

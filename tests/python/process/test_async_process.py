@@ -146,6 +146,7 @@ def test_a_worker_that_does_not_wait_releases_the_jobs_of_async_handlers(
     assert one(conn, "SELECT count(*) FROM effect") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.happens("a worker is killed")
 @pytest.mark.usefixtures("grown_up")
 def test_the_jobs_of_async_handlers_of_a_killed_worker_are_rescued(
@@ -181,6 +182,7 @@ def test_a_child_of_an_async_handler_ends(
     assert sorted(int(n) for _, n in notes) == list(range(20))
 
 
+@pytest.mark.slow
 def test_an_async_handler_may_use_processes(conn: Connection, queue: Queue, start_async: Start) -> None:
     ids = [queue.enqueue(kind).id for kind in ("pool", "program")]
     process = start_async("--concurrency", "2", "--until-empty")

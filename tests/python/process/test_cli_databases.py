@@ -141,7 +141,8 @@ def test_names_are_those_of_services_and_databases(
     assert "s3cret" not in done.stderr
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_worker_serves_all_of_them(
     start: Start, tmp_path: Path, conn: Connection, other: Connection, other_dsn: str, names: tuple[str, str],
     dsn: str, processes: int,
@@ -184,6 +185,7 @@ def test_a_second_signal_releases_the_jobs_of_all(
         assert one(found, "SELECT attempt FROM pgq_waiting") == 0
 
 
+@pytest.mark.slow
 def test_a_single_job_that_is_lost_with_those_of_another_database_does_not_count(
     start: Start, tmp_path: Path, conn: Connection, other: Connection, other_dsn: str, dsn: str, grown_up: None
 ) -> None:

@@ -26,6 +26,7 @@ def run(place: Place, *options: str) -> int:
     return int(ran)
 
 
+@pytest.mark.slow
 def test_the_app_for_django(place: Place) -> None:
     """In one process, with the Django of this environment."""
     assert run(place, "--exclude-tag", "slow") > 50

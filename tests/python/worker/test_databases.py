@@ -92,6 +92,7 @@ def test_the_only_database_of_a_worker_has_no_name(
     assert seen == [None]
 
 
+@pytest.mark.slow
 def test_two_databases_with_a_backlog_get_about_half_each(
     conn: Connection, other: Connection, handlers: Handlers, serve: Serve
 ) -> None:
