@@ -84,8 +84,8 @@ class Stage:
     """
     One scenario, from ``__enter__`` to ``__exit__``, which leaves no process behind.
 
-    A worker that ends by itself is started again, as a service manager does. Call it in the main thread: the workers
-    die with the thread that has started them.
+    A worker that ends without being told to is started again, as by a service manager. Call it in the main thread: the
+    workers die with the thread that has started them.
     """
 
     server: Server

@@ -1,5 +1,6 @@
 -- For tests only: assertions for pgTAP. Load this after pgq's SQL, testkit.sql and pgTAP, with the schemas of both on the
--- search path. Every role sees all jobs through these functions, so that no assertion passes for want of a privilege.
+-- search path. Every role sees all jobs through these functions, so that no assertion passes because its role lacks a
+-- privilege.
 --
 -- A job is named by its kind, what its args contain (as the operator @> has it) and its queue; NULL: any.
 
@@ -35,10 +36,8 @@ CREATE OR REPLACE FUNCTION _pgq_tap_lines(jobs pgq_jobs[]) RETURNS text
                format('  %s %s %s: %s in queue %s, ripe at %s, attempt %s', j.id, j.kind, left(j.args::text, 500),
                       j.state, j.queue, j.ripe_at, j.attempt)
                || coalesce(E'\n    ' || left(split_part(j.errors -> 0 ->> 'error', E'\n', 1), 500), '') AS line
-        FROM unnest(jobs) WITH ORDINALITY AS j (
-            id, state, queue, kind, args, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup,
-            dedup_key, enqueued_at, errors, worker, claimed_at, lease_until, ended_at, result, context, losses,
-            cancel_requested_at, group_key, after, saved, waits_for_signal, number)
+        FROM generate_subscripts(jobs, 1) AS number
+        CROSS JOIN LATERAL (SELECT (jobs[number]).*) AS j
         WHERE number <= 10
         UNION ALL
         SELECT 11, format('  and %s more', cardinality(jobs) - 10)
