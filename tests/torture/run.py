@@ -22,7 +22,8 @@ from torture.workers import OPTIONS, Workers
 
 # By default crash recovery first fsyncs each file, which takes seconds.
 SETTINGS = {"recovery_init_sync_method": "syncfs"} if sys.platform == "linux" else {}
-DRAINS_WITHIN = 60.0
+# Seconds without an effect after which a job that is left is taken for stuck.
+STUCK_AFTER = 60.0
 LOOK_EVERY = 0.25
 
 
@@ -122,16 +123,19 @@ def disturb(plan: Plan, dsn: str, injector: Injector, server: Server) -> list[Pr
 
 
 def drain(conn: psycopg.Connection[tuple[int, ...]], workers: Workers) -> None:
-    """Wait until no job is waiting, blocked or running, at most a minute."""
-    give_up_at = time.monotonic() + DRAINS_WITHIN
+    """Wait until no job is waiting, blocked or running, or until no job has had an effect for a minute."""
+    effects, give_up_at = -1, time.monotonic() + STUCK_AFTER
     while time.monotonic() < give_up_at:
         workers.replace_ended()
         row = conn.execute(
             "SELECT (SELECT count(*) FROM pgq_waiting) + (SELECT count(*) FROM pgq_blocked) "
-            "+ (SELECT count(*) FROM _pgq_running)"
+            "+ (SELECT count(*) FROM _pgq_running), (SELECT count(*) FROM torture.effect)"
         ).fetchone()
-        if row == (0,):
+        assert row is not None
+        if row[0] == 0:
             return
+        if row[1] > effects:
+            effects, give_up_at = row[1], time.monotonic() + STUCK_AFTER
         time.sleep(0.05)
 
 
