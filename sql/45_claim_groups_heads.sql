@@ -53,8 +53,6 @@ DECLARE
     v_end bigint[] := ARRAY[_pgq_microseconds(at) - 100000, 0];
     -- A transaction that commits later than a second after its enqueue is found by the next visit from the start.
     v_settled bigint[] := ARRAY[_pgq_microseconds(at) - 1000000, 0];
-    -- To write a row takes as long as 40 of these entries.
-    v_delay interval := _pgq_rescan_delay(20 * (entries + 40) * listed);
 BEGIN
     IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
         RETURN;
@@ -89,6 +87,13 @@ BEGIN
             ORDER BY h.due DESC
             LIMIT 1
         ) AS old ON true
+    ), visit AS MATERIALIZED (
+        -- What was read in vain was read in the groups that were visited from the start. To write a row takes as long
+        -- as 40 of these entries.
+        SELECT _pgq_rescan_delay(
+                   20 * (entries * count(*) / greatest(count(*) FILTER (WHERE k.is_current IS NOT TRUE), 1) + 40) * listed
+               ) AS delay
+        FROM known AS k
     ), replaced AS (
         DELETE FROM pgq_head AS h
         WHERE h.ctid = ANY (ARRAY(
@@ -117,12 +122,16 @@ BEGIN
     INSERT INTO pgq_head (queue, due, rescan_delay, lanes)
     -- A microsecond later, so that the newest row is the first in the index.
     SELECT k.head,
-           CASE WHEN k.is_current THEN k.due + interval '1 microsecond' ELSE _pgq_move_group_heads.now + v_delay END,
-           CASE WHEN k.is_current THEN k.rescan_delay ELSE v_delay END,
+           CASE
+               WHEN k.is_current THEN k.due + interval '1 microsecond'
+               ELSE _pgq_move_group_heads.now + visit.delay
+           END,
+           CASE WHEN k.is_current THEN k.rescan_delay ELSE visit.delay END,
            array_agg(
                ROW(lane.priority, moved.here[1], moved.here[2], moved.next[1], moved.next[2])::_pgq_lane_head
                ORDER BY lane.priority)
     FROM known AS k
+    CROSS JOIN visit
     JOIN lane ON lane.group_id = k.group_id
     CROSS JOIN LATERAL (
         SELECT CASE WHEN k.ended OR lane.priority < k.last THEN greatest(lane.place, v_end) ELSE lane.place END AS place
@@ -138,7 +147,7 @@ BEGIN
                greatest(reached.place, lane.next) AS next
         OFFSET 0
     ) AS moved
-    GROUP BY k.head, k.is_current, k.due, k.rescan_delay;
+    GROUP BY k.head, k.is_current, k.due, k.rescan_delay, visit.delay;
 END
 $_pgq_move_group_heads$;
 

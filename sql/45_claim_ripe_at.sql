@@ -9,6 +9,8 @@ CREATE FUNCTION _pgq_group_ripe_at(queue text, group_id bigint, kinds text[], is
     SET jit = off
     SET plan_cache_mode = force_generic_plan
 AS $_pgq_group_ripe_at$
+DECLARE
+    v_now timestamptz := clock_timestamp();
 BEGIN
     IF is_ordered THEN
         RETURN (
@@ -36,9 +38,27 @@ BEGIN
             ) AS lane
         );
     END IF;
+    -- From the heads on: from its start a lane may have the entries of many jobs that are gone.
     RETURN (
         SELECT min(lane.ripe_at)
-        FROM generate_series(0, 9) AS p (priority)
+        FROM (
+            SELECT (
+                SELECT h.lanes
+                FROM pgq_head AS h
+                WHERE h.queue = _pgq_group_head(_pgq_group_ripe_at.queue, _pgq_group_ripe_at.group_id)
+                  AND h.due < v_now + interval '6 minutes'
+                  AND h.due BETWEEN v_now AND v_now + h.rescan_delay + interval '1 second'
+                ORDER BY h.due DESC
+                LIMIT 1
+            ) AS heads
+            OFFSET 0
+        ) AS known
+        CROSS JOIN generate_series(0, 9) AS p (priority)
+        LEFT JOIN LATERAL (
+            SELECT h.here_ripe_us, h.here_id
+            FROM unnest(known.heads) AS h
+            WHERE h.priority = p.priority
+        ) AS head ON true
         CROSS JOIN LATERAL (
             SELECT w.ripe_at
             FROM pgq_waiting AS w
@@ -46,6 +66,7 @@ BEGIN
               AND w.group_id IS NOT NULL
               AND w.group_id = _pgq_group_ripe_at.group_id
               AND w.priority = p.priority
+              AND (w.ripe_at, w.id) > (_pgq_lane_start(head.here_ripe_us), coalesce(head.here_id, 0))
               AND (kinds IS NULL OR w.kind = ANY (kinds))
             ORDER BY w.ripe_at, w.id
             LIMIT 1
@@ -70,6 +91,8 @@ CREATE FUNCTION _pgq_grouped_ripe_at(queues text[], kinds text[], at timestamptz
 AS $_pgq_grouped_ripe_at$
 DECLARE
     v_queue text;
+    v_list record;
+    v_groups bigint[];
     v_group_id bigint;
     v_ripe_at timestamptz;
     v_until timestamptz;
@@ -78,16 +101,12 @@ BEGIN
     FOREACH v_queue IN ARRAY queues LOOP
         CONTINUE WHEN _pgq_marks() & _pgq_mark_of(v_queue) = 0;
         v_is_ordered := _pgq_is_ordered(v_queue);
-        v_group_id := 0;
-        LOOP
-            SELECT w.group_id INTO v_group_id
-            FROM pgq_waiting AS w
-            WHERE w.queue = v_queue COLLATE "C"
-              AND w.group_id > v_group_id
-            ORDER BY w.group_id
-            LIMIT 1;
-            EXIT WHEN NOT FOUND;
-
+        -- The way from group to group passes all entries of jobs that are gone, so it leaves out the groups that the
+        -- session knows.
+        v_list := _pgq_known_groups(v_queue, clock_timestamp());
+        v_groups := array_remove(v_list.group_ids, 0) || v_list.idle;
+        v_groups := v_groups || _pgq_groups_between(v_queue, v_groups, NULL) || _pgq_room();
+        FOREACH v_group_id IN ARRAY v_groups LOOP
             v_until := (
                 SELECT p.until
                 FROM pgq_paused AS p

@@ -7,15 +7,9 @@ import threading
 
 import pytest
 from support.database import Connect, Connection, flush, one, ration, read
+from support.groups import ENTRIES, fill
 from support.threads import Thread
 
-FILL = """
-INSERT INTO pgq_waiting (id, queue, kind, args, priority, ripe_at, attempt, dedup, enqueued_at, group_key, group_id)
-SELECT nextval('pgq_job_id'), 'default', 'k', to_jsonb(n), 5, now() + %(in)s::interval, 0, false, now(), key,
-       CASE WHEN %(in)s::interval > '0' THEN _pgq_room() ELSE _pgq_group_id(key) END
-FROM generate_series(1, %(jobs)s) AS n
-CROSS JOIN LATERAL (SELECT %(name)s || n %% %(groups)s AS key) AS g
-"""
 # How many jobs of a group have begun when the last group begins its first.
 MOST = """
 WITH begun AS (
@@ -24,14 +18,6 @@ WITH begun AS (
 )
 SELECT max(n) FROM begun WHERE token <= (SELECT max(token) FROM begun WHERE n = 1)
 """
-# How many entries of waiting jobs have been read, in any index.
-ENTRIES = "SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes WHERE relname = 'pgq_waiting'"
-
-
-def fill(conn: Connection, name: str, groups: int, jobs: int, ripe_in: str = "-1 hour") -> None:
-    """Let jobs of some groups wait."""
-    conn.execute("SELECT _pgq_mark('default')")
-    conn.execute(FILL, {"name": name, "groups": groups, "jobs": jobs, "in": ripe_in})
 
 
 @pytest.mark.parametrize("sessions", [1, 4, 0], ids=["one session", "four", "one for each claim"])
@@ -157,86 +143,6 @@ def test_a_job_that_becomes_ripe_is_found(conn: Connection) -> None:
     assert one(conn, "SELECT count(*) FROM pgq_claim()") == 0
     conn.execute("SELECT pg_sleep(extract(epoch FROM pgq_ripe_in()))")
     assert one(conn, "SELECT count(*) FROM pgq_claim()") == 1
-
-
-@pytest.mark.parametrize("limit", [None, 1], ids=["", "with a limit"])
-@pytest.mark.parametrize("groups", [4, 300])
-def test_claims_from_groups_stay_short_while_a_snapshot_is_held(
-    conn: Connection, connect: Connect, groups: int, limit: int | None
-) -> None:
-    """They read no more entries at the end than they did at first."""
-    ration(conn, "1 minute")
-    if limit:
-        conn.execute("SELECT pgq_configure('default', '{\"max_per_group\": 50, \"max_running\": 100}')")
-    fill(conn, "g", groups, 20000)
-    holder = connect(autocommit=False)
-    holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-    holder.execute("SELECT count(*) FROM pgq_waiting")
-
-    def work(claims: int) -> int:
-        before = sum(read(index, conn) for index in ("pgq_waiting_group", "pgq_running_counted"))
-        for _ in range(claims):
-            conn.execute("SELECT count(pgq_complete(id, token)) FROM pgq_claim(max_jobs => 20)")
-        return sum(read(index, conn) for index in ("pgq_waiting_group", "pgq_running_counted")) - before
-
-    work(200)
-    first = work(200)
-    work(200)
-    assert work(200) < 1.3 * first + 2000
-
-
-def test_jobs_of_all_priorities_are_found_beside_the_heads_of_a_group(conn: Connection, connect: Connect) -> None:
-    """A head is known of some lanes only; the lanes before, between and after these have jobs, too."""
-    ration(conn, "1 minute")
-    holder = connect(autocommit=False)
-    holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-    holder.execute("SELECT count(*) FROM pgq_waiting")
-    claim = "SELECT pgq_complete(id, token), priority FROM pgq_claim(max_jobs => 20)"
-    for priority in (4, 6):
-        fill(conn, "g", 1, 1000, "0 seconds")
-        conn.execute("UPDATE pgq_waiting SET priority = %s", [priority])
-        while conn.execute(claim).fetchall():
-            pass
-    head = one(
-        conn,
-        "SELECT lanes::text FROM pgq_head WHERE queue ~ E'\\x1f' ORDER BY due DESC LIMIT 1",
-    )
-    assert "(4," in head
-    assert "(6," in head
-    conn.execute(
-        "SELECT pgq_enqueue('k', to_jsonb(n), group_key => 'g0', priority => n % 10) FROM generate_series(1, 20) AS n"
-    )
-    assert [row[1] for row in conn.execute(claim)] == [n // 2 for n in range(20)]
-
-
-def test_what_a_claim_from_empty_groups_reads_does_not_grow(conn: Connection, connect: Connect) -> None:
-    """A session remembers the groups in which it has found no job, and passes by the entries of their former jobs."""
-    ration(conn, "1 minute")
-    holder = connect(autocommit=False)
-    holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-    holder.execute("SELECT count(*) FROM pgq_waiting")
-    drain = "SELECT count(pgq_complete(id, token)) FROM pgq_claim(max_jobs => 100)"
-
-    def work(jobs: int) -> int:
-        fill(conn, "g", 50, jobs, "0 seconds")
-        while one(conn, drain):
-            pass
-        flush(conn)
-        before = one(conn, ENTRIES)
-        for _ in range(5):
-            assert one(conn, drain) == 0
-        flush(conn)
-        read_in_vain: int = one(conn, ENTRIES) - before
-        # Jobs that come later are found at once, also in a group that is new.
-        fill(conn, "g", 50, 3, "0 seconds")
-        fill(conn, "new", 1, 1, "0 seconds")
-        assert one(conn, drain) == 4
-        return read_in_vain
-
-    work(3000)
-    first = work(3000)
-    work(3000)
-    assert work(3000) < 1.3 * first + 2000
 
 
 def test_a_group_whose_first_job_is_not_ripe_keeps_its_turn(conn: Connection) -> None:
