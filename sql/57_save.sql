@@ -63,7 +63,7 @@ COMMENT ON FUNCTION _pgq_hand_over(bigint, bigint) IS
 
 
 -- The stamp is made once: a job that saves at each of its steps is not written anew for it.
-CREATE FUNCTION pgq_save(id bigint, token bigint, saved jsonb) RETURNS void
+CREATE FUNCTION pgq_save(id bigint, token bigint, saved jsonb, transaction text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path FROM CURRENT
@@ -73,15 +73,35 @@ CREATE FUNCTION pgq_save(id bigint, token bigint, saved jsonb) RETURNS void
 AS $pgq_save$
 #variable_conflict use_column
 DECLARE
+    v_allowed text[];
     v_newest_error integer;
 BEGIN
+    IF transaction <> pg_current_xact_id()::text THEN
+        RAISE EXCEPTION 'transaction % has ended', transaction
+            USING ERRCODE = 'invalid_transaction_state',
+                  HINT = 'Do not end the transaction that holds the job before it saves with the job.';
+    END IF;
     IF octet_length(saved::text) > 1048576 THEN
         RAISE EXCEPTION 'saved takes % bytes as text, more than 1048576', octet_length(saved::text)
             USING ERRCODE = 'program_limit_exceeded',
                   HINT = 'Store large data in a table of your own and save a reference to it.';
     END IF;
-    PERFORM pgq_hold(id, token);
-    SELECT r.newest_error INTO v_newest_error FROM pgq_running AS r WHERE r.id = pgq_save.id;
+    -- What pgq_hold does, without the cost of a call.
+    UNLISTEN pgq_nothing;
+    IF NOT _pgq_acts_as_owner() THEN
+        v_allowed := _pgq_allowed_queues('worker');
+    END IF;
+    SELECT r.newest_error INTO v_newest_error
+    FROM pgq_running AS r
+    WHERE r.id = pgq_save.id
+      AND r.token = pgq_save.token
+      AND (v_allowed IS NULL OR r.queue = ANY (v_allowed))
+    FOR UPDATE;
+    IF NOT FOUND THEN
+        -- It may run in a packed batch.
+        PERFORM pgq_hold(id, token);
+        SELECT r.newest_error INTO v_newest_error FROM pgq_running AS r WHERE r.id = pgq_save.id;
+    END IF;
 
     IF saved IS NULL THEN
         DELETE FROM pgq_saved AS s WHERE s.id = pgq_save.id;
@@ -96,11 +116,12 @@ BEGIN
 END
 $pgq_save$;
 
-COMMENT ON FUNCTION pgq_save(bigint, bigint, jsonb) IS
+COMMENT ON FUNCTION pgq_save(bigint, bigint, jsonb, text) IS
     'Save something with a running job: progress, or what its steps have returned. Returns nothing. It takes the place '
     'of what the job has saved before, and NULL removes that. It is kept until the job is deleted, through retries, '
     'snoozes, lost workers and pgq_retry: each claim returns it, and pgq_jobs shows it. Call it in the transaction '
     'that writes the effects of a step, and no later attempt need repeat the step. A job that merges hands it over to '
     'the twin, unless the twin has saved something itself. The job is locked until the end of the transaction, as by '
-    'pgq_hold. Raises PGQ02 if the job is not held under this token, or for a NULL id or token; 54000 for more than 1 '
-    'MiB as text.';
+    'pgq_hold. Give transaction as for pgq_complete, where the handler of the job could have ended the transaction '
+    'itself; NULL: it is not checked. Raises PGQ02 if the job is not held under this token, or for a NULL id or token; '
+    '54000 for more than 1 MiB as text; 25000 in another transaction.';

@@ -1,6 +1,6 @@
 -- pgq_save: what a job has saved goes with it, from attempt to attempt.
 BEGIN;
-SELECT plan(42);
+SELECT plan(44);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -16,7 +16,9 @@ SELECT throws_ok(format('SELECT pgq_save(%s, %s, ''1'')', :id, :token + 1), 'PGQ
 SELECT throws_ok(format('SELECT pgq_save(%s, NULL, ''1'')', :id), 'PGQ02', NULL, 'NULL for the token holds no job');
 SELECT throws_ok(format('SELECT pgq_save(%s, %s, to_jsonb(repeat(''x'', 1048575)))', :id, :token), '54000', 'saved takes 1048577 bytes as text, more than 1048576', 'more than 1 MiB is refused');
 SELECT lives_ok(format('SELECT pgq_save(%s, %s, to_jsonb(repeat(''x'', 1048574)))', :id, :token), '1 MiB can be saved');
-SELECT pgq_save(:id, :token, '{"page": 2}');
+SELECT throws_ok(format('SELECT pgq_save(%s, %s, ''1'', %L)', :id, :token, '1'), '25000', 'transaction 1 has ended',
+                 'a job is not saved in another transaction than the one that is given');
+SELECT lives_ok(format('SELECT pgq_save(%s, %s, ''{"page": 2}'', pg_current_xact_id()::text)', :id, :token), 'it is in that one');
 
 SELECT pgq_snooze(:id, :token, delay => '1 minute');
 SELECT is(saved, '{"page": 2}'::jsonb, 'a job that waits shows it, too') FROM pgq_jobs WHERE id = :id;

@@ -7,13 +7,15 @@ from collections.abc import Callable
 
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.steps import HandlerSteps
+from pgq.worker.transactions import _holding
 from torture import steps
 
 
 def _save(self: HandlerSteps, text: Callable[[WorkerQueue], str], *, writes: bool) -> str:
     handler, transactions = self._handler, self._transactions
     if handler.transaction:
-        transactions.end_step(handler, self._job, transactions._transaction)
+        holding = _holding(transactions._queue, handler, self._job)
+        transactions._transaction = transactions._session.send("COMMIT", transactions._session.begin, holding)[0]
         time.sleep(steps.PAUSE)
     return save(self, text, writes=writes)
 

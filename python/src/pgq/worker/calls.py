@@ -261,10 +261,19 @@ class WorkerQueue(Queue):
         """Return what is to be saved as JSON text. Raises TypeError or ValueError."""
         return as_result(saved, self.handlers.json_hook)
 
-    def save_json(self, job: Job, saved: str | None) -> str:
-        """Keep JSON text with a running job, and return the id of the transaction. Raises LeaseLost."""
-        query = f"SELECT {TRANSACTION}, {self._prefix}pgq_save(%s::bigint, %s::bigint, %s::jsonb)"
-        return str(self._row(query, [job.id, job.token, saved])[0])
+    def save_json(self, job: Job, saved: str | None, transaction: str | None = None) -> None:
+        """
+        Keep JSON text with a running job, and if a transaction is given, only in the one with this id.
+
+        Raises LeaseLost, and psycopg.errors.InvalidTransactionState in any other transaction.
+        """
+        query = f"SELECT {self._prefix}pgq_save(%s::bigint, %s::bigint, %s::jsonb, %s::text)"
+        self._row(query, [job.id, job.token, saved, transaction])
+
+    def saving(self, job: Job, saved: str, transaction: str | None = None) -> str:
+        """Return a statement that saves as ``save_json`` does; the text is ASCII."""
+        only_in = "" if transaction is None else f", '{transaction}'"
+        return f"SELECT {self._prefix}pgq_save({job.id}, {job.token}, {self._quoted(saved)}{only_in})"
 
     def wait_signal(self, job: Job, name: str, timeout: Interval | None = None) -> SignalWait:
         """

@@ -271,9 +271,11 @@ def completion_in(
 def _is_surely_stored(queue: WorkerQueue, outcome: Completed | CompletedWithNote) -> bool:
     if isinstance(outcome, CompletedWithNote):
         return outcome.note.isascii()
-    text = outcome.result
-    if text is None:
-        return True
+    return outcome.result is None or is_surely_stored(queue, outcome.result)
+
+
+def is_surely_stored(queue: WorkerQueue, text: str) -> bool:
+    """Return whether the database surely takes this JSON text for a value."""
     if len(text) > SHORT or text.count("[") + text.count("{") > FLAT:
         return False
     is_utf8 = queue.conn.info.parameter_status("server_encoding") == "UTF8"

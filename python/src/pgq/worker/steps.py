@@ -12,6 +12,7 @@ from pgq.job import Job
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.execution import Execution
 from pgq.worker.inside import Inside
+from pgq.worker.settle import is_surely_stored
 from pgq.worker.transactions import Transaction
 from pgq.workflow import StepRuntime
 
@@ -71,16 +72,20 @@ class HandlerSteps(StepRuntime):
         """
         if self._handler.transaction:
             self._transactions.check_step()
-            saved, transaction = self._save(text, self._queue())
-            self._transactions.end_step(self._handler, self._job, transaction)
-        else:
-            saved, _ = self._apart(partial(self._save, text), begin=writes)
-        return saved
+            saved = text(self._queue())
+            self._transactions.end_step(self._handler, self._job, saved)
+            return saved
+        return self._apart(partial(self._save, text), begin=writes)
 
-    def _save(self, text: Callable[[WorkerQueue], str], queue: WorkerQueue) -> tuple[str, str]:
-        """Save what a function returns; return it, and the id of the transaction."""
+    def _save(self, text: Callable[[WorkerQueue], str], queue: WorkerQueue) -> str:
+        """Save what a function returns, and return it."""
         saved = text(queue)
-        return saved, queue.save_json(self._job, saved)
+        if is_surely_stored(queue, saved):
+            # A cursor would take longer than the server.
+            self._session.send(queue.saving(self._job, saved))
+        else:
+            queue.save_json(self._job, saved)
+        return saved
 
     def _apart(self, function: Callable[[WorkerQueue], T], *, begin: bool = False) -> T:
         """Call a function, with ``begin`` in a transaction, and otherwise with one for each statement."""

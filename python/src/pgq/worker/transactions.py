@@ -18,7 +18,7 @@ from pgq.worker.handler_call import Call, HandlerCall
 from pgq.worker.inside import Inside
 from pgq.worker.outcomes import Outcome, Released, Result, Settlement
 from pgq.worker.settings import Settings
-from pgq.worker.settle import completion_in, record
+from pgq.worker.settle import completion_in, is_surely_stored, record
 
 # A worker that is frozen interrupts no handler. So many seconds after the timeout of a transactional handler the server
 # ends its session, so that its job can be rescued; a worker that is not frozen interrupts the handler before.
@@ -117,11 +117,18 @@ class Transaction:
         if self._session.status == TransactionStatus.IDLE:
             raise TransactionEnded("the handler ended its transaction")
 
-    def end_step(self, handler: Handler, job: Job, transaction: str) -> None:
-        """Commit what a step has written in the transaction with this id, and hold its job in a new one."""
-        if transaction != self._transaction:
-            raise _ended(job)
-        self._transaction, *_ = self._session.send("COMMIT", self._session.begin, _holding(self._queue, handler, job))
+    def end_step(self, handler: Handler, job: Job, saved: str) -> None:
+        """Save JSON text with a job, commit it with what a step has written, and hold the job in a new transaction."""
+        saving: tuple[str, ...] = ()
+        if is_surely_stored(self._queue, saved):
+            saving = (self._queue.saving(job, saved, self._transaction),)
+        else:
+            try:
+                self._queue.save_json(job, saved, self._transaction)
+            except ENDED as error:
+                raise _ended(job) from error
+        holding = _holding(self._queue, handler, job)
+        self._transaction, *_ = self._send(job, *saving, "COMMIT", self._session.begin, holding)
 
     def let_go(self, unless: Job | None = None) -> None:
         """Hold no job ahead, except for this one."""
@@ -141,7 +148,7 @@ class Transaction:
         except ENDED as error:
             raise _ended(job) from error
 
-    def _complete(self, job: Job, *statements: str) -> tuple[str, ...]:
+    def _send(self, job: Job, *statements: str) -> tuple[str, ...]:
         try:
             return self._session.send(*statements)
         except ENDED as error:
@@ -154,11 +161,11 @@ class Transaction:
         Return whether the session is clean.
         """
         if self._has_left_threads() or self._session.is_spoiled:
-            self._complete(job, *statements, "COMMIT")
+            self._send(job, *statements, "COMMIT")
             return False
         ahead = self._following() if self._handler_call.seconds() < QUICK else None
         begin = () if ahead is None else (self._session.begin, _holding(self._queue, *ahead))
-        held = self._complete(job, *statements, "COMMIT", *self._session.cleaning, *begin)
+        held = self._send(job, *statements, "COMMIT", *self._session.cleaning, *begin)
         self._session.set_defaults()
         if ahead is not None:
             self._ahead = Ahead(ahead[1].id, ahead[1].token, held[0])
@@ -247,7 +254,7 @@ class Transactions(Transaction):
                 self._handler_call.calling = False
                 try:
                     settlement, statements = self._completion(current, self._call(function, handler, current))
-                    self._complete(current, *statements, RELEASE, *([SAVEPOINT] if left else []))
+                    self._send(current, *statements, RELEASE, *([SAVEPOINT] if left else []))
                     settled.append(settlement)
                 except BaseException as raised:
                     error = raised
