@@ -24,9 +24,9 @@ PROCESSES = (1, 2)
 PEERS = ("dbos", "absurd")
 # The contender that is compared as pgq.
 OURS = "flow"
-# Workflows that a worker of pgq runs at a time, so that their commits share the writes to the disk. Each may have two
-# sessions, and the server has a hundred.
-CONCURRENCY = 16
+# Workflows that a worker of pgq runs at a time, so that their commits share the writes to the disk. More of them cost
+# more than they bring where two workers and the server share two cores.
+CONCURRENCY = 3
 ROUNDS = 3
 EFFECTS = "CREATE TABLE effect (n bigint, step text, PRIMARY KEY (n, step))"
 COMMITS = "commits of a step"
