@@ -20,7 +20,7 @@ from support.processes import Start
 from support.threads import Thread, eventually
 
 from pgq import Drain, Handlers, Job, Queue, Worker
-from pgq.cli.support import ConnectionFailed, command_errors
+from pgq.cli.errors import ConnectionFailed, command_errors
 from pgq.process.health import READY, UNWELL, WELL, Health
 from pgq.process.supervisor import Supervisor
 from pgq.worker.settings import Timing

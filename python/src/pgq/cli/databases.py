@@ -9,7 +9,9 @@ from typing import Any, Final
 import click
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgq.cli.support import Column, CommandError, Target, command_errors, print_json, print_table
+from pgq.cli.errors import CommandError, command_errors
+from pgq.cli.output import Column, print_json, print_table
+from pgq.cli.target import Target
 from pgq.views import Views
 from pgq.worker.server import Server
 

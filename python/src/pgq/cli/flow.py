@@ -6,7 +6,9 @@ from typing import Any, Final, TextIO
 
 import click
 
-from pgq.cli.support import Column, Target, as_json, from_json, interval, pass_target, print_json, print_table
+from pgq.cli.output import Column, as_json, print_json, print_table
+from pgq.cli.target import Target, pass_target
+from pgq.cli.values import from_json, interval
 from pgq.convert import Interval
 from pgq.new_job import NewJob
 

@@ -11,7 +11,7 @@ from types import TracebackType
 import click
 
 from pgq import handlers
-from pgq.cli.support import CommandError
+from pgq.cli.errors import CommandError
 
 
 def below_import(frames: TracebackType | None) -> TracebackType | None:

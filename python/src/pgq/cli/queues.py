@@ -10,7 +10,9 @@ from typing import Any, Final
 import click
 
 from pgq.cli.databases import print_rows
-from pgq.cli.support import Column, Target, as_json, interval, moment, pass_target, print_json, shown
+from pgq.cli.output import Column, as_json, print_json, shown
+from pgq.cli.target import Target, pass_target
+from pgq.cli.values import interval, moment
 from pgq.views import Views
 
 # The keys of pgq_configure, as far as the view shows them under the same names.

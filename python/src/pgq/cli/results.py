@@ -7,7 +7,9 @@ from typing import Final
 
 import click
 
-from pgq.cli.support import Target, as_json, duration, pass_target, print_json, shown
+from pgq.cli.output import as_json, print_json, shown
+from pgq.cli.target import Target, pass_target
+from pgq.cli.values import duration
 from pgq.job import Result
 
 TIMEOUT: Final = click.option(

@@ -10,18 +10,9 @@ import click
 from pgq import declare as declarations
 from pgq.calls import NO_ARGS
 from pgq.cli.modules import load
-from pgq.cli.support import (
-    Column,
-    Target,
-    as_json,
-    from_json,
-    interval,
-    pass_target,
-    print_json,
-    print_table,
-    shown,
-    takes_database,
-)
+from pgq.cli.output import Column, as_json, print_json, print_table, shown
+from pgq.cli.target import Target, pass_target, takes_database
+from pgq.cli.values import from_json, interval
 from pgq.schedule import CatchUp, Overlap
 from pgq.views import Views
 

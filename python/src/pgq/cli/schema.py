@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pgq.cli.support import Target, pass_target
+from pgq.cli.target import Target, pass_target
 from pgq.errors import AlreadyInstalled
 from pgq.schema import install as installation
 from pgq.schema.upgrade import upgrade_steps

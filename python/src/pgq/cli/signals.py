@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
-from pgq.cli.support import Target, as_json, from_json, pass_target, print_json
+from pgq.cli.output import as_json, print_json
+from pgq.cli.target import Target, pass_target
+from pgq.cli.values import from_json
 
 
 @click.command()

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from pgq.cli.support import fit, print_json, shown, width_of
+from pgq.cli.output import fit, print_json, shown, width_of
 from pgq.views import Views
 
 # The jobs that are shown of those that the job waits for, and of those that wait for it: each time the nearest.

@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from pgq.calls import UNCHANGED
-from pgq.cli.support import Target, as_json, from_json, moment, pass_target, print_json, shown
+from pgq.cli.output import as_json, print_json, shown
+from pgq.cli.target import Target, pass_target
+from pgq.cli.values import from_json, moment
 
 
 @click.command()

@@ -13,9 +13,11 @@ from pathlib import Path
 import click
 
 from pgq.cli.databases import databases
+from pgq.cli.errors import CommandError, command_errors
 from pgq.cli.modules import load
 from pgq.cli.schedules import declare
-from pgq.cli.support import CommandError, Target, command_errors, duration, pass_target, size
+from pgq.cli.target import Target, pass_target
+from pgq.cli.values import duration, size
 from pgq.process import logs
 from pgq.process.health import DRAINED, REFUSED, Health
 from pgq.process.logs import logger

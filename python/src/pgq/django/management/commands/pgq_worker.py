@@ -17,7 +17,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS
 from django.utils import autoreload
 
-from pgq.cli.support import Target
+from pgq.cli.target import Target
 from pgq.cli.worker import worker
 from pgq.django.backend import backends
 from pgq.django.schema import conninfo

@@ -1,0 +1,102 @@
+"""What commands print: values for people, tables that fit the terminal, and JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import click
+
+as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
+
+
+def shown(value: Any) -> str:
+    """Return a value of the database as text for people: one line, without control characters."""
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return f"{value.astimezone():%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, timedelta):
+        return str(timedelta(seconds=round(value.total_seconds())))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
+    return "".join(character if character.isprintable() else " " for character in str(value))
+
+
+def width_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    return sum(
+        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "FW" else 1
+        for character in text
+    )
+
+
+def fit(text: str, width: int) -> str:
+    """Return a text in exactly this width: filled with spaces, or cut, with a sign at its end."""
+    if width_of(text) > width:
+        while width_of(text) > width - 1:
+            text = text[:-1]
+        text += "…"
+    return text + " " * (width - width_of(text))
+
+
+EXTRA: Final = 6
+
+
+@dataclass(frozen=True)
+class Column:
+    """
+    A column of a table.
+
+    ``rank`` is its importance: the table leaves out the column with the largest one first. ``least`` is the width to
+    which its text may be cut; None: it is never cut. Columns from EXTRA on are left out when others would be cut to
+    less than twice that.
+    """
+
+    name: str
+    rank: int
+    least: int | None = None
+
+
+def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> None:
+    """
+    Print rows under a heading, each column as wide as its widest value, in lines that fit the terminal.
+
+    Where they do not, unimportant columns are left out, and texts are cut. A terminal that is none is as wide as the
+    environment variable COLUMNS says, or else 80.
+    """
+    space = shutil.get_terminal_size().columns
+    cells = {c: [c.name.replace("_", " "), *(shown(row[c.name]) for row in rows)] for c in columns}
+    widths = {c: max(map(width_of, cells[c])) for c in columns}
+
+    def least(column: Column, times: int = 1) -> int:
+        return widths[column] if column.least is None else min(widths[column], times * column.least)
+
+    def excess(used: Iterable[int]) -> int:
+        return sum(width + 2 for width in used) - 2 - space
+
+    by_rank = sorted(columns, key=lambda c: c.rank, reverse=True)
+    for column in by_rank[:-1]:
+        if excess(least(c, times=2 if column.rank >= EXTRA else 1) for c in widths) > 0:
+            del widths[column]
+    for column in by_rank:
+        if column in widths:
+            widths[column] = max(least(column), widths[column] - max(0, excess(widths.values())))
+    for line in range(len(rows) + 1):
+        click.echo("  ".join(fit(cells[c][line], widths[c]) for c in widths).rstrip())
+
+
+def print_json(value: Any) -> None:
+    """Print JSON for other programs, with times in ISO 8601 and intervals in seconds."""
+
+    def encode(one: Any) -> Any:
+        return one.total_seconds() if isinstance(one, timedelta) else one.isoformat()
+
+    click.echo(json.dumps(value, default=encode, indent=2))
