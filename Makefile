@@ -33,10 +33,12 @@ PARALLEL := --numprocesses $(WORKERS) --dist worksteal
 SELECTED := -m 'not slow'
 DEVPG := $(BIN)/python tools/devpg.py run --
 BENCH := build/venv-bench
+MANUAL := build/venv-docs
+SITE := build/site
 PROVE := tools/pgtap.py --load $(PLAIN) --load python/src/pgq/testkit.sql
 
 .PHONY: all help demo reference test test-all test-sql test-python test-django test-matrix fuzz torture conformance test-examples lint
-.PHONY: bench dist installcheck clean
+.PHONY: bench dist docs installcheck clean
 .DELETE_ON_ERROR:
 # Completed scripts are frozen, checked and read.
 .PRECIOUS: build/complete/pgq--%.sql
@@ -160,6 +162,18 @@ $(BENCH)/ready: python/pyproject.toml pgq.control | $(CARRIED)
 	@$(PYTHON) -m venv $(BENCH)
 	@$(BENCH)/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --editable 'python[bench]'
 	@touch $@
+
+$(MANUAL)/ready: python/pyproject.toml pgq.control | $(CARRIED)
+	@printf 'preparing $(MANUAL)\n'
+	@$(PYTHON) -m venv $(MANUAL)
+	@$(MANUAL)/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --editable 'python[docs]'
+	@touch $@
+
+# Once its environment is there, this needs no network. Every warning fails, such as that of a link that leads nowhere.
+docs: $(MANUAL)/ready ## the documentation as a site, in build/site
+	@rm -rf $(SITE)
+	@$(MANUAL)/bin/sphinx-build -q -W -E --keep-going -c tools/manual -d build/doctrees . $(SITE)
+	@cp $(SITE)/README.html $(SITE)/index.html
 
 # Packages from PyPI's own tool, a source archive from git's; META.json, which PGXN wants, gets its version here.
 DIST := build/dist

@@ -77,4 +77,6 @@ def cells(table: str, column: int = 0) -> list[str]:
 def pages() -> list[Page]:
     """Return the README, the pages of docs/, and those for contributors."""
     names = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "python/README.md"]
-    return [Page(name) for name in names] + [Page(f"docs/{path.name}") for path in sorted(ROOT.glob("docs/*.md"))]
+    return [Page(name) for name in names] + [
+        Page(path.relative_to(ROOT).as_posix()) for path in sorted(ROOT.glob("docs/**/*.md"))
+    ]

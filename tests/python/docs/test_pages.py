@@ -7,6 +7,7 @@ import re
 import click
 import psycopg
 import pytest
+from manual.contents import parts
 from sql_reference import PAGE, reference
 from support.database import Connection
 from support.pages import Page, cells, pages
@@ -46,9 +47,12 @@ def test_a_page_has_one_title(page: Page) -> None:
     assert re.findall(r"^# .*$", page.prose, flags=re.MULTILINE) == [page.text.splitlines()[0]]
 
 
-def test_the_readme_leads_to_every_page() -> None:
-    """It links to each page of docs/."""
-    assert {page.name for page in pages() if page.name.startswith("docs/")} <= set(README.links())
+def test_the_contents_list_every_page_once() -> None:
+    """The navigation of the site, and llms.txt, are made from docs/README.md. The README links to it."""
+    listed = [entry.path for part in parts() for entry in part.entries]
+    assert len(listed) == len(set(listed))
+    assert {page.name for page in pages() if page.name.startswith("docs/")} - {"docs/README.md"} <= set(listed)
+    assert "docs/README.md" in README.links()
 
 
 def test_the_sql_reference_is_that_of_the_build(conn: Connection) -> None:
