@@ -55,6 +55,24 @@ def test_the_contents_list_every_page_once() -> None:
     assert "docs/README.md" in README.links()
 
 
+def test_concepts_name_tests_that_exist() -> None:
+    """Each idea has a promise, and tests that keep it."""
+    page = Page("docs/concepts.md")
+    tests = {
+        name
+        for path in (ROOT / "tests/python").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    }
+    ideas = page.text.split("\n## ")[1:]
+    assert len(ideas) == 10
+    for idea in ideas:
+        promise, _, kept = idea.partition("**Kept by**")
+        assert "**Promise.**" in promise
+        named = set(re.findall(r"`(test_\w+)`", kept))
+        assert named, idea
+        assert named <= tests
+
+
 def test_the_sql_reference_is_that_of_the_build(conn: Connection) -> None:
     """After a change to a comment or a signature, run tools/sql_reference.py."""
     conn.execute("CREATE SCHEMA reference")
