@@ -141,8 +141,9 @@ test-examples: $(VENV)/ready all ## the workers of examples/workers/ keep docs/p
 installcheck: all ## pgTAP on the server that PGHOST, PGPORT, PGUSER name
 	@$(PYTHON) $(PROVE) $(TAP)
 
-reference: $(VENV)/ready all ## docs/sql.md anew, from the comments in sql/
+reference: $(VENV)/ready all ## the generated pages of docs/ anew: SQL, Python, command line, errors; and llms.txt
 	@$(BIN)/python tools/sql_reference.py
+	@PYTHONPATH=tools $(BIN)/python -m manual
 
 lint: $(VENV)/ready all ## ruff, mypy, vulture and the rules of the SQL
 	@$(BIN)/ruff check --config python/pyproject.toml --no-cache $(LINTED)
@@ -155,6 +156,7 @@ lint: $(VENV)/ready all ## ruff, mypy, vulture and the rules of the SQL
 	        --cache-dir build/mypy/$$application $$application || exit; done
 	@$(BIN)/vulture --config python/pyproject.toml $(LINTED)
 	@$(BIN)/python tools/async_to_sync.py --check
+	@PYTHONPATH=tools $(BIN)/python -m manual --check
 	@$(BIN)/python tools/check_sql.py $(PLAIN)
 
 $(BENCH)/ready: python/pyproject.toml pgq.control | $(CARRIED)
@@ -174,6 +176,7 @@ docs: $(MANUAL)/ready ## the documentation as a site, in build/site
 	@rm -rf $(SITE)
 	@$(MANUAL)/bin/sphinx-build -q -W -E --keep-going -c tools/manual -d build/doctrees . $(SITE)
 	@cp $(SITE)/README.html $(SITE)/index.html
+	@cp llms.txt $(SITE)
 
 # Packages from PyPI's own tool, a source archive from git's; META.json, which PGXN wants, gets its version here.
 DIST := build/dist

@@ -7,6 +7,7 @@ import re
 import click
 import psycopg
 import pytest
+from manual.__main__ import PAGES
 from manual.contents import parts
 from sql_reference import PAGE, reference
 from support.database import Connection
@@ -53,6 +54,48 @@ def test_the_contents_list_every_page_once() -> None:
     assert len(listed) == len(set(listed))
     assert {page.name for page in pages() if page.name.startswith("docs/")} - {"docs/README.md"} <= set(listed)
     assert "docs/README.md" in README.links()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_generated_page_is_that_of_the_code(name: str) -> None:
+    """After a change to a docstring, a command, or an error of the SQL, call make reference."""
+    assert (ROOT / name).read_text(encoding="utf-8") == PAGES[name]()
+
+
+def test_the_python_reference_has_every_public_name() -> None:
+    """Each has a heading of its own."""
+    assert set(pgq.__all__) <= set(re.findall(r"^### (\w+)$", Page("docs/python.md").text, flags=re.MULTILINE))
+
+
+def test_the_reference_of_commands_has_every_option() -> None:
+    """Each is named in the section of its command; --dsn and --schema are described once."""
+    page = Page("docs/cli.md")
+
+    def check(command: click.Command, name: str) -> None:
+        if isinstance(command, click.Group):
+            for one in command.commands.values():
+                check(one, f"{name} {one.name}")
+            return
+        options = {opt for option in command.params if isinstance(option, click.Option) for opt in option.opts}
+        section = page.section(name)
+        assert {option for option in options - {"--dsn", "--schema"} if f"`{option}" not in section} == set(), name
+
+    check(main, "pgq")
+
+
+def test_the_page_of_errors_has_every_sqlstate_that_is_raised(conn: psycopg.Connection[tuple[str]]) -> None:
+    """Those that functions of the installed pgq name, but the one that they catch themselves."""
+    raised = {
+        code
+        for (source,) in conn.execute("SELECT prosrc FROM pg_proc WHERE proname ~ '^_?pgq_'")
+        for found in re.findall(r"ERRCODE = '(\w+)'|ARRAY\['(\w{5})',|(?:THEN|ELSE) '(\d\w{4})'", source)
+        for code in found
+        if code
+    }
+    headings = re.findall(r"^## (.*)$", Page("docs/errors.md").text, flags=re.MULTILINE)
+    words = {word for heading in headings for word in heading.split()}
+    assert len(raised) > 15
+    assert {code for code in raised if code not in words} == set()
 
 
 def test_concepts_name_tests_that_exist() -> None:
