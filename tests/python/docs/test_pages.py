@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 
 import click
@@ -114,6 +115,24 @@ def test_concepts_name_tests_that_exist() -> None:
         named = set(re.findall(r"`(test_\w+)`", kept))
         assert named, idea
         assert named <= tests
+
+
+def test_the_page_of_settings_has_every_key() -> None:
+    """The keys of pgq_configure, and no others."""
+    page = Page("docs/settings.md")
+    command = inspect.cleandoc(main.commands["configure"].help or "")
+    known = re.search(r"KEY is one of (.*?)\.", command, flags=re.DOTALL)
+    assert known is not None
+    keys = set(re.split(r",\s+|\s+and\s+", known[1]))
+    assert {cell.strip("`") for cell in cells(page.section("Settings of a queue"))} == keys
+
+
+def test_the_page_of_settings_has_every_environment_variable() -> None:
+    """Those that the program reads by name, but the one that a supervisor sets for its processes."""
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "python/src/pgq").rglob("*.py"))
+    read = set(re.findall(r"environ(?:\.get\(|\.pop\(|\[)\"(\w+)\"|envvar=\"(\w+)\"", source))
+    section = Page("docs/settings.md").section("Environment variables")
+    assert {name for names in read for name in names if name and f"`{name}`" not in section} == set()
 
 
 def test_the_sql_reference_is_that_of_the_build(conn: Connection) -> None:
