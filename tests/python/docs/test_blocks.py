@@ -43,6 +43,8 @@ EXCEPTIONS = {
 # Pages whose blocks are those of a project, of the first one those in Python and shell: see test_django_page.py and
 # test_testing_page.py.
 PROJECT, TESTING = Page("docs/django.md"), Page("docs/testing.md")
+# All blocks of this one are typed one after the other: see test_tutorial.py.
+TUTORIAL = Page("docs/tutorial.md")
 # A page whose first command installs pgq begins with an empty database.
 EMPTY = {README}
 PROGRAMS = Path(sys.executable).parent
@@ -50,7 +52,7 @@ PROGRAMS = Path(sys.executable).parent
 
 def of(language: str) -> list[Any]:
     """Return the pages that have blocks of a language, as parameters."""
-    own = [TESTING] if language == "sql" else [PROJECT, TESTING]
+    own = [TESTING] if language == "sql" else [PROJECT, TESTING, TUTORIAL]
     return [pytest.param(page, id=page.name) for page in pages() if page.blocks(language) and page not in own]
 
 
