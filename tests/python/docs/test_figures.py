@@ -1,4 +1,4 @@
-"""The README, docs/performance.md and docs/scale.md state the figures of the published benchmark."""
+"""The README, and pages about performance, scale and sizing, state the figures of the published benchmark."""
 
 # ruff: noqa: RUF001 - the sign for "times" stands in the pages
 
@@ -15,6 +15,7 @@ from support.paths import ROOT
 
 RESULTS = json.loads((ROOT / "bench/results/results.json").read_text(encoding="utf-8"))
 README, PERFORMANCE, SCALE = Page("README.md"), Page("docs/performance.md"), Page("docs/scale.md")
+OPERATIONS = Page("docs/operations.md")
 TRANSACTION, GROUPED, BULK = "one job in a transaction", "batch=100", "1,000 jobs a call"
 STEADY = "a producer and two workers"
 
@@ -70,6 +71,16 @@ FIGURES = {
         f"| the same, in batches of 100 | {jobs('transactional', GROUPED)} |",
         f"| one client enqueues, one by one | {jobs('enqueue', '1 client')} |",
         f"| one client enqueues, a thousand in a call | {jobs('bulk', BULK)} |",
+    ],
+    OPERATIONS: [
+        *(
+            f"{text} | {jobs('batches', f'batches of {size}')} jobs/s |"
+            for text, size in (("one job at a time", 1), ("ten at a time", 10), ("a hundred at a time", 100))
+        ),
+        *(f"with arguments of {size} | {jobs('payload', size)} jobs/s |" for size in ("1 kB", "10 kB", "100 kB")),
+        "from enqueue to completion in packed batches | "
+        f"{measured('wal', 'enqueue, claim and completion of a job')['median'] / 1000:.2f} GB |",
+        f"| what an idle worker asks | {unit('idle', 'queries of an idle worker')} queries/s |",
     ],
     README: [
         f"one `pgq worker` runs {jobs('drain', '1 process')} jobs/s that do nothing, "
