@@ -37,7 +37,7 @@ MANUAL := build/venv-docs
 SITE := build/site
 PROVE := tools/pgtap.py --load $(PLAIN) --load python/src/pgq/testkit.sql
 
-.PHONY: all help demo reference test test-all test-sql test-python test-django test-matrix fuzz torture conformance test-examples lint
+.PHONY: all help demo recording reference test test-all test-sql test-python test-django test-matrix fuzz torture conformance test-examples lint
 .PHONY: bench dist docs installcheck clean
 .DELETE_ON_ERROR:
 # Completed scripts are frozen, checked and read.
@@ -103,6 +103,9 @@ $(VENV)/ready: python/pyproject.toml pgq.control | $(CARRIED)
 
 demo: $(VENV)/ready all ## see the queue work, on PGQ_DSN's PostgreSQL or on one that is started and thrown away
 	@if [ -n "$$PGQ_DSN" ]; then $(BIN)/python examples/demo/run.py; else $(DEVPG) $(BIN)/python examples/demo/run.py; fi
+
+recording: $(VENV)/ready all ## docs/demo.svg anew, a recording of make demo
+	@$(DEVPG) $(BIN)/python tools/manual/recording.py
 
 test: test-sql test-python ## all tests but the slow ones, on servers that are started and thrown away; WORKERS=4
 
