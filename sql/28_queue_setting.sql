@@ -19,6 +19,7 @@ CREATE TABLE pgq_queue_setting (
     keep_done      interval,
     keep_dead      interval,
     keep_cancelled interval,
+    sensitive      boolean,
 
     CONSTRAINT pgq_queue_setting_pkey PRIMARY KEY (queue)
 );
@@ -27,7 +28,8 @@ COMMENT ON TABLE pgq_queue_setting IS
     'Settings of queues, written by pgq_configure, whose keys are the columns. NULL in any of them means that it is '
     'not set.';
 COMMENT ON COLUMN pgq_queue_setting.queue IS
-    'Queue that the settings are for; empty: those of all queues, of which only the last three may be set.';
+    'Queue that the settings are for; empty: those of all queues, of which only keep_done, keep_dead and '
+    'keep_cancelled may be set.';
 COMMENT ON COLUMN pgq_queue_setting.max_running IS 'Most jobs of the queue that run at a time.';
 COMMENT ON COLUMN pgq_queue_setting.max_per_group IS 'Most jobs of each group that run at a time.';
 COMMENT ON COLUMN pgq_queue_setting.ordered IS
@@ -47,6 +49,8 @@ COMMENT ON COLUMN pgq_queue_setting.keep_done IS
     'How long a job is kept that is done; if it is set for the queue itself, also one that is done without a result.';
 COMMENT ON COLUMN pgq_queue_setting.keep_dead IS 'How long a dead job is kept.';
 COMMENT ON COLUMN pgq_queue_setting.keep_cancelled IS 'How long a cancelled job is kept.';
+COMMENT ON COLUMN pgq_queue_setting.sensitive IS
+    'Whether the programs of pgq show no arguments, results and errors of the queue unless they are asked to.';
 
 
 CREATE TABLE pgq_paused (

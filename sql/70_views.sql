@@ -49,7 +49,10 @@ SELECT j.id, j.state, j.queue, j.kind, CASE WHEN s.reads THEN j.args END AS args
        ) END AS saved,
        CASE WHEN j.state = 'waiting' AND j.newest_error IS NOT NULL THEN (
            SELECT t.name COLLATE "default" FROM pgq_signal_wait AS t WHERE t.id = j.id AND t.until = j.ripe_at LIMIT 1
-       ) END AS waits_for_signal
+       ) END AS waits_for_signal,
+       coalesce((
+           SELECT q.sensitive FROM pgq_queue_setting AS q WHERE q.queue = j.queue COLLATE "C"
+       ), false) AS sensitive
 FROM (
     SELECT id, 'waiting'::text AS state, pgq_waiting.queue, kind, args, priority::integer AS priority, ripe_at, attempt,
            coalesce(pgq_waiting.max_retries, s.max_retries, 10) AS max_retries,
@@ -139,6 +142,9 @@ COMMENT ON COLUMN pgq_jobs.saved IS
     'What the job has saved (see pgq_save); NULL: nothing, or the role is not an admin of the queue.';
 COMMENT ON COLUMN pgq_jobs.waits_for_signal IS
     'Name of the signal for which the job waits, until ripe_at at the latest (see pgq_wait_signal); NULL: none.';
+COMMENT ON COLUMN pgq_jobs.sensitive IS
+    'Whether the queue is sensitive (see pgq_configure): what a reader does not see of the job is then for an admin who '
+    'asks for it, and not for lists, logs and pages.';
 
 
 -- Both sides are filtered before the join: a worker that claims under the name of a hidden worker must not learn that

@@ -28,7 +28,7 @@ SELECT q.queue, p.queue IS NOT NULL AS paused, nullif(p.until, 'infinity') AS pa
        ) AS next_start_at,
        q.waiting, q.ripe, q.running, s.max_running, s.max_per_group, coalesce(s.ordered, false) AS ordered, s.on_dead,
        s.rate, s.per, s.burst, s.rate_per_group, s.max_retries, s.backoff, s.backoff_cap, s.lease,
-       s.keep_done, s.keep_dead, s.keep_cancelled
+       s.keep_done, s.keep_dead, s.keep_cancelled, coalesce(s.sensitive, false) AS sensitive
 FROM (
     SELECT part.queue, clock.now, sum(part.waiting)::bigint AS waiting, sum(part.ripe)::bigint AS ripe,
            sum(part.running)::bigint AS running
@@ -82,3 +82,5 @@ COMMENT ON COLUMN pgq_queues.lease IS 'Lease of claims that are made without.';
 COMMENT ON COLUMN pgq_queues.keep_done IS 'How long a job is kept that is done, also without a result.';
 COMMENT ON COLUMN pgq_queues.keep_dead IS 'How long a dead job is kept.';
 COMMENT ON COLUMN pgq_queues.keep_cancelled IS 'How long a cancelled job is kept.';
+COMMENT ON COLUMN pgq_queues.sensitive IS
+    'Whether the programs of pgq show no arguments, results and errors of the queue unless they are asked to.';

@@ -6,7 +6,8 @@ SELECT e.name COLLATE "default" AS name, e.cron, e.timezone, e.queue COLLATE "de
        e.backoff_cap, CASE WHEN s.reads THEN e.group_key END AS group_key, e.catch_up, e.overlap, e.jitter, e.source,
        e.paused_at IS NOT NULL AS paused,
        CASE WHEN e.paused_at IS NULL THEN nullif(e.next_at, 'infinity') END AS next_at, e.last_at, e.last_job,
-       CASE WHEN s.reads THEN e.last_error END AS last_error, e.last_error_at, e.missed
+       CASE WHEN s.reads THEN e.last_error END AS last_error, e.last_error_at, e.missed,
+       coalesce((SELECT q.sensitive FROM pgq_queue_setting AS q WHERE q.queue = e.queue), false) AS sensitive
 FROM pgq_schedule_entry AS e
 CROSS JOIN LATERAL (
     SELECT visible.sees_all OR e.queue = ANY (visible.sees) AS sees,
@@ -46,3 +47,6 @@ COMMENT ON COLUMN pgq_schedules.last_error_at IS 'When that was last tried; NULL
 COMMENT ON COLUMN pgq_schedules.missed IS
     'Number of slots that have got no job, because they were late or the last job still lived; of those that are late '
     'at a time, 100 count at most.';
+COMMENT ON COLUMN pgq_schedules.sensitive IS
+    'Whether the queue is sensitive (see pgq_configure): args, group_key and last_error are then for an admin who asks '
+    'for them.';

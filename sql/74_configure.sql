@@ -37,7 +37,7 @@ BEGIN
             burst = v_setting.burst, rate_per_group = v_setting.rate_per_group, max_retries = v_setting.max_retries,
             backoff = v_setting.backoff, backoff_cap = v_setting.backoff_cap, lease = v_setting.lease,
             keep_done = v_setting.keep_done, keep_dead = v_setting.keep_dead,
-            keep_cancelled = v_setting.keep_cancelled
+            keep_cancelled = v_setting.keep_cancelled, sensitive = v_setting.sensitive
         WHERE s.queue = pgq_configure.queue;
     END IF;
     -- Those of all queues are read by the maintenance only, which does not look at the marks.
@@ -73,8 +73,10 @@ COMMENT ON FUNCTION pgq_configure(text, jsonb) IS
     'keep_cancelled say how long a job is kept after it has ended, before claims delete it; the empty name of a queue '
     'stands for all queues that do not set these themselves, and only these can be set for it, by a role that may use '
     'all queues. Without, a dead or cancelled job is kept for 30 days, and one that is done for 7 days. With keep_done '
-    'of its own a queue also keeps jobs that are done without a result, if they are claimed from then on. Numbers are '
-    'whole, from 1 on, max_retries from 0 on. Intervals are strings. NULL for queue or settings raises 22004. Raises '
+    'of its own a queue also keeps jobs that are done without a result, if they are claimed from then on. sensitive true '
+    'tells programs that show jobs, such as those of pgq, to leave out what a reader may not see of the queue, unless an '
+    'admin asks; pgq_jobs and pgq_schedules show all of it to an admin. Numbers are whole, from 1 on, max_retries from 0 '
+    'on. Intervals are strings. NULL for queue or settings raises 22004. Raises '
     '22023 for a bad queue, an unknown key, a value of another JSON type or out of range, and settings that do not '
     'belong together; 22007, 22008, 22003 or 22P02 for a value that PostgreSQL cannot read as an interval or whole '
     'number; 42501 for a queue that the calling role may not use; 55P03 if a queue gets its first limit, or becomes '

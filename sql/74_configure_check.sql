@@ -89,7 +89,7 @@ DECLARE
         "max_running": "number", "max_per_group": "number", "ordered": "boolean", "on_dead": "string",
         "rate": "number", "per": "string", "burst": "number", "rate_per_group": "number",
         "max_retries": "number", "backoff": "string", "backoff_cap": "string", "lease": "string",
-        "keep_done": "string", "keep_dead": "string", "keep_cancelled": "string"
+        "keep_done": "string", "keep_dead": "string", "keep_cancelled": "string", "sensitive": "boolean"
     }';
     v_key text;
     v_type text;
@@ -117,7 +117,8 @@ BEGIN
     ELSIF FOUND THEN
         RAISE EXCEPTION 'setting % is not of JSON type %', v_key, v_type
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Give limits, rates and max_retries as numbers, ordered as boolean, and intervals as strings.';
+                  HINT = 'Give limits, rates and max_retries as numbers, ordered and sensitive as booleans, and intervals '
+                         'as strings.';
     END IF;
 END
 $_pgq_check_settings$;

@@ -93,11 +93,11 @@ BEGIN
         EXECUTE format(
             'GRANT SELECT (id, state, queue, kind, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, '
             'dedup, enqueued_at, worker, claimed_at, lease_until, ended_at, losses, cancel_requested_at, after, '
-            'waits_for_signal) '
+            'waits_for_signal, sensitive) '
             'ON %I.pgq_jobs TO %s', c_schema, role);
         EXECUTE format(
             'GRANT SELECT (name, cron, timezone, queue, kind, priority, max_retries, backoff, backoff_cap, catch_up, '
-            'overlap, jitter, source, paused, next_at, last_at, last_job, last_error_at, missed) '
+            'overlap, jitter, source, paused, next_at, last_at, last_job, last_error_at, missed, sensitive) '
             'ON %I.pgq_schedules TO %s', c_schema, role);
     END IF;
     IF privilege IN ('admin', 'reader') THEN

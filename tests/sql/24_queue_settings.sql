@@ -1,6 +1,6 @@
 -- What pgq_configure sets, and that a paused queue or group is not claimed.
 BEGIN;
-SELECT plan(72);
+SELECT plan(79);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 SELECT setval('pgq_mark', 0);
@@ -21,10 +21,21 @@ SELECT is(pgq_configure('q', '{"backoff": null, "lease": null}'), '{}', 'all are
 SELECT is_empty('SELECT FROM pgq_queue_setting', 'and nothing is left of them');
 SELECT is(pgq_configure('q', '{"max_running": 1, "max_per_group": 1, "ordered": true, "on_dead": "stop", "rate": 1, "per": "1 ms", "burst": 1, "rate_per_group": 1,
                                "max_retries": 0, "backoff": "0", "backoff_cap": "100 years", "lease": "1 year",
-                               "keep_done": "0", "keep_dead": "100 years", "keep_cancelled": "1 day"}') - 'backoff_cap',
+                               "keep_done": "0", "keep_dead": "100 years", "keep_cancelled": "1 day", "sensitive": true}') - 'backoff_cap',
           '{"max_running": 1, "max_per_group": 1, "ordered": true, "on_dead": "stop", "rate": 1, "per": "00:00:00.001", "burst": 1, "rate_per_group": 1,
-            "max_retries": 0, "backoff": "00:00:00", "lease": "1 year", "keep_done": "00:00:00", "keep_dead": "100 years", "keep_cancelled": "1 day"}', 'these are all keys, at their limits');
+            "max_retries": 0, "backoff": "00:00:00", "lease": "1 year", "keep_done": "00:00:00", "keep_dead": "100 years", "keep_cancelled": "1 day", "sensitive": true}', 'these are all keys, at their limits');
 DELETE FROM pgq_queue_setting;
+
+-- What sensitive hides is for the programs to leave out: an SQL query of an admin asks.
+SELECT pgq_enqueue('k', '{"pin": 1}', 'secrets'), pgq_schedule('s', '@daily', 'k', '{"pin": 1}', queue => 'secrets');
+SELECT is(pgq_configure('secrets', '{"sensitive": true}'), '{"sensitive": true}', 'a queue can be made sensitive');
+SELECT results_eq('SELECT queue, sensitive FROM pgq_queues', $$VALUES ('secrets', true)$$, 'pgq_queues shows it');
+SELECT results_eq('SELECT args, sensitive FROM pgq_jobs', $$VALUES ('{"pin": 1}'::jsonb, true)$$, 'pgq_jobs shows it, and the arguments to an admin');
+SELECT results_eq('SELECT args, sensitive FROM pgq_schedules', $$VALUES ('{"pin": 1}'::jsonb, true)$$, 'and so does pgq_schedules');
+SELECT pgq_configure('secrets', '{"sensitive": null}');
+SELECT results_eq('SELECT sensitive FROM pgq_jobs UNION ALL SELECT sensitive FROM pgq_schedules', 'VALUES (false), (false)', 'other queues are not');
+SELECT pgq_unschedule('s');
+DELETE FROM pgq_waiting;
 
 SELECT throws_ok(format('SELECT pgq_configure(%L, %L)', queue, settings), state, message, format('%s is refused', settings))
 FROM (VALUES
@@ -35,6 +46,8 @@ FROM (VALUES
     ('q', '{"max_runing": 1}', '22023', 'setting "max_runing" is unknown'),
     ('q', '{"queue": "a"}', '22023', 'setting "queue" is unknown'),
     ('q', '{"max_running": "1"}', '22023', 'setting max_running is not of JSON type number'),
+    ('q', '{"sensitive": "yes"}', '22023', 'setting sensitive is not of JSON type boolean'),
+    ('', '{"sensitive": true}', '22023', 'sensitive is set for all queues'),
     ('q', '{"max_running": 0}', '22023', 'max_running 0 is out of range'),
     ('q', '{"rate": -1, "per": "1 s"}', '22023', 'rate -1 is out of range'),
     ('q', '{"max_running": 1.5}', '22P02', NULL),

@@ -40,7 +40,7 @@ SELECT is(
     (SELECT string_agg(column_name::text, ',' ORDER BY ordinal_position) FROM information_schema.columns
      WHERE table_name = 'pgq_jobs' AND table_schema = current_schema()),
     'id,state,queue,kind,args,priority,ripe_at,attempt,max_retries,backoff,backoff_cap,dedup,dedup_key,enqueued_at,errors,'
-    'worker,claimed_at,lease_until,ended_at,result,context,losses,cancel_requested_at,group_key,after,saved,waits_for_signal', 'pgq_jobs has these columns, and no token');
+    'worker,claimed_at,lease_until,ended_at,result,context,losses,cancel_requested_at,group_key,after,saved,waits_for_signal,sensitive', 'pgq_jobs has these columns, and no token');
 
 -- Which kinds a present worker handles. This session is each of the workers.
 SELECT pgq_enqueue(kind, '[]', 'new') FROM unnest('{x,y}'::text[]) AS kind;

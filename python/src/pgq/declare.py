@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, Final, Literal, NamedTuple
 
 from pgq.queue import Queue
-from pgq.views import Views
+from pgq.views import PRIVATE_OF_SCHEDULE, Views
 
 # What the view shows of a schedule that a handler says nothing about.
 DEFAULTS: Final[dict[str, Any]] = {
@@ -41,11 +41,15 @@ def declared(queue: Queue) -> dict[str, dict[str, Any]]:
 
 
 def differences(queue: Queue, arguments: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
-    """Return what differs between the arguments of a schedule and its row, as text."""
+    """Return what differs between the arguments of a schedule and its row, without what is private: a log has it."""
     wanted = DEFAULTS | {"overlap": "allow" if arguments["catch_up"] == "all" else "skip"}
     wanted |= {name: value for name, value in arguments.items() if value is not None}
     wanted |= queue.handlers.defaults({"kind": arguments["kind"], "args": {}})
-    return [f"{name}: {row[name]} -> {value}" for name, value in wanted.items() if row[name] != value]
+    return [
+        name if name in PRIVATE_OF_SCHEDULE else f"{name}: {row[name]} -> {value}"
+        for name, value in wanted.items()
+        if row[name] != value
+    ]
 
 
 def changes(queue: Queue, views: Views, source: str) -> list[Change]:
@@ -54,7 +58,7 @@ def changes(queue: Queue, views: Views, source: str) -> list[Change]:
 
     Only schedules that were made with the same source are changed or removed; the others are left as they are.
     """
-    rows = {row["name"]: row for row in views.schedules()}
+    rows = {row["name"]: row for row in views.schedules(show_args=True)}
     wanted = declared(queue)
     found: list[Change] = []
     for name in sorted(wanted.keys() | rows.keys()):

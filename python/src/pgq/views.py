@@ -14,12 +14,18 @@ from pgq.convert import Interval, interval, qualifier
 from pgq.errors import JobNotFound, translated
 
 # The columns of pgq_jobs that a reader sees; an admin also sees the others.
-LISTED = "id, state, queue, kind, priority, attempt, max_retries, ripe_at, enqueued_at, worker, lease_until, ended_at"
+LISTED = (
+    "id, state, queue, kind, priority, attempt, max_retries, ripe_at, enqueued_at, worker, lease_until, ended_at, "
+    "sensitive"
+)
 # Those of pgq_schedules.
 SCHEDULED = (
     "name, cron, timezone, queue, kind, priority, max_retries, backoff, backoff_cap, catch_up, overlap, jitter, "
-    "source, paused, next_at, last_at, last_job, last_error_at, missed"
+    "source, paused, next_at, last_at, last_job, last_error_at, missed, sensitive"
 )
+# Of a job, and of a schedule: what a reader does not see, and what is not shown of a sensitive queue.
+PRIVATE: Final = ("dedup_key", "group_key", "args", "result", "errors", "saved")
+PRIVATE_OF_SCHEDULE: Final = ("args", "group_key", "last_error")
 MATCHING: Final = (
     "(%(states)s::text[] IS NULL OR state = ANY (%(states)s::text[])) "
     "AND (%(queue)s::text IS NULL OR queue = %(queue)s) "
@@ -37,11 +43,19 @@ def not_found(job_id: int) -> JobNotFound:
     )
 
 
+def shown_if(show_args: bool | None) -> str:
+    """Return the SQL condition for rows of which what is private is shown."""
+    return "NOT sensitive" if show_args is None else str(show_args).lower()
+
+
 class Views:
     """
     The views, read through a connection that the caller owns.
 
     Without ``schema`` the search path finds them.
+
+    Where a method takes ``show_args``, it says whether arguments, results and errors, with all else that a reader does
+    not see, are among what is returned: True, False (they are None), or None, which means for all but sensitive queues.
     """
 
     def __init__(self, conn: psycopg.Connection[Any], *, schema: str | None = None) -> None:
@@ -57,6 +71,7 @@ class Views:
         limit: int = 50,
         *,
         older_than: Interval | None = None,
+        show_args: bool | None = None,
     ) -> list[dict[str, Any]]:
         """
         Return the jobs that match, the newest first; None matches all.
@@ -65,7 +80,9 @@ class Views:
         ``error`` is the first line of the newest error, None for a role that may not read errors. Arguments, results
         and whole errors are left out.
         """
-        errors = "errors" if self._may_read("pgq_jobs", "errors") else "NULL::jsonb AS errors"
+        errors = f"CASE WHEN {shown_if(show_args)} THEN errors END AS errors"
+        if not self._may_read("pgq_jobs", "errors"):
+            errors = "NULL::jsonb AS errors"
         # The limit comes first: errors can be long.
         return self._rows(
             f"SELECT {LISTED}, {FIRST_LINE} AS error FROM (SELECT {LISTED}, {errors} {self._matching(older_than)} "
@@ -101,22 +118,22 @@ class Views:
         )
         return int(rows[0]["n"])
 
-    def job(self, job_id: int) -> dict[str, Any]:
+    def job(self, job_id: int, *, show_args: bool | None = None) -> dict[str, Any]:
         """
         Return a job with all that belongs to it; arguments, result and what it has saved are JSON text.
 
         Raises JobNotFound.
         """
+        private = ", ".join(f"CASE WHEN {shown_if(show_args)} THEN {name}::text END AS {name}" for name in PRIVATE)
         rows = self._rows(
-            f"SELECT {LISTED}, backoff::text, backoff_cap::text, dedup, dedup_key, group_key, claimed_at, after, "
-            "waits_for_signal, args::text, result::text, errors::text, saved::text "
+            f"SELECT {LISTED}, backoff::text, backoff_cap::text, dedup, claimed_at, after, waits_for_signal, {private} "
             f"FROM {self._prefix}pgq_jobs WHERE id = %(id)s::bigint",
             {"id": job_id},
             "admin",
         )
         if not rows:
             raise not_found(job_id)
-        return rows[0] | {"errors": json.loads(rows[0]["errors"])}
+        return rows[0] | {"errors": rows[0]["errors"] and json.loads(rows[0]["errors"])}
 
     def outlines(self, job_ids: Sequence[int], *, required: int) -> list[dict[str, Any]]:
         """
@@ -159,12 +176,13 @@ class Views:
             f"SELECT * FROM {self._prefix}pgq_batches ORDER BY id DESC LIMIT %(limit)s::bigint", {"limit": limit}
         )
 
-    def schedules(self) -> list[dict[str, Any]]:
+    def schedules(self, *, show_args: bool | None = None) -> list[dict[str, Any]]:
         """Return the schedules; args, group_key and last_error are None for a role that may not read them."""
-        hidden = "args, group_key, last_error"
+        shown = shown_if(show_args)
+        private = ", ".join(f"CASE WHEN {shown} THEN {name} END AS {name}" for name in PRIVATE_OF_SCHEDULE)
         if not self._may_read("pgq_schedules", "last_error"):
-            hidden = "NULL::jsonb AS args, NULL AS group_key, NULL AS last_error"
-        return self._rows(f"SELECT {SCHEDULED}, {hidden} FROM {self._prefix}pgq_schedules ORDER BY name", {})
+            private = "NULL::jsonb AS args, NULL AS group_key, NULL AS last_error"
+        return self._rows(f"SELECT {SCHEDULED}, {private} FROM {self._prefix}pgq_schedules ORDER BY name", {})
 
     def _matching(self, older_than: Interval | None) -> str:
         """Return the end of a query for the jobs that match."""

@@ -46,7 +46,7 @@ def test_calls_pass_each_argument_on(conn: Connection, clock: Clock) -> None:
         "args": {"days": 1}, "priority": 2, "max_retries": 3, "backoff": timedelta(seconds=90),
         "backoff_cap": timedelta(hours=2), "group_key": "g", "catch_up": "all", "overlap": "allow",
         "jitter": timedelta(hours=30), "source": "tasks", "paused": False, "next_at": at, "last_at": None,
-        "last_job": None, "last_error": None, "last_error_at": None, "missed": 0,
+        "last_job": None, "last_error": None, "last_error_at": None, "missed": 0, "sensitive": False,
     }  # fmt: skip
     assert one(conn, "SELECT jitter::text FROM pgq_schedules") == "30:00:00"
     assert [queue.pause_schedule("s"), queue.pause_schedule("s")] == [True, False]

@@ -8,10 +8,10 @@ import click
 
 from pgq.cli.databases import print_rows
 from pgq.cli.filters import Filter, filters
-from pgq.cli.output import Column, as_json, print_json, shown
+from pgq.cli.output import Column, as_json, may_show_args, print_json, shown
 from pgq.cli.target import Target, pass_target
 from pgq.cli.tree import print_tree
-from pgq.views import Views
+from pgq.views import PRIVATE, Views
 
 STATES: Final = click.Choice(["waiting", "blocked", "running", "dead", "cancelled", "done"])
 JOB_COLUMNS: Final = (
@@ -39,8 +39,9 @@ COUNTERS_COLUMNS: Final = (
 @pass_target
 @filters(STATES, "ended, or else were enqueued,")
 @click.option("--limit", type=click.IntRange(1), default=50, help="Largest number of jobs.")
+@may_show_args
 @as_json
-def list_(target: Target, match: Filter, limit: int, json_: bool) -> None:
+def list_(target: Target, match: Filter, limit: int, show_args: bool | None, json_: bool) -> None:
     """
     List jobs, the newest first, each with the first line of its newest error.
 
@@ -50,7 +51,9 @@ def list_(target: Target, match: Filter, limit: int, json_: bool) -> None:
 
     def read(views: Views) -> list[dict[str, Any]]:
         nonlocal more
-        rows = views.jobs(match.state, match.queue, match.kind, limit + 1, older_than=match.older_than)
+        rows = views.jobs(
+            match.state, match.queue, match.kind, limit + 1, older_than=match.older_than, show_args=show_args
+        )
         more |= len(rows) > limit
         return rows[:limit]
 
@@ -62,22 +65,28 @@ def list_(target: Target, match: Filter, limit: int, json_: bool) -> None:
 @click.command()
 @click.argument("job_id", metavar="ID", type=int)
 @click.option("--tree", is_flag=True, help="Draw what the job waits for, above it, and what waits for it, below.")
+@may_show_args
 @as_json
 @pass_target
-def show(target: Target, job_id: int, tree: bool, json_: bool) -> None:
+def show(target: Target, job_id: int, tree: bool, show_args: bool | None, json_: bool) -> None:
     """Show a job with its arguments, result, errors, and what it has saved or waits for."""
     with target.views() as views:
         if tree:
             print_tree(views, job_id, json_)
             return
-        job = views.job(job_id)
+        job = views.job(job_id, show_args=show_args)
     if json_:
         print_json(job)
         return
+    hidden = PRIVATE if show_args is False or (job["sensitive"] and show_args is None) else ()
     for name, value in job.items():
-        if name != "errors":
+        if name in hidden:
+            click.echo(f"{name.replace('_', ' '):<12} (hidden)")
+        elif name != "errors":
             click.echo(f"{name.replace('_', ' '):<12} {shown(value)}")
-    for error in job["errors"]:
+    if hidden and show_args is None:
+        click.echo("pgq: the queue is sensitive; --show-args shows what is hidden", err=True)
+    for error in job["errors"] or ():
         click.echo(f"\nattempt {error['attempt']} at {error['at']} by {shown(error['worker'] or None)}")
         for line in (error["error"] or "-").splitlines():
             click.echo(shown(line))

@@ -13,6 +13,11 @@ from typing import Any, Final
 import click
 
 as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
+may_show_args = click.option(
+    "--show-args/--no-args",
+    default=None,
+    help="Show arguments, results and errors, or none of them.  [default: show them, but not of sensitive queues]",
+)
 
 
 def shown(value: Any) -> str:

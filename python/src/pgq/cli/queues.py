@@ -18,7 +18,7 @@ from pgq.views import Views
 # The keys of pgq_configure, as far as the view shows them under the same names.
 SETTINGS: Final = (
     "max_running", "max_per_group", "ordered", "on_dead", "rate", "per", "burst", "rate_per_group", "max_retries",
-    "backoff", "backoff_cap", "lease", "keep_done", "keep_dead", "keep_cancelled",
+    "backoff", "backoff_cap", "lease", "keep_done", "keep_dead", "keep_cancelled", "sensitive",
 )  # fmt: skip
 QUEUE_COLUMNS: Final = (
     Column("queue", 0, least=8), Column("paused", 1), Column("paused_until", 5), Column("paused_groups", 7),
@@ -50,7 +50,7 @@ def word(key: str, value: Any) -> str:
 
 
 def summary(row: dict[str, Any]) -> list[str]:
-    """Return what is set of a queue; its view shows a queue that is not ordered as false."""
+    """Return what is set of a queue; what is true or false is shown as false where it is not set."""
     return [word(name, row[name]) for name in SETTINGS if row[name] is not None and row[name] is not False]
 
 
@@ -64,9 +64,9 @@ def configure(target: Target, queue_: str, settings: tuple[tuple[str, Any], ...]
     Set what a QUEUE does otherwise than others, and show what is set.
 
     KEY is one of max_running, max_per_group, ordered, on_dead, rate, per, burst, rate_per_group, max_retries, backoff,
-    backoff_cap, lease, keep_done, keep_dead and keep_cancelled. KEY=null resets it. An interval is a number with a
-    unit, such as 30s or 10m, or an interval as PostgreSQL reads it. An empty QUEUE stands for all queues, of which only
-    the last three can be set.
+    backoff_cap, lease, keep_done, keep_dead, keep_cancelled and sensitive. KEY=null resets it. An interval is a number
+    with a unit, such as 30s or 10m, or an interval as PostgreSQL reads it. An empty QUEUE stands for all queues, of
+    which only those that begin with keep can be set.
     """
     with target.queue() as queue:
         set_now = queue.configure(queue_, dict(settings))

@@ -10,7 +10,7 @@ import click
 from pgq import declare as declarations
 from pgq.calls import NO_ARGS
 from pgq.cli.modules import load
-from pgq.cli.output import Column, as_json, print_json, print_table, shown
+from pgq.cli.output import Column, as_json, may_show_args, print_json, print_table, shown
 from pgq.cli.target import Target, pass_target, takes_database
 from pgq.cli.values import from_json, interval
 from pgq.schedule import CatchUp, Overlap
@@ -122,12 +122,13 @@ def sync(target: Target, modules: tuple[str, ...], dry_run: bool) -> None:
 
 
 @click.command()
+@may_show_args
 @as_json
 @pass_target
-def schedules(target: Target, json_: bool) -> None:
+def schedules(target: Target, show_args: bool | None, json_: bool) -> None:
     """Show the schedules: when each fires next, when it has fired last, what it has missed, and its error."""
     with target.views() as views:
-        rows = views.schedules()
+        rows = views.schedules(show_args=show_args)
     if json_:
         print_json(rows)
     else:

@@ -61,6 +61,13 @@ class JobAdmin(admin.ModelAdmin):
             return jobs
         return jobs.defer("args", "result", "errors", "context")
 
+    def get_object(self, request: Any, object_id: str, from_field: str | None = None) -> Job | None:
+        """Return a job; of a sensitive queue, without what a reader does not see."""
+        job: Job | None = super().get_object(request, object_id, from_field)
+        if job is not None and job.sensitive:
+            job.args = job.result = job.errors = job.context = job.group_key = None
+        return job
+
     def has_add_permission(self, request: Any) -> bool:
         """Refuse."""
         return False

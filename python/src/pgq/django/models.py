@@ -47,6 +47,7 @@ class Job(ReadOnly):
     result = models.JSONField(null=True)
     context = models.JSONField(null=True)
     group_key = models.TextField(null=True)
+    sensitive = models.BooleanField()
 
     class Meta(ReadOnly.Meta):
         """The view."""

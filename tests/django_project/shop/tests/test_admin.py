@@ -58,6 +58,17 @@ class Admin(TestCase):
         self.assertIn("LookupError", page)
         self.assertNotIn('name="_save"', page)
 
+    def test_a_page_of_a_job_in_a_sensitive_queue_shows_no_arguments_and_errors(self) -> None:
+        """Django has no way to ask for them."""
+        result = tasks.write_and_fail.enqueue("a secret")
+        with self.assertLogs():
+            run_ripe()
+        pgq.Queue(connection.connection).configure("default", {"sensitive": True})
+        page = self.client.get(reverse("admin:pgq_job_change", args=[result.id])).content.decode()
+        self.assertIn("shop.tasks.write_and_fail", page)
+        self.assertNotIn("a secret", page)
+        self.assertNotIn("LookupError", page)
+
     def test_nothing_can_be_changed(self) -> None:
         """Not even by a superuser."""
         result = tasks.add.enqueue(1)

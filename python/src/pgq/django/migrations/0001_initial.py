@@ -35,6 +35,7 @@ class Migration(migrations.Migration):
                 ("result", models.JSONField(null=True)),
                 ("context", models.JSONField(null=True)),
                 ("group_key", models.TextField(null=True)),
+                ("sensitive", models.BooleanField()),
             ],
             options={
                 "verbose_name": "job",
