@@ -234,6 +234,8 @@ def run_command(command: str, directory: Path) -> str:
         arguments.append("--collect-only")
     if program == "make" or ".venv" in command:
         directory = ROOT
+    if " | " in command:
+        program, arguments = "bash", ["-c", command]
     if "pgq worker" in command:
         return run_until_served([program, *arguments], directory, environment)
     run = subprocess.run(

@@ -10,7 +10,7 @@ from support.database import Connect, Connection, jobs
 from support.processes import COMMAND, Done, invoke
 
 from pgq import Queue, Views, WorkerQueue
-from pgq.cli import purge
+from pgq.cli import progress
 
 
 def run(dsn: str, *arguments: str, code: int = 0) -> Done:
@@ -140,7 +140,7 @@ def test_purge_deletes_what_matches(
 
 def test_a_long_purge_tells_its_progress(dsn: str, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """On standard error, and the sum on standard output."""
-    monkeypatch.setattr(purge, "PROGRESS_EVERY", -1.0)
+    monkeypatch.setattr(progress, "PROGRESS_EVERY", -1.0)
     queue.cancel(queue.enqueue("k").id)
     done = run(dsn, "purge", "--older-than", "0s")
     assert (done.stdout, done.stderr) == ("1 purged\n", "1 purged so far\n")

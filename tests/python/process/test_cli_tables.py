@@ -9,6 +9,7 @@ from support.database import Connection
 from support.processes import Done, installed, invoke
 
 from pgq import Queue, WorkerQueue
+from pgq.cli import main
 
 
 def run(dsn: str, *arguments: str) -> Done:
@@ -30,6 +31,7 @@ def long_names(queue: WorkerQueue) -> None:
         queue.fail(job, "\r\n\n  ValueError: no such address: \u9577\u3044 " + "ann " * 90 + "\rTraceback\n  File")
     queue.claim(["a queue with a long name " * 5], worker="worker-" * 10)
     queue.configure("a queue with a long name " * 5, {"max_retries": 3, "backoff": "90 s", "lease": "1 hour"})
+    queue.enqueue_batch("last", None, [{"kind": "k"}], queue="a queue with a long name " * 5)
     queue.schedule(
         "a schedule with a long name " * 5, "0 7 * * mon-fri", "k", timezone="Europe/Berlin", source="a module"
     )
@@ -40,23 +42,38 @@ def columns(text: str) -> int:
     return max(sum(2 if "\u3000" < character < "\ua000" else 1 for character in line) for line in text.split("\n"))
 
 
+# The commands that print a table, with its first column.
+TABLES = {
+    "list": "id", "stats": "queue", "stats --ever": "queue", "ps": "name", "queues": "queue", "schedules": "name",
+    "batches": "id",
+}  # fmt: skip
+
+
+def test_these_are_all_commands_that_print_tables() -> None:
+    """Those that print JSON and need no arguments, and do nothing but show."""
+    acts = {"install", "upgrade", "uninstall", "version", "purge", "retry", "cancel", "enqueue"}
+    shows = {
+        name
+        for name, command in main.commands.items()
+        if any(one.name == "json_" for one in command.params) and not any(one.required for one in command.params)
+    }
+    assert shows - acts == {name.split()[0] for name in TABLES}
+
+
 @pytest.mark.usefixtures("long_names")
-@pytest.mark.parametrize("width", [40, 80, 120, 1000])
-@pytest.mark.parametrize("command", ["list", "stats", "ps", "queues", "schedules"])
+@pytest.mark.parametrize("width", [40, 60, 80, 200, 1000])
+@pytest.mark.parametrize("command", TABLES)
 def test_no_line_of_a_table_is_wider_than_the_terminal(
     dsn: str, monkeypatch: pytest.MonkeyPatch, command: str, width: int
 ) -> None:
     """Each row is one line, without control characters; the first column is there, whatever the width."""
     monkeypatch.setenv("COLUMNS", str(width))
-    text = run(dsn, command).stdout
-    rows = json.loads(run(dsn, command, "--json").stdout)
+    text = run(dsn, *command.split()).stdout
+    rows = json.loads(run(dsn, *command.split(), "--json").stdout)
     assert len(text.splitlines()) == 1 + len(rows) >= 2
-    assert min(width, 400) // 2 < columns(text) <= width
+    assert min(width, 300) // 2 < columns(text) <= width
     assert "\x1b" not in text
-    assert (
-        text.split()[0]
-        == {"list": "id", "stats": "queue", "ps": "name", "queues": "queue", "schedules": "name"}[command]
-    )
+    assert text.split()[0] == TABLES[command]
     if command == "list":
         assert [line.split()[:2] for line in text.splitlines()[1:]] == [[str(r["id"]), r["state"]] for r in rows]
     if width == 1000:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from pgq.cli import change, enqueue, flow, look, purge, queues, results, schedules, schema, signals, update
+from pgq.cli.output import as_json, show_done
 from pgq.cli.target import DSN, Target, pass_target, warn_of_password
 from pgq.cli.worker import worker
 from pgq.queue import Queue
@@ -35,12 +36,15 @@ def main(ctx: click.Context, dsns: tuple[str, ...], schema_: str | None) -> None
 
 
 @main.command()
+@as_json
 @pass_target
-def version(target: Target) -> None:
+def version(target: Target, json_: bool) -> None:
     """Show the versions of this program and of the SQL."""
-    click.echo(f"driver {driver_version()}")
+    if not json_:
+        click.echo(f"driver {driver_version()}")
     with target.connection() as conn:
-        click.echo(f"SQL    {Queue(conn, schema=target.schema).version()}")
+        sql = Queue(conn, schema=target.schema).version()
+    show_done(f"SQL    {sql}", {"driver": driver_version(), "sql": sql}, json_)
 
 
 for command in (

@@ -9,6 +9,7 @@ from typing import IO, Any, Final
 import click
 import psycopg
 
+from pgq.cli.output import colored
 from pgq.errors import Error, permission_hint
 
 
@@ -23,7 +24,7 @@ class CommandError(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the error."""
-        click.echo(f"pgq: {self.message}", err=True, file=file)
+        click.echo(f"{colored('pgq:', 'red')} {self.message}", err=True, file=file)
         if self.hint:
             click.echo(f"hint: {self.hint}", err=True, file=file)
 

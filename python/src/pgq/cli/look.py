@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import datetime
 from typing import Any, Final
 
 import click
@@ -14,19 +16,21 @@ from pgq.cli.tree import print_tree
 from pgq.views import PRIVATE, Views
 
 STATES: Final = click.Choice(["waiting", "blocked", "running", "dead", "cancelled", "done"])
+STATE_COLORS: Final = {"running": "green", "dead": "red", "cancelled": "yellow"}
 JOB_COLUMNS: Final = (
-    Column("id", 0), Column("state", 1), Column("queue", 4, least=8), Column("kind", 2, least=8), Column("priority", 8),
-    Column("attempt", 6), Column("ripe_at", 5), Column("worker", 7, least=8), Column("error", 3, least=16),
+    Column("id", 0), Column("state", 1, colors=STATE_COLORS), Column("queue", 4, least=8), Column("kind", 2, least=8),
+    Column("priority", 8), Column("attempt", 6), Column("ripe_at", 5), Column("worker", 7, least=8),
+    Column("error", 3, least=16),
 )  # fmt: skip
 WORKER_COLUMNS: Final = (
     Column("name", 0, least=12), Column("host", 7, least=8), Column("pid", 6), Column("queues", 3, least=8),
-    Column("registered_at", 8), Column("present", 1), Column("running", 2), Column("overdue", 4),
+    Column("registered_at", 8), Column("present", 1, colors={False: "red"}), Column("running", 2), Column("overdue", 4),
     Column("kinds", 4, least=8), Column("oldest_claimed_at", 5), Column("handles", 9, least=8),
 )  # fmt: skip
 STATS_COLUMNS: Final = (
     Column("queue", 0, least=8), Column("kind", 1, least=8), Column("waiting", 2), Column("ripe", 6),
     Column("blocked", 8), Column("running", 5), Column("dead", 3), Column("cancelled", 8), Column("done", 7),
-    Column("oldest_ripe_age", 4), Column("handled", 4),
+    Column("oldest_ripe_age", 4), Column("handled", 4, colors={False: "red"}),
 )  # fmt: skip
 COUNTERS_COLUMNS: Final = (
     Column("queue", 0, least=8), Column("kind", 1, least=8), Column("enqueued", 2), Column("claimed", 6),
@@ -87,7 +91,11 @@ def show(target: Target, job_id: int, tree: bool, show_args: bool | None, json_:
     if hidden and show_args is None:
         click.echo("pgq: the queue is sensitive; --show-args shows what is hidden", err=True)
     for error in job["errors"] or ():
-        click.echo(f"\nattempt {error['attempt']} at {error['at']} by {shown(error['worker'] or None)}")
+        at = error["at"]
+        # PostgreSQL knows zones with offsets of more than a day, as Python does not.
+        with suppress(ValueError):
+            at = shown(datetime.fromisoformat(at))
+        click.echo(f"\nattempt {error['attempt']} at {at} by {shown(error['worker'] or None)}")
         for line in (error["error"] or "-").splitlines():
             click.echo(shown(line))
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ def shown(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, datetime):
-        return f"{value.astimezone():%Y-%m-%d %H:%M:%S}"
+        return local(value)
     if isinstance(value, timedelta):
         return str(timedelta(seconds=round(value.total_seconds())))
     if isinstance(value, bool):
@@ -33,6 +34,18 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         value = ", ".join(map(str, value))
     return "".join(character if character.isprintable() else " " for character in str(value))
+
+
+def local(time: datetime) -> str:
+    """Return a time in the zone of this machine, with its offset, as psql shows it: 2030-01-31 12:00:00+01."""
+    return f"{time.astimezone():%Y-%m-%d %H:%M:%S%z}".removesuffix("00")
+
+
+def colored(text: str, color: str | None, *, bold: bool = False) -> str:
+    """Return a text for ``click.echo``, which shows colors on a terminal only; without them if NO_COLOR is set."""
+    if os.environ.get("NO_COLOR") or not (color or bold):
+        return text
+    return click.style(text, fg=color, bold=bold or None)
 
 
 def width_of(text: str) -> int:
@@ -62,12 +75,13 @@ class Column:
 
     ``rank`` is its importance: the table leaves out the column with the largest one first. ``least`` is the width to
     which its text may be cut; None: it is never cut. Columns from EXTRA on are left out when others would be cut to
-    less than twice that.
+    less than twice that. ``colors`` has those of values that an operator should notice.
     """
 
     name: str
     rank: int
     least: int | None = None
+    colors: Mapping[Any, str] = field(default_factory=dict, hash=False)
 
 
 def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> None:
@@ -94,8 +108,14 @@ def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> No
     for column in by_rank:
         if column in widths:
             widths[column] = max(least(column), widths[column] - max(0, excess(widths.values())))
+    last = list(widths)[-1]
     for line in range(len(rows) + 1):
-        click.echo("  ".join(fit(cells[c][line], widths[c]) for c in widths).rstrip())
+        texts = []
+        for c, width in widths.items():
+            text = fit(cells[c][line], width)
+            color = c.colors.get(rows[line - 1][c.name]) if line and c.colors else None
+            texts.append(colored(text.rstrip() if c is last else text, color, bold=not line))
+        click.echo("  ".join(texts).rstrip())
 
 
 def print_json(value: Any) -> None:
@@ -105,3 +125,11 @@ def print_json(value: Any) -> None:
         return one.total_seconds() if isinstance(one, timedelta) else one.isoformat()
 
     click.echo(json.dumps(value, default=encode, indent=2))
+
+
+def show_done(text: str, value: dict[str, Any], json_: bool) -> None:
+    """Print what a command has done: a line for people, or JSON."""
+    if json_:
+        print_json(value)
+    else:
+        click.echo(text)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from pgq.cli.databases import print_rows
-from pgq.cli.output import Column, as_json, print_json, shown
+from pgq.cli.output import Column, as_json, print_json, show_done, shown
 from pgq.cli.target import Target, pass_target
 from pgq.cli.values import interval, moment
 from pgq.views import Views
@@ -21,8 +21,9 @@ SETTINGS: Final = (
     "backoff", "backoff_cap", "lease", "keep_done", "keep_dead", "keep_cancelled", "sensitive",
 )  # fmt: skip
 QUEUE_COLUMNS: Final = (
-    Column("queue", 0, least=8), Column("paused", 1), Column("paused_until", 5), Column("paused_groups", 7),
-    Column("waiting", 2), Column("ripe", 6), Column("running", 3), Column("settings", 4, least=16),
+    Column("queue", 0, least=8), Column("paused", 1, colors={True: "yellow"}), Column("paused_until", 5),
+    Column("paused_groups", 7), Column("waiting", 2), Column("ripe", 6), Column("running", 3),
+    Column("settings", 4, least=16),
 )  # fmt: skip
 WHOLE: Final = re.compile(r"[-+]?\d+")
 WORDS: Final = {"null": None, "true": True, "false": False}
@@ -89,19 +90,23 @@ def queues(target: Target, json_: bool) -> None:
 @click.argument("queue_", metavar="QUEUE")
 @click.option("--until", type=moment, metavar="TIME", help="When the pause ends, in ISO 8601.  [default: at resume]")
 @GROUP
+@as_json
 @pass_target
-def pause(target: Target, queue_: str, until: datetime | None, group_key: str | None) -> None:
+def pause(target: Target, queue_: str, until: datetime | None, group_key: str | None, json_: bool) -> None:
     """Keep the jobs of a QUEUE from being claimed. Running ones go on, and jobs are enqueued as before."""
     with target.queue() as queue:
         queue.pause(queue_, until, group_key=group_key)
-    click.echo("paused")
+    show_done("paused", {"queue": queue_, "group_key": group_key, "until": until}, json_)
 
 
 @click.command()
 @click.argument("queue_", metavar="QUEUE")
 @GROUP
+@as_json
 @pass_target
-def resume(target: Target, queue_: str, group_key: str | None) -> None:
+def resume(target: Target, queue_: str, group_key: str | None, json_: bool) -> None:
     """End the pause of a QUEUE, or with --group that of a group."""
     with target.queue() as queue:
-        click.echo("resumed" if queue.resume(queue_, group_key=group_key) else "was not paused")
+        resumed = queue.resume(queue_, group_key=group_key)
+    text = "resumed" if resumed else "was not paused"
+    show_done(text, {"queue": queue_, "group_key": group_key, "resumed": resumed}, json_)

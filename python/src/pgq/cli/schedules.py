@@ -10,7 +10,7 @@ import click
 from pgq import declare as declarations
 from pgq.calls import NO_ARGS
 from pgq.cli.modules import load
-from pgq.cli.output import Column, as_json, may_show_args, print_json, print_table, shown
+from pgq.cli.output import Column, as_json, may_show_args, print_json, print_table, show_done, shown
 from pgq.cli.target import Target, pass_target, takes_database
 from pgq.cli.values import from_json, interval
 from pgq.schedule import CatchUp, Overlap
@@ -45,68 +45,86 @@ def schedule() -> None:
 @click.option("--backoff", type=interval, metavar="DURATION", help="Delay before the first retry.")
 @click.option("--backoff-cap", type=interval, metavar="DURATION", help="Longest delay before a retry.")
 @click.option("--group", "group_key", metavar="KEY", help="Group of the jobs.")
+@as_json
 @pass_target
-def set_(target: Target, name: str, cron: str, kind: str, args: Any, queue_: str | None, **options: Any) -> None:
+def set_(
+    target: Target, name: str, cron: str, kind: str, args: Any, queue_: str | None, json_: bool, **options: Any
+) -> None:
     """
     Make the schedule NAME, or replace it: enqueue a job of KIND with ARGS each time CRON fires.
 
     CRON has five fields, such as "0 7 * * mon-fri", or is @daily or the like, or "every 90 seconds". ARGS is JSON.
     """
     with target.queue() as queue:
-        click.echo(shown(queue.schedule(name, cron, kind, args, queue=queue_, **options)))
+        next_at = queue.schedule(name, cron, kind, args, queue=queue_, **options)
+    show_done(shown(next_at), {"name": name, "next_at": next_at}, json_)
 
 
 @schedule.command()
 @click.argument("name")
+@as_json
 @pass_target
-def remove(target: Target, name: str) -> None:
+def remove(target: Target, name: str, json_: bool) -> None:
     """Remove the schedule NAME. Its jobs stay."""
     with target.queue() as queue:
-        click.echo("removed" if queue.unschedule(name) else "there was none")
+        removed = queue.unschedule(name)
+    show_done("removed" if removed else "there was none", {"name": name, "removed": removed}, json_)
 
 
 @schedule.command()
 @click.argument("name")
+@as_json
 @pass_target
-def pause(target: Target, name: str) -> None:
+def pause(target: Target, name: str, json_: bool) -> None:
     """Let the schedule NAME enqueue nothing until it is resumed."""
     with target.queue() as queue:
-        click.echo("paused" if queue.pause_schedule(name) else "was paused already")
+        paused = queue.pause_schedule(name)
+    show_done("paused" if paused else "was paused already", {"name": name, "paused": paused}, json_)
 
 
 @schedule.command()
 @click.argument("name")
+@as_json
 @pass_target
-def resume(target: Target, name: str) -> None:
+def resume(target: Target, name: str, json_: bool) -> None:
     """Let the schedule NAME go on, without what it has missed, and show the next time."""
     with target.queue() as queue:
-        click.echo(shown(queue.resume_schedule(name)))
+        next_at = queue.resume_schedule(name)
+    show_done(shown(next_at), {"name": name, "next_at": next_at}, json_)
 
 
 @schedule.command()
 @click.argument("name")
+@as_json
 @pass_target
-def run(target: Target, name: str) -> None:
+def run(target: Target, name: str, json_: bool) -> None:
     """Enqueue a job of the schedule NAME now, and show its id."""
     with target.queue() as queue:
-        click.echo(queue.run_schedule(name))
+        job_id = queue.run_schedule(name)
+    show_done(f"{job_id}", {"name": name, "id": job_id}, json_)
 
 
-def declare(target: Target, modules: Sequence[str], *, dry_run: bool = False) -> list[str]:
-    """Make the schedules that the handlers of these modules declare; return a line for each difference."""
+def declare(target: Target, modules: Sequence[str], *, dry_run: bool = False) -> list[declarations.Change]:
+    """Make the schedules that the handlers of these modules declare; return the differences."""
     source = " ".join(sorted(modules))
     with target.queue() as queue:
         found = declarations.changes(queue, Views(queue.conn, schema=target.schema), source)
         if not dry_run:
             declarations.apply(queue, found, source)
-    return [f"{SIGNS[change.action]} {change.name}: {change.text}" for change in found]
+    return found
+
+
+def line_of(change: declarations.Change) -> str:
+    """Return a difference as a line."""
+    return f"{SIGNS[change.action]} {change.name}: {change.text}"
 
 
 @schedule.command()
 @click.argument("modules", metavar="MODULE...", nargs=-1, required=True)
 @click.option("--dry-run", is_flag=True, help="Only show the difference.")
+@as_json
 @pass_target
-def sync(target: Target, modules: tuple[str, ...], dry_run: bool) -> None:
+def sync(target: Target, modules: tuple[str, ...], dry_run: bool, json_: bool) -> None:
     """
     Make the schedules that the handlers of MODULE declare, and show the difference first.
 
@@ -114,10 +132,13 @@ def sync(target: Target, modules: tuple[str, ...], dry_run: bool) -> None:
     declares them any more. All others stay as they are (=).
     """
     load(modules)
-    lines = declare(target, modules, dry_run=True)
-    for line in lines:
-        click.echo(line)
-    if lines and not dry_run:
+    changes = declare(target, modules, dry_run=True)
+    if json_:
+        print_json([{"action": one.action, "name": one.name, "text": one.text} for one in changes])
+    else:
+        for change in changes:
+            click.echo(line_of(change))
+    if changes and not dry_run:
         declare(target, modules)
 
 

@@ -15,7 +15,7 @@ import click
 from pgq.cli.databases import databases
 from pgq.cli.errors import CommandError, command_errors
 from pgq.cli.modules import load
-from pgq.cli.schedules import declare
+from pgq.cli.schedules import declare, line_of
 from pgq.cli.target import Target, pass_target
 from pgq.cli.values import duration, size
 from pgq.process import logs
@@ -33,7 +33,12 @@ from pgq.worker.worker import Worker
 
 @click.command()
 @click.argument("modules", metavar="MODULE...", nargs=-1, required=True)
-@click.option("--queue", "queues", multiple=True, help="Queue to serve; may be repeated.  [default: default]")
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    help="Queue to serve; may be repeated.  [default: default]",
+)
 @click.option(
     "--queue-prefix", "queue_prefixes", multiple=True, help="Serve the queues that begin with this; may be repeated."
 )
@@ -212,8 +217,8 @@ def worker(
 def declare_all(target: Target, modules: tuple[str, ...]) -> None:
     """Make the schedules of the handlers. Raises the error of the database, where there is one."""
     try:
-        for line in declare(target, modules):
-            logger.info("schedule %s", line)
+        for change in declare(target, modules):
+            logger.info("schedule %s", line_of(change))
     except CommandError as error:
         raise error.__cause__ or error from None
 

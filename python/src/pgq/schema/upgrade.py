@@ -51,6 +51,15 @@ def upgrade_steps(
         yield from _upgrade(conn, schema)
 
 
+def steps_left(conn: psycopg.Connection[Any], schema: str | None = None) -> int:
+    """Return how many steps an upgrade has. Raises NotInstalled."""
+    there, steps, count = Queue(conn, schema=locate(conn, schema)[0]).version(), scripts(), 0
+    while there in steps and there != driver_version():
+        there = steps[there][0]
+        count += 1
+    return count
+
+
 def _upgrade(conn: psycopg.Connection[Any], schema: str | None) -> Iterator[str]:
     where, extension = locate(conn, schema)
     queue = Queue(conn, schema=where)
