@@ -17,7 +17,7 @@ KIT := python/src/pgq/testkit.sql python/src/pgq/pgq_tap.sql
 CARRIED := python/src/pgq/schema/pgq.sql $(STEPS:%=python/src/pgq/schema/upgrades/%.sql) python/LICENSE
 LINTED := python/src tests/conformance tests/django_project tests/examples tests/python tests/support tests/torture tools examples bench
 # Each has modules of the same names.
-APPLICATIONS := examples/django examples/flask examples/quart
+APPLICATIONS := examples/deploy examples/django examples/flask examples/quart
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

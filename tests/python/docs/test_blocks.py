@@ -29,7 +29,7 @@ import pgq
 
 README, HANDLERS, SCALE = Page("README.md"), Page("docs/handlers.md"), Page("docs/scale.md")
 RUN = ("sql", "python", "sh")
-OTHERS = ("text", "ini", "yaml")
+OTHERS = ("text",)
 # The page and the first line of every block that is not run.
 EXCEPTIONS = {
     ("docs/clients.md", "SELECT queue, kind, waiting, running, dead FROM pgq_stats \\watch 2"),
