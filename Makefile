@@ -181,6 +181,14 @@ docs: $(MANUAL)/ready ## the documentation as a site, in build/site
 	@cp $(SITE)/README.html $(SITE)/index.html
 	@cp llms.txt $(SITE)
 
+# The other queues of docs/moves/, which the tests of these pages run.
+MOVES := build/venv-moves
+$(MOVES)/ready: python/pyproject.toml pgq.control | $(CARRIED)
+	@printf 'preparing $(MOVES)\n'
+	@$(PYTHON) -m venv $(MOVES)
+	@$(MOVES)/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --editable 'python[moves]'
+	@touch $@
+
 # Packages from PyPI's own tool, a source archive from git's; META.json, which PGXN wants, gets its version here.
 DIST := build/dist
 dist: $(VENV)/ready all ## what is published, in build/dist, of the committed sources

@@ -40,9 +40,9 @@ EXCEPTIONS = {
         'curl http://localhost:3000/rpc/remind --json \'{"address": "ann@example.org", "minutes": 5}\'',
     ),
 }
-# Pages whose blocks are those of a project, of the first one those in Python and shell: see test_django_page.py and
-# test_testing_page.py.
-PROJECT, TESTING = Page("docs/django.md"), Page("docs/testing.md")
+# Pages whose blocks are those of a project, of the first one those in Python and shell: see test_django_page.py,
+# test_testing_page.py and test_moves.py.
+PROJECT, TESTING, MOVES = Page("docs/django.md"), Page("docs/testing.md"), "docs/moves/"
 # All blocks of this one are typed one after the other: see test_tutorial.py.
 TUTORIAL = Page("docs/tutorial.md")
 # A page whose first command installs pgq begins with an empty database.
@@ -53,7 +53,11 @@ PROGRAMS = Path(sys.executable).parent
 def of(language: str) -> list[Any]:
     """Return the pages that have blocks of a language, as parameters."""
     own = [TESTING] if language == "sql" else [PROJECT, TESTING, TUTORIAL]
-    return [pytest.param(page, id=page.name) for page in pages() if page.blocks(language) and page not in own]
+    return [
+        pytest.param(page, id=page.name)
+        for page in pages()
+        if page.blocks(language) and page not in own and not page.name.startswith(MOVES)
+    ]
 
 
 def test_every_block_runs_or_is_an_exception() -> None:
