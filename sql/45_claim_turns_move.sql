@@ -57,12 +57,8 @@ BEGIN
             v_run := '{}';
         END IF;
         EXIT WHEN v_queue IS NULL;
-        IF max_jobs = 1 THEN
-            v_part := _pgq_lock_next(v_queue, at);
-            IF v_part.rows IS NULL THEN
-                v_part := _pgq_lock_in_turn(v_queue, 1, at, v_waits);
-            END IF;
-        ELSE
+        v_part := _pgq_lock_next(v_queue, max_jobs - cardinality(rows), at);
+        IF v_part.rows IS NULL THEN
             v_part := _pgq_lock_in_turn(v_queue, max_jobs - cardinality(rows), at, v_waits);
         END IF;
         rows := rows || v_part.rows;
