@@ -33,6 +33,9 @@ CREATE TABLE pgq_ended (
 
 CREATE INDEX pgq_ended_ended_at ON pgq_ended (ended_at);
 
+-- Few jobs are dead beside many that are done: what died is found, and counted, without reading the others.
+CREATE INDEX pgq_ended_died ON pgq_ended (ended_at) WHERE outcome = 'dead';
+
 COMMENT ON TABLE pgq_ended IS
     'Jobs that have ended, until they have been kept for long enough (see pgq_configure), or pgq_purge deletes them. '
     'The columns of pgq_waiting, and those of the end.';

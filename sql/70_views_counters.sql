@@ -1,46 +1,65 @@
 -- The view of the counts since ever.
 
-CREATE VIEW pgq_counters WITH (security_barrier) AS
-SELECT c.queue, c.kind, c.waiting + c.running + c.done + c.dead + c.cancelled + c.merged - c.retried AS enqueued,
-       c.claimed, c.done, c.failed, c.dead, c.cancelled, c.merged, c.retried, c.waited_seconds, c.timed, c.ran_seconds
+-- What is done is the rest of what was claimed: of the jobs that live, only the running ones are counted for it.
+CREATE VIEW _pgq_counters AS
+SELECT e.queue, e.kind, coalesce(sum(e.jobs) FILTER (WHERE e.event IN ('row', 'part')), 0)::bigint AS running,
+       coalesce(sum(e.jobs) FILTER (WHERE e.event IN ('claimed', 'packed')), 0)::bigint AS claimed,
+       (coalesce(sum(e.jobs) FILTER (WHERE e.event IN ('claimed', 'packed', 'gone')), 0)
+        - coalesce(sum(e.jobs) FILTER (
+              WHERE e.event IN ('returned', 'failed', 'dead', 'stopped', 'row')), 0))::bigint AS done,
+       coalesce(sum(e.jobs) FILTER (WHERE e.event IN ('failed', 'dead')), 0)::bigint AS failed,
+       coalesce(sum(e.jobs) FILTER (WHERE e.event = 'dead'), 0)::bigint AS dead,
+       coalesce(sum(e.jobs) FILTER (WHERE e.event IN ('stopped', 'cancelled')), 0)::bigint AS cancelled,
+       coalesce(sum(e.jobs) FILTER (WHERE e.event = 'merged'), 0)::bigint AS merged,
+       coalesce(sum(e.jobs) FILTER (WHERE e.event = 'retried'), 0)::bigint AS retried,
+       extract(epoch FROM coalesce(sum(e.waited), '0'))::double precision AS waited_seconds,
+       coalesce(sum(e.jobs) FILTER (WHERE e.event IN ('timed', 'packed')), 0)::bigint AS timed,
+       extract(epoch FROM coalesce(sum(e.ran), '0'))::double precision AS ran_seconds
 FROM (
-    SELECT e.queue, e.kind, coalesce(sum(e.jobs) FILTER (WHERE e.event = 'waiting'), 0)::bigint AS waiting,
-           coalesce(sum(e.jobs) FILTER (WHERE e.event IN ('row', 'part')), 0)::bigint AS running,
-           coalesce(sum(e.jobs) FILTER (WHERE e.event IN ('claimed', 'packed')), 0)::bigint AS claimed,
-           (coalesce(sum(e.jobs) FILTER (WHERE e.event IN ('claimed', 'packed', 'gone')), 0)
-            - coalesce(sum(e.jobs) FILTER (
-                  WHERE e.event IN ('returned', 'failed', 'dead', 'stopped', 'row')), 0))::bigint AS done,
-           coalesce(sum(e.jobs) FILTER (WHERE e.event IN ('failed', 'dead')), 0)::bigint AS failed,
-           coalesce(sum(e.jobs) FILTER (WHERE e.event = 'dead'), 0)::bigint AS dead,
-           coalesce(sum(e.jobs) FILTER (WHERE e.event IN ('stopped', 'cancelled')), 0)::bigint AS cancelled,
-           coalesce(sum(e.jobs) FILTER (WHERE e.event = 'merged'), 0)::bigint AS merged,
-           coalesce(sum(e.jobs) FILTER (WHERE e.event = 'retried'), 0)::bigint AS retried,
-           extract(epoch FROM coalesce(sum(e.waited), '0'))::double precision AS waited_seconds,
-           coalesce(sum(e.jobs) FILTER (WHERE e.event IN ('timed', 'packed')), 0)::bigint AS timed,
-           extract(epoch FROM coalesce(sum(e.ran), '0'))::double precision AS ran_seconds
-    FROM (
-        SELECT o.queue, o.kind, o.event, o.jobs, o.waited, o.ran FROM pgq_count AS o
-        UNION ALL
-        SELECT w.queue, w.kind, 'waiting', count(*), NULL, NULL FROM pgq_waiting AS w GROUP BY w.queue, w.kind
-        UNION ALL
-        SELECT b.queue, b.kind, 'waiting', count(*), NULL, NULL FROM pgq_blocked AS b GROUP BY b.queue, b.kind
-        UNION ALL
-        SELECT r.queue, r.kind, 'row', count(*), NULL, NULL FROM pgq_running AS r GROUP BY r.queue, r.kind
-        UNION ALL
-        SELECT j.queue, j.kind, CASE WHEN j.id = ANY (b.gone) THEN 'gone' ELSE 'part' END, 1, NULL, NULL
-        FROM pgq_running_batch AS b
-        CROSS JOIN LATERAL unnest(b.ids, b.queues, b.kinds) AS j (id, queue, kind)
-    ) AS e
-    GROUP BY e.queue, e.kind
-) AS c
+    SELECT o.queue, o.kind, o.event, o.jobs, o.waited, o.ran FROM pgq_count AS o
+    UNION ALL
+    SELECT r.queue, r.kind, 'row', count(*), NULL, NULL FROM pgq_running AS r GROUP BY r.queue, r.kind
+    UNION ALL
+    SELECT j.queue, j.kind, CASE WHEN j.id = ANY (b.gone) THEN 'gone' ELSE 'part' END, 1, NULL, NULL
+    FROM pgq_running_batch AS b
+    CROSS JOIN LATERAL unnest(b.ids, b.queues, b.kinds) AS j (id, queue, kind)
+) AS e
+GROUP BY e.queue, e.kind;
+
+COMMENT ON VIEW _pgq_counters IS
+    'The counters of pgq_counters by queue and kind, and the number of running jobs; waiting and ended jobs are not '
+    'read.';
+
+
+CREATE VIEW pgq_counters WITH (security_barrier) AS
+SELECT e.queue, e.kind, e.live + e.done + e.dead + e.cancelled + e.merged - e.retried AS enqueued, e.claimed, e.done,
+       e.failed, e.dead, e.cancelled, e.merged, e.retried, e.waited_seconds, e.timed, e.ran_seconds
+FROM (
+    SELECT queue, kind, coalesce(w.waiting, 0) + coalesce(c.running, 0) AS live, coalesce(c.claimed, 0) AS claimed,
+           coalesce(c.done, 0) AS done, coalesce(c.failed, 0) AS failed, coalesce(c.dead, 0) AS dead,
+           coalesce(c.cancelled, 0) AS cancelled, coalesce(c.merged, 0) AS merged, coalesce(c.retried, 0) AS retried,
+           coalesce(c.waited_seconds, 0) AS waited_seconds, coalesce(c.timed, 0) AS timed,
+           coalesce(c.ran_seconds, 0) AS ran_seconds
+    FROM _pgq_counters AS c
+    FULL JOIN (
+        SELECT j.queue, j.kind, count(*) AS waiting
+        FROM (
+            SELECT w.queue, w.kind FROM pgq_waiting AS w
+            UNION ALL
+            SELECT b.queue, b.kind FROM pgq_blocked AS b
+        ) AS j
+        GROUP BY j.queue, j.kind
+    ) AS w USING (queue, kind)
+) AS e
 CROSS JOIN _pgq_visible_queues AS visible
-WHERE visible.sees_all OR c.queue = ANY (visible.sees);
+WHERE visible.sees_all OR e.queue = ANY (visible.sees);
 
 COMMENT ON VIEW pgq_counters IS
     'What has happened to the jobs of each queue and kind since pgq was installed, or upgraded from 0.2.0: numbers '
     'that only grow, for metrics. They are those of committed transactions: a call that is rolled back, or lost in a '
-    'crash, is not counted, and neither is it doubled. The two sums of times are estimates in part. A role sees the '
-    'counters of the queues that it may use as admin or reader.';
+    'crash, is not counted, and neither is it doubled. The two sums of times are estimates in part. A query counts all '
+    'jobs that wait, for enqueued; pgq_overview_counters() does not. A role sees the counters of the queues that it may '
+    'use as admin or reader.';
 COMMENT ON COLUMN pgq_counters.queue IS 'Queue of the jobs.';
 COMMENT ON COLUMN pgq_counters.kind IS 'Kind of the jobs.';
 COMMENT ON COLUMN pgq_counters.enqueued IS

@@ -15,8 +15,11 @@ CREATE FUNCTION _pgq_granted_functions(privilege text) RETURNS text[]
         WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_configure', 'pgq_pause', 'pgq_resume',
                                 'pgq_schedule', 'pgq_unschedule', 'pgq_pause_schedule', 'pgq_resume_schedule',
                                 'pgq_run_schedule', 'pgq_update', 'pgq_batch_progress', 'pgq_result', 'pgq_await',
-                                'pgq_now', 'pgq_signal', 'pgq_signal_key']
-        WHEN 'reader' THEN ARRAY['pgq_now']
+                                'pgq_now', 'pgq_signal', 'pgq_signal_key', 'pgq_overview_kinds',
+                                'pgq_overview_counters', 'pgq_overview_ids', 'pgq_overview_queues',
+                                'pgq_overview_waits', 'pgq_overview_deaths']
+        WHEN 'reader' THEN ARRAY['pgq_now', 'pgq_overview_kinds', 'pgq_overview_counters', 'pgq_overview_ids',
+                                 'pgq_overview_queues', 'pgq_overview_waits', 'pgq_overview_deaths']
     END || ARRAY['pgq_backoff', 'pgq_cron_next', 'pgq_version'];
 
 COMMENT ON FUNCTION _pgq_granted_functions(text) IS

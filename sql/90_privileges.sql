@@ -7,9 +7,9 @@ REVOKE ALL ON TABLE
     pgq_blocked, pgq_need, pgq_need_ended, pgq_batch, pgq_cancel_request, pgq_error, pgq_saved, pgq_job_signal,
     pgq_signal_wait, pgq_merged, pgq_queue_setting, pgq_paused, pgq_schedule_entry, pgq_seen, pgq_count,
     _pgq_packed, _pgq_running, _pgq_presence, _pgq_visible_queues, pgq_jobs, pgq_workers, pgq_stats, pgq_queues,
-    pgq_schedules, pgq_counters, pgq_batches
+    pgq_schedules, _pgq_counters, pgq_counters, pgq_batches
 FROM PUBLIC;
-REVOKE ALL ON TYPE _pgq_cron, _pgq_lane_head FROM PUBLIC;
+REVOKE ALL ON TYPE _pgq_cron, _pgq_lane_head, _pgq_tally FROM PUBLIC;
 REVOKE ALL ON SEQUENCE
     pgq_mark, pgq_needed, pgq_awaited, pgq_job_id, pgq_token, pgq_worker_session_number, pgq_turn_0, pgq_turn_1,
     pgq_turn_2, pgq_turn_3, pgq_turn_4, pgq_turn_5, pgq_turn_6, pgq_turn_7
@@ -93,6 +93,10 @@ REVOKE ALL ON FUNCTION
     _pgq_check_schedule, pgq_schedule,
     _pgq_lock_schedule, pgq_unschedule, pgq_pause_schedule, pgq_resume_schedule, pgq_run_schedule,
     pgq_update,
+    _pgq_seen_queues, _pgq_sample_percent, _pgq_queue_between, _pgq_queues_to_count,
+    _pgq_tally_queue, _pgq_tally_waiting, _pgq_tally_running, _pgq_tally_blocked, _pgq_tally_ended, pgq_overview_kinds,
+    pgq_overview_counters, pgq_overview_ids, pgq_overview_queues, _pgq_longest_ripe, pgq_overview_waits,
+    pgq_overview_deaths,
     _pgq_granted_functions, _pgq_check_grant, _pgq_grant_privileges, _pgq_revoke_privileges,
     pgq_grant, pgq_revoke
 FROM PUBLIC;

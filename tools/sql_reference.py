@@ -43,6 +43,14 @@ STAGES: Final[Mapping[str, Sequence[str]]] = {
         "pgq_run_schedule",
         "pgq_cron_next",
     ),
+    "Overview": (
+        "pgq_overview_kinds",
+        "pgq_overview_counters",
+        "pgq_overview_ids",
+        "pgq_overview_waits",
+        "pgq_overview_deaths",
+        "pgq_overview_queues",
+    ),
     "Grant": ("pgq_grant", "pgq_revoke"),
     "Clock and version": ("pgq_now", "pgq_version"),
 }

@@ -131,6 +131,8 @@ CREATE INDEX pgq_waiting_order ON pgq_waiting (queue COLLATE "C", group_id, id) 
 CREATE INDEX pgq_ended_dead ON pgq_ended (queue COLLATE "C", group_id, id)
     WHERE outcome = 'dead' AND group_id IS NOT NULL;
 -- squawk-ignore require-concurrent-index-creation
+CREATE INDEX pgq_ended_died ON pgq_ended (ended_at) WHERE outcome = 'dead';
+-- squawk-ignore require-concurrent-index-creation
 CREATE INDEX pgq_running_counted ON pgq_running (queue COLLATE "C", token) INCLUDE (group_id)
     WHERE group_id IS NOT NULL;
 -- From here on each INSERT sets the signature; those of waiting jobs stay.

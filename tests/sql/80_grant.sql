@@ -19,8 +19,8 @@ FROM (VALUES
     ('tap_nobody', '{}'),
     ('tap_producer', '{pgq_await,pgq_backoff,pgq_batch_progress,pgq_cron_next,pgq_enqueue,pgq_enqueue_batch,pgq_enqueue_many,pgq_result,pgq_signal,pgq_signal_key,pgq_version}'),
     ('tap_worker', '{pgq_add_to_batch,pgq_backoff,pgq_batch_progress,pgq_cancel_claimed,pgq_cancel_requested,pgq_claim,pgq_claim_batch,pgq_complete,pgq_complete_many,pgq_cron_next,pgq_decline,pgq_extend,pgq_fail,pgq_hold,pgq_hold_many,pgq_idle,pgq_queues_to_serve,pgq_reconcile,pgq_register,pgq_release,pgq_remaining,pgq_ripe_in,pgq_save,pgq_snooze,pgq_unregister,pgq_version,pgq_wait_signal}'),
-    ('tap_admin', '{pgq_await,pgq_backoff,pgq_batch_progress,pgq_cancel,pgq_configure,pgq_cron_next,pgq_now,pgq_pause,pgq_pause_schedule,pgq_purge,pgq_result,pgq_resume,pgq_resume_schedule,pgq_retry,pgq_run_schedule,pgq_schedule,pgq_signal,pgq_signal_key,pgq_unschedule,pgq_update,pgq_version}'),
-    ('tap_Reader', '{pgq_backoff,pgq_cron_next,pgq_now,pgq_version}')
+    ('tap_admin', '{pgq_await,pgq_backoff,pgq_batch_progress,pgq_cancel,pgq_configure,pgq_cron_next,pgq_now,pgq_overview_counters,pgq_overview_deaths,pgq_overview_ids,pgq_overview_kinds,pgq_overview_queues,pgq_overview_waits,pgq_pause,pgq_pause_schedule,pgq_purge,pgq_result,pgq_resume,pgq_resume_schedule,pgq_retry,pgq_run_schedule,pgq_schedule,pgq_signal,pgq_signal_key,pgq_unschedule,pgq_update,pgq_version}'),
+    ('tap_Reader', '{pgq_backoff,pgq_cron_next,pgq_now,pgq_overview_counters,pgq_overview_deaths,pgq_overview_ids,pgq_overview_kinds,pgq_overview_queues,pgq_overview_waits,pgq_version}')
 ) AS t (role, functions);
 SELECT is(
     ARRAY(SELECT c.relname || '.' || a.attname  -- for the admin, the columns whose privileges are wrong

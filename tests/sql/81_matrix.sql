@@ -78,6 +78,12 @@ INSERT INTO matrix VALUES
     ('pgq_stats', '{admin,reader}', 'SELECT sum(waiting + running + dead) FROM pgq_stats WHERE queue = {q}', '3', 'null'),
     ('pgq_counters', '{admin,reader}', 'SELECT sum(enqueued + claimed + failed) FROM pgq_counters WHERE queue = {q}', '6', 'null'),
     ('pgq_queues', '{admin,reader}', 'SELECT waiting + running FROM pgq_queues WHERE queue = {q}', '2', 'null'),
+    ('pgq_overview_kinds', '{admin,reader}', 'SELECT sum(waiting + running + dead) FROM pgq_overview_kinds() WHERE queue = {q}', '3', 'null'),
+    ('pgq_overview_counters', '{admin,reader}', 'SELECT sum(claimed + failed) FROM pgq_overview_counters() WHERE queue = {q}', '3', 'null'),
+    ('pgq_overview_ids', '{admin,reader}', 'SELECT count(*) FROM pgq_overview_ids()', '1', '1'),
+    ('pgq_overview_queues', '{admin,reader}', 'SELECT count(*) FROM pgq_overview_queues() WHERE queue = {q}', '1', '0'),
+    ('pgq_overview_waits', '{admin,reader}', 'SELECT string_agg(kind, '' '') FROM pgq_overview_waits() WHERE queue = {q}', 'waiting', 'null'),
+    ('pgq_overview_deaths', '{admin,reader}', 'SELECT sum(jobs) FROM pgq_overview_deaths() WHERE queue = {q}', '1', 'null'),
     ('pgq_workers', '{admin,reader}', 'SELECT name || running FROM pgq_workers WHERE name = {q}', '{q}1', 'null');
 
 -- Everything else is only for the owner.
@@ -115,7 +121,7 @@ SELECT pgq_fail(r.id, r.token, 'why') FROM pgq_running AS r WHERE r.kind = 'dead
 SELECT pgq_enqueue('waiting', queue => queue) FROM place;
 UPDATE place AS p SET waiting = w.id FROM pgq_waiting AS w WHERE p.queue = w.queue;
 INSERT INTO pgq_batch SELECT waiting, queue, 2, '{}', 0, pgq_now() FROM place;
-SELECT pgq_schedule(queue, '@yearly', 'k', queue => queue) FROM place;
+SELECT pgq_schedule(queue, '@yearly', 'k', queue => queue), pgq_pause(queue, group_key => 'g') FROM place;
 
 -- The roles: one without any grant, one for each privilege, and one for each privilege in one queue only.
 CREATE TEMP TABLE actor (role text, privilege text, queues text[]);

@@ -75,11 +75,17 @@ LIFE = """
     pgq_jobs
     pgq_stats
     pgq_counters
+    pgq_overview_kinds()
+    pgq_overview_counters()
+    pgq_overview_ids()
+    pgq_overview_waits()
+    pgq_overview_deaths('1 day')
     pgq_workers
     pgq_purge('0')
     pgq_configure('default', '{"backoff": "90 s", "ordered": true, "rate": 5, "per": "00:01", "keep_dead": "1 day"}')
     pgq_pause('default', group_key => 'g')
     pgq_queues
+    pgq_overview_queues()
     pgq_resume('default', 'g')
     pgq_configure('default', '{"backoff": null, "ordered": null, "rate": null, "per": null, "keep_dead": null}')
     pgq_schedule('s', '0 7 * * mon-fri', 'k', '{"x": 1.50}', timezone => 'Europe/Berlin', jitter => '90 s')
@@ -93,7 +99,10 @@ LIFE = """
 """
 # Ids, and what differs between lives: the time of an error is stored as text, in the time zone of the session, and the
 # token decides what is timed.
-UNLIKE = ("id", "pgq_run_schedule", "pgq_add_to_batch", "pgq_signal_key", "errors", "timed", "ran_seconds")
+UNLIKE = (
+    "id", "pgq_run_schedule", "pgq_add_to_batch", "pgq_signal_key", "pgq_overview_ids", "newest_job", "errors", "timed",
+    "ran_seconds",
+)  # fmt: skip
 CALLS = [" ".join(call.split()) for call in re.split(r"\n    (?=pgq)", LIFE) if call.strip()]
 
 

@@ -170,6 +170,8 @@ PRIVILEGES: Final = {
     **dict.fromkeys(("pgq_resume_schedule", "pgq_run_schedule"), "admin"),
     **dict.fromkeys(("pgq_jobs", "pgq_stats", "pgq_counters", "pgq_workers"), "reader"),
     **dict.fromkeys(("pgq_queues", "pgq_schedules", "pgq_batches", "pgq_now"), "reader"),
+    **dict.fromkeys(("pgq_overview_kinds", "pgq_overview_counters", "pgq_overview_ids"), "reader"),
+    **dict.fromkeys(("pgq_overview_waits", "pgq_overview_deaths", "pgq_overview_queues"), "reader"),
     **dict.fromkeys(("pgq_grant", "pgq_revoke"), "owner"),
     "pgq_version": "any",
 }
