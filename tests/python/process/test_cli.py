@@ -54,7 +54,7 @@ def test_help_names_every_command() -> None:
         "install", "upgrade", "uninstall", "version", "enqueue", "worker", "list", "show", "stats",
         "ps", "retry", "cancel", "purge", "grant", "revoke", "configure", "queues", "pause", "resume",
         "schedule", "schedules", "result", "update", "signal", "batches",
-        "enqueue-batch",
+        "enqueue-batch", "doctor",
     ):  # fmt: skip
         assert f"\n  {command} " in done.stdout
         assert invoke(command, "--help").returncode == 0
@@ -69,6 +69,7 @@ def test_each_command_works_as_a_process(dsn: str, bare: Connection, tmp_path: P
         (["install"], 0, "installed"),
         (["upgrade"], 0, ""),
         (["version"], 0, "driver"),
+        (["doctor"], 0, "warning"),
         (["enqueue", "k"], 0, "1\n"),
         (["result", "1"], 0, "waiting"),
         (["update", "1", "--priority", "3"], 0, "1 2"),

@@ -41,6 +41,7 @@ PRIVILEGES: Final = {
     "worker": "worker",
     **dict.fromkeys(("list", "stats", "ps", "queues", "schedules"), "reader"),
     **dict.fromkeys(("show", "retry", "update", "cancel", "purge", "configure", "pause", "resume"), "admin"),
+    "doctor": "reader",
     **dict.fromkeys(("set", "remove", "run", "sync"), "admin"),
     **dict.fromkeys(("upgrade", "uninstall", "grant", "revoke"), "owner"),
 }
