@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from pgq.calls import NO_ARGS
+from pgq.cli.completion import complete_kinds, complete_queues
 from pgq.cli.lines import enqueue_lines
 from pgq.cli.output import as_json, print_json
 from pgq.cli.results import TIMEOUT, print_result
@@ -32,9 +33,9 @@ def given_in(ctx: click.Context) -> set[str]:
 
 
 @click.command()
-@click.argument("kind", required=False)
+@click.argument("kind", shell_complete=complete_kinds, required=False)
 @click.argument("args", type=from_json, default=NO_ARGS)
-@click.option("--queue", "queue_", help="Queue of the job.  [default: default]")
+@click.option("--queue", "queue_", shell_complete=complete_queues, help="Queue of the job.  [default: default]")
 @click.option("--at", "ripe_at", type=moment, metavar="TIME", help="Not before this time, in ISO 8601.")
 @click.option("--delay", type=interval, metavar="DURATION", help="Not until this much time has passed.")
 @click.option("--priority", type=int, help="From 0 (first) to 9.  [default: 5]")

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pgq.cli.completion import complete_kinds, complete_queues
 from pgq.cli.values import interval
 from pgq.convert import Interval
 
@@ -43,8 +44,8 @@ def filters(states: click.Choice[str], age: str) -> Callable[[Callable[..., Any]
 
         for option in (
             click.option("--older-than", type=interval, metavar="DURATION", help=f"Only jobs that {age} longer ago."),
-            click.option("--kind", help="Only jobs of this kind."),
-            click.option("--queue", "queue_", help="Only jobs of this queue."),
+            click.option("--kind", shell_complete=complete_kinds, help="Only jobs of this kind."),
+            click.option("--queue", "queue_", shell_complete=complete_queues, help="Only jobs of this queue."),
             click.option("--state", type=states, help="Only jobs in this state."),
         ):
             filtered = option(filtered)

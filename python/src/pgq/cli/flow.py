@@ -6,6 +6,7 @@ from typing import Any, Final, TextIO
 
 import click
 
+from pgq.cli.completion import complete_kinds, complete_queues
 from pgq.cli.output import Column, as_json, print_json, print_table
 from pgq.cli.target import Target, pass_target
 from pgq.cli.values import from_json, interval
@@ -50,10 +51,12 @@ def jobs_of(file: TextIO) -> list[NewJob]:
 
 
 @click.command()
-@click.argument("kind")
+@click.argument("kind", shell_complete=complete_kinds)
 @click.argument("args", type=from_json)
 @click.argument("jobs", type=click.File(encoding="utf-8"))
-@click.option("--queue", "queue_", help="Queue of the job that comes last.  [default: default]")
+@click.option(
+    "--queue", "queue_", shell_complete=complete_queues, help="Queue of the job that comes last.  [default: default]"
+)
 @click.option("--priority", type=int, help="Its priority, from 0 (first) to 9.  [default: 5]")
 @click.option("--max-retries", type=int, help="Its attempts after the first.  [default: that of the queue, or 10]")
 @click.option(

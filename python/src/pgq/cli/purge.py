@@ -8,6 +8,7 @@ import click
 import psycopg
 
 from pgq.cli.change import DRY_RUN
+from pgq.cli.completion import complete_kinds, complete_queues
 from pgq.cli.output import as_json, show_done
 from pgq.cli.progress import Progress, is_terminal
 from pgq.cli.target import Target, pass_target
@@ -39,8 +40,8 @@ def count_soon(views: Views, *match: Any, **more: Any) -> int | None:
     type=click.Choice(["dead", "cancelled", "done"]),
     help="Only jobs that ended in this state.",
 )
-@click.option("--queue", "queue_", help="Only jobs of this queue.")
-@click.option("--kind", help="Only jobs of this kind.")
+@click.option("--queue", "queue_", shell_complete=complete_queues, help="Only jobs of this queue.")
+@click.option("--kind", shell_complete=complete_kinds, help="Only jobs of this kind.")
 @DRY_RUN
 @as_json
 def purge(

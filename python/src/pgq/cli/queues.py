@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import click
 
+from pgq.cli.completion import complete_queues
 from pgq.cli.databases import print_rows
 from pgq.cli.output import Column, as_json, print_json, show_done, shown
 from pgq.cli.target import Target, pass_target
@@ -56,7 +57,7 @@ def summary(row: dict[str, Any]) -> list[str]:
 
 
 @click.command()
-@click.argument("queue_", metavar="QUEUE")
+@click.argument("queue_", metavar="QUEUE", shell_complete=complete_queues)
 @click.argument("settings", metavar="[KEY=VALUE...]", type=setting, nargs=-1)
 @as_json
 @pass_target
@@ -87,7 +88,7 @@ def queues(target: Target, json_: bool) -> None:
 
 
 @click.command()
-@click.argument("queue_", metavar="QUEUE")
+@click.argument("queue_", metavar="QUEUE", shell_complete=complete_queues)
 @click.option("--until", type=moment, metavar="TIME", help="When the pause ends, in ISO 8601.  [default: at resume]")
 @GROUP
 @as_json
@@ -100,7 +101,7 @@ def pause(target: Target, queue_: str, until: datetime | None, group_key: str | 
 
 
 @click.command()
-@click.argument("queue_", metavar="QUEUE")
+@click.argument("queue_", metavar="QUEUE", shell_complete=complete_queues)
 @GROUP
 @as_json
 @pass_target

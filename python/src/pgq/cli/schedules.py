@@ -9,6 +9,7 @@ import click
 
 from pgq import declare as declarations
 from pgq.calls import NO_ARGS
+from pgq.cli.completion import complete_kinds, complete_queues
 from pgq.cli.modules import load
 from pgq.cli.output import Column, as_json, may_show_args, print_json, print_table, show_done, shown
 from pgq.cli.target import Target, pass_target, takes_database
@@ -33,9 +34,9 @@ def schedule() -> None:
 @schedule.command("set")
 @click.argument("name")
 @click.argument("cron")
-@click.argument("kind")
+@click.argument("kind", shell_complete=complete_kinds)
 @click.argument("args", type=from_json, default=NO_ARGS)
-@click.option("--queue", "queue_", help="Queue of the jobs.  [default: default]")
+@click.option("--queue", "queue_", shell_complete=complete_queues, help="Queue of the jobs.  [default: default]")
 @click.option("--timezone", help="Time zone of the expression, such as Europe/Berlin.  [default: UTC]")
 @click.option("--catch-up", type=click.Choice(get_args(CatchUp)), help="What becomes of late slots.  [default: one]")
 @click.option("--overlap", type=click.Choice(get_args(Overlap)), help="While the last job lives.  [default: skip]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from pgq.cli.completion import complete_queues
 from pgq.cli.output import as_json, print_json, show_done
 from pgq.cli.progress import Progress
 from pgq.cli.target import Target, pass_target
@@ -80,6 +81,7 @@ PRIVILEGE = click.argument("privilege", type=click.Choice(["producer", "worker",
 QUEUES = click.option(
     "--queue",
     "queues",
+    shell_complete=complete_queues,
     multiple=True,
     help="Only this queue; can be repeated.  [default: all]",
 )

@@ -93,14 +93,18 @@ def warn_of_password(ctx: click.Context, name: str, dsns: Iterable[str]) -> None
 
 
 def dsns_given(ctx: click.Context, param: click.Parameter, dsns: tuple[str, ...]) -> None:
-    """Let DSNs after the command replace those before it."""
+    """Let DSNs after the command replace those before it; a completion finds them in ``meta``."""
+    if dsns:
+        ctx.meta["pgq.dsns"] = dsns
     if dsns and isinstance(ctx.obj, Target):
         warn_of_password(ctx, "dsn", dsns)
         ctx.obj = replace(ctx.obj, dsns=dsns)
 
 
 def schema_given(ctx: click.Context, param: click.Parameter, schema: str | None) -> None:
-    """Let a schema after the command replace one before it."""
+    """Let a schema after the command replace one before it; a completion finds it in ``meta``."""
+    if schema is not None:
+        ctx.meta["pgq.schema"] = schema
     if schema is not None and isinstance(ctx.obj, Target):
         ctx.obj = replace(ctx.obj, schema=schema)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from pgq.cli.completion import complete_queues
 from pgq.cli.databases import databases
 from pgq.cli.errors import CommandError, command_errors
 from pgq.cli.modules import load
@@ -36,6 +37,7 @@ from pgq.worker.worker import Worker
 @click.option(
     "--queue",
     "queues",
+    shell_complete=complete_queues,
     multiple=True,
     help="Queue to serve; may be repeated.  [default: default]",
 )
