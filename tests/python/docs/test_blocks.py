@@ -240,7 +240,7 @@ def run_command(command: str, directory: Path) -> str:
         directory = ROOT
     if " | " in command:
         program, arguments = "bash", ["-c", command]
-    if "pgq worker" in command:
+    if "pgq worker" in command or command.startswith("pgq metrics"):
         return run_until_served([program, *arguments], directory, environment)
     run = subprocess.run(
         [program, *arguments], cwd=directory, env=environment, capture_output=True, text=True, timeout=60, check=False

@@ -18,6 +18,7 @@ from support.paths import ROOT
 import pgq
 from pgq.cli import main
 from pgq.errors import BY_SQLSTATE
+from pgq.metrics.families import empty_families
 
 README, HANDLERS, FAILURES = Page("README.md"), Page("docs/handlers.md"), Page("docs/failures.md")
 CONTRIBUTING, DESIGN = Page("CONTRIBUTING.md"), Page("docs/design.md")
@@ -145,10 +146,12 @@ def test_the_sql_reference_is_that_of_the_build(conn: Connection) -> None:
 
 def test_the_pages_name_only_functions_and_views_that_exist(conn: psycopg.Connection[tuple[str]]) -> None:
     """
-    Those of the test kits count. Exceptions are names of schemas and of reserved tables, and the command of Django.
+    Those of the test kits and metrics count. Exceptions are names of schemas and of reserved tables, and the command
+    of Django.
     """
     kits = "".join((ROOT / "python/src/pgq" / name).read_text() for name in ("pgq_tap.sql", "pytest_plugin.py"))
-    there = {"pgq_worker", *re.findall(r"^(?:CREATE OR REPLACE FUNCTION|def) (\w+)", kits, flags=re.MULTILINE)} | {
+    there = {"pgq_worker", *re.findall(r"^(?:CREATE OR REPLACE FUNCTION|def) (\w+)", kits, flags=re.MULTILINE)}
+    there |= empty_families().keys() | {
         row[0]
         for row in conn.execute(
             "SELECT proname::text FROM pg_proc WHERE proname ~ '^_?pgq_' UNION ALL "

@@ -34,7 +34,7 @@ def complete(*words: str, shell: str = "bash", dsn: str | None = None) -> list[s
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.splitlines()
+    return list(filter(None, done.stdout.splitlines()))
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,), "null": (type(None),),
     "array": (list,), "object": (dict,), "any": (object,),
 }  # fmt: skip
-# It serves until it is stopped.
-SERVERS = {"worker"}
+# These serve until they are stopped.
+SERVERS = {"worker", "metrics"}
 
 
 def commands() -> dict[str, click.Command]:

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import click
 
-from pgq.cli import change, doctor, enqueue, flow, look, purge, queues, results, schedules, schema, signals, update
+from pgq.cli import (
+    change,
+    doctor,
+    enqueue,
+    flow,
+    look,
+    metrics,
+    purge,
+    queues,
+    results,
+    schedules,
+    schema,
+    signals,
+    update,
+)
 from pgq.cli.output import as_json, show_done
 from pgq.cli.target import DSN, Target, pass_target, warn_of_password
 from pgq.cli.worker import worker
@@ -19,8 +33,8 @@ from pgq.version import driver_version
     type=DSN,
     multiple=True,
     envvar="PGQ_DSN",
-    help="Connection string; may be repeated for worker, doctor, stats, ps, queues, list, retry and cancel.  [default: "
-    "those of PGQ_DSN, one on each line, or libpq's environment: PGHOST, PGDATABASE, …]",
+    help="Connection string; may be repeated for worker, doctor, metrics, stats, ps, queues, list, retry and cancel.  "
+    "[default: those of PGQ_DSN, one on each line, or libpq's environment: PGHOST, PGDATABASE, …]",
 )
 @click.option("--schema", "schema_", envvar="PGQ_SCHEMA", help="Schema of pgq.  [default: PGQ_SCHEMA, or search_path]")
 @click.version_option(package_name="pgq-jobs", prog_name="pgq", message="%(prog)s %(version)s")
@@ -62,6 +76,7 @@ for command in (
     change.cancel,
     purge.purge,
     worker,
+    metrics.metrics,
     results.result,
     update.update,
     signals.signal,
