@@ -6,7 +6,7 @@ import signal
 from itertools import count
 from typing import Final
 
-from conformance.scenarios import Scenario
+from conformance.scenarios import IN_A_BATCH, Scenario
 from conformance.stage import Missed, Stage
 
 # No life of two jobs needs as many.
@@ -18,6 +18,22 @@ def killed(stage: Stage) -> None:
     job = stage.enqueue("slow", {"n": 1, "seconds": 1.5})
     worker = stage.start()
     stage.wait_running(job)
+    stage.kill(worker)
+    stage.expire()
+    stage.start()
+    stage.wait_over()
+
+
+def batch_killed(stage: Stage) -> None:
+    """Of the jobs that one claim may take, those that are done stay done, and the others run again."""
+    stage.keep_nothing()
+    for n in range(IN_A_BATCH):
+        stage.enqueue("write", {"n": n})
+    slow = stage.enqueue("slow", {"n": IN_A_BATCH, "seconds": 1.5})
+    stage.enqueue("write", {"n": IN_A_BATCH + 1})
+    worker = stage.start()
+    stage.wait_running(slow)
+    stage.wait("the jobs before it have their effects", lambda: stage.effects() >= IN_A_BATCH)
     stage.kill(worker)
     stage.expire()
     stage.start()
@@ -80,6 +96,7 @@ def cut(stage: Stage) -> None:
 
 FAULTS: Final = (
     Scenario("killed while busy", True, killed),
+    Scenario("killed within a batch", True, batch_killed),
     Scenario("frozen, and the lease is lost", True, frozen),
     Scenario("restart of the server", True, restart),
     Scenario("connection cut at each moment", True, cut),

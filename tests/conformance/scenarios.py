@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+import psycopg
 from support.database import one
 
 from conformance.stage import LEASE, QUEUE, Missed, Stage
@@ -16,6 +18,8 @@ from conformance.stage import LEASE, QUEUE, Missed, Stage
 MANY = 30
 # A job that takes so long needs its lease extended twice.
 BEYOND = 2.3 * LEASE
+# More than eight, from which on jobs of a claim may be packed.
+IN_A_BATCH = 12
 # Of what the handler of a cancelled job would take.
 CANCELLED_WITHIN = 4.0
 WAKES = 7
@@ -154,6 +158,36 @@ def backlog(stage: Stage) -> None:
     stage.wait_over_at_once()
 
 
+def batch(stage: Stage) -> None:
+    """
+    Jobs that one claim may take end one by one, whatever becomes of the others.
+
+    The queue keeps nothing of jobs that are done, so the server packs those that pgq_claim_batch takes together.
+    """
+    stage.keep_nothing()
+    for n in range(IN_A_BATCH):
+        stage.enqueue("write", {"n": n})
+    failing = stage.enqueue("fail", {"message": "corked"}, max_retries=0)
+    slow = stage.enqueue("slow", {"n": IN_A_BATCH, "seconds": BEYOND})
+    cancelled = stage.enqueue("write", {"n": IN_A_BATCH + 1})
+    stage.start()
+    stage.wait_running(slow)
+    # A worker that runs several jobs at a time may have done it already.
+    with contextlib.suppress(psycopg.DatabaseError):
+        stage.conn.execute("SELECT pgq_cancel(%s)", [cancelled])
+    # The job that is cancelled may not have been claimed.
+    claims = "SELECT coalesce(sum(claimed), 0)::integer FROM pgq_counters WHERE queue = %s"
+
+    def over() -> bool:
+        if (times := one(stage.conn, claims, QUEUE)) > len(stage.jobs):
+            raise Missed(f"{len(stage.jobs)} jobs were claimed {times} times: a lease was lost")
+        return not stage.unended(*stage.jobs)
+
+    stage.wait("all jobs are over", over)
+    if (state := stage.state(failing)) != "dead":
+        raise Missed(f"the job that fails is {state}")
+
+
 def cancel(stage: Stage) -> None:
     """The job is cancelled, or done if the worker does not hear of it; others go on."""
     job = stage.enqueue("slow", {"n": 1, "seconds": 4 * CANCELLED_WITHIN})
@@ -253,6 +287,7 @@ SCENARIOS: Final = (
     Scenario("snooze", False, snooze),
     Scenario("slow beyond its lease", True, slow),
     Scenario("backlog beyond its lease", True, backlog),
+    Scenario("jobs of a batch", True, batch),
     Scenario("cancel of a running job", True, cancel),
     Scenario("limited queue", True, limited),
     Scenario("stop while idle", True, stop_idle),

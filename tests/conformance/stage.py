@@ -36,9 +36,11 @@ RESCUE_EVERY = 0.5
 START_AGAIN_AFTER = 0.2
 
 TABLE = "CREATE TABLE conformance_effect (job bigint NOT NULL, n bigint NOT NULL, value jsonb)"
+# Of a job that is done, and of which nothing is kept, only its effects are left.
 JOBS = """
-SELECT id, kind, state, (SELECT count(*) FROM conformance_effect AS e WHERE e.job = j.id) FROM pgq_jobs AS j
-WHERE id = ANY (%s) ORDER BY id
+SELECT g.id, coalesce(j.kind, '?'), coalesce(j.state, 'gone'),
+       (SELECT count(*) FROM conformance_effect AS e WHERE e.job = g.id)
+FROM unnest(%s::bigint[]) AS g (id) LEFT JOIN pgq_jobs AS j USING (id) ORDER BY g.id
 """
 
 
@@ -184,7 +186,7 @@ class Stage:
     def wait_over(self, *ids: int) -> None:
         """Wait until these jobs, or all that are to be over, are done, dead or cancelled."""
         ids = ids or tuple(set(self.jobs) - self.may_stay)
-        self.wait("all jobs are over", lambda: not self._unended(ids))
+        self.wait("all jobs are over", lambda: not self.unended(*ids))
 
     def wait_running(self, job: int) -> None:
         """Wait until a worker has claimed a job. One that completes before it works may have ended it already."""
@@ -199,12 +201,17 @@ class Stage:
         row = self.conn.execute("SELECT state, attempt, errors FROM pgq_jobs WHERE id = %s", [job]).fetchone()
         return dict(zip(("state", "attempt", "errors"), row or ("gone", 0, []), strict=True))
 
+    def unended(self, *ids: int) -> bool:
+        """Return whether one of these jobs waits or runs."""
+        query = "SELECT EXISTS (SELECT FROM pgq_jobs WHERE id = ANY (%s) AND state IN ('waiting', 'running'))"
+        return bool(one(self.conn, query, list(ids)))
+
     def wait_over_at_once(self) -> None:
         """Wait until all jobs are over in their first attempt. Raises Missed as soon as one has begun another one."""
 
         def is_over() -> bool:
             self._expect_one_attempt()
-            return not self._unended(tuple(self.jobs))
+            return not self.unended(*self.jobs)
 
         self.wait("all jobs are over", is_over)
         self._expect_one_attempt()
@@ -213,6 +220,14 @@ class Stage:
         query = "SELECT id FROM pgq_jobs WHERE id = ANY (%s) AND (attempt > 1 OR errors <> '[]') ORDER BY id LIMIT 1"
         if row := self.conn.execute(query, [self.jobs]).fetchone():
             raise Missed(f"job {row[0]} needed another attempt: its lease was lost, or its handler failed")
+
+    def keep_nothing(self) -> None:
+        """Let jobs that are done leave nothing but their effects, as in a queue without settings."""
+        self.conn.execute("SELECT pgq_configure(%s, '{\"keep_done\": null}')", [QUEUE])
+
+    def effects(self) -> int:
+        """Return how many effects there are."""
+        return int(one(self.conn, "SELECT count(*) FROM conformance_effect"))
 
     def expire(self) -> None:
         """End the leases of all running jobs."""
@@ -238,13 +253,11 @@ class Stage:
 
     def judge(self) -> None:
         """Count what the data say. Raises Missed if a job was lost, was done twice, or is left."""
-        found = {row[0]: row[1:] for row in self.conn.execute(JOBS, [self.jobs])}
         lost, doubled, left = [], [], []
-        for job in self.jobs:
-            kind, state, effects = found.get(job, ("?", "gone", 0))
+        for job, kind, state, effects in self.conn.execute(JOBS, [self.jobs]):
             if state in {"done", "gone"} and not effects:
                 lost.append(f"{kind} {job}")
-            if effects > (state == "done"):
+            if effects > (state in {"done", "gone"}):
                 doubled.append(f"{kind} {job} is {state} with {effects} effects")
             if state in {"waiting", "running"} and job not in self.may_stay:
                 left.append(f"{kind} {job} is {state}")
@@ -260,10 +273,6 @@ class Stage:
         if job not in self.jobs:
             self.jobs.append(job)
         return job
-
-    def _unended(self, ids: tuple[int, ...]) -> bool:
-        query = "SELECT EXISTS (SELECT FROM pgq_jobs WHERE id = ANY (%s) AND state IN ('waiting', 'running'))"
-        return bool(one(self.conn, query, list(ids)))
 
     def _tend(self) -> None:
         now = time.monotonic()

@@ -48,6 +48,8 @@ def test_the_python_worker_keeps_the_protocol(tmp_path: Path) -> None:
         ("no_token", "frozen, and the lease is lost", "FAILED: more effects than allowed"),
         ("no_extension", "slow beyond its lease", "needed another attempt: its lease was lost"),
         ("ack_first", "killed while busy", "FAILED: done without an effect"),
+        ("batch no_extension", "jobs of a batch", "a lease was lost"),
+        ("batch ack_late", "killed within a batch", "FAILED: more effects than allowed"),
     ],
 )
 def test_a_broken_worker_is_caught(tmp_path: Path, defect: str, scenario: str, why: str) -> None:
@@ -55,9 +57,11 @@ def test_a_broken_worker_is_caught(tmp_path: Path, defect: str, scenario: str, w
     broken = conform(tmp_path, f"{sys.executable} -m conformance.broken {defect}", "--only", scenario)
     assert why in rows(broken.stdout)[scenario], broken.stdout
     assert broken.returncode == 1
-    whole = conform(tmp_path, f"{sys.executable} -m conformance.broken", "--only", scenario)
+    is_batch = defect.startswith("batch")
+    whole = conform(tmp_path, f"{sys.executable} -m conformance.broken {'batch' * is_batch}", "--only", scenario)
     assert rows(whole.stdout)[scenario] == "passed"
     assert whole.returncode == 0
+    assert ("packed" in (tmp_path / "log").read_text()) == is_batch
 
 
 def test_the_page_lists_the_scenarios() -> None:
