@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import nullcontext
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,37 +15,40 @@ import pytest
 from flask import Flask, abort
 from psycopg.conninfo import make_conninfo
 
-import pgq
 import reminders
 from app import create_app
-from pgq.testing import Clock, testkit, time_travel
+from pgq.testing import Jobs
 from transactions import Connection, transaction
 
 TEA = {"text": "tea", "minutes": "120"}
 ROWS = "SELECT text, sent_at IS NOT NULL FROM reminder ORDER BY due"
-JOBS = "SELECT kind, state, attempt, ripe_at - pgq_now() FROM pgq_jobs"
 
 
 @pytest.fixture(scope="session")
 def dsn() -> Iterator[str]:
-    """A database for these tests."""
+    """A database for these tests; pgq_jobs installs what it needs there."""
     with psycopg.connect(os.environ["PGQ_DSN"], autocommit=True) as server:
         server.execute("DROP DATABASE IF EXISTS reminders_test")
         server.execute("CREATE DATABASE reminders_test")
         dsn = make_conninfo(os.environ["PGQ_DSN"], dbname="reminders_test")
-        with psycopg.connect(dsn, autocommit=True) as conn:
-            pgq.install(conn)
-            conn.execute(testkit())
+        with psycopg.connect(dsn) as conn:
             conn.execute(Path("schema.sql").read_bytes())
         yield dsn
         server.execute("DROP DATABASE reminders_test WITH (FORCE)")
 
 
 @pytest.fixture
-def conn(dsn: str) -> Iterator[Connection]:
-    """The connection of a test, in a transaction that is rolled back at its end."""
-    with psycopg.connect(dsn) as conn, conn.transaction(force_rollback=True):
+def pgq_connection(dsn: str) -> Iterator[Connection]:
+    """The connection of a test, which pgq_jobs puts into a transaction that is rolled back."""
+    with psycopg.connect(dsn) as conn:
         yield conn
+
+
+@pytest.fixture
+def conn(pgq_connection: Connection, pgq_jobs: Jobs) -> Connection:
+    """The same in that transaction, at a time that stands until the test moves it."""
+    pgq_jobs.travel("0 seconds")
+    return pgq_connection
 
 
 @pytest.fixture
@@ -57,40 +60,20 @@ def app(conn: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Flask:
     return app
 
 
-@pytest.fixture
-def clock(conn: Connection) -> Iterator[Clock]:
-    """The clock of this process and of the database, which stands until the test moves it."""
-    with time_travel(conn, to="2030-01-01 12:00") as clock:
-        yield clock
-
-
-def work(conn: Connection) -> int:
-    """Run what is ripe, as a worker does, but in the transaction of the test; return how many jobs there were."""
-    queue = pgq.WorkerQueue(conn)
-    jobs = queue.claim()
-    for job in jobs:
-        try:
-            with conn.transaction():
-                reminders.remind(**job.args, job=job, conn=conn)
-                queue.complete(job)
-        except OSError as error:
-            queue.fail(job, str(error))
-    return len(jobs)
-
-
 def rows(conn: Connection, query: str) -> list[Any]:
     return conn.execute(query.encode()).fetchall()
 
 
-def test_a_form_that_is_sent_twice_adds_one_reminder(app: Flask, conn: Connection, clock: Clock) -> None:
+def test_a_form_that_is_sent_twice_adds_one_reminder(app: Flask, conn: Connection, pgq_jobs: Jobs) -> None:
     form = {"key": str(uuid4()), **TEA}
     for _ in range(2):
         assert app.test_client().post("/reminders", data=form).status_code == 303
     assert rows(conn, ROWS) == [("tea", False)]
-    assert rows(conn, JOBS) == [("remind", "waiting", 0, timedelta(hours=2))]
+    (job,) = pgq_jobs.enqueued("remind", args={"reminder": form["key"]})
+    assert job["ripe_at"] == datetime.now(UTC) + timedelta(hours=2)
     page = app.test_client().get("/reminders").text
     assert "<td>tea" in page
-    assert "01.01.2030 14:00 UTC" in page
+    assert f"{job['ripe_at']:%d.%m.%Y %H:%M} UTC" in page
     assert "waiting" in page
 
 
@@ -103,21 +86,21 @@ def test_a_wrong_form_adds_nothing(app: Flask, conn: Connection, wrong: dict[str
     assert rows(conn, ROWS) == []
 
 
-def test_a_request_that_fails_leaves_neither_a_reminder_nor_a_job(app: Flask, conn: Connection) -> None:
+def test_a_request_that_fails_leaves_neither_a_reminder_nor_a_job(app: Flask, conn: Connection, pgq_jobs: Jobs) -> None:
     @transaction
     def fails(conn: Connection) -> None:
         reminders.add(conn, uuid4(), "tea", timedelta(hours=2))
-        assert rows(conn, ROWS) == [("tea", False)]
+        pgq_jobs.enqueued("remind")
         abort(409)
 
     with app.app_context(), pytest.raises(Exception, match="409"):
         fails()
     assert rows(conn, ROWS) == []
-    assert rows(conn, JOBS) == []
+    pgq_jobs.not_enqueued()
 
 
 def test_a_reminder_is_sent_when_it_is_due_until_the_chat_takes_it(
-    app: Flask, conn: Connection, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    app: Flask, conn: Connection, pgq_jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(text: str, key: str) -> None:
         raise ConnectionRefusedError("the chat is down")
@@ -125,22 +108,21 @@ def test_a_reminder_is_sent_when_it_is_due_until_the_chat_takes_it(
     monkeypatch.setattr(reminders, "send", refuse)
     form = {"key": str(uuid4()), **TEA}
     app.test_client().post("/reminders", data=form)
-    clock.tick(timedelta(hours=1, minutes=59))
-    assert work(conn) == 0
-    clock.tick(timedelta(minutes=1))
-    assert work(conn) == 1
+    pgq_jobs.travel("1 hour 59 minutes")
+    assert pgq_jobs.drain() == {}
+    now = pgq_jobs.travel("1 minute")
+    assert pgq_jobs.drain() == {"retry": 1}
     assert rows(conn, ROWS) == [("tea", False)]
-    ((_, state, attempt, delay),) = rows(conn, JOBS)
-    assert (state, attempt) == ("waiting", 1)
-    assert timedelta(seconds=27) < delay < timedelta(seconds=33)
-    assert "waiting: the chat is down" in app.test_client().get("/reminders").text
+    (job,) = pgq_jobs.enqueued("remind")
+    assert timedelta(seconds=27) < job["ripe_at"] - now < timedelta(seconds=33)
+    assert "waiting: ConnectionRefusedError: the chat is down" in app.test_client().get("/reminders").text
 
     sent: list[str] = []
     monkeypatch.setattr(reminders, "send", lambda text, key: sent.append(text))
-    clock.tick(timedelta(minutes=1))
-    assert work(conn) == 1
+    pgq_jobs.travel("1 minute")
+    assert pgq_jobs.drain() == {"done": 1}
     assert sent == ["tea"]
     assert rows(conn, ROWS) == [("tea", True)]
     # The browser goes back, and sends the form again.
     app.test_client().post("/reminders", data=form)
-    assert rows(conn, JOBS) == []
+    pgq_jobs.not_enqueued()

@@ -53,7 +53,7 @@ class Example:
 GUNICORN = ("gunicorn", "--threads", "4", "--bind", "fd://{fd}")
 EXAMPLES = (
     Example("quart", (*PYTEST, "-p", "anyio.pytest_plugin"), ("hypercorn", "--bind", "fd://{fd}", "app:create_app()")),
-    Example("flask", PYTEST, (*GUNICORN, "app:create_app()")),
+    Example("flask", (*PYTEST, "-p", "pgq.pytest_plugin"), (*GUNICORN, "app:create_app()")),
     Example(
         "django",
         (*MANAGE, "test", "--noinput"),
