@@ -15,9 +15,9 @@ from support.paths import ROOT
 
 RESULTS = json.loads((ROOT / "bench/results/results.json").read_text(encoding="utf-8"))
 README, PERFORMANCE, SCALE = Page("README.md"), Page("docs/performance.md"), Page("docs/scale.md")
-OPERATIONS = Page("docs/operations.md")
+OPERATIONS, COMPARISON = Page("docs/operations.md"), Page("docs/comparison.md")
 TRANSACTION, GROUPED, BULK = "one job in a transaction", "batch=100", "1,000 jobs a call"
-STEADY = "a producer and two workers"
+STEADY, HELD = "a producer and two workers", "a producer and a worker, snapshot held"
 
 
 def measured(scenario: str, what: str, contender: str = "pgq") -> dict[str, Any]:
@@ -61,6 +61,19 @@ def enqueue(what: str) -> str:
     return f"| enqueue one by one, {what} | {jobs('enqueue', what)} jobs/s | {bare} × a bare `INSERT`, {pgmq} × pgmq |"
 
 
+def row(title: str, scenario: str, what: str, contenders: tuple[str, ...], digits: int | None = None) -> str:
+    """Return a row of the comparison: jobs per second, or other units with so many digits; "" was not measured."""
+    cells = ["" if one == "" else shown(scenario, what, one, digits) for one in contenders]
+    return f"| {title} |" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+
+
+def shown(scenario: str, what: str, contender: str, digits: int | None) -> str:
+    """Return a median as a page shows it."""
+    if digits is None:
+        return jobs(scenario, what, contender)
+    return f"{measured(scenario, what, contender)['median']:,.{digits}f}"
+
+
 FIGURES = {
     SCALE: [
         f"| one worker process, jobs that do nothing | {jobs('drain', '1 process')} |",
@@ -81,6 +94,47 @@ FIGURES = {
         "from enqueue to completion in packed batches | "
         f"{measured('wal', 'enqueue, claim and completion of a job')['median'] / 1000:.2f} GB |",
         f"| what an idle worker asks | {unit('idle', 'queries of an idle worker')} queries/s |",
+    ],
+    COMPARISON: [
+        row("drain, one worker process, jobs/s", "drain", "1 process", ("pgq", "graphile", "", "", "")),
+        row(
+            "drain, a loop with batches of 100, jobs/s",
+            "batches",
+            "batches of 100",
+            ("pgq", "", "pgmq", "pgqueuer", "procrastinate"),
+        ),
+        row(
+            "enqueue a thousand in a call, jobs/s",
+            "bulk",
+            f"{BULK}, other queues for Python",
+            ("pgq", "graphile", "", "pgqueuer", "procrastinate"),
+        ),
+        row("the same beside pgmq, jobs/s", "bulk", BULK, ("pgq", "", "pgmq", "", "")),
+        row(
+            "enqueue to start of the handler, median, ms",
+            "latency",
+            "p50",
+            ("pgq", "graphile", "pgmq", "pgqueuer", "procrastinate"),
+            1,
+        ),
+        row(
+            "under a held snapshot, the last sixth of the time over the first",
+            "held_snapshot",
+            "last sixth over first",
+            ("pgq", "graphile", "", "pgqueuer", "procrastinate"),
+            2,
+        ),
+        *(
+            row(
+                f"steps that {text}, workflows/s",
+                "workflow",
+                f"steps that {do}, 1 process",
+                ("pgq", "absurd", "dbos"),
+            )
+            for text, do in (("return a value", "return"), ("write to the database", "write"))
+        ),
+        f"at {jobs('held_snapshot', f'{HELD}, half the time', 'procrastinate')} jobs/s where pgq has "
+        f"{jobs('held_snapshot', HELD)}.",
     ],
     README: [
         f"one `pgq worker` runs {jobs('drain', '1 process')} jobs/s that do nothing, "
