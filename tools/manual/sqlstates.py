@@ -27,7 +27,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "`pgq.TransactionEnded`.",
     "25001": "The isolation level does not allow the call.",
     "2BP01": "An object of yours depends on one that is to be removed or replaced.",
-    "3F000": "No schema is found. In Python `pgq.NotInstalled`, and a `CommandError` of the command.",
+    "3F000": "No schema is found. In Python `pgq.NotInstalled`.",
     "42501": "The role lacks a privilege. The owner of pgq grants it with `pgq_grant`, see "
     "[Grants](operations.md#grants).",
     "42704": "An object that is named does not exist.",
