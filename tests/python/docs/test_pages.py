@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import tomllib
 
 import click
 import psycopg
@@ -133,7 +134,16 @@ def test_the_page_of_settings_has_every_environment_variable() -> None:
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "python/src/pgq").rglob("*.py"))
     read = set(re.findall(r"environ(?:\.get\(|\.pop\(|\[)\"(\w+)\"|envvar=\"(\w+)\"", source))
     section = Page("docs/settings.md").section("Environment variables")
+    assert len(read) > 3
     assert {name for names in read for name in names if name and f"`{name}`" not in section} == set()
+
+
+def test_the_page_of_settings_has_every_extra() -> None:
+    """Those for users, with the packages that they bring."""
+    project = tomllib.loads((ROOT / "python/pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = set(project["optional-dependencies"]) - {"bench", "dev", "docs", "moves"}
+    section = Page("docs/settings.md").section("Extras of the Python package")
+    assert {cell.strip("`") for cell in cells(section)} == extras
 
 
 def test_the_sql_reference_is_that_of_the_build(conn: Connection) -> None:
