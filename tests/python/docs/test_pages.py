@@ -119,6 +119,17 @@ def test_concepts_name_tests_that_exist() -> None:
         assert named <= tests
 
 
+def test_the_comparison_has_a_source_for_each_queue() -> None:
+    """It has a section of its own, and links to a repository name the commit, so that they can be checked later."""
+    page = Page("docs/comparison.md")
+    sources = page.section("Sources").split("\n### ")[1:]
+    for table in ("What each guarantees", "What each can do"):
+        names = [re.sub(r"\[(.*)\]\(.*\)", r"\1", cell) for cell in cells(page.section(table))]
+        assert names == ["**pgq**", *(source.splitlines()[0] for source in sources)]
+    assert all("](https://" in source for source in sources)
+    assert [link for link in page.links() if "/blob/" in link and not re.search("/blob/[0-9a-f]{40}/", link)] == []
+
+
 def test_the_page_of_settings_has_every_key() -> None:
     """The keys of pgq_configure, and no others."""
     page = Page("docs/settings.md")
