@@ -12,14 +12,14 @@ CREATE FUNCTION _pgq_granted_functions(privilege text) RETURNS text[]
                                  'pgq_extend', 'pgq_snooze', 'pgq_release', 'pgq_decline', 'pgq_ripe_in',
                                  'pgq_queues_to_serve', 'pgq_save', 'pgq_wait_signal', 'pgq_add_to_batch',
                                  'pgq_batch_progress']
-        WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_configure', 'pgq_pause', 'pgq_resume',
+        WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_purge_jobs', 'pgq_configure', 'pgq_pause', 'pgq_resume',
                                 'pgq_schedule', 'pgq_unschedule', 'pgq_pause_schedule', 'pgq_resume_schedule',
                                 'pgq_run_schedule', 'pgq_update', 'pgq_batch_progress', 'pgq_result', 'pgq_await',
                                 'pgq_now', 'pgq_signal', 'pgq_signal_key', 'pgq_overview_kinds',
                                 'pgq_overview_counters', 'pgq_overview_ids', 'pgq_overview_queues',
-                                'pgq_overview_waits', 'pgq_overview_deaths']
+                                'pgq_overview_waits', 'pgq_overview_deaths', 'pgq_find_jobs']
         WHEN 'reader' THEN ARRAY['pgq_now', 'pgq_overview_kinds', 'pgq_overview_counters', 'pgq_overview_ids',
-                                 'pgq_overview_queues', 'pgq_overview_waits', 'pgq_overview_deaths']
+                                 'pgq_overview_queues', 'pgq_overview_waits', 'pgq_overview_deaths', 'pgq_find_jobs']
     END || ARRAY['pgq_backoff', 'pgq_cron_next', 'pgq_version'];
 
 COMMENT ON FUNCTION _pgq_granted_functions(text) IS
@@ -106,7 +106,7 @@ BEGIN
     IF privilege IN ('admin', 'reader') THEN
         EXECUTE format(
             'GRANT SELECT ON %1$I.pgq_stats, %1$I.pgq_workers, %1$I.pgq_queues, %1$I.pgq_counters, '
-            '%1$I.pgq_batches TO %2$s', c_schema, role);
+            '%1$I.pgq_batches, %1$I.pgq_needs TO %2$s', c_schema, role);
     END IF;
 END
 $_pgq_grant_privileges$;
@@ -129,7 +129,7 @@ BEGIN
     IF privilege IN ('admin', 'reader') THEN
         EXECUTE format(
             'REVOKE SELECT ON %1$I.pgq_jobs, %1$I.pgq_stats, %1$I.pgq_workers, %1$I.pgq_queues, '
-            '%1$I.pgq_schedules, %1$I.pgq_counters, %1$I.pgq_batches '
+            '%1$I.pgq_schedules, %1$I.pgq_counters, %1$I.pgq_batches, %1$I.pgq_needs '
             'FROM %2$s', c_schema, role);
     END IF;
 END

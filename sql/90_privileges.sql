@@ -7,7 +7,7 @@ REVOKE ALL ON TABLE
     pgq_blocked, pgq_need, pgq_need_ended, pgq_batch, pgq_cancel_request, pgq_error, pgq_saved, pgq_job_signal,
     pgq_signal_wait, pgq_merged, pgq_queue_setting, pgq_paused, pgq_schedule_entry, pgq_seen, pgq_count,
     _pgq_packed, _pgq_running, _pgq_presence, _pgq_visible_queues, pgq_jobs, pgq_workers, pgq_stats, pgq_queues,
-    pgq_schedules, _pgq_counters, pgq_counters, pgq_batches
+    pgq_schedules, _pgq_counters, pgq_counters, pgq_batches, pgq_needs
 FROM PUBLIC;
 REVOKE ALL ON TYPE _pgq_cron, _pgq_lane_head, _pgq_tally FROM PUBLIC;
 REVOKE ALL ON SEQUENCE
@@ -87,7 +87,7 @@ REVOKE ALL ON FUNCTION
     _pgq_end_channel, _pgq_is_awaited, _pgq_notify_ends, _pgq_tell_end, _pgq_tell_ends, _pgq_settle_awaited,
     pgq_await, pgq_result,
     _pgq_job_state, _pgq_cancel_one_blocked, pgq_cancel, pgq_retry,
-    pgq_purge,
+    pgq_purge, pgq_purge_jobs,
     _pgq_check_setting, _pgq_check_settings, _pgq_check_queue, pgq_configure,
     _pgq_check_group, _pgq_pause_group, pgq_pause, pgq_resume,
     _pgq_check_schedule, pgq_schedule,
@@ -96,7 +96,7 @@ REVOKE ALL ON FUNCTION
     _pgq_seen_queues, _pgq_sample_percent, _pgq_queue_between, _pgq_queues_to_count,
     _pgq_tally_queue, _pgq_tally_waiting, _pgq_tally_running, _pgq_tally_blocked, _pgq_tally_ended, pgq_overview_kinds,
     pgq_overview_counters, pgq_overview_ids, pgq_overview_queues, _pgq_longest_ripe, pgq_overview_waits,
-    pgq_overview_deaths,
+    pgq_overview_deaths, _pgq_next_window, _pgq_has_text, pgq_find_jobs,
     _pgq_granted_functions, _pgq_check_grant, _pgq_grant_privileges, _pgq_revoke_privileges,
     pgq_grant, pgq_revoke
 FROM PUBLIC;

@@ -34,7 +34,8 @@ STAGES: Final[Mapping[str, Sequence[str]]] = {
     "Save": ("pgq_save",),
     "Signal": ("pgq_signal", "pgq_signal_key", "pgq_wait_signal"),
     "Presence": ("pgq_register", "pgq_unregister", "pgq_reconcile", "pgq_idle"),
-    "Operate": ("pgq_cancel", "pgq_retry", "pgq_update", "pgq_purge", "pgq_configure", "pgq_pause", "pgq_resume"),
+    "Operate": ("pgq_cancel", "pgq_retry", "pgq_update", "pgq_purge", "pgq_purge_jobs", "pgq_configure",
+        "pgq_pause", "pgq_resume", "pgq_find_jobs"),
     "Schedule": (
         "pgq_schedule",
         "pgq_unschedule",

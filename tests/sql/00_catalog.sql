@@ -17,13 +17,13 @@ WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname
 SELECT is(
     (SELECT array_agg(proname::text ORDER BY proname::text COLLATE "C") FROM func WHERE proname !~ '^_'),
     '{pgq_add_to_batch,pgq_await,pgq_backoff,pgq_batch_progress,pgq_cancel,pgq_cancel_claimed,pgq_cancel_requested,pgq_claim,pgq_claim_batch,pgq_complete,pgq_complete_many,pgq_configure,pgq_cron_next,pgq_decline,pgq_enqueue,pgq_enqueue_batch,
-      pgq_enqueue_many,pgq_extend,pgq_fail,pgq_grant,pgq_hold,pgq_hold_many,pgq_idle,pgq_now,pgq_overview_counters,pgq_overview_deaths,pgq_overview_ids,pgq_overview_kinds,pgq_overview_queues,pgq_overview_waits,pgq_pause,pgq_pause_schedule,pgq_purge,pgq_queues_to_serve,pgq_reconcile,pgq_register,pgq_release,
+      pgq_enqueue_many,pgq_extend,pgq_fail,pgq_find_jobs,pgq_grant,pgq_hold,pgq_hold_many,pgq_idle,pgq_now,pgq_overview_counters,pgq_overview_deaths,pgq_overview_ids,pgq_overview_kinds,pgq_overview_queues,pgq_overview_waits,pgq_pause,pgq_pause_schedule,pgq_purge,pgq_purge_jobs,pgq_queues_to_serve,pgq_reconcile,pgq_register,pgq_release,
       pgq_remaining,pgq_result,pgq_resume,pgq_resume_schedule,pgq_retry,pgq_revoke,pgq_ripe_in,pgq_run_schedule,pgq_save,pgq_schedule,pgq_signal,pgq_signal_key,pgq_snooze,pgq_unregister,pgq_unschedule,pgq_update,pgq_version,pgq_wait_signal}',
     'these are the public functions, each with one set of arguments');
 
 SELECT is(
     (SELECT array_agg(relname::text ORDER BY relname::text COLLATE "C") FROM rel),
-    '{_pgq_counters,_pgq_cron,_pgq_lane_head,_pgq_packed,_pgq_presence,_pgq_running,_pgq_tally,_pgq_visible_queues,pgq_awaited,pgq_batch,pgq_batches,pgq_blocked,pgq_cancel_request,pgq_count,pgq_counters,pgq_ended,pgq_error,pgq_head,pgq_job_id,pgq_job_signal,pgq_jobs,pgq_mark,pgq_merged,pgq_need,pgq_need_ended,pgq_needed,pgq_paused,pgq_permission,pgq_queue_setting,pgq_queues,pgq_rate,pgq_running,
+    '{_pgq_counters,_pgq_cron,_pgq_lane_head,_pgq_packed,_pgq_presence,_pgq_running,_pgq_tally,_pgq_visible_queues,pgq_awaited,pgq_batch,pgq_batches,pgq_blocked,pgq_cancel_request,pgq_count,pgq_counters,pgq_ended,pgq_error,pgq_head,pgq_job_id,pgq_job_signal,pgq_jobs,pgq_mark,pgq_merged,pgq_need,pgq_need_ended,pgq_needed,pgq_needs,pgq_paused,pgq_permission,pgq_queue_setting,pgq_queues,pgq_rate,pgq_running,
       pgq_running_batch,pgq_saved,pgq_schedule_entry,pgq_schedules,pgq_seen,pgq_signal_wait,pgq_stats,pgq_token,pgq_turn,pgq_turn_0,pgq_turn_1,pgq_turn_2,pgq_turn_3,pgq_turn_4,pgq_turn_5,pgq_turn_6,pgq_turn_7,pgq_uncounted,pgq_waiting,pgq_worker_session,pgq_worker_session_number,pgq_workers}',
     'these are the tables, views, sequences and types');
 
@@ -223,7 +223,7 @@ SELECT is(
         UNION
         SELECT view FROM used WHERE relname IN ('pgq_running', 'pgq_running_batch')) AS t),
     '{_pgq_begin_limits,_pgq_caps,_pgq_complete_held,_pgq_complete_packed,_pgq_counters,_pgq_expire_leases,_pgq_fire,_pgq_mark_lost,_pgq_move_in_turn,_pgq_packed,_pgq_running,_pgq_settle_over,_pgq_sweep_workers,_pgq_take,_pgq_unpack,
-      _pgq_unpack_jobs,pgq_cancel,pgq_claim,pgq_claim_batch,pgq_complete,pgq_extend,pgq_hold,pgq_hold_many,pgq_reconcile,pgq_save}',
+      _pgq_unpack_jobs,pgq_cancel,pgq_claim,pgq_claim_batch,pgq_complete,pgq_extend,pgq_find_jobs,pgq_hold,pgq_hold_many,pgq_reconcile,pgq_save}',
     'these are the functions and views that name a table of running jobs; all others read _pgq_running');
 
 SELECT is_empty($$

@@ -1,6 +1,6 @@
 -- The operator's calls: cancel, retry and purge.
 BEGIN;
-SELECT plan(33);
+SELECT plan(38);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 
 -- A job in each state, with the name of the state as its kind.
@@ -64,6 +64,19 @@ FROM (VALUES
     ('SELECT pgq_purge(''0'', kind => ''no such kind'')', 0, '124'),
     ('SELECT pgq_purge(''0'')', 3, NULL)
 ) AS t (call, n, kept) CROSS JOIN LATERAL pg_temp.purge(call) AS p;
+
+-- Purging by number.
+SELECT pgq_enqueue('kept', queue => 'kept') FROM generate_series(1, 2);
+SELECT e.id AS dead FROM pgq_enqueue('p', queue => 'p', max_retries => 0) AS e \gset
+SELECT pgq_fail(c.id, c.token, 'why') FROM pgq_claim('{p}') AS c;
+SELECT e.id AS waiting FROM pgq_enqueue('p', queue => 'p') AS e \gset
+SELECT e.id AS blocked FROM pgq_enqueue('b', queue => 'p', after => ARRAY[:dead], after_failed => 'wait') AS e \gset
+SELECT is(pgq_purge_jobs(ARRAY[:dead, :dead, :waiting, 0, NULL]::bigint[]), 1::bigint, 'pgq_purge_jobs deletes those of the jobs that have ended');
+SELECT is_empty(format('SELECT FROM pgq_error WHERE id = %s', :dead), 'with their errors');
+SELECT results_eq(format('SELECT state FROM pgq_jobs WHERE id IN (%s, %s) ORDER BY 1', :waiting, :blocked), $$ VALUES ('cancelled'), ('waiting') $$,
+                  'a job that waits for one that nothing can retry any more is cancelled');
+SELECT is(pgq_purge_jobs('{}'), 0::bigint, 'without numbers it deletes nothing');
+SELECT throws_ok('SELECT pgq_purge_jobs(NULL)', '22004', 'ids is null', 'it takes an array');
 
 SELECT * FROM finish();
 ROLLBACK;

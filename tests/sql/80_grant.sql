@@ -19,8 +19,8 @@ FROM (VALUES
     ('tap_nobody', '{}'),
     ('tap_producer', '{pgq_await,pgq_backoff,pgq_batch_progress,pgq_cron_next,pgq_enqueue,pgq_enqueue_batch,pgq_enqueue_many,pgq_result,pgq_signal,pgq_signal_key,pgq_version}'),
     ('tap_worker', '{pgq_add_to_batch,pgq_backoff,pgq_batch_progress,pgq_cancel_claimed,pgq_cancel_requested,pgq_claim,pgq_claim_batch,pgq_complete,pgq_complete_many,pgq_cron_next,pgq_decline,pgq_extend,pgq_fail,pgq_hold,pgq_hold_many,pgq_idle,pgq_queues_to_serve,pgq_reconcile,pgq_register,pgq_release,pgq_remaining,pgq_ripe_in,pgq_save,pgq_snooze,pgq_unregister,pgq_version,pgq_wait_signal}'),
-    ('tap_admin', '{pgq_await,pgq_backoff,pgq_batch_progress,pgq_cancel,pgq_configure,pgq_cron_next,pgq_now,pgq_overview_counters,pgq_overview_deaths,pgq_overview_ids,pgq_overview_kinds,pgq_overview_queues,pgq_overview_waits,pgq_pause,pgq_pause_schedule,pgq_purge,pgq_result,pgq_resume,pgq_resume_schedule,pgq_retry,pgq_run_schedule,pgq_schedule,pgq_signal,pgq_signal_key,pgq_unschedule,pgq_update,pgq_version}'),
-    ('tap_Reader', '{pgq_backoff,pgq_cron_next,pgq_now,pgq_overview_counters,pgq_overview_deaths,pgq_overview_ids,pgq_overview_kinds,pgq_overview_queues,pgq_overview_waits,pgq_version}')
+    ('tap_admin', '{pgq_await,pgq_backoff,pgq_batch_progress,pgq_cancel,pgq_configure,pgq_cron_next,pgq_find_jobs,pgq_now,pgq_overview_counters,pgq_overview_deaths,pgq_overview_ids,pgq_overview_kinds,pgq_overview_queues,pgq_overview_waits,pgq_pause,pgq_pause_schedule,pgq_purge,pgq_purge_jobs,pgq_result,pgq_resume,pgq_resume_schedule,pgq_retry,pgq_run_schedule,pgq_schedule,pgq_signal,pgq_signal_key,pgq_unschedule,pgq_update,pgq_version}'),
+    ('tap_Reader', '{pgq_backoff,pgq_cron_next,pgq_find_jobs,pgq_now,pgq_overview_counters,pgq_overview_deaths,pgq_overview_ids,pgq_overview_kinds,pgq_overview_queues,pgq_overview_waits,pgq_version}')
 ) AS t (role, functions);
 SELECT is(
     ARRAY(SELECT c.relname || '.' || a.attname  -- for the admin, the columns whose privileges are wrong
@@ -36,6 +36,7 @@ FROM (VALUES
                      pgq_jobs.after,pgq_jobs.attempt,pgq_jobs.backoff,pgq_jobs.backoff_cap,pgq_jobs.cancel_requested_at,pgq_jobs.claimed_at,pgq_jobs.dedup,pgq_jobs.ended_at,
                      pgq_jobs.enqueued_at,pgq_jobs.id,pgq_jobs.kind,pgq_jobs.lease_until,pgq_jobs.losses,pgq_jobs.max_retries,pgq_jobs.priority,
                      pgq_jobs.queue,pgq_jobs.ripe_at,pgq_jobs.sensitive,pgq_jobs.state,pgq_jobs.waits_for_signal,pgq_jobs.worker,
+                     pgq_needs.job,pgq_needs.needs,
                      pgq_queues.at_limit,pgq_queues.backoff,pgq_queues.backoff_cap,pgq_queues.burst,pgq_queues.groups_at_limit,pgq_queues.keep_cancelled,pgq_queues.keep_dead,pgq_queues.keep_done,pgq_queues.lease,pgq_queues.max_per_group,pgq_queues.max_retries,
                      pgq_queues.max_running,pgq_queues.next_start_at,pgq_queues.on_dead,pgq_queues.ordered,pgq_queues.paused,pgq_queues.paused_groups,pgq_queues.paused_until,
                      pgq_queues.per,pgq_queues.queue,pgq_queues.rate,pgq_queues.rate_per_group,pgq_queues.ripe,pgq_queues.running,pgq_queues.sensitive,pgq_queues.waiting,

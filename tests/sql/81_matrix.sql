@@ -52,6 +52,7 @@ INSERT INTO matrix VALUES
     ('pgq_update', '{admin}', 'SELECT pgq_update({waiting}, ''7'') IS NOT NULL', 'true', 'PGQ01'),
     ('pgq_update', '{admin}', 'SELECT pgq_update({running}, ''7'')', 'PGQ03', 'PGQ01'),
     ('pgq_purge', '{admin}', 'SELECT pgq_purge(''0'', queue => {q})', '1', '42501'),
+    ('pgq_purge_jobs', '{admin}', 'SELECT pgq_purge_jobs(ARRAY[{dead}])', '1', '0'),
     ('pgq_configure', '{admin}', 'SELECT pgq_configure({q}, ''{"max_retries": 3}'')', '{"max_retries": 3}', '42501'),
     ('pgq_pause', '{admin}', 'SELECT pgq_pause({q})', '', '42501'),
     ('pgq_schedule', '{admin}', 'SELECT pgq_schedule(''new'', ''@daily'', ''k'', queue => {q}) > ''2020-01-01''', 'true', '42501'),
@@ -72,11 +73,11 @@ INSERT INTO matrix VALUES
     ('pgq_version', '{producer,worker,admin,reader}', 'SELECT pgq_version() <> ''''', 'true', 'true'),
     ('pgq_grant', '{}', 'SELECT pgq_grant(''tap_nobody'', ''reader'', ARRAY[{q}])', '', NULL),
     ('pgq_revoke', '{}', 'SELECT pgq_revoke(''tap_reader'', ''reader'')', '', NULL),
-    ('pgq_jobs', '{admin,reader}', 'SELECT string_agg(state, '' '' ORDER BY state) FROM pgq_jobs WHERE queue = {q}', 'dead running waiting', 'null'),
+    ('pgq_jobs', '{admin,reader}', 'SELECT string_agg(state, '' '' ORDER BY state) FROM pgq_jobs WHERE queue = {q}', 'blocked dead running waiting', 'null'),
     ('pgq_jobs', '{admin,reader}', 'SELECT count(kind) FROM pgq_jobs WHERE id IN ({waiting}, {running}, {dead})', '3', '0'),
     ('pgq_jobs', '{admin}', 'SELECT sum(jsonb_array_length(errors) + (args ->> ''n'')::int) FROM pgq_jobs WHERE queue = {q}', '5', 'null'),
     ('pgq_stats', '{admin,reader}', 'SELECT sum(waiting + running + dead) FROM pgq_stats WHERE queue = {q}', '3', 'null'),
-    ('pgq_counters', '{admin,reader}', 'SELECT sum(enqueued + claimed + failed) FROM pgq_counters WHERE queue = {q}', '6', 'null'),
+    ('pgq_counters', '{admin,reader}', 'SELECT sum(enqueued + claimed + failed) FROM pgq_counters WHERE queue = {q}', '7', 'null'),
     ('pgq_queues', '{admin,reader}', 'SELECT waiting + running FROM pgq_queues WHERE queue = {q}', '2', 'null'),
     ('pgq_overview_kinds', '{admin,reader}', 'SELECT sum(waiting + running + dead) FROM pgq_overview_kinds() WHERE queue = {q}', '3', 'null'),
     ('pgq_overview_counters', '{admin,reader}', 'SELECT sum(claimed + failed) FROM pgq_overview_counters() WHERE queue = {q}', '3', 'null'),
@@ -84,6 +85,8 @@ INSERT INTO matrix VALUES
     ('pgq_overview_queues', '{admin,reader}', 'SELECT count(*) FROM pgq_overview_queues() WHERE queue = {q}', '1', '0'),
     ('pgq_overview_waits', '{admin,reader}', 'SELECT string_agg(kind, '' '') FROM pgq_overview_waits() WHERE queue = {q}', 'waiting', 'null'),
     ('pgq_overview_deaths', '{admin,reader}', 'SELECT sum(jobs) FROM pgq_overview_deaths() WHERE queue = {q}', '1', 'null'),
+    ('pgq_find_jobs', '{admin,reader}', 'SELECT cardinality(ids) FROM pgq_find_jobs(queue => {q})', '4', '0'),
+    ('pgq_needs', '{admin,reader}', 'SELECT count(*) FROM pgq_needs WHERE needs = {waiting}', '1', '0'),
     ('pgq_workers', '{admin,reader}', 'SELECT name || running FROM pgq_workers WHERE name = {q}', '{q}1', 'null');
 
 -- Everything else is only for the owner.
@@ -120,6 +123,7 @@ UPDATE place AS p SET dead = r.id FROM pgq_running AS r WHERE r.kind = 'dead' AN
 SELECT pgq_fail(r.id, r.token, 'why') FROM pgq_running AS r WHERE r.kind = 'dead';
 SELECT pgq_enqueue('waiting', queue => queue) FROM place;
 UPDATE place AS p SET waiting = w.id FROM pgq_waiting AS w WHERE p.queue = w.queue;
+SELECT pgq_enqueue('blocked', queue => queue, after => ARRAY[waiting]) FROM place;
 INSERT INTO pgq_batch SELECT waiting, queue, 2, '{}', 0, pgq_now() FROM place;
 SELECT pgq_schedule(queue, '@yearly', 'k', queue => queue), pgq_pause(queue, group_key => 'g') FROM place;
 

@@ -81,7 +81,10 @@ LIFE = """
     pgq_overview_waits()
     pgq_overview_deaths('1 day')
     pgq_workers
+    pgq_find_jobs(contains => 'no such text')
+    pgq_needs
     pgq_purge('0')
+    pgq_purge_jobs('{1}')
     pgq_configure('default', '{"backoff": "90 s", "ordered": true, "rate": 5, "per": "00:01", "keep_dead": "1 day"}')
     pgq_pause('default', group_key => 'g')
     pgq_queues

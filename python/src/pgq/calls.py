@@ -169,6 +169,9 @@ class Calls:
             _value,
         )
 
+    def purge_jobs(self, job_ids: Iterable[int]) -> Call[int]:
+        return Call(f"SELECT {self.prefix}pgq_purge_jobs(%s::bigint[])", [list(job_ids)], _value)
+
     def configure(self, queue: str, settings: Mapping[str, Any] | None) -> Call[dict[str, Any]]:
         return Call(
             f"SELECT {self.prefix}pgq_configure(%s::text, %s::jsonb)::text",

@@ -208,6 +208,10 @@ class Queue:
         """Delete ended jobs, at most ``max_jobs`` of them; return how many."""
         return self._run(self._calls.purge(older_than, outcome, queue, max_jobs, kind))
 
+    def purge_jobs(self, job_ids: Iterable[int]) -> int:
+        """Delete those of these jobs that have ended; return how many."""
+        return self._run(self._calls.purge_jobs(job_ids))
+
     def configure(self, queue: str, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """
         Set what a queue does otherwise than others, and return all that is set of it; intervals come as text.
