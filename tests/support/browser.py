@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -45,10 +46,14 @@ class Browser:
         self._replies = replies
         self._buffer = b""
         self._last = 0
+        # What the page has told of errors: exceptions, messages of the console, and what was not loaded.
+        self.errors: list[str] = []
         # Without one, a command is for the browser and not for its tab.
         self._session: str | None = None
         target = self.command("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.command("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Runtime", "Log", "Page"):
+            self.command(f"{domain}.enable")
 
     def command(self, method: str, **params: Any) -> dict[str, Any]:
         """Send a command to the tab, and return its result. Raises Refused; fails when it takes half a minute."""
@@ -73,7 +78,17 @@ class Browser:
             self._buffer += part
         line, _, self._buffer = self._buffer.partition(b"\0")
         message: dict[str, Any] = json.loads(line)
+        self._note(message.get("method", ""), message.get("params", {}))
         return message
+
+    def _note(self, method: str, event: dict[str, Any]) -> None:
+        """Keep an event that tells of an error."""
+        if method == "Runtime.exceptionThrown":
+            self.errors.append(json.dumps(event["exceptionDetails"]))
+        elif method == "Log.entryAdded" and event["entry"]["level"] in ("error", "warning"):
+            self.errors.append(f"{event['entry']['text']} {event['entry'].get('url', '')}")
+        elif method == "Runtime.consoleAPICalled" and event["type"] in ("error", "warning", "assert"):
+            self.errors.append(json.dumps(event["args"]))
 
     def close(self) -> None:
         """End the browser."""
@@ -111,6 +126,33 @@ class Browser:
         """Replace the text of a field by keys that a person would press."""
         self.evaluate(f"document.querySelector({json.dumps(selector)}).select()")
         self.command("Input.insertText", text=text)
+
+    def size(self, width: int, height: int = 900) -> None:
+        """Give the tab a size."""
+        self.command(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+        )
+
+    def prefer(self, scheme: str) -> None:
+        """Prefer ``light`` or ``dark`` colours."""
+        self.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def press(self, key: str, code: int) -> None:
+        """Press a key, and release it."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self.command("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
+    def awaited(self, expression: str) -> Any:
+        """Return what a promise of the page becomes."""
+        result = self.command("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in result:
+            pytest.fail(f"{expression}: {result['exceptionDetails']}")
+        return result["result"].get("value")
+
+    def screenshot(self) -> bytes:
+        """Return what the tab shows, as PNG."""
+        data: str = self.command("Page.captureScreenshot", format="png")["data"]
+        return base64.b64decode(data)
 
     def click(self, selector: str, count: int = 1) -> None:
         """Press the mouse in the middle of an element, and release it; twice in a double click."""
