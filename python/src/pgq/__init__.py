@@ -1,8 +1,8 @@
 """
 pgq: a job queue that is just PostgreSQL.
 
-Applications use the names that this package exports, ``pgq.testing``, ``pgq.overview`` and ``pgq.doctor``. All other
-modules are private.
+Applications use the names that this package exports, ``pgq.doctor``, ``pgq.overview``, ``pgq.testing`` and
+``pgq.web``. All other modules are private.
 """
 
 from pgq.process import early  # noqa: F401 - before anything that takes time

@@ -32,6 +32,7 @@ RUN = ("sql", "python", "sh")
 OTHERS = ("text",)
 # The page and the first line of every block that is not run.
 EXCEPTIONS = {
+    ("docs/web.md", "pgq web                  # http://127.0.0.1:8740"),
     ("docs/clients.md", "SELECT queue, kind, waiting, running, dead FROM pgq_stats \\watch 2"),
     ("docs/clients.md", "SELECT cron.schedule('refresh', '10 seconds', $$"),
     ("docs/clients.md", "CREATE FUNCTION api.remind(address text, minutes integer) RETURNS bigint LANGUAGE sql AS $$"),

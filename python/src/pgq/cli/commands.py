@@ -21,6 +21,7 @@ from pgq.cli import (
 )
 from pgq.cli.output import as_json, show_done
 from pgq.cli.target import DSN, Target, pass_target, warn_of_password
+from pgq.cli.web import web
 from pgq.cli.worker import worker
 from pgq.queue import Queue
 from pgq.version import driver_version
@@ -33,7 +34,8 @@ from pgq.version import driver_version
     type=DSN,
     multiple=True,
     envvar="PGQ_DSN",
-    help="Connection string; may be repeated for worker, doctor, metrics, stats, ps, queues, list, retry and cancel.  "
+    help="Connection string; may be repeated for worker, web, doctor, metrics, stats, ps, queues, list, retry and "
+    "cancel.  "
     "[default: those of PGQ_DSN, one on each line, or libpq's environment: PGHOST, PGDATABASE, …]",
 )
 @click.option("--schema", "schema_", envvar="PGQ_SCHEMA", help="Schema of pgq.  [default: PGQ_SCHEMA, or search_path]")
@@ -89,5 +91,6 @@ for command in (
     schedules.schedule,
     schedules.schedules,
     doctor.doctor,
+    web,
 ):
     main.add_command(command)

@@ -1,0 +1,1 @@
+"""The pages, one module each: what is read, and which template shows it."""
