@@ -24,4 +24,5 @@ NAMES = (
     "purge",
     "workflow",
     "databases",
+    "web",
 )
