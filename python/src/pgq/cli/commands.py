@@ -35,8 +35,7 @@ from pgq.version import driver_version
     multiple=True,
     envvar="PGQ_DSN",
     help="Connection string; may be repeated for worker, web, doctor, metrics, stats, ps, queues, list, retry and "
-    "cancel.  "
-    "[default: those of PGQ_DSN, one on each line, or libpq's environment: PGHOST, PGDATABASE, …]",
+    "cancel.  [default: those of PGQ_DSN, one on each line, or libpq's environment: PGHOST, PGDATABASE, …]",
 )
 @click.option("--schema", "schema_", envvar="PGQ_SCHEMA", help="Schema of pgq.  [default: PGQ_SCHEMA, or search_path]")
 @click.version_option(package_name="pgq-jobs", prog_name="pgq", message="%(prog)s %(version)s")
