@@ -129,6 +129,7 @@ def lose(conn: Connection, connect: Connect, queue: WorkerQueue, count: int) -> 
 
 def test_jobs_that_were_lost_together_are_suspects(conn: Connection, connect: Connect, queue: WorkerQueue) -> None:
     """Waiting ones are searched for in a table of moderate size."""
+    queue.enqueue("innocent", delay="1 hour")
     queue.enqueue_many({"kind": "k", "args": n} for n in range(2))
     lose(conn, connect, queue, 2)
     found = findings(conn, "suspect-job")
@@ -148,6 +149,17 @@ def test_a_job_that_loses_its_worker_again_and_again(conn: Connection, connect: 
     assert found.severity == "error"
     assert found.title == f'job {job.id} of kind "bomb" has lost its worker 2 times: the lease ran out'
     assert found.details["worker"] == "w"
+
+
+def test_a_job_that_has_failed_and_was_lost_once_is_in_no_loop(
+    conn: Connection, connect: Connect, queue: WorkerQueue
+) -> None:
+    """Only losses count."""
+    queue.enqueue("k", backoff="0 seconds")
+    (job,) = queue.claim()
+    queue.fail(job, "no")
+    lose(conn, connect, queue, 1)
+    assert findings(conn, "crash-loop") == []
 
 
 @pytest.mark.parametrize("code", ["suspect-job", "crash-loop"])

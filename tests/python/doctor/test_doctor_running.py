@@ -66,6 +66,8 @@ def test_a_worker_that_is_gone(conn: Connection, connect: Connect, queue: Worker
     worker.register("w", ["default"], "there", 7)
     queue.enqueue("k")
     worker.claim(worker="w")
+    queue.enqueue("l")
+    queue.claim(worker="never registered")
     assert findings(conn, "worker-gone") == []
     session.close()
     (found,) = eventually(lambda: findings(conn, "worker-gone"))

@@ -40,6 +40,7 @@ def test_connections_near_their_limit(conn: Connection, connect: Connect) -> Non
     assert found.title == "2 of the 2 connections that the database allows are in use"
     conn.execute(f"ALTER DATABASE {conn.info.dbname} CONNECTION LIMIT 20".encode())
     assert findings(conn, "connections") == []
+    assert finding(conn, "connections", connections=0.09).details["most"] == 20
 
 
 @pytest.mark.parametrize(("sequence", "end"), [("pgq_job_id", 2**63 - 10), ("pgq_token", 2**53 - 10)])
@@ -105,8 +106,14 @@ def test_a_timeout_of_the_role_of_workers(conn: Connection, as_: As) -> None:
         found = finding(conn, "short-timeout")
         assert found.title == 'idle_session_timeout of role "web", under which workers run, is 1 second'
         assert found.remedy.startswith("ALTER ROLE web SET idle_session_timeout = '5s';")
+        name = conn.info.dbname
+        conn.execute(f"ALTER ROLE web IN DATABASE {name} SET idle_session_timeout = '3h'".encode())
+        assert findings(conn, "short-timeout") == []
+        conn.execute(f"ALTER DATABASE {name} SET idle_session_timeout = '2s'".encode())
+        assert finding(conn, "short-timeout").details["role"] == "owner"
     finally:
         conn.execute("ALTER ROLE web RESET ALL")
+        conn.execute(f"ALTER ROLE web IN DATABASE {conn.info.dbname} RESET ALL".encode())
 
 
 def test_clocks_that_are_apart(conn: Connection, clock: Clock) -> None:

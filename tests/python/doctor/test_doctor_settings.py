@@ -93,6 +93,18 @@ def test_a_group_that_a_dead_job_stops(conn: Connection, queue: WorkerQueue) -> 
     assert findings(conn, "stopped-group") == []
 
 
+def test_a_group_whose_dead_job_comes_later_goes_on(conn: Connection, queue: WorkerQueue) -> None:
+    """The first was dead before the queue was told to stop, and is retried."""
+    queue.configure("default", {"ordered": True})
+    first, _ = (queue.enqueue("k", n, group_key="g", max_retries=0) for n in range(2))
+    for _ in range(2):
+        (job,) = queue.claim()
+        queue.fail(job, "no")
+    queue.configure("default", {"on_dead": "stop"})
+    queue.retry(first.id)
+    assert findings(conn, "stopped-group") == []
+
+
 def test_a_schedule_that_nobody_fires(conn: Connection, queue: WorkerQueue, clock: Clock) -> None:
     """Claims do, of whatever queue."""
     queue.schedule("tea", "0 13 * * *", "k")
@@ -116,6 +128,11 @@ def test_a_schedule_that_fails(conn: Connection, queue: WorkerQueue, clock: Cloc
     found = finding(conn, "failing-schedule")
     assert found.title == 'schedule "tea" fails; it was last tried 0 seconds ago'
     assert findings(conn, "late-schedule") == []
+    queue.pause_schedule("tea")
+    assert findings(conn, "failing-schedule") == []
+    conn.execute("UPDATE pgq_schedule_entry SET timezone = 'UTC'")
+    queue.resume_schedule("tea")
+    assert len(findings(conn, "failing-schedule")) == 1
     queue.schedule("tea", "0 13 * * *", "k")
     assert findings(conn, "failing-schedule") == []
 

@@ -30,6 +30,7 @@ def test_a_producer_that_stays_in_its_transaction(conn: Connection, connect: Con
     assert "pgq_enqueue" in found.details["query"]
     assert "Its last statement: SELECT" in found.meaning
     producer.rollback()
+    producer.execute("SELECT count(*) FROM pgq_waiting")
     assert findings(conn, "open-transaction", transaction=NOW) == []
 
 
@@ -58,6 +59,7 @@ def test_a_claim_in_a_long_transaction_keeps_a_limited_queue(
     assert len(WorkerQueue(claimer).claim(["narrow"])) == 1
     assert queue.claim(["narrow"]) == []
     assert findings(conn, "limited-queue-held") == []
+    Queue(connect(autocommit=False)).enqueue("k", queue="narrow")
     found = finding(conn, "limited-queue-held", claim=NOW)
     assert found.severity == "error"
     assert f'process {claimer.info.backend_pid} keeps queue "narrow" for itself' in found.title

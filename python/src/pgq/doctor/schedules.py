@@ -14,8 +14,7 @@ LATE: Final = """
     SELECT e.name, e.queue, e.kind, e.next_at, clock.now - e.next_at AS late, e.last_at
     FROM pgq_schedules AS e
     CROSS JOIN (SELECT pgq_now() AS now) AS clock
-    WHERE NOT e.paused
-      AND e.last_error_at IS NULL
+    WHERE e.last_error_at IS NULL
       AND e.next_at < clock.now - %(fire)s::interval
     ORDER BY e.next_at
     LIMIT 20

@@ -14,7 +14,7 @@ from pgq.doctor.words import number
 def worker_gone(reading: Reading) -> Iterator[Finding]:
     """Yield workers that were registered, and whose sessions have ended without a word."""
     for worker in reading.workers:
-        if worker["present"] is not False:
+        if worker["present"] or worker["registered_at"] is None:
             continue
         where = f" on {worker['host']}" if worker["host"] else ""
         jobs = number(worker["running"], "job")
