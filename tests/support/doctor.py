@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from pgq.doctor import CHECKS, Finding, Thresholds, Unseen, examine
 from support.database import Connection
 
 NOW: Final = timedelta(0)
+PAST: Final = datetime(2020, 1, 1, tzinfo=UTC)
 CODES: Final = [check.code for check in CHECKS]
 
 

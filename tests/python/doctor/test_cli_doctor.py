@@ -7,6 +7,7 @@ from pathlib import Path
 
 from psycopg.conninfo import make_conninfo
 from support.database import As, Connection
+from support.doctor import PAST
 from support.pages import Page
 from support.processes import invoke
 
@@ -22,7 +23,7 @@ def test_the_exit_code_tells_health(conn: Connection, queue: WorkerQueue, dsn: s
     assert healthy.returncode == 0
     assert "warning: the owner of pgq" in healthy.stdout
     assert healthy.stdout.endswith("1 warning\n")
-    queue.enqueue("k", queue="lost")
+    queue.enqueue("k", queue="lost", ripe_at=PAST)
     sick = invoke("doctor", "--dsn", dsn)
     assert sick.returncode == 1
     assert sick.stdout.startswith('error: no worker serves queue "lost", in which 1 job is ripe\n')
@@ -54,7 +55,7 @@ def test_where_nothing_is_found(as_: As, conn: Connection, dsn: str) -> None:
 
 def test_lines_fit_the_terminal(queue: WorkerQueue, dsn: str) -> None:
     """All but words that are longer."""
-    queue.enqueue("k", queue="lost")
+    queue.enqueue("k", queue="lost", ripe_at=PAST)
     lines = invoke("--dsn", dsn, "doctor").stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert len(lines) > 8
@@ -62,7 +63,7 @@ def test_lines_fit_the_terminal(queue: WorkerQueue, dsn: str) -> None:
 
 def test_the_json_has_a_stable_schema(queue: WorkerQueue, dsn: str) -> None:
     """Keys may be added; none of these goes away."""
-    queue.enqueue("k", queue="lost")
+    queue.enqueue("k", queue="lost", ripe_at=PAST)
     done = invoke("--dsn", dsn, "doctor", "--json")
     assert (done.returncode, done.stderr) == (1, "")
     found = json.loads(done.stdout)
@@ -79,7 +80,7 @@ def test_the_json_has_a_stable_schema(queue: WorkerQueue, dsn: str) -> None:
 
 def test_several_databases(conn: Connection, other: Connection, dsn: str, other_dsn: str, tmp_path: Path) -> None:
     """Each line and each finding names its database; the worst exit code is that of the command."""
-    Queue(other).enqueue("k", queue="lost")
+    Queue(other).enqueue("k", queue="lost", ripe_at=PAST)
     done = invoke("doctor", "--dsn", dsn, "--dsn", other_dsn)
     assert done.returncode == 1
     assert f"{other.info.dbname}: error: no worker serves" in done.stdout

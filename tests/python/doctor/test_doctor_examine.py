@@ -11,7 +11,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from support.database import As, Connect, Connection, one
-from support.doctor import CODES
+from support.doctor import CODES, PAST
 from support.threads import Thread, eventually
 
 import pgq.doctor.reading
@@ -184,7 +184,7 @@ def test_another_schema(conn: Connection) -> None:
     """The search path does not matter, and the schema may have any name."""
     conn.execute('CREATE SCHEMA "It""s 100%"')
     install(conn, schema='It"s 100%')
-    Queue(conn, schema='It"s 100%').enqueue("k", queue="lost")
+    Queue(conn, schema='It"s 100%').enqueue("k", queue="lost", ripe_at=PAST)
     conn.execute("DROP SCHEMA public CASCADE")
     conn.execute("SET search_path = pg_catalog")
     found = examine(conn, 'It"s 100%')
@@ -204,7 +204,7 @@ def test_a_role_without_rights_is_told_what_it_lacks(conn: Connection, owner: Co
     needs = {check.code: check.needs for check in CHECKS}
     assert {one.code for one in found.unseen} == {code for code, needed in needs.items() if needed & ~Needs.PRIMARY}
 
-    Queue(owner).enqueue("k", queue="lost")
+    Queue(owner).enqueue("k", queue="lost", ripe_at=PAST)
     Queue(owner).grant("web", "reader")
     found = examine(session)
     assert [one.code for one in found.findings] == ["no-worker"]
@@ -230,7 +230,7 @@ def test_a_role_without_rights_is_told_what_it_lacks(conn: Connection, owner: Co
 def test_a_role_that_sees_some_queues_is_told_so(owner: Connection, as_: As) -> None:
     """What is wrong in the others is not found."""
     for queue in ("mine", "theirs"):
-        Queue(owner).enqueue("k", queue=queue)
+        Queue(owner).enqueue("k", queue=queue, ripe_at=PAST)
     Queue(owner).grant("web", "reader", ["mine"])
     found = examine(as_("web"))
     assert [one.details["queue"] for one in found.findings] == ["mine"]

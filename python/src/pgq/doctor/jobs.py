@@ -62,6 +62,8 @@ def no_worker(reading: Reading) -> Iterator[Finding]:
     """Yield the queues with ripe jobs and without a present worker."""
     known = served(reading)
     for queue, (jobs, age) in unserved(reading).items():
+        if age < reading.thresholds.unserved:
+            continue
         similar = next(iter(get_close_matches(queue, known, 1)), None)
         typo = (
             f' The most similar queue with a worker is "{similar}": is one of the two names a typo?' if similar else ""

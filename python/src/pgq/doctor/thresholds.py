@@ -10,7 +10,9 @@ from datetime import timedelta
 class Thresholds:
     """The values from which on something is a finding. Tests set lower ones than a server reaches in a second."""
 
-    # How long a job may be ripe; how long dead jobs are news.
+    # How long a job may be ripe: in a queue without a worker, which a deployment restarts, and in one with workers. How
+    # long dead jobs are news.
+    unserved: timedelta = timedelta(seconds=10)
     late: timedelta = timedelta(minutes=5)
     recent: timedelta = timedelta(hours=1)
     # How long after its end a lease may wait for the rescue, which claims make within two seconds, and how long after
