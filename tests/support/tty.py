@@ -9,7 +9,7 @@ import struct
 import subprocess
 import termios
 from collections.abc import Mapping
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from support.processes import COMMAND, Done
 
@@ -19,6 +19,7 @@ def on_terminal(
     streams: Literal["stdout", "stderr", "both"] = "both",
     columns: int = 80,
     environment: Mapping[str, str] | None = None,
+    stdin: BinaryIO | None = None,
 ) -> Done:
     """
     Run the installed program with a terminal of so many columns for one stream or both; of both, all is in stdout.
@@ -30,7 +31,7 @@ def on_terminal(
     variables = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "NO_COLOR"}}
     process = subprocess.Popen(
         [COMMAND, *arguments],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL if stdin is None else stdin,
         stdout=subprocess.PIPE if streams == "stderr" else there,
         stderr=subprocess.PIPE if streams == "stdout" else there,
         env=variables | dict(environment or {}),

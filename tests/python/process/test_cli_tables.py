@@ -50,8 +50,12 @@ TABLES = {
 
 
 def test_these_are_all_commands_that_print_tables() -> None:
-    """Those that print JSON and need no arguments, and do nothing but show."""
-    acts = {"install", "upgrade", "uninstall", "version", "purge", "retry", "cancel", "enqueue"}
+    """
+    Those that print JSON and need no arguments, and do nothing but show.
+
+    doctor prints sentences, and statements that are to be copied as a whole.
+    """
+    acts = {"install", "upgrade", "uninstall", "version", "purge", "retry", "cancel", "enqueue", "doctor"}
     shows = {
         name
         for name, command in main.commands.items()

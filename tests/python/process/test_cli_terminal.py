@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from support.database import Connection
@@ -25,7 +26,9 @@ def dead(queue: WorkerQueue) -> list[int]:
 def test_colors_are_for_terminals(dsn: str, dead: list[int]) -> None:
     """NO_COLOR switches them off there; a pipe gets none."""
     assert "\x1b[31mdead" in on_terminal("--dsn", dsn, "list").stdout
-    assert "\x1b[" not in on_terminal("--dsn", dsn, "list", environment={"NO_COLOR": "1"}).stdout
+    assert "\x1b[" in on_terminal("--dsn", dsn, "doctor").stdout
+    for command in ("list", "stats", "doctor"):
+        assert "\x1b[" not in on_terminal("--dsn", dsn, command, environment={"NO_COLOR": "1"}).stdout
     assert "\x1b[31mpgq:" in on_terminal("--dsn", dsn, "show", "404").stdout
     assert "\x1b" not in installed("--dsn", dsn, "list").stdout
 
@@ -53,8 +56,13 @@ def test_a_purge_has_a_bar(dsn: str, dead: list[int]) -> None:
     assert "100%" in done.stderr
 
 
-def test_an_enqueue_of_a_file_has_a_bar(dsn: str, conn: Connection) -> None:
-    """Its length is that of the file: none, here."""
+def test_an_enqueue_of_a_file_has_a_bar(dsn: str, conn: Connection, tmp_path: Path) -> None:
+    """Its length is that of the file; there is none for what has no length."""
+    (tmp_path / "jobs").write_text("".join(f'{{"kind": "k", "args": {n}}}\n' for n in range(50)))
+    with (tmp_path / "jobs").open("rb") as file:
+        done = on_terminal("--dsn", dsn, "enqueue", "--stdin", "--batch", "10", streams="stderr", stdin=file)
+    assert (done.returncode, done.stdout) == (0, "50 enqueued, 0 were already\n")
+    assert "100%" in done.stderr
     done = on_terminal("--dsn", dsn, "enqueue", "--stdin", streams="stderr")
     assert (done.returncode, done.stdout, done.stderr) == (0, "0 enqueued, 0 were already\n", "")
 

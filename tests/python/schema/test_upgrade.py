@@ -38,7 +38,7 @@ from support.threads import Thread, eventually
 
 from pgq import NoUpgradePath, Views, WorkerQueue
 from pgq.schema import upgrade as upgrading
-from pgq.schema.upgrade import upgrade
+from pgq.schema.upgrade import steps_left, upgrade
 from pgq.version import driver_version
 
 OLD = RELEASED[0]
@@ -103,6 +103,16 @@ def test_an_upgraded_installation_equals_a_new_one(
     new, old = found
     assert old[0] == new[0]
     assert old[1:] == new[1:]
+
+
+@pytest.mark.parametrize("release", RELEASED)
+def test_the_steps_that_are_left_are_counted(as_: As, release: str) -> None:
+    """For the bar of the command."""
+    owner = as_("owner")
+    put(owner, "plain", release)
+    assert steps_left(owner) == len(path_from(release)) - 1
+    upgrade(owner)
+    assert steps_left(owner) == 0
 
 
 JOBS = "SELECT * FROM {} ORDER BY id"

@@ -12,7 +12,7 @@ import click
 
 from pgq import doctor as doctors
 from pgq.cli.databases import DATABASE, in_each
-from pgq.cli.output import as_json, print_json, shown
+from pgq.cli.output import as_json, colored, print_json, shown
 from pgq.cli.target import Target, pass_target
 
 COLOURS: Final = {"error": "red", "warning": "yellow", "note": "blue"}
@@ -56,7 +56,7 @@ def print_examination(name: str | None, found: doctors.Examination) -> None:
     """Print the findings of one database, what it has been examined for in vain, and a summary."""
     label = "" if name is None else f"{name}: "
     for finding in found.findings:
-        severity = click.style(finding.severity, fg=COLOURS[finding.severity], bold=True)
+        severity = colored(finding.severity, COLOURS[finding.severity], bold=True)
         print_lines(f"{label}{severity}: ", f"{label}{finding.severity}: ", [finding.title])
         print_lines("  ", "  ", [finding.meaning])
         print_lines("  mend: ", "  mend: ", [finding.remedy])
