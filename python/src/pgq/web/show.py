@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -11,6 +10,10 @@ from markupsafe import Markup
 NOTHING: Final = "\N{EN DASH}"
 # What a state is shown as, beside its name: the colour is never the only sign.
 STATES: Final = ("waiting", "blocked", "running", "done", "dead", "cancelled")
+# Stands for a character that cannot be seen, or that would change what is seen beside it.
+SIGN: Final = "\N{REPLACEMENT CHARACTER}"
+# These join letters, as in Persian, and emoji; Python does not count them as printable.
+JOINERS: Final = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 UNITS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
@@ -18,23 +21,19 @@ def text(value: Any) -> str:
     """Return a name or a line of text: control characters and marks that reorder text become a visible sign."""
     if value is None:
         return NOTHING
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(value))
+    return "".join(character if _is_plain(character) else SIGN for character in str(value))
 
 
 def block(value: Any) -> str:
     """Return text of several lines in the same way."""
     return "\n".join(
-        text(line).replace("\N{REPLACEMENT CHARACTER}", " ") if "\t" in line else text(line)
+        "".join(character if _is_plain(character) or character == "\t" else SIGN for character in line)
         for line in str(value).splitlines()
     )
 
 
-def pretty(value: Any) -> str:
-    """Return JSON, given as text, in lines. What Python cannot decode stays as it is."""
-    try:
-        return json.dumps(json.loads(value), indent=2, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return str(value)
+def _is_plain(character: str) -> bool:
+    return character.isprintable() or character in JOINERS
 
 
 def number(value: float | None) -> str:
@@ -97,6 +96,6 @@ def ago(value: datetime | None, *, now: datetime | None) -> Markup:
 
 
 FILTERS: Final = {
-    "text": text, "block": block, "pretty": pretty, "number": number, "rate": rate, "duration": duration,
+    "text": text, "block": block, "number": number, "rate": rate, "duration": duration,
     "coarse": coarse, "moment": moment, "clock": clock,
 }  # fmt: skip

@@ -19,6 +19,8 @@ COLUMNS: Final = (
     "worker, claimed_at, lease_until, ended_at, losses, cancel_requested_at, after, waits_for_signal, sensitive"
 )
 PRIVATE: Final = ("dedup_key", "args", "errors", "result", "context", "group_key", "saved")
+# Laid out by PostgreSQL: Python would read numbers with less than all their digits.
+PRETTY: Final = {name: f"jsonb_pretty({name})" for name in ("args", "result", "context", "saved")}
 # Text that is shown of one value: more would make a page that no browser likes.
 LONGEST: Final = 20_000
 CAN_CANCEL: Final = ("waiting", "blocked", "running")
@@ -53,7 +55,7 @@ def read(reader: Reader, job_id: int, *, show_sensitive: bool) -> dict[str, Any]
     may_read = reader.may_read("pgq_jobs", "args")
     shown = "true" if show_sensitive else "NOT sensitive"
     private = ", ".join(
-        f"CASE WHEN {shown} THEN {name}::text END AS {name}" if may_read else f"NULL::text AS {name}"
+        f"CASE WHEN {shown} THEN {PRETTY.get(name, name)}::text END AS {name}" if may_read else f"NULL::text AS {name}"
         for name in PRIVATE
     )
     # Arguments are never NULL: where they are, an admin of other queues looks.
