@@ -105,6 +105,7 @@ def test_a_job_shows_what_has_happened_to_it(client: Client, filled: Filled) -> 
     blocked = client.get(f"/jobs/{filled.blocked}").text
     assert {"extract", "transform", "load"} <= set(re.findall(r'<text class="kind"[^>]*>([^<]*)', blocked))
     assert blocked.count('<path class="link"') == 2
+    assert "Blocked: waits for 1 other job" in words(blocked)
     assert '"rows": 12' in words(client.get(f"/jobs/{filled.done}").text)
 
 
@@ -117,7 +118,7 @@ def test_a_job_that_is_not_there_is_not_found(client: Client) -> None:
 
 
 def test_a_sensitive_queue_hides_its_arguments_until_an_admin_asks(
-    client: Client, conn: Connection, filled: Filled
+    client: Client, conn: Connection, filled: Filled, dsn: str
 ) -> None:
     conn.execute("""SELECT pgq_configure('mail', '{"sensitive": true}'), pgq_configure('pay', '{"sensitive": true}')""")
     assert "ann0@example" not in client.get(f"/jobs/{filled.waiting}").text
@@ -126,6 +127,8 @@ def test_a_sensitive_queue_hides_its_arguments_until_an_admin_asks(
     for address in ("/", "/jobs", "/dead", "/jobs?search=ann0%40example"):
         page = client.get(address).text
         assert TRACEBACK.splitlines()[0] not in page, address
+    with pages(dsn, allow_actions=True) as acting:
+        assert "Retry 3 jobs?" in acting.get("/do/retry?queue=pay&kind=charge&error=").text
     # The search would be a way to guess them.
     assert "welcome" not in words(client.get("/jobs?search=ann0%40example").text)
 
@@ -176,6 +179,19 @@ def test_a_confirmation_touches_what_it_has_shown(acting: Client, conn: Connecti
     late = one(conn, "SELECT id FROM pgq_enqueue('late', queue => 'mail')")
     assert "3 cancelled" in words(acting.post("/do/cancel", {"form_token": token, "ids": ids}).text)
     assert one(conn, "SELECT state FROM pgq_jobs WHERE id = %s", late) == "waiting"
+
+
+def test_a_state_in_which_jobs_cannot_be_touched_finds_none(acting: Client) -> None:
+    """Not those in other states, which the person did not mean."""
+    assert "Cancel 0 jobs?" in acting.get("/do/cancel?state=dead&queue=pay").text
+    assert "Retry 0 jobs?" in acting.get("/do/retry?state=waiting&queue=mail").text
+    assert "Retry 3 jobs?" in acting.get("/do/retry?queue=pay").text
+
+
+def test_numbers_keep_all_their_digits(client: Client, conn: Connection) -> None:
+    number = "12345678901234567890.1234567890123456789000"
+    job = one(conn, f"SELECT id FROM pgq_enqueue('precise', '[{number}]')")
+    assert number in client.get(f"/jobs/{job}").text
 
 
 def test_without_actions_there_is_none(client: Client, conn: Connection, filled: Filled) -> None:

@@ -49,14 +49,15 @@ def chosen(reader: Reader, ask: Ask, states: tuple[str, ...]) -> Chosen:
 def matching(reader: Reader, ask: Ask, states: tuple[str, ...]) -> tuple[list[int], bool]:
     """Return the numbers of the newest jobs that match the filters, and whether there may be more."""
     state = ask.get("state")
-    # A cause is that of dead jobs. It is taken as it is; an empty one stands for jobs without an error.
+    # A cause is that of dead jobs, and taken as it is. An empty one stands for jobs without an error, and for all of a
+    # sensitive queue.
     has_cause = "error" in ask.request.query_params
     cause = ask.request.query_params.get("error") or None
-    wanted = [state] if state in states else ["dead"] if has_cause else list(states)
+    wanted = ["dead"] if has_cause else [state] if state is not None else list(states)
     ids: list[int] = []
     more = False
     end = monotonic() + PATIENCE
-    for one in wanted:
+    for one in (each for each in wanted if each in states):
         before = None
         while len(ids) < MOST:
             row = reader.row(
@@ -83,7 +84,7 @@ def died_of(reader: Reader, ids: list[int], cause: str | None) -> list[int]:
     """Return those of these jobs whose newest error begins with this line; None: that have none."""
     rows = reader.rows(
         f"SELECT id FROM {{p}}pgq_jobs WHERE id = ANY (%(ids)s::bigint[]) "
-        f"AND {FIRST_LINE} IS NOT DISTINCT FROM %(cause)s::text ORDER BY id DESC",
+        f"AND CASE WHEN NOT sensitive THEN {FIRST_LINE} END IS NOT DISTINCT FROM %(cause)s::text ORDER BY id DESC",
         {"ids": ids, "cause": cause},
     )
     return [row["id"] for row in rows]

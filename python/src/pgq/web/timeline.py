@@ -56,6 +56,11 @@ def ahead(job: dict[str, Any], now: datetime) -> list[Event]:
         return [Event(job["ripe_at"], "waiting", title, is_ahead=True)]
     if job["state"] == "waiting":
         return [Event(now, "waiting", "Ripe: the next free worker takes it", is_ahead=True)]
+    if job["state"] == "blocked":
+        jobs = len(job["after"])
+        return [
+            Event(now, "blocked", f"Blocked: waits for {jobs:,} other job{'' if jobs == 1 else 's'}", is_ahead=True)
+        ]
     if job["state"] == "running":
         late = job["lease_until"] < now
         title = "Its lease has ended" if late else "Its lease ends, unless the worker extends it"
