@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import sys
 from typing import Any, Final
 
 import click
@@ -39,10 +41,11 @@ def web(target: Target, host: str, port: int, names: tuple[str, ...], allow_acti
         from pgq.web import app  # noqa: PLC0415 - an extra
         from pgq.web.security import LOOPBACK, is_loopback  # noqa: PLC0415 - an extra
     except ImportError as error:
-        if error.name not in ("jinja2", "starlette", "uvicorn"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("jinja2", "starlette", "uvicorn"):
             raise
         raise CommandError(
-            f"this Python has no module {error.name}, which pgq web needs", "Install pgq-jobs[web]."
+            f"this Python has no module {missing}, which pgq web needs", "Install pgq-jobs[web]."
         ) from error
     if not is_loopback(host) and not names:
         raise click.UsageError(
@@ -62,8 +65,12 @@ def web(target: Target, host: str, port: int, names: tuple[str, ...], allow_acti
 
 
 def serve(server: Any) -> None:
-    """Run the server. Raises CommandError when it cannot listen."""
+    """Run the server until a signal. Raises CommandError when it cannot listen."""
+    # The server raises the signal again when it has stopped.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
     try:
         server.run()
     except SystemExit as end:
-        raise CommandError("cannot listen on this address", "Choose another --port.") from end
+        if end.code:
+            raise CommandError("cannot listen on this address", "Choose another --port.") from end

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import logging
 import secrets
 from collections.abc import Iterable
+from time import monotonic
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+access: Final = logging.getLogger("pgq.web.access")
 # Nothing inline, nothing from elsewhere: a payload that got into a page as markup could neither run nor load anything.
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -57,8 +60,13 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
+        begun_at = monotonic()
+
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
+                # Without the query, which may have an argument that was searched for.
+                took = round(1000 * (monotonic() - begun_at))
+                access.info("%s %s %s %s ms", scope["method"], quote(scope["path"]), message["status"], took)
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
