@@ -37,7 +37,7 @@ MANUAL := build/venv-docs
 SITE := build/site
 PROVE := tools/pgtap.py --load $(PLAIN) --load python/src/pgq/testkit.sql
 
-.PHONY: all help demo recording reference test test-all test-sql test-python test-django test-matrix fuzz torture conformance test-examples lint
+.PHONY: all help demo recording reference pictures test test-all test-sql test-python test-django test-matrix fuzz torture conformance test-examples lint
 .PHONY: bench dist docs installcheck clean
 .DELETE_ON_ERROR:
 # Completed scripts are frozen, checked and read.
@@ -147,6 +147,9 @@ installcheck: all ## pgTAP on the server that PGHOST, PGPORT, PGUSER name
 reference: $(VENV)/ready all ## the generated pages of docs/ anew: SQL, Python, command line, errors; and llms.txt
 	@$(BIN)/python tools/sql_reference.py
 	@PYTHONPATH=tools $(BIN)/python -m manual
+
+pictures: $(VENV)/ready all ## those of docs/web.md anew, drawn by a browser
+	@PGQ_PICTURES=docs/images $(PYTEST) tests/python/web/test_web_pictures.py
 
 lint: $(VENV)/ready all ## ruff, mypy, vulture and the rules of the SQL
 	@$(BIN)/ruff check --config python/pyproject.toml --no-cache $(LINTED)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from support.browser import Browser, browser
@@ -14,8 +12,6 @@ from support.web import HOSTILE, Client, Filled, addresses, fill, pages, violati
 pytestmark = pytest.mark.slow
 WIDTHS = (320, 480, 768, 1024, 1440, 1920)
 SCHEMES = ("light", "dark")
-# The directory for the pictures of docs/; without, they are thrown away.
-PICTURES = os.environ.get("PGQ_PICTURES")
 TOO_WIDE = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
 
 
@@ -183,16 +179,3 @@ def test_without_javascript_the_page_reloads(page: Browser, client: Client) -> N
         assert page.evaluate("getComputedStyle(document.getElementById('live')).display") == "none"
     finally:
         page.command("Emulation.setScriptExecutionDisabled", value=False)
-
-
-def test_the_pictures_of_the_documentation(page: Browser, client: Client, filled: Filled, tmp_path: Path) -> None:
-    """They are drawn each time, in both schemes, and written where PGQ_PICTURES says."""
-    for name, address in (("overview", "/"), ("job", f"/jobs/{filled.blocked}"), ("dead", "/dead")):
-        drawn = []
-        for scheme in SCHEMES:
-            page.size(1200, 800)
-            page.prefer(scheme)
-            page.open(client.url + address)
-            drawn.append(page.screenshot())
-            (Path(PICTURES or tmp_path) / f"web-{name}-{scheme}.png").write_bytes(drawn[-1])
-        assert drawn[0] != drawn[1]
