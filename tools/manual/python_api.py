@@ -6,9 +6,13 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import pgq
+from pgq.new_job import AfterFailed, OnDuplicate
+from pgq.schedule import CatchUp, Overlap
+from pgq.statement import Paramstyle
+from pgq.worker.settings import QueueOrder
 
 WIDTH: Final = 118
 # Every public name, by what it is for. One that is missing here is an error.
@@ -40,12 +44,17 @@ METHODS: Final[Mapping[str, Sequence[str]]] = {
 }  # fmt: skip
 # Of these, whose methods are those of another one to be awaited, only the names are listed.
 AWAITED: Final = {"AsyncQueue": "Queue", "AsyncJob": "Job"}
+# Words that an argument takes; the signatures have these names.
+WORDS: Final[Mapping[str, Any]] = {
+    "AfterFailed": AfterFailed, "CatchUp": CatchUp, "OnDuplicate": OnDuplicate, "Overlap": Overlap,
+    "Paramstyle": Paramstyle, "QueueOrder": QueueOrder,
+}  # fmt: skip
 INTRODUCTION: Final = """\
 # Python reference
 
 Every public name of the module `pgq`, with its docstring. This page is generated from the code. [Handlers and
 workers](handlers.md) and [Any connection](connections.md) show how they are used, and [Tests](testing.md) the fixtures
-of `pgq.testing`. An `Interval` is a timedelta, or text that PostgreSQL reads as an interval, such as `5 minutes`.
+of `pgq.testing`.
 """
 
 
@@ -56,7 +65,14 @@ def page() -> str:
         raise ValueError(f"GROUPS and pgq.__all__ differ: {sorted(set(listed) ^ set(pgq.__all__))}")
     contents = "".join(f"- [{title}](#{title.lower().replace(' ', '-')})\n" for title in GROUPS)
     sections = [f"## {title}\n\n" + "\n".join(_entry(name) for name in names) for title, names in GROUPS.items()]
-    return "\n".join([INTRODUCTION, contents, *sections])
+    return "\n".join([INTRODUCTION, contents, _types(), *sections])
+
+
+def _types() -> str:
+    """Return a table of the types of arguments that have names."""
+    words = [f"| `{name}` | {', '.join(f'`{word}`' for word in get_args(one))} |" for name, one in WORDS.items()]
+    interval = "| `Interval` | a timedelta, or text that PostgreSQL reads as an interval, such as `5 minutes` |"
+    return "\n".join(["In the signatures these stand for:\n", "| type | |", "|---|---|", interval, *words, ""])
 
 
 def _entry(name: str) -> str:
