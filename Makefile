@@ -137,7 +137,7 @@ conformance: $(VENV)/ready all ## does a worker in any language keep docs/protoc
 	@PYTHONPATH=tests:tools $(BIN)/python -m conformance $(if $(PRODUCER),--producer '$(PRODUCER)') \
 	    $(if $(ONLY),--only '$(ONLY)') $(if $(STRIDE),--stride $(STRIDE)) '$(or $(WORKER),$(error WORKER= is the command line of a worker))'
 
-test-examples: $(VENV)/ready all ## the workers of examples/workers/ keep docs/protocol.md; a language that is not installed fails
+test-examples: $(VENV)/ready all ## the workers of examples/workers/ keep docs/protocol.md; as root, languages that are missing are installed
 	@$(PYTEST) --numprocesses 3 --dist load -rP tests/examples
 
 # The same pgTAP files, in a database of their own.

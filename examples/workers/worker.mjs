@@ -2,9 +2,9 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 
-class Snooze extends Error {}
 const queue = process.env.PGQ_QUEUE ?? "default", lease = Number(process.env.PGQ_LEASE ?? 60);
 const name = `node:${process.pid}:${Math.random().toString(36).slice(2)}`;
+const ENQUEUE = "SELECT id FROM pgq_enqueue($1, $2, $3)", [, , command, ...given] = process.argv;
 const CLAIM = "SELECT id, token, kind, args::text FROM pgq_claim(ARRAY[$1], 1, make_interval(secs => $2), $3)";
 // No row: an operator has cancelled the job. An error: the lease is lost.
 const EXTEND = `SELECT FROM pgq_extend($1, $2, make_interval(secs => $3))
@@ -16,19 +16,17 @@ process.on("SIGTERM", () => { stopping = true; wake(); });
 // JSON is passed as text: node-postgres would write an array as one of PostgreSQL. Numbers beyond 2^53 are rounded.
 const write = (job, args) => (db) =>
   db.query("INSERT INTO conformance_effect VALUES ($1, $2, $3)", [job.id, args.n, JSON.stringify(args.value ?? null)]);
+const snooze = (until) => { throw Object.assign(new Error(until), { isSnooze: true }); };
 const handlers = {
   "conformance.write": write,
   "conformance.slow": (job, args, signal) => sleep(args.seconds * 1000, null, { signal }).then(() => write(job, args)),
   "conformance.fail": (job, args) => { throw new Error(args.message); },
-  "conformance.snooze": (job, args) => {
-    if (Date.now() < args.until * 1000) throw new Snooze(args.until);
-    return write(job, args);
-  },
+  "conformance.snooze": (job, args) => (Date.now() < args.until * 1000 ? snooze(args.until) : write(job, args)),
 };
 
 async function run(db, side, job) {
   const key = [job.id, job.token], over = new AbortController(); // a bigint comes as text, and goes back as it is
-  const extend = () => side.query(EXTEND, [...key, lease]).then((rows) => rows.rowCount || over.abort());
+  const extend = () => side.query(EXTEND, [...key, lease]).then((held) => held.rowCount || over.abort());
   const keep = setInterval(() => extend().catch(() => over.abort()), (lease * 1000) / 3);
   try {
     if (!handlers[job.kind]) return await db.query("SELECT pgq_decline($1, $2)", key);
@@ -40,36 +38,32 @@ async function run(db, side, job) {
   } catch (error) {
     await db.query("ROLLBACK"); // throws if the connection is lost: then the job is done, or its lease ends
     if (error.code === "PGQ02") return;
-    const end = error instanceof Snooze ? "pgq_snooze($1, $2, to_timestamp($3))" : "pgq_fail($1, $2, $3)";
+    const end = error.isSnooze ? "pgq_snooze($1, $2, to_timestamp($3))" : "pgq_fail($1, $2, $3)";
     await db.query(`SELECT ${end}`, [...key, error.message]).catch((e) => { if (e.code !== "PGQ02") throw e; });
   } finally { clearInterval(keep); }
 }
 
-async function serve(db, side, asleep = false) {
+async function serve(db, side) {
   await side.query("SELECT pgq_register($1, ARRAY[$2])", [name, queue]);
   side.on("notification", () => wake());
-  while (!stopping) {
-    const { rows } = await db.query(CLAIM, [queue, lease, name]);
-    if (rows.length && asleep) await side.query("SELECT pgq_idle(ARRAY[$1], false)", [queue]);
-    else if (!rows.length && !asleep) {
-      const channels = (await side.query("SELECT pgq_idle(ARRAY[$1]) AS channel", [queue])).rows;
-      for (const { channel } of channels) await side.query(`LISTEN "${channel}"`);
-    } else if (!rows.length) await new Promise((done) => { wake = done; setTimeout(done, 1000); });
-    asleep = !rows.length;
-    for (const job of rows) await run(db, side, job);
+  for (let asleep = false, job; !stopping; asleep = !job) {
+    [job] = (await db.query(CLAIM, [queue, lease, name])).rows;
+    if (job && asleep) await side.query("SELECT pgq_idle(ARRAY[$1], false)", [queue]);
+    if (job) await run(db, side, job);
+    else if (asleep) await new Promise((done) => { wake = done; setTimeout(done, 1000); });
+    else for (const { channel } of (await side.query("SELECT pgq_idle(ARRAY[$1]) AS channel", [queue])).rows)
+      await side.query(`LISTEN "${channel}"`);
   }
   await side.query("SELECT pgq_unregister($1)", [name]);
 }
 
-for (let failed = true; failed && !stopping; ) {
+while (!stopping) {
   const clients = [new pg.Client(), new pg.Client()];
   try {
     for (const client of clients) await client.on("error", () => {}).connect();
-    if (process.argv[2] === "enqueue") {
-      const job = await clients[0].query("SELECT id FROM pgq_enqueue($1, $2, $3)", [...process.argv.slice(3), queue]);
-      console.log(job.rows[0].id);
-    } else await serve(...clients);
-    failed = false;
+    if (command === "enqueue") console.log((await clients[0].query(ENQUEUE, [...given, queue])).rows[0].id);
+    else await serve(...clients);
+    stopping = true;
   } catch (error) { console.error(error.message); await sleep(500); }
   for (const client of clients) client.end().catch(() => {});
 }

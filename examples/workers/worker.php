@@ -69,18 +69,16 @@ function run(PDO $db, PDO $side, array $job): mixed {
 }
 
 $db = connect();
-if (($argv[1] ?? '') === 'enqueue') {
+if (($argv[1] ?? '') === 'enqueue')
     exit(query($db, 'SELECT id FROM pgq_enqueue(?, ?, ?)', [$argv[2], $argv[3], $queue])[0]['id'] . "\n");
-}
 $side = connect();
 query($side, 'SELECT pgq_register(?, ARRAY[?])', [$name, $queue]);
-for ($asleep = false; !$stopping; $asleep = !$jobs) { // an exception ends the worker: a service manager starts it again
-    $jobs = query($db, CLAIM, [$queue, $lease, $name]);
-    if ($jobs && $asleep) query($side, 'SELECT pgq_idle(ARRAY[?], false)', [$queue]);
-    elseif (!$jobs && $asleep) $side->pgsqlGetNotify(PDO::FETCH_ASSOC, 1000);
-    elseif (!$jobs)
-        foreach (query($side, 'SELECT pgq_idle(ARRAY[?]) AS channel', [$queue]) as ['channel' => $channel])
-            $side->exec("LISTEN \"$channel\"");
-    foreach ($jobs as $job) run($db, $side, $job);
+for ($asleep = false; !$stopping; $asleep = !$job) { // an exception ends the worker: a service manager starts it again
+    $job = query($db, CLAIM, [$queue, $lease, $name])[0] ?? null;
+    if ($job && $asleep) query($side, 'SELECT pgq_idle(ARRAY[?], false)', [$queue]);
+    if ($job) run($db, $side, $job);
+    elseif ($asleep) $side->pgsqlGetNotify(PDO::FETCH_ASSOC, 1000);
+    else foreach (query($side, 'SELECT pgq_idle(ARRAY[?]) AS channel', [$queue]) as ['channel' => $channel])
+        $side->exec("LISTEN \"$channel\"");
 }
 query($side, 'SELECT pgq_unregister(?)', [$name]);

@@ -12,12 +12,10 @@ EXTEND = "SELECT FROM pgq_extend($1, $2, make_interval(secs => $3))
 $stopping = false
 trap("TERM") { $stopping = true }
 
-# A handler works outside of a transaction, and returns what to do in the one that completes its job.
+# A handler works outside of a transaction, and returns the statement of the one that completes its job.
 # ruby-pg passes text and declares no types. JSON.generate(nil) is "null"; nil would be NULL.
-WRITE = lambda do |job, args|
-  row = [job["id"], args.fetch("n"), JSON.generate(args["value"])]
-  ->(db) { db.exec_params("INSERT INTO conformance_effect VALUES ($1, $2, $3)", row) }
-end
+INSERT = "INSERT INTO conformance_effect VALUES ($1, $2, $3)"
+WRITE = ->(job, args) { [INSERT, [job["id"], args.fetch("n"), JSON.generate(args["value"])]] }
 HANDLERS = {
   "conformance.write" => WRITE,
   "conformance.slow" => ->(job, args) { sleep(args["seconds"]); WRITE.(job, args) },
@@ -34,9 +32,9 @@ def run(db, side, job)
     loop { sleep(LEASE / 3); break if side.exec_params(EXTEND, [*key, LEASE]).none? } rescue PG::Error
     Thread.main.raise("the job is lost or cancelled")
   end
-  effect = handler.(job, JSON.parse(job["args"], max_nesting: false))
+  statement = handler.(job, JSON.parse(job["args"], max_nesting: false))
   keep.kill.join # from here on nothing interrupts
-  db.transaction { effect.(db); db.exec_params("SELECT pgq_complete($1, $2)", key) }
+  db.transaction { db.exec_params(*statement); db.exec_params("SELECT pgq_complete($1, $2)", key) }
 rescue PG::ConnectionBad, PG::UnableToSend
   raise # only the database knows: the job is done, or its lease ends
 rescue StandardError => error
@@ -51,25 +49,21 @@ def serve(db, side, asleep = false)
   until $stopping
     job = db.exec_params(CLAIM, [QUEUE, LEASE, NAME]).first
     side.exec_params("SELECT pgq_idle(ARRAY[$1], false)", [QUEUE]) if job && asleep
-    if !job && !asleep
-      channels = side.exec_params("SELECT pgq_idle(ARRAY[$1])", [QUEUE]).column_values(0)
-      channels.each { |channel| side.exec("LISTEN \"#{channel}\"") }
-    elsif !job then side.wait_for_notify(1)
+    if job then run(db, side, job)
+    elsif asleep then side.wait_for_notify(1)
+    else side.exec_params("SELECT pgq_idle(ARRAY[$1])", [QUEUE]).each_row { |row| side.exec("LISTEN \"#{row[0]}\"") }
     end
     asleep = !job
-    run(db, side, job) if job
   end
   side.exec_params("SELECT pgq_unregister($1)", [NAME])
 end
 
+ENQUEUE = "SELECT id FROM pgq_enqueue($1, $2, $3)"
+return puts(PG.connect.exec_params(ENQUEUE, [*ARGV[1, 2], QUEUE]).getvalue(0, 0)) if ARGV[0] == "enqueue"
 begin
-  connections = [PG.connect, PG.connect]
-  enqueue = "SELECT id FROM pgq_enqueue($1, $2, $3)"
-  if ARGV[0] == "enqueue" then puts connections[0].exec_params(enqueue, [*ARGV[1, 2], QUEUE]).getvalue(0, 0)
-  else serve(*connections)
-  end
+  serve(PG.connect, PG.connect)
 rescue PG::ConnectionBad, PG::UnableToSend, PG::ServerError => error
   warn error.message
   sleep 0.5
-  $stopping ? exit : retry
+  retry unless $stopping
 end
