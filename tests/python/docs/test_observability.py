@@ -83,7 +83,8 @@ def recipes(
     sort: str, handlers: Handlers, events: list[Any], reader: InMemoryMetricReader, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     """The hook of the page, around the handlers of the test."""
-    *blocks, registration = PAGE.blocks("python")
+    # The recipes are functions.
+    *blocks, registration = (block for block in PAGE.blocks("python") if "\ndef " in block)
     monkeypatch.setattr(pgq, "around", handlers.around)
     module: dict[str, Any] = {}
     for block in (*blocks, registration.partition("@pgq.handler")[0]):
