@@ -54,7 +54,7 @@ def test_help_names_every_command() -> None:
         "install", "upgrade", "uninstall", "version", "enqueue", "worker", "list", "show", "stats",
         "ps", "retry", "cancel", "purge", "grant", "revoke", "configure", "queues", "pause", "resume",
         "schedule", "schedules", "result", "update", "signal", "batches",
-        "enqueue-batch", "doctor", "metrics", "web",
+        "enqueue-batch", "doctor", "metrics", "top", "web",
     ):  # fmt: skip
         assert f"\n  {command} " in done.stdout
         assert invoke(command, "--help").returncode == 0

@@ -21,6 +21,7 @@ from pgq.cli import (
 )
 from pgq.cli.output import as_json, show_done
 from pgq.cli.target import DSN, Target, pass_target, warn_of_password
+from pgq.cli.top.command import top
 from pgq.cli.web import web
 from pgq.cli.worker import worker
 from pgq.queue import Queue
@@ -73,6 +74,7 @@ for command in (
     look.show,
     look.stats,
     look.ps,
+    top,
     change.retry,
     change.cancel,
     purge.purge,

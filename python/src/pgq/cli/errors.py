@@ -39,7 +39,7 @@ class ConnectionFailed(CommandError):
 PRIVILEGES: Final = {
     **dict.fromkeys(("enqueue", "result", "signal"), "producer"),
     "worker": "worker",
-    **dict.fromkeys(("list", "stats", "ps", "queues", "schedules"), "reader"),
+    **dict.fromkeys(("list", "stats", "ps", "top", "queues", "schedules"), "reader"),
     **dict.fromkeys(("show", "retry", "update", "cancel", "purge", "configure", "pause", "resume"), "admin"),
     "doctor": "reader",
     **dict.fromkeys(("set", "remove", "run", "sync"), "admin"),

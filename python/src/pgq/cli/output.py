@@ -56,13 +56,14 @@ def width_of(text: str) -> int:
     )
 
 
-def fit(text: str, width: int) -> str:
-    """Return a text in exactly this width: filled with spaces, or cut, with a sign at its end."""
+def fit(text: str, width: int, *, right: bool = False) -> str:
+    """Return a text in exactly this width: filled with spaces (``right``: before it), or cut, with a sign."""
     if width_of(text) > width:
         while width_of(text) > width - 1:
             text = text[:-1]
         text += "…"
-    return text + " " * (width - width_of(text))
+    space = " " * (width - width_of(text))
+    return space + text if right else text + space
 
 
 EXTRA: Final = 6
@@ -75,23 +76,22 @@ class Column:
 
     ``rank`` is its importance: the table leaves out the column with the largest one first. ``least`` is the width to
     which its text may be cut; None: it is never cut. Columns from EXTRA on are left out when others would be cut to
-    less than twice that. ``colors`` has those of values that an operator should notice.
+    less than twice that. ``colors`` has those of values that an operator should notice. Numbers stand at the right.
     """
 
     name: str
     rank: int
     least: int | None = None
     colors: Mapping[Any, str] = field(default_factory=dict, hash=False)
+    right: bool = False
 
 
-def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> None:
+def table(rows: Sequence[dict[str, Any]], columns: Sequence[Column], space: int) -> list[dict[Column, str]]:
     """
-    Print rows under a heading, each column as wide as its widest value, in lines that fit the terminal.
+    Return a heading and rows as texts of equal width by column, with space for two more between the columns.
 
-    Where they do not, unimportant columns are left out, and texts are cut. A terminal that is none is as wide as the
-    environment variable COLUMNS says, or else 80.
+    Where they do not fit, unimportant columns are left out, and texts are cut.
     """
-    space = shutil.get_terminal_size().columns
     cells = {c: [c.name.replace("_", " "), *(shown(row[c.name]) for row in rows)] for c in columns}
     widths = {c: max(map(width_of, cells[c])) for c in columns}
 
@@ -108,23 +108,31 @@ def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> No
     for column in by_rank:
         if column in widths:
             widths[column] = max(least(column), widths[column] - max(0, excess(widths.values())))
-    last = list(widths)[-1]
-    for line in range(len(rows) + 1):
-        texts = []
-        for c, width in widths.items():
-            text = fit(cells[c][line], width)
-            color = c.colors.get(rows[line - 1][c.name]) if line and c.colors else None
-            texts.append(colored(text.rstrip() if c is last else text, color, bold=not line))
-        click.echo("  ".join(texts).rstrip())
+    return [{c: fit(cells[c][n], width, right=c.right) for c, width in widths.items()} for n in range(len(rows) + 1)]
 
 
-def print_json(value: Any) -> None:
-    """Print JSON for other programs, with times in ISO 8601 and intervals in seconds."""
+def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> None:
+    """
+    Print rows under a heading, each column as wide as its widest value, in lines that fit the terminal.
+
+    A terminal that is none is as wide as the environment variable COLUMNS says, or else 80.
+    """
+    for n, texts in enumerate(table(rows, columns, shutil.get_terminal_size().columns)):
+        last = list(texts)[-1]
+        line = []
+        for c, text in texts.items():
+            color = c.colors.get(rows[n - 1][c.name]) if n and c.colors else None
+            line.append(colored(text.rstrip() if c is last else text, color, bold=not n))
+        click.echo("  ".join(line).rstrip())
+
+
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """Print JSON for other programs, with times in ISO 8601 and intervals in seconds; None for indent: in one line."""
 
     def encode(one: Any) -> Any:
         return one.total_seconds() if isinstance(one, timedelta) else one.isoformat()
 
-    click.echo(json.dumps(value, default=encode, indent=2))
+    click.echo(json.dumps(value, default=encode, indent=indent))
 
 
 def show_done(text: str, value: dict[str, Any], json_: bool) -> None:

@@ -46,12 +46,12 @@ class Target:
 
         It prepares no statements: a pooler in transaction mode would run them in sessions that have not prepared them.
         """
-        with (
-            command_errors(),
-            psycopg.connect(self.dsn, autocommit=True, application_name="pgq", prepare_threshold=None) as conn,
-            command_errors(conn),
-        ):
+        with command_errors(), self.connect() as conn, command_errors(conn):
             yield conn
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Open such a connection; its errors are those of psycopg."""
+        return psycopg.connect(self.dsn, autocommit=True, application_name="pgq", prepare_threshold=None)
 
     @contextmanager
     def queue(self) -> Iterator[Queue]:

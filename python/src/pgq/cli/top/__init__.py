@@ -1,0 +1,1 @@
+"""The command ``pgq top``: what goes on in the queues, live or as text."""
