@@ -11,6 +11,7 @@ from django.contrib.auth import get_user
 from django.contrib.auth.views import redirect_to_login
 from django.contrib.sessions.middleware import SessionMiddleware
 from django.core.handlers.asgi import ASGIRequest
+from django.db import close_old_connections
 from django.http import HttpResponse, HttpResponseForbidden
 
 Scope = MutableMapping[str, Any]
@@ -52,11 +53,16 @@ def beside(
 
 def _refusal(scope: Scope, may_see: Callable[[Any], bool]) -> HttpResponse | None:
     """Return the reply to a user who may not see the pages; None: the user may."""
-    request = ASGIRequest(scope, BytesIO())
-    SessionMiddleware(lambda _: HttpResponse()).process_request(request)
-    user = get_user(request)
-    if may_see(user):
-        return None
-    if user.is_authenticated:
-        return HttpResponseForbidden("This user may not see the pages of pgq.")
-    return redirect_to_login(request.get_full_path())
+    # As Django does around its own requests: a connection that was cut, or is too old, is replaced.
+    close_old_connections()
+    try:
+        request = ASGIRequest(scope, BytesIO())
+        SessionMiddleware(lambda _: HttpResponse()).process_request(request)
+        user = get_user(request)
+        if may_see(user):
+            return None
+        if user.is_authenticated:
+            return HttpResponseForbidden("This user may not see the pages of pgq.")
+        return redirect_to_login(request.get_full_path())
+    finally:
+        close_old_connections()
