@@ -109,9 +109,10 @@ def served(application: ASGIApp, *, root_path: str = "") -> Iterator[Client]:
 
 
 @contextmanager
-def pages(*dsns: str, **options: Any) -> Iterator[Client]:
-    """Serve the pages of some databases."""
-    with served(pgq.web.app(dsns, **options)) as client:
+def pages(*dsns: str, patience: float = 30, **options: Any) -> Iterator[Client]:
+    """Serve the pages of some databases; beside a busy machine, a request has more time than two seconds."""
+    with pytest.MonkeyPatch.context() as patch, served(pgq.web.app(dsns, **options)) as client:
+        patch.setattr("pgq.web.database.PATIENCE", patience)
         yield client
 
 

@@ -249,17 +249,18 @@ def test_a_database_that_is_down_has_a_page(dsn: str) -> None:
         assert "hush" not in reply.text
 
 
-def test_a_database_that_is_slow_has_a_page(client: Client, conn: Connection, dsn: str) -> None:
-    with psycopg.connect(dsn) as blocker:
-        blocker.execute("LOCK TABLE pgq_ended IN ACCESS EXCLUSIVE MODE")
-        reply = client.get("/jobs")
-        assert reply.status == 503
-        assert "The database is slow" in reply.text
-        # The overview names the parts that it does not know.
-        overview = client.get("/")
-        assert overview.status == 200
-        assert "it takes longer than" in overview.text
-    assert client.get("/jobs").status == 200
+def test_a_database_that_is_slow_has_a_page(filled: Filled, dsn: str) -> None:
+    with pages(dsn, patience=2) as client:
+        with psycopg.connect(dsn) as blocker:
+            blocker.execute("LOCK TABLE pgq_ended IN ACCESS EXCLUSIVE MODE")
+            reply = client.get("/jobs")
+            assert reply.status == 503
+            assert "The database is slow" in reply.text
+            # The overview names the parts that it does not know.
+            overview = client.get("/")
+            assert overview.status == 200
+            assert "it takes longer than" in overview.text
+        eventually(lambda: client.get("/jobs").status == 200)
 
 
 def test_a_database_of_another_version_has_a_page(conn: Connection, dsn: str) -> None:
