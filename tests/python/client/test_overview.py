@@ -146,6 +146,11 @@ def test_rates_are_those_of_the_time_that_is_asked_for() -> None:
     assert [each and each.ended for each in found.series(3, timedelta(minutes=1))] == [None, 1, 10]
 
 
+def test_a_chart_has_no_gap_where_snapshots_are_further_apart_than_its_steps() -> None:
+    found = history(at(0), at(30, done=30), at(60, done=90))
+    assert [each and each.ended for each in found.series(5, timedelta(seconds=15))] == [None, 1, 1, 2, 2]
+
+
 def test_of_many_waiting_jobs_the_numbers_of_new_ones_tell_what_goes_in() -> None:
     found = history(at(0, waiting=5_000_000, estimated=True, ids=7), at(10, waiting=4_000_000, estimated=True, ids=107))
     total, one = found.rates(), found.rates(queue="q")

@@ -53,9 +53,9 @@ def test_these_are_all_commands_that_print_tables() -> None:
     """
     Those that print JSON and need no arguments, and do nothing but show.
 
-    doctor prints sentences, and statements that are to be copied as a whole.
+    doctor prints sentences, and statements that are to be copied as a whole; top prints several tables.
     """
-    acts = {"install", "upgrade", "uninstall", "version", "purge", "retry", "cancel", "enqueue", "doctor"}
+    acts = {"install", "upgrade", "uninstall", "version", "purge", "retry", "cancel", "enqueue", "doctor", "top"}
     shows = {
         name
         for name, command in main.commands.items()

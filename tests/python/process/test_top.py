@@ -56,7 +56,7 @@ def test_the_six_questions_are_answered_in_a_terminal_of_80_columns(busy: Worker
     terminal.wait("in           0/s")
     text = terminal.text
     assert re.search(r"^pgq top  pgq\S+@\S+  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S+  every 0.2 s$", terminal.lines[0])
-    assert "waiting 3  ripe 3  running 1  blocked 0  dead 1  oldest " in text
+    assert "waiting 3  ripe 3  running 1  dead 1  oldest " in text
     assert "workers 1" in text
     terminal.wait(lambda t: re.search(r"^doctor: ", t.text, re.MULTILINE) is not None and "not looked" not in t.text)
     assert "paused or full: night (paused)" in text
@@ -64,6 +64,16 @@ def test_the_six_questions_are_answered_in_a_terminal_of_80_columns(busy: Worker
     assert "Traceback" not in text
     assert terminal.lines[-1].startswith("q quit  ? help")
     assert all(len(line) <= 80 for line in terminal.lines)
+
+
+def test_the_six_questions_are_answered_above_the_fold_of_24_lines(busy: WorkerQueue, top: Top) -> None:
+    terminal = top()
+    terminal.wait("works: worker-1 1 send")
+    text = terminal.text
+    assert re.search(r"waits longest: \S+ mail/send, \S+ night/report", text)
+    assert "died in the last hour: 1 mail/send no route to host" in text
+    assert "paused or full: night (paused)" in text
+    terminal.wait(lambda t: "doctor: " in t.text and "not looked" not in t.text)
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 120, 200])
@@ -90,7 +100,7 @@ def test_a_small_terminal_and_one_that_changes_its_size(busy: WorkerQueue, top: 
 
 def has_column(column: str, terminal: Terminal) -> bool:
     """Return whether the list that is shown has a column."""
-    return any(re.search(rf"\b{column}\b", line) for line in terminal.lines[5:9])
+    return any(re.search(rf"\b{column}\b", line) for line in terminal.lines[9:12])
 
 
 def test_keys_choose_a_list_sort_and_filter(busy: WorkerQueue, top: Top) -> None:
@@ -218,7 +228,7 @@ def test_the_text_of_one_snapshot(busy: WorkerQueue, dsn: str) -> None:
     done = invoke("--dsn", dsn, "top", "--once")
     assert done.returncode == 0
     for text in (
-        "in           0/s",
+        "in 0/s  out 0/s  failed 0/s",
         "waiting 3  ripe 3",
         "paused or full: night (paused)",
         "longest waiting, of each queue",

@@ -127,7 +127,10 @@ class History:
         found: list[Rates | None] = []
         for n in range(points, 0, -1):
             begin, end = self._before(now - n * step), self._before(now - (n - 1) * step)
-            found.append(_between(begin, end, keys) if begin and end and begin is not end else None)
+            if begin is end and end is not None:
+                # No snapshot lies in this step: the rates are those of the longer time around it.
+                end = next((moment for moment in self._moments if moment.at > end.at), None)
+            found.append(_between(begin, end, keys) if begin and end else None)
         return found
 
     def _keys(self, queue: str | None, kind: str | None) -> Sequence[Key] | None:

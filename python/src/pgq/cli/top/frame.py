@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pgq.cli.output import fit, shown, table
 from pgq.cli.top.figures import number, rate, span, sparkline
-from pgq.cli.top.lists import LISTS, OVER, Row, Source, local
+from pgq.cli.top.lists import LISTS, OVER, Row, Source, counted, local
 from pgq.cli.top.view import HELP, NAMES, View
 from pgq.doctor.finding import SEVERITIES
 from pgq.overview import Rates, Snapshot
@@ -15,7 +15,9 @@ from pgq.overview import Rates, Snapshot
 Line = tuple[str, str]
 PLAIN, BOLD, FAINT, HEAD, CHOSEN, ALARM = "", "bold", "dim", "bold underline", "reverse", "yellow"
 ERROR = "bold red"
-KEYS = "q quit  ? help  tab list  s sort  / filter  p pause  r retry  c cancel  space stop"
+# A terminal with so many lines has space for several lists.
+TALL = 36
+KEYS = "q quit  ? help  tab list  s sort  / filter  p pause  r retry  c cancel"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ def frame(view: View, source: Source | None, status: Status, width: int, height:
     if height >= 12:
         lines.append(verdict(source))
     lines += [(line, ERROR) for line in notices(snapshot, status)]
+    if 20 <= height < TALL:
+        lines += [(line, PLAIN) for line in digest(source)]
     if view.help:
         return _cut([*lines, ("", PLAIN), *((line, PLAIN) for line in HELP)], _foot(view), width, height)
     if height >= 12:
@@ -48,10 +52,10 @@ def frame(view: View, source: Source | None, status: Status, width: int, height:
     rows = view.rows(source)
     view.cursor = max(0, min(view.cursor, len(rows) - 1))
     # A tall terminal shows the other lists, too, below this one.
-    most = max(1, space if height < 36 else space * 3 // 5)
+    most = max(1, space if height < TALL else space * 3 // 5)
     first = max(0, min(view.cursor - most // 2, len(rows) - most))
     lines += _table(view, view.listing, rows[first : first + most], width, view.cursor - first)
-    for name in ("waits", "deaths", "workers", "doctor"):
+    for name in ("waits", "deaths", "workers", "doctor") if height >= TALL else ():
         left = height - len(lines) - 1
         if name != view.listing and left >= 4:
             lines += [
@@ -66,7 +70,11 @@ def report(source: Source, status: Status, width: int) -> list[str]:
     """Return a snapshot as text: all that the screen can show, for logs and pipes."""
     snapshot = source.snapshot
     view = View(0)
-    lines = [f"pgq top  {status.database}  {local(snapshot.at)}", *_charts(source, width), totals(snapshot)]
+    lines = [
+        f"pgq top  {status.database}  {local(snapshot.at)}",
+        "  ".join(_figures(source).values()),
+        totals(snapshot),
+    ]
     lines += [verdict(source)[0], *notices(snapshot, status)]
     for name in NAMES:
         lines += ["", LISTS[name].title, *(line for line, _ in _table(view, name, view.rows(source, name), width))]
@@ -78,13 +86,31 @@ def totals(snapshot: Snapshot) -> str:
     rough = any(kind.estimated for kind in snapshot.kinds)
     known = "kinds" not in snapshot.unknown
     oldest = max((wait.age for wait in snapshot.waits), default=None)
-    counted = {
-        name: number(sum(getattr(kind, name) for kind in snapshot.kinds) if known else None, estimated=rough)
+    numbers = {
+        name: sum(getattr(kind, name) for kind in snapshot.kinds)
         for name in ("waiting", "ripe", "running", "blocked", "dead")
     }
+    if known and not numbers["blocked"]:
+        del numbers["blocked"]
     present = sum(worker.present is True for worker in snapshot.workers)
-    return "  ".join([*(f"{name} {value}" for name, value in counted.items()), f"oldest {span(oldest)}",
-                      f"workers {number(present if 'workers' not in snapshot.unknown else None)}"])  # fmt: skip
+    return "  ".join(
+        [
+            *(f"{name} {counted(name, value, rough) if known else '?'}" for name, value in numbers.items()),
+            f"oldest {span(oldest)}",
+            f"workers {number(None if 'workers' in snapshot.unknown else present)}",
+        ]
+    )
+
+
+def digest(source: Source) -> list[str]:
+    """Return what waits longest, what died and who works on what, each in a line, for terminals with few lines."""
+    snapshot = source.snapshot
+    waits = [f"{span(wait.age)} {wait.queue}/{wait.kind}" for wait in snapshot.waits]
+    deaths = [f"{cause.jobs} {cause.queue}/{cause.kind} {cause.error or ''}".rstrip() for cause in snapshot.deaths]
+    busy = sorted((worker for worker in snapshot.workers if worker.running), key=lambda worker: -worker.running)
+    works = [f"{worker.name} {worker.running} {'/'.join(worker.kinds or ())}" for worker in busy]
+    parts = {"waits longest": waits, "died in the last hour": deaths, "works": works}
+    return [f"{name}: {shown(', '.join(texts) if texts else 'none')}" for name, texts in parts.items()]
 
 
 def verdict(source: Source) -> Line:
@@ -119,23 +145,29 @@ def _tabs(view: View) -> str:
     return "  ".join([" ".join(names), *filter(None, parts)])
 
 
-def _charts(source: Source, width: int) -> list[str]:
-    """Return what goes in and out, what fails, and how long jobs wait, each with a chart where there is space."""
+def _figures(source: Source) -> dict[str, str]:
+    """Return what goes in and out, what fails, and how long jobs wait, by the field of the rates."""
     rates = source.history.rates(OVER) or Rates(source.snapshot.at)
-    figures = {
-        "in": (f"{rate(rates.enqueued)}/s", "enqueued"),
-        "out": (f"{rate(rates.ended)}/s", "ended"),
-        "failed": (f"{rate(rates.failed)}/s", "failed"),
-        "waited": (span(rates.waited), "waited"),
+    return {
+        "enqueued": f"in {rate(rates.enqueued)}/s",
+        "ended": f"out {rate(rates.ended)}/s",
+        "failed": f"failed {rate(rates.failed)}/s",
+        "waited": f"waited {span(rates.waited)}",
     }
+
+
+def _charts(source: Source, width: int) -> list[str]:
+    """Return these figures, each with a chart where there is space."""
+    figures = _figures(source)
     if width < 60:
-        return ["  ".join(f"{name} {value}" for name, (value, _) in figures.items())]
+        return ["  ".join(figures.values())]
     half = (width - 2) // 2
     bars = half - 17
     series = source.history.series(bars, source.step(bars))
     cells = []
-    for name, (value, key) in figures.items():
-        chart = sparkline([None if each is None else getattr(each, key) for each in series], source.bars)
+    for field, figure in figures.items():
+        name, value = figure.split(" ", 1)
+        chart = sparkline([None if each is None else getattr(each, field) for each in series], source.bars)
         cells.append(f"{name:<7}{value:>9} {chart}")
     return [f"{fit(cells[n], half)}  {cells[n + 1]}" for n in (0, 2)]
 

@@ -83,8 +83,7 @@ def _jobs_row(source: Source, queue: str, kind: str | None, kinds: Sequence[Kind
     cells = {
         "queue": queue,
         "kind": kind,
-        **{name: number(keys[name], estimated=rough) for name in ("waiting", "ripe", "blocked", "dead")},
-        "running": number(keys["running"]),
+        **{name: counted(name, keys[name], rough) for name in ("waiting", "ripe", "blocked", "running", "dead")},
         "in/s": rate(rates.enqueued),
         "out/s": rate(rates.ended),
         "failed/s": rate(rates.failed),
@@ -94,6 +93,11 @@ def _jobs_row(source: Source, queue: str, kind: str | None, kinds: Sequence[Kind
         "state": state,
     }
     return Row(cells, keys, queue=queue, kind=kind, alarm=bool(state) or bool(rates.failed))
+
+
+def counted(name: str, value: int, rough: bool) -> str:
+    """Return a number of jobs; running ones, and up to 10,000 that are dead, are never estimated."""
+    return number(value, estimated=rough and name != "running" and (name != "dead" or value > 10_000))
 
 
 def _states(snapshot: Snapshot) -> dict[str, str]:
