@@ -99,6 +99,7 @@ def lines(queue: WorkerQueue, conn: Connection) -> list[tuple[str, list[str], st
         ("ps", ["ps"], None),
         ("queues", ["queues"], None),
         ("doctor", ["doctor"], None),
+        ("top", ["top", "--once"], None),
         ("pause", ["pause", "default", "--until", "2040-01-01"], None),
         ("resume", ["resume", "default"], None),
         ("schedule set", ["schedule", "set", "s", "@daily", "k"], None),

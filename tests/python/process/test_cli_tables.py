@@ -49,19 +49,33 @@ TABLES = {
 }  # fmt: skip
 
 
+# Those that print several tables and texts.
+DISPLAYS = ("top --once",)
+
+
 def test_these_are_all_commands_that_print_tables() -> None:
     """
     Those that print JSON and need no arguments, and do nothing but show.
 
-    doctor prints sentences, and statements that are to be copied as a whole; top prints several tables.
+    doctor prints sentences, and statements that are to be copied as a whole.
     """
-    acts = {"install", "upgrade", "uninstall", "version", "purge", "retry", "cancel", "enqueue", "doctor", "top"}
+    acts = {"install", "upgrade", "uninstall", "version", "purge", "retry", "cancel", "enqueue", "doctor"}
     shows = {
         name
         for name, command in main.commands.items()
         if any(one.name == "json_" for one in command.params) and not any(one.required for one in command.params)
     }
-    assert shows - acts == {name.split()[0] for name in TABLES}
+    assert shows - acts == {name.split()[0] for name in (*TABLES, *DISPLAYS)}
+
+
+@pytest.mark.usefixtures("long_names")
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+@pytest.mark.parametrize("command", DISPLAYS)
+def test_no_line_of_a_display_is_wider_than_the_terminal(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, command: str, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert columns(run(dsn, *command.split()).stdout) <= width
 
 
 @pytest.mark.usefixtures("long_names")
