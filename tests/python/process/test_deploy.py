@@ -202,6 +202,24 @@ def test_the_step_before_the_workers_installs(command: list[str], begin: Begin, 
 
 
 @pytest.mark.slow
+def test_the_pages_are_served_until_they_are_told_to_stop(begin: Begin) -> None:
+    """On another port than that of the file, which may be taken here; the check of the container asks for a page."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    service = COMPOSE["services"]["web"]
+    assert service["ports"] == ["127.0.0.1:8740:8740"]
+    process = begin([*service["command"], "--port", port])
+    first, *check = service["healthcheck"]["test"]
+    assert first == "CMD"
+    words = [word.replace("8740", port) for word in check]
+    eventually(lambda: subprocess.run(words, stderr=subprocess.DEVNULL, check=False).returncode == 0)
+    process.send_signal(signal.SIGTERM)
+    # Once it has shut down, uvicorn sends itself the signal again.
+    assert process.wait(30) == -signal.SIGTERM
+
+
+@pytest.mark.slow
 def test_honcho_runs_the_worker_of_the_procfile(begin: Begin, conn: Connection, queue: Queue, tmp_path: Path) -> None:
     """Until it is told to stop."""
     shutil.copy(FILES / "Procfile", tmp_path)
@@ -215,8 +233,8 @@ def test_honcho_runs_the_worker_of_the_procfile(begin: Begin, conn: Connection, 
 
 
 def test_the_image_has_what_its_worker_needs() -> None:
-    """The Dockerfile copies files that are there, and the extra of the driver brings libpq."""
+    """The Dockerfile copies files that are there; the extras of the driver bring libpq and what the pages need."""
     copied = [word for line in DOCKERFILE.splitlines() if line.startswith("COPY ") for word in line.split()[1:-1]]
     assert all((FILES / name).exists() for name in copied)
     needed: list[Any] = (FILES / "requirements.txt").read_text().split()
-    assert needed == ["pgq-jobs[binary]"]
+    assert needed == ["pgq-jobs[binary,web]"]
