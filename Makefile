@@ -19,6 +19,8 @@ LINTED := python/src tests/conformance tests/django_project tests/examples tests
 # Each has modules of the same names.
 APPLICATIONS := examples/deploy examples/django examples/flask examples/quart
 PYTHON ?= python3
+# PGXS sets PYTHON anew, to nothing where the server was built without it.
+INTERPRETER := $(PYTHON)
 VENV := .venv
 BIN := $(VENV)/bin
 VERSIONS ?= 14 15 16 17 18
@@ -68,7 +70,7 @@ COMPLETED := build/complete/pgq--$(IN_WORK).sql
 $(COMPLETED): tools/upgrade_script.py $(WRAP)/upgrade_privileges_save.sql $(WRAP)/upgrade_privileges_restore.sql Makefile
 $(COMPLETED): sql/released/pgq--$(firstword $(subst --, ,$(IN_WORK))).sql $(SCRIPT) sql/upgrade/pgq--$(IN_WORK).sql
 	@mkdir -p build/complete
-	@$(PYTHON) tools/upgrade_script.py $(filter sql/released/% $(SCRIPT) sql/upgrade/%,$^) > $@
+	@$(INTERPRETER) tools/upgrade_script.py $(filter sql/released/% $(SCRIPT) sql/upgrade/%,$^) > $@
 endif
 build/complete/pgq--%.sql: sql/upgrade/pgq--%.sql
 	@mkdir -p build/complete
@@ -97,7 +99,7 @@ python/LICENSE: LICENSE
 
 $(VENV)/ready: python/pyproject.toml pgq.control | $(CARRIED)
 	@printf 'preparing $(VENV)\n'
-	@$(PYTHON) -m venv $(VENV)
+	@$(INTERPRETER) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-cache-dir --editable 'python[dev]'
 	@touch $@
 
@@ -142,7 +144,7 @@ test-examples: $(VENV)/ready all ## the workers of examples/workers/ keep docs/p
 
 # The same pgTAP files, in a database of their own.
 installcheck: all ## pgTAP on the server that PGHOST, PGPORT, PGUSER name
-	@$(PYTHON) $(PROVE) $(TAP)
+	@$(INTERPRETER) $(PROVE) $(TAP)
 
 reference: $(VENV)/ready all ## the generated pages of docs/ anew: SQL, Python, command line, errors; and llms.txt
 	@$(BIN)/python tools/sql_reference.py
@@ -167,13 +169,13 @@ lint: $(VENV)/ready all ## ruff, mypy, vulture and the rules of the SQL
 
 $(BENCH)/ready: python/pyproject.toml pgq.control | $(CARRIED)
 	@printf 'preparing $(BENCH)\n'
-	@$(PYTHON) -m venv $(BENCH)
+	@$(INTERPRETER) -m venv $(BENCH)
 	@$(BENCH)/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --editable 'python[bench]'
 	@touch $@
 
 $(MANUAL)/ready: python/pyproject.toml pgq.control | $(CARRIED)
 	@printf 'preparing $(MANUAL)\n'
-	@$(PYTHON) -m venv $(MANUAL)
+	@$(INTERPRETER) -m venv $(MANUAL)
 	@$(MANUAL)/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --editable 'python[docs]'
 	@touch $@
 
@@ -188,7 +190,7 @@ docs: $(MANUAL)/ready ## the documentation as a site, in build/site
 MOVES := build/venv-moves
 $(MOVES)/ready: python/pyproject.toml pgq.control | $(CARRIED)
 	@printf 'preparing $(MOVES)\n'
-	@$(PYTHON) -m venv $(MOVES)
+	@$(INTERPRETER) -m venv $(MOVES)
 	@$(MOVES)/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --editable 'python[moves]'
 	@touch $@
 

@@ -129,6 +129,8 @@ def test_make_install_and_uninstall_handle_exactly_the_files_of_pgq(place: Place
     assert make("install", *arguments).returncode == 0, "it replaces its own files"
     assert make("uninstall", *arguments).returncode == 0
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    anew = make("install", "--dry-run", "--always-make", *arguments).stdout
+    assert "\npython3 tools/upgrade_script.py " in anew, "PGXS has another PYTHON, which may be none"
 
 
 @pytest.mark.parametrize("verb", ["install", "uninstall"])
