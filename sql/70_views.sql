@@ -151,7 +151,8 @@ COMMENT ON COLUMN pgq_jobs.sensitive IS
 -- it exists.
 CREATE VIEW pgq_workers WITH (security_barrier) AS
 SELECT coalesce(w.name COLLATE "default", r.worker) AS name, w.host, w.pid, w.queues, w.registered_at,
-       w.number IN (SELECT number FROM _pgq_presence) AS present, coalesce(r.running, 0) AS running, r.kinds,
+       CASE WHEN w.number IS NOT NULL THEN w.number IN (SELECT number FROM _pgq_presence) END AS present,
+       coalesce(r.running, 0) AS running, r.kinds,
        r.oldest_claimed_at, w.handles, coalesce(r.overdue, 0) AS overdue
 FROM (
     SELECT worker.name, worker.number, worker.host, worker.pid, worker.registered_at,

@@ -1,6 +1,6 @@
 -- Presence: registered workers, and the jobs of workers whose sessions have ended.
 BEGIN;
-SELECT plan(50);
+SELECT plan(51);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 -- In the first five seconds after the start of the server no worker counts as gone: wait until they are over.
 CREATE FUNCTION pg_temp.claim() RETURNS bigint LANGUAGE plpgsql AS $$
@@ -42,6 +42,7 @@ SELECT results_eq($$ SELECT host, queues, registered_at FROM pgq_workers WHERE n
 -- As if the session of the worker had ended.
 SELECT is(pg_advisory_unlock('pgq_worker_session'::regclass::oid::integer, number), true, 'a worker that has registered twice holds one lock') FROM pgq_worker_session;
 SELECT is(present, false, 'a worker whose session has ended is not present') FROM pgq_workers WHERE name = 'me';
+SELECT is(present, NULL::boolean, 'of one that never registered it is not known, also where no worker is present') FROM pgq_workers WHERE name = 'stranger';
 SELECT is(pgq_unregister('me'), false, 'a worker that is not present cannot unregister');
 SELECT pg_temp.claim();
 SELECT results_eq('SELECT kind, state, attempt FROM pgq_jobs ORDER BY id',
