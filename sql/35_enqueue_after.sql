@@ -34,8 +34,8 @@ END
 $_pgq_enter_needs$;
 
 COMMENT ON FUNCTION _pgq_enter_needs() IS
-    'Let what ends a job look for those that wait for it, before this transaction looks at prerequisites and enqueues a '
-    'blocked job. Returns nothing.';
+    'Let what ends a job look for those that wait for it, before this transaction looks at prerequisites and enqueues '
+    'a blocked job. Returns nothing.';
 
 
 CREATE FUNCTION _pgq_enqueue_after(

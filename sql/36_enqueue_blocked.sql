@@ -114,7 +114,7 @@ END
 $_pgq_enqueue_blocked$;
 
 COMMENT ON FUNCTION _pgq_enqueue_blocked(jsonb, timestamptz, bigint[], bigint[]) IS
-    'Enqueue the jobs of an array, which is valid, that run after others. ids has the ids of those that do not, by their '
-    'positions, and old those among them that this call has not created. Returns the ids of all, or NULL, and has '
-    'enqueued none, if the jobs must be enqueued one by one: one may be a duplicate, or does not need to wait, or is '
-    'refused.';
+    'Enqueue the jobs of an array, which is valid, that run after others. ids has the ids of those that do not, by '
+    'their positions, and old those among them that this call has not created. Returns the ids of all, or NULL, and '
+    'has enqueued none, if the jobs must be enqueued one by one: one may be a duplicate, or does not need to wait, or '
+    'is refused.';

@@ -31,8 +31,8 @@ END
 $_pgq_check_references$;
 
 COMMENT ON FUNCTION _pgq_check_references(jsonb) IS
-    'Check what the jobs of an array have under the keys after and after_failed. Returns nothing. Raises 22023 for what '
-    'is neither an id nor the position of an earlier job, and for an unknown after_failed.';
+    'Check what the jobs of an array have under the keys after and after_failed. Returns nothing. Raises 22023 for '
+    'what is neither an id nor the position of an earlier job, and for an unknown after_failed.';
 
 
 -- Those without prerequisites first, as an array of their own. The others are one set if none may be a duplicate or is

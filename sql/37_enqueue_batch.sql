@@ -67,12 +67,12 @@ COMMENT ON FUNCTION pgq_enqueue_batch(
     text, jsonb, jsonb, text, bigint, bigint, interval, interval, jsonb, text
 ) IS
     'Enqueue a batch: an array of jobs, as for pgq_enqueue_many, and a job that comes after all of them, whatever has '
-    'become of each. Returns the id of that job, which is the id of the batch, and the ids of the others, in the order '
-    'of the array. The other arguments are those of that job, as in pgq_enqueue; it is never a duplicate. Until all '
-    'others are over it is blocked; after an empty array it waits at once. pgq_batch_progress says how many have '
-    'failed, and which. A job that was waiting already belongs to the batch like the others, and one that '
-    'has failed already counts as failed; one that is done already, a duplicate within a window, does not belong to it. '
-    'Raises what pgq_enqueue_many and pgq_enqueue do.';
+    'become of each. Returns the id of that job, which is the id of the batch, and the ids of the others, in the '
+    'order of the array. The other arguments are those of that job, as in pgq_enqueue; it is never a duplicate. Until '
+    'all others are over it is blocked; after an empty array it waits at once. pgq_batch_progress says how many have '
+    'failed, and which. A job that was waiting already belongs to the batch like the others, and one that has failed '
+    'already counts as failed; one that is done already, a duplicate within a window, does not belong to it. Raises '
+    'what pgq_enqueue_many and pgq_enqueue do.';
 
 
 -- The running job is locked, so its need stays until the end of the transaction, and the batch is not over before. No
@@ -142,6 +142,6 @@ COMMENT ON FUNCTION pgq_add_to_batch(bigint, bigint, jsonb) IS
     'Enqueue an array of jobs, as for pgq_enqueue_many, and add them to the batch to which a running job belongs (see '
     'pgq_enqueue_batch), or to each if it belongs to several. Returns the ids, in the order of the array. after of '
     'these jobs may name only jobs of the same array. A job counts once, however often it is added; one that is done '
-    'already, a duplicate within a window, does not count. Call it as the worker of the running job, which is locked until '
-    'the end of the transaction, as by pgq_hold: the batch cannot be over before. Raises PGQ02 if the job is not held '
-    'under this token, PGQ03 if no batch waits for it, and what pgq_enqueue_many does.';
+    'already, a duplicate within a window, does not count. Call it as the worker of the running job, which is locked '
+    'until the end of the transaction, as by pgq_hold: the batch cannot be over before. Raises PGQ02 if the job is '
+    'not held under this token, PGQ03 if no batch waits for it, and what pgq_enqueue_many does.';

@@ -90,10 +90,11 @@ BEGIN
     ), visit AS MATERIALIZED (
         -- What was read in vain was read in the groups that were visited from the start. To write a row takes as long
         -- as 40 of these entries.
-        SELECT _pgq_rescan_delay(
-                   20 * (entries * count(*) / greatest(count(*) FILTER (WHERE k.is_current IS NOT TRUE), 1) + 40) * listed
-               ) AS delay
-        FROM known AS k
+        SELECT _pgq_rescan_delay(20 * (entries * v.visited / greatest(v.from_start, 1) + 40) * listed) AS delay
+        FROM (
+            SELECT count(*) AS visited, count(*) FILTER (WHERE k.is_current IS NOT TRUE) AS from_start
+            FROM known AS k
+        ) AS v
     ), replaced AS (
         DELETE FROM pgq_head AS h
         WHERE h.ctid = ANY (ARRAY(

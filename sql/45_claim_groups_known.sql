@@ -6,7 +6,8 @@
 -- it looks for others, between those that it knows: at least 20 times as long after a look as that took, and at once if
 -- the list leads to no job. With a look the idle groups are in the list again, and are visited from their heads. So no
 -- look walks over the entries of their jobs that are gone; only a full look does, and the next one is made 400 times as
--- long after the last one as that took, because it finds nothing that the others do not find. When this finds few such entries, the idle groups are forgotten.
+-- long after the last one as that took, because it finds nothing that the others do not find. When this finds few such
+-- entries, the idle groups are forgotten.
 --
 -- The value of the setting is the time of the next look and that of the next full one, in microseconds since 1970, the
 -- groups, and the idle ones. Any role can set it: a forged one may hide groups from its own session for ten minutes,

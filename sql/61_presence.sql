@@ -91,18 +91,18 @@ END
 $pgq_register$;
 
 COMMENT ON FUNCTION pgq_register(text, text[], text, bigint, text[], boolean) IS
-    'Register a worker, which is then present for as long as this session lives. Run nothing in the session that takes '
-    'long: while a statement runs, the server does not notice that the client is gone. Returns nothing. If the session '
-    'ends without pgq_unregister, the next claims of other sessions, usually within two seconds, end the leases on '
-    'jobs that were claimed under the name (the argument worker of pgq_claim). The name must belong to one process: '
-    'registering it again in a new session brings the worker back with its jobs. host and pid are shown in '
-    'pgq_workers; NULL means unknown. kinds are those that the worker has handlers for: so pgq_stats shows which kinds '
-    'no worker handles; NULL means that the worker does not tell. shares says that the process of the worker also '
-    'serves other databases: where it is lost with a single job of this one, that counts as a loss together with '
-    'others. NULL for worker, queues or shares, or one of the queues or kinds, raises 22004. A worker that finds its queues by pgq_queues_to_serve registers those that it knows, perhaps '
-    'none, and registers again in the same session when it knows more. Raises PGQ03 while another session has the '
-    'name, or if a role with other queues has registered it; 22023 for a bad value, 42501 for a queue that the calling '
-    'role may not use.';
+    'Register a worker, which is then present for as long as this session lives. Run nothing in the session that '
+    'takes long: while a statement runs, the server does not notice that the client is gone. Returns nothing. If the '
+    'session ends without pgq_unregister, the next claims of other sessions, usually within two seconds, end the '
+    'leases on jobs that were claimed under the name (the argument worker of pgq_claim). The name must belong to one '
+    'process: registering it again in a new session brings the worker back with its jobs. host and pid are shown in '
+    'pgq_workers; NULL means unknown. kinds are those that the worker has handlers for: so pgq_stats shows which '
+    'kinds no worker handles; NULL means that the worker does not tell. shares says that the process of the worker '
+    'also serves other databases: where it is lost with a single job of this one, that counts as a loss together with '
+    'others. NULL for worker, queues or shares, or one of the queues or kinds, raises 22004. A worker that finds its '
+    'queues by pgq_queues_to_serve registers those that it knows, perhaps none, and registers again in the same '
+    'session when it knows more. Raises PGQ03 while another session has the name, or if a role with other queues has '
+    'registered it; 22023 for a bad value, 42501 for a queue that the calling role may not use.';
 
 
 CREATE FUNCTION pgq_unregister(worker text) RETURNS boolean

@@ -143,8 +143,8 @@ COMMENT ON COLUMN pgq_jobs.saved IS
 COMMENT ON COLUMN pgq_jobs.waits_for_signal IS
     'Name of the signal for which the job waits, until ripe_at at the latest (see pgq_wait_signal); NULL: none.';
 COMMENT ON COLUMN pgq_jobs.sensitive IS
-    'Whether the queue is sensitive (see pgq_configure): what a reader does not see of the job is then for an admin who '
-    'asks for it, and not for lists, logs and pages.';
+    'Whether the queue is sensitive (see pgq_configure): what a reader does not see of the job is then for an admin '
+    'who asks for it, and not for lists, logs and pages.';
 
 
 -- Both sides are filtered before the join: a worker that claims under the name of a hidden worker must not learn that
@@ -227,8 +227,8 @@ FROM (
 ) AS j;
 
 COMMENT ON VIEW pgq_stats IS
-    'Numbers of jobs by queue and kind. A query counts all jobs; pgq_overview_kinds() does not. A role sees those of the '
-    'queues that it may use as admin or reader.';
+    'Numbers of jobs by queue and kind. A query counts all jobs; pgq_overview_kinds() does not. A role sees those of '
+    'the queues that it may use as admin or reader.';
 COMMENT ON COLUMN pgq_stats.queue IS 'Queue of the jobs.';
 COMMENT ON COLUMN pgq_stats.kind IS 'Kind of the jobs.';
 COMMENT ON COLUMN pgq_stats.waiting IS 'Number of jobs that wait, ripe or not.';

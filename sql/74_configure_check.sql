@@ -117,8 +117,8 @@ BEGIN
     ELSIF FOUND THEN
         RAISE EXCEPTION 'setting % is not of JSON type %', v_key, v_type
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Give limits, rates and max_retries as numbers, ordered and sensitive as booleans, and intervals '
-                         'as strings.';
+                  HINT = 'Give limits, rates and max_retries as numbers, ordered and sensitive as booleans, and '
+                         'intervals as strings.';
     END IF;
 END
 $_pgq_check_settings$;

@@ -51,8 +51,8 @@ CREATE FUNCTION _pgq_sample_percent(table_name regclass) RETURNS real
     END;
 
 COMMENT ON FUNCTION _pgq_sample_percent(regclass) IS
-    'Return the percentage of the pages of a table that a sample is to read; NULL: the table is so small that it is read '
-    'as a whole.';
+    'Return the percentage of the pages of a table that a sample is to read; NULL: the table is so small that it is '
+    'read as a whole.';
 
 
 CREATE FUNCTION _pgq_queue_between(since text, before text) RETURNS text

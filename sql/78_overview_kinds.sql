@@ -153,11 +153,11 @@ $pgq_overview_kinds$;
 
 COMMENT ON FUNCTION pgq_overview_kinds() IS
     'Return the numbers of jobs by queue and kind like the view pgq_stats, for displays that read them every few '
-    'seconds: the time that a call takes does not grow with the number of jobs that wait or have ended. While a snapshot '
-    'is held, it also reads the rows of the jobs that have run since, a million of them in about a tenth of a second. '
-    'A table of up to 1,000 pages is counted as a whole; otherwise up to 10,000 waiting jobs of each queue, and 10,000 dead ones, are counted. What there is '
-    'beyond is estimated from a sample, which may miss kinds with few jobs, and estimated is true in the rows that have '
-    'such a number. oldest_ripe_age is how long the first ripe job has been ripe, and NULL if none is; in a row with '
-    'estimates it is that of the jobs that were read. handled is NULL if no present worker is known to have a handler '
-    'for the kind and one of them does not tell its kinds. Returns the queues that the calling role may use as admin '
-    'or reader.';
+    'seconds: the time that a call takes does not grow with the number of jobs that wait or have ended. While a '
+    'snapshot is held, it also reads the rows of the jobs that have run since, a million of them in about a tenth of '
+    'a second. A table of up to 1,000 pages is counted as a whole; otherwise up to 10,000 waiting jobs of each queue, '
+    'and 10,000 dead ones, are counted. What there is beyond is estimated from a sample, which may miss kinds with '
+    'few jobs, and estimated is true in the rows that have such a number. oldest_ripe_age is how long the first ripe '
+    'job has been ripe, and NULL if none is; in a row with estimates it is that of the jobs that were read. handled '
+    'is NULL if no present worker is known to have a handler for the kind and one of them does not tell its kinds. '
+    'Returns the queues that the calling role may use as admin or reader.';

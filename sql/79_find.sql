@@ -142,10 +142,10 @@ END
 $pgq_find_jobs$;
 
 COMMENT ON FUNCTION pgq_find_jobs(text, text, text, text, bigint, bigint) IS
-    'Find the newest jobs that match, within about 50 milliseconds, however many jobs there are. Returns their numbers, '
-    'at most max_jobs, the newest first, and next_before: not NULL if there may be more, which a call with this value '
-    'as before finds; jobs from that number on have been searched. contains is text that is in the kind or, in a queue '
-    'of which the role is an admin and that is not sensitive, in the JSON text of args, in dedup_key or in group_key, '
-    'with capital letters as given. '
-    'NULL for any argument but max_jobs means any, and NULL for before the newest job. A role finds jobs in the queues '
-    'that it may use as admin or reader. Raises 22004 for a NULL max_jobs, 22023 for a bad max_jobs or state.';
+    'Find the newest jobs that match, within about 50 milliseconds, however many jobs there are. Returns their '
+    'numbers, at most max_jobs, the newest first, and next_before: not NULL if there may be more, which a call with '
+    'this value as before finds; jobs from that number on have been searched. contains is text that is in the kind '
+    'or, in a queue of which the role is an admin and that is not sensitive, in the JSON text of args, in dedup_key '
+    'or in group_key, with capital letters as given. NULL for any argument but max_jobs means any, and NULL for '
+    'before the newest job. A role finds jobs in the queues that it may use as admin or reader. Raises 22004 for a '
+    'NULL max_jobs, 22023 for a bad max_jobs or state.';

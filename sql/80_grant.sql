@@ -12,8 +12,8 @@ CREATE FUNCTION _pgq_granted_functions(privilege text) RETURNS text[]
                                  'pgq_extend', 'pgq_snooze', 'pgq_release', 'pgq_decline', 'pgq_ripe_in',
                                  'pgq_queues_to_serve', 'pgq_save', 'pgq_wait_signal', 'pgq_add_to_batch',
                                  'pgq_batch_progress']
-        WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_purge_jobs', 'pgq_configure', 'pgq_pause', 'pgq_resume',
-                                'pgq_schedule', 'pgq_unschedule', 'pgq_pause_schedule', 'pgq_resume_schedule',
+        WHEN 'admin' THEN ARRAY['pgq_cancel', 'pgq_retry', 'pgq_purge', 'pgq_purge_jobs', 'pgq_configure', 'pgq_pause',
+                                'pgq_resume', 'pgq_schedule', 'pgq_unschedule', 'pgq_pause_schedule', 'pgq_resume_schedule',
                                 'pgq_run_schedule', 'pgq_update', 'pgq_batch_progress', 'pgq_result', 'pgq_await',
                                 'pgq_now', 'pgq_signal', 'pgq_signal_key', 'pgq_overview_kinds',
                                 'pgq_overview_counters', 'pgq_overview_ids', 'pgq_overview_queues',
