@@ -28,9 +28,11 @@ class Terminal:
         self._set_size(columns, lines)
         self.before = termios.tcgetattr(slave)
         self.slave = slave
+        # A size that the runner of the tests has set would count more than that of the terminal.
+        around = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
         self.process = subprocess.Popen(
             command, stdin=slave, stdout=slave, stderr=slave, preexec_fn=partial(os.login_tty, slave),
-            env=os.environ | {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"} | env,
+            env=around | {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"} | env,
         )  # fmt: skip
 
     def __enter__(self) -> Terminal:

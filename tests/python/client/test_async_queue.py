@@ -89,6 +89,7 @@ def test_every_call_works_in_async_code(
         ]  # fmt: skip
         assert await call("retry", first.id) == "retry"
         assert await call("purge", outcome="dead") == 0
+        assert await call("purge_jobs", [first.id]) == 0
         assert (await call("configure", "q", {"keep_done": timedelta(days=1)}))["keep_done"] == "24:00:00"
         assert await call("pause", "q") is None
         assert await call("resume", "q") is True

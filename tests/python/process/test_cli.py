@@ -70,6 +70,7 @@ def test_each_command_works_as_a_process(dsn: str, bare: Connection, tmp_path: P
         (["upgrade"], 0, ""),
         (["version"], 0, "driver"),
         (["doctor"], 0, "warning"),
+        (["top", "--once"], 0, "doctor: "),
         (["enqueue", "k"], 0, "1\n"),
         (["result", "1"], 0, "waiting"),
         (["update", "1", "--priority", "3"], 0, "1 2"),
@@ -105,8 +106,8 @@ def test_each_command_works_as_a_process(dsn: str, bare: Connection, tmp_path: P
         bare.execute("DROP OWNED BY clerk")
         bare.execute("DROP ROLE clerk")
     assert installed("--dsn", f"host={tmp_path}", "stats").returncode == 3
-    # It serves until it is stopped; test_metrics.py has it.
-    assert {arguments[0] for arguments, _, _ in steps} == set(main.commands) - {"metrics"}
+    # They serve until they are stopped; test_metrics.py and test_web_mounted.py have them.
+    assert {arguments[0] for arguments, _, _ in steps} == set(main.commands) - {"metrics", "web"}
 
 
 def test_enqueue_has_an_option_for_each_argument_of_the_function(run: Run, conn: Connection) -> None:
