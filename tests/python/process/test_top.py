@@ -10,6 +10,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -20,6 +21,9 @@ from support.terminal import Terminal
 
 from pgq import WorkerQueue
 from pgq.cli.output import width_of
+from pgq.cli.top.figures import span
+from pgq.cli.top.lists import Source, since
+from pgq.overview import History, read
 
 Top = Callable[..., Terminal]
 
@@ -289,3 +293,12 @@ def test_a_role_without_privileges_gets_a_hint(conn: Connection, dsn: str) -> No
     assert done.returncode == 1
     assert "pgq_grant" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_job_that_was_claimed_while_the_parts_were_read_runs_for_no_time(conn: Connection) -> None:
+    """The time of a snapshot is that of its first part."""
+    snapshot = read(conn)
+    later = snapshot.at + timedelta(seconds=1)
+    assert since(Source(snapshot, History()), later) == timedelta()
+    assert span(timedelta()) == "0ms"
+    assert span(0.9996) == "1.0s"

@@ -148,17 +148,22 @@ def cause_rows(source: Source) -> Iterable[Row]:
             "queue": cause.queue,
             "kind": cause.kind,
             "newest": cause.newest_job,
-            "ago": source.snapshot.at - cause.newest_at,
+            "ago": since(source, cause.newest_at),
             "error": cause.error or "",
         }
-        cells = keys | {"ago": span(source.snapshot.at - cause.newest_at), "error": cause.error}
+        cells = keys | {"ago": span(since(source, cause.newest_at)), "error": cause.error}
         yield Row(cells, keys, queue=cause.queue, kind=cause.kind, job=cause.newest_job, error=cause.error, alarm=True)
+
+
+def since(source: Source, moment: datetime) -> timedelta:
+    """Return how long before the snapshot something was; what has come while its parts were read was just now."""
+    return max(source.snapshot.at - moment, timedelta())
 
 
 def worker_rows(source: Source) -> Iterable[Row]:
     """Return the workers and what they work on."""
     for worker in source.snapshot.workers:
-        busy = None if worker.oldest_claimed_at is None else source.snapshot.at - worker.oldest_claimed_at
+        busy = None if worker.oldest_claimed_at is None else since(source, worker.oldest_claimed_at)
         state = "gone" if worker.present is False else "overdue" if worker.overdue else ""
         keys = {
             "worker": worker.name,
