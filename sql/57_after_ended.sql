@@ -74,3 +74,23 @@ $_pgq_hand_over_needs$;
 
 COMMENT ON FUNCTION _pgq_hand_over_needs(bigint, bigint) IS
     'Let the blocked jobs that wait for one job wait for another one, into which it has merged. Returns nothing.';
+
+
+CREATE FUNCTION _pgq_settle_purged(failed bigint[], not_done bigint[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path FROM CURRENT
+AS $_pgq_settle_purged$
+BEGIN
+    IF failed IS NOT NULL THEN
+        PERFORM _pgq_delete_beside(failed);
+    END IF;
+    -- Nothing can retry these any more.
+    IF not_done IS NOT NULL AND _pgq_has_needs() THEN
+        PERFORM _pgq_settle_ends(not_done, 'purged');
+    END IF;
+END
+$_pgq_settle_purged$;
+
+COMMENT ON FUNCTION _pgq_settle_purged(bigint[], bigint[]) IS
+    'Settle what belongs to purged jobs: delete what stands beside those that have errors or something saved, and tell '
+    'the jobs that wait for those that were not done. NULL: there are none. Returns nothing.';

@@ -179,12 +179,7 @@ BEGIN
            array_agg(d.id) FILTER (WHERE d.outcome <> 'done') AS not_done
     INTO v_deleted
     FROM deleted AS d;
-    IF v_deleted.failed IS NOT NULL THEN
-        PERFORM _pgq_delete_beside(v_deleted.failed);
-    END IF;
-    IF v_deleted.not_done IS NOT NULL AND _pgq_has_needs() THEN
-        PERFORM _pgq_settle_ends(v_deleted.not_done, 'purged');
-    END IF;
+    PERFORM _pgq_settle_purged(v_deleted.failed, v_deleted.not_done);
     PERFORM _pgq_replace_head(ROW(c_queue, at + v_pause, v_pause, v_lanes)::pgq_head);
 END
 $_pgq_delete_old$;

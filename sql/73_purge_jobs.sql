@@ -35,12 +35,7 @@ BEGIN
            array_agg(p.id) FILTER (WHERE p.outcome <> 'done')
     INTO v_purged, v_failed, v_not_done
     FROM purged AS p;
-    IF v_failed IS NOT NULL THEN
-        PERFORM _pgq_delete_beside(v_failed);
-    END IF;
-    IF v_not_done IS NOT NULL AND _pgq_has_needs() THEN
-        PERFORM _pgq_settle_ends(v_not_done, 'purged');
-    END IF;
+    PERFORM _pgq_settle_purged(v_failed, v_not_done);
     RETURN v_purged;
 END
 $pgq_purge_jobs$;

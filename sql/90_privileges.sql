@@ -71,7 +71,7 @@ REVOKE ALL ON FUNCTION
     _pgq_count_loss, _pgq_mark_lost,
     _pgq_request_cancel, _pgq_await_waiting, _pgq_take_cancel_request, _pgq_cancel_waiting, pgq_cancel_requested,
     _pgq_settle_cancel_requests,
-    _pgq_has_needs, _pgq_unblock, _pgq_cancel_blocked, _pgq_cancelled_with, _pgq_settle_needs, _pgq_settle_ends,
+    _pgq_has_needs, _pgq_unblock, _pgq_cancel_blocked, _pgq_cancelled_with, _pgq_settle_needs, _pgq_settle_ends, _pgq_settle_purged,
     _pgq_is_needed, _pgq_hand_over_needs, _pgq_settle_over, _pgq_settle_notes, _pgq_settle_singly, _pgq_needs_setting,
     _pgq_look_at_needs, _pgq_reset_needed, _pgq_settle_blocked,
     _pgq_channel, _pgq_slot_key, _pgq_is_soon, _pgq_wake_sleepers, _pgq_wake, _pgq_may_start_next, _pgq_wake_next,

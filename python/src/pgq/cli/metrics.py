@@ -49,8 +49,8 @@ def metrics(target: Target, listen: tuple[str, int], max_series: int, timeout: t
     """
     Serve metrics of one or several databases to Prometheus, in its own format or as OpenMetrics.
 
-    Whoever reaches the address can read them. A database that is down has pgq_up 0, and does not keep the others back.
-    SIGTERM or Ctrl-C ends the command.
+    All who can connect to the address can read them. A database that is down has pgq_up 0, and does not delay the
+    others. SIGTERM or Ctrl-C ends the command.
     """
     try:
         from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415 - an extra

@@ -78,8 +78,8 @@ def open_transaction(reading: Reading) -> Iterator[Finding]:
             "error" if row["blocks"] else "warning",
             f"{named(row)} has enqueued or claimed jobs in a transaction that has been open for {span(row['age'])} "
             f"({row['state']})",
-            "No worker sees what it has enqueued before it commits. Whoever enqueues the same job waits for it, and a "
-            f"job that is to be retried cannot merge with a twin that it holds.{waiting}{last_statement(row)}",
+            "No worker sees what it has enqueued before it commits. A session that enqueues the same job waits for it, "
+            f"and a job that is to be retried cannot merge with a twin that it holds.{waiting}{last_statement(row)}",
             end_of(row),
             row,
         )

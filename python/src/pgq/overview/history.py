@@ -169,7 +169,7 @@ def _totals(snapshot: Snapshot, before: Mapping[Key, Total]) -> dict[Key, Total]
         )
         for row in snapshot.counters
     }  # fmt: skip
-    totals |= {key: Total(number, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0.0) for key, number in live.items()}
+    totals |= {key: NONE._replace(live=number) for key, number in live.items()}
     return {key: before[key] if before.get(key) == total else total for key, total in totals.items()}
 
 

@@ -153,7 +153,7 @@ def verdict(error: Exception) -> tuple[int, str, str | None] | None:
     """Return the status of an error, what is wrong, and what to do; None for one that is a mistake of the pages."""
     found: tuple[int, str, str | None] | None = None
     if isinstance(error, TooSlow | psycopg.errors.QueryCanceled):
-        found = 503, "The database is slow", "It has not replied within two seconds. The page tries again by itself."
+        found = 503, "The database is slow", "It has not replied within two seconds. The page tries again."
     elif isinstance(error, Error):
         status = 503 if isinstance(error, Outdated | NotInstalled) else 404 if isinstance(error, JobNotFound) else 409
         found = status, str(error), error.hint

@@ -271,10 +271,23 @@ def completion_in(
 def _is_surely_stored(queue: WorkerQueue, outcome: Completed | CompletedWithNote) -> bool:
     if isinstance(outcome, CompletedWithNote):
         return outcome.note.isascii()
-    return outcome.result is None or is_surely_stored(queue, outcome.result)
+    return outcome.result is None or _is_surely_taken(queue, outcome.result)
 
 
-def is_surely_stored(queue: WorkerQueue, text: str) -> bool:
+def saving_in(queue: WorkerQueue, job: Job, saved: str, transaction: str | None = None) -> tuple[str, ...]:
+    """
+    Save JSON text with a job: return the statements that are left to execute, none if it was saved here.
+
+    What the database may refuse is a parameter, which is sent here. With a transaction, only the one with this id;
+    raises psycopg.errors.InvalidTransactionState in any other.
+    """
+    if _is_surely_taken(queue, saved):
+        return (queue.saving(job, saved, transaction),)
+    queue.save_json(job, saved, transaction)
+    return ()
+
+
+def _is_surely_taken(queue: WorkerQueue, text: str) -> bool:
     """Return whether the database surely takes this JSON text for a value."""
     if len(text) > SHORT or text.count("[") + text.count("{") > FLAT:
         return False

@@ -12,7 +12,7 @@ from pgq.job import Job
 from pgq.worker.calls import WorkerQueue
 from pgq.worker.execution import Execution
 from pgq.worker.inside import Inside
-from pgq.worker.settle import is_surely_stored
+from pgq.worker.settle import saving_in
 from pgq.worker.transactions import Transaction
 from pgq.workflow import StepRuntime
 
@@ -80,11 +80,9 @@ class HandlerSteps(StepRuntime):
     def _save(self, text: Callable[[WorkerQueue], str], queue: WorkerQueue) -> str:
         """Save what a function returns, and return it."""
         saved = text(queue)
-        if is_surely_stored(queue, saved):
-            # A cursor would take longer than the server.
-            self._session.send(queue.saving(self._job, saved))
-        else:
-            queue.save_json(self._job, saved)
+        # A cursor would take longer than the server.
+        if saving := saving_in(queue, self._job, saved):
+            self._session.send(*saving)
         return saved
 
     def _apart(self, function: Callable[[WorkerQueue], T], *, begin: bool = False) -> T:

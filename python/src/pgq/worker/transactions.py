@@ -18,7 +18,7 @@ from pgq.worker.handler_call import Call, HandlerCall
 from pgq.worker.inside import Inside
 from pgq.worker.outcomes import Outcome, Released, Result, Settlement
 from pgq.worker.settings import Settings
-from pgq.worker.settle import completion_in, is_surely_stored, record
+from pgq.worker.settle import completion_in, record, saving_in
 
 # A worker that is frozen interrupts no handler. So many seconds after the timeout of a transactional handler the server
 # ends its session, so that its job can be rescued; a worker that is not frozen interrupts the handler before.
@@ -119,14 +119,10 @@ class Transaction:
 
     def end_step(self, handler: Handler, job: Job, saved: str) -> None:
         """Save JSON text with a job, commit it with what a step has written, and hold the job in a new transaction."""
-        saving: tuple[str, ...] = ()
-        if is_surely_stored(self._queue, saved):
-            saving = (self._queue.saving(job, saved, self._transaction),)
-        else:
-            try:
-                self._queue.save_json(job, saved, self._transaction)
-            except ENDED as error:
-                raise _ended(job) from error
+        try:
+            saving = saving_in(self._queue, job, saved, self._transaction)
+        except ENDED as error:
+            raise _ended(job) from error
         holding = _holding(self._queue, handler, job)
         self._transaction, *_ = self._send(job, *saving, "COMMIT", self._session.begin, holding)
 
