@@ -193,6 +193,28 @@ def test_a_handler_that_reconnects_keeps_its_worker_present(
         assert one(conn, "SELECT present FROM pgq_workers")
 
 
+def test_a_worker_registers_again_after_a_loop_has_noticed_that_its_connection_is_lost(
+    conn: Connection, present: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop uses the connection when it goes to sleep, while the thread of presence waits for notifications."""
+    presence = present.presence
+
+    def notice(*_: object) -> list[int]:
+        conn.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE '%% presence'"
+        )
+        with pytest.raises(psycopg.OperationalError):
+            presence.session.queue().version()
+        return []
+
+    with closing(present):
+        presence.tick()
+        monkeypatch.setattr(presence._wakeup, "wait", notice)
+        presence._sleep(1)
+        presence.tick()
+        assert one(conn, "SELECT present FROM pgq_workers")
+
+
 def test_a_connection_lost_during_a_reconcile_leads_to_another(
     present: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

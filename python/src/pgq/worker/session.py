@@ -221,8 +221,15 @@ class Session:
         self.idle = False
 
     def read_notifications(self) -> None:
-        """Read what the server has sent; the caller holds ``lock``. Raises an error if the connection is lost."""
-        pgconn = self.queue().conn.pgconn
+        """
+        Read what the server has sent; the caller holds ``lock``.
+
+        Raises an error if the connection is lost, also where another thread has noticed that: only its user knows what
+        a new one must do first.
+        """
+        if self._queue is None or self._queue.conn.closed:
+            raise psycopg.OperationalError("the connection is closed")
+        pgconn = self._queue.conn.pgconn
         pgconn.consume_input()
         while (notification := pgconn.notifies()) is not None:
             if self.notified is not None:
