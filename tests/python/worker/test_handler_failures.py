@@ -155,6 +155,27 @@ def test_an_exception_of_python_itself_fails_the_job(queue: WorkerQueue, loop: L
         assert job["errors"][0]["error"].startswith(kind.split(": ")[1])
 
 
+class Caller:
+    """An object that is called as an async function is."""
+
+    async def __call__(self, *_: Any) -> None:
+        raise AssertionError("nothing of it runs")
+
+
+def decorated(*arguments: Any) -> Any:
+    """Return what the function under an ordinary decorator returns."""
+    return Caller()(*arguments)
+
+
+def test_a_plain_handler_that_returns_a_coroutine_has_failed(queue: Queue, loop: Loop, handlers: Handlers) -> None:
+    """It is the work of an async function, of which nothing has run."""
+    cases = {"decorated": decorated, "object": Caller()}
+    found = try_all(queue, loop, handlers, cases, retry_on=OSError)
+    assert states(found) == all_of(cases, ("waiting", 1))
+    for job in found.values():
+        assert job["errors"][0]["error"].startswith("TypeError: the handler has returned a coroutine")
+
+
 @pytest.mark.happens("ends its transaction")
 @pytest.mark.parametrize("result", [None, "x" * SHORT], ids=["none", "long"])
 @pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK", "COMMIT; BEGIN", "ROLLBACK; BEGIN"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import threading
@@ -50,9 +51,18 @@ class Call:
         return self.encoded(job, result)
 
     def encoded(self, job: Job, result: Any) -> Completed | CompletedWithNote:
-        """Return the outcome of a job whose handler has returned, whatever the conversion of its result raises."""
+        """
+        Return the outcome of a job whose handler has returned, whatever the conversion of its result raises.
+
+        Raises TypeError for a coroutine that has not begun: a decorator may make a plain function of an async one.
+        """
         if result is None:
             return Completed(job, None, self.seconds())
+        if inspect.iscoroutine(result) and inspect.getcoroutinestate(result) == inspect.CORO_CREATED:
+            result.close()
+            raise TypeError(
+                "the handler has returned a coroutine, of which nothing has run: what is registered is no async function"
+            )
         try:
             return Completed(job, as_result(result, self._handlers.json_hook), self.seconds())
         except BaseException as error:
