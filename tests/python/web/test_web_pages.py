@@ -14,6 +14,7 @@ from support.threads import eventually
 from support.web import HOSTILE, TRACEBACK, Client, Filled, addresses, fill, pages, unescaped
 
 import pgq.web
+from pgq import WorkerQueue
 from pgq.web.security import HEADERS
 
 SHOWN = HOSTILE.replace("\u202e", "\ufffd").replace("\x07", "\ufffd")
@@ -107,6 +108,15 @@ def test_a_job_shows_what_has_happened_to_it(client: Client, filled: Filled) -> 
     assert blocked.count('<path class="link"') == 2
     assert "Blocked: waits for 1 other job" in words(blocked)
     assert '"rows": 12' in words(client.get(f"/jobs/{filled.done}").text)
+
+
+def test_a_queue_with_other_settings_shows_the_groups_that_run(client: Client, conn: Connection) -> None:
+    """Where max_per_group is not among what is set."""
+    conn.execute("SELECT pgq_enqueue('welcome', queue => 'mail', group_key => 'ann')")
+    WorkerQueue(conn).claim(["mail"], 10)
+    page = client.get("/queues/settings?queue=mail")
+    assert page.status == 200
+    assert "Group Running ann 1" in words(page.text)
 
 
 def test_a_job_that_is_not_there_is_not_found(client: Client) -> None:
