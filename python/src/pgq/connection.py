@@ -1,10 +1,16 @@
-"""Which connections pgq takes, and what to pass instead of others."""
+"""Which connections pgq takes, what to pass instead of others, and the cursors by which it reads."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, LiteralString, TypeVar
 
 import psycopg
+from psycopg import sql
+from psycopg.pq import Format
+from psycopg.rows import RowFactory, tuple_row
+
+T = TypeVar("T")
 
 _SESSION: Final = "session.connection().connection.driver_connection"
 _CONNECTION: Final = "connection.connection.driver_connection"
@@ -84,3 +90,20 @@ def _instead(classes: list[tuple[str, str]], wanted: str) -> str:
             if key in paths:
                 return paths[key] if takes == wanted else f"a {wanted}; pgq.{queue} takes {paths[key]}"
     return f"the {wanted} behind it"
+
+
+def binary_cursor(conn: psycopg.Connection[Any], row_factory: RowFactory[T]) -> psycopg.Cursor[T]:
+    """
+    Return a binary ``psycopg.Cursor``, whatever the connection's cursor_factory: the text form of times and intervals
+    depends on DateStyle and IntervalStyle, and some factories take no parameters.
+    """
+    cursor = psycopg.Cursor(conn, row_factory=row_factory)
+    cursor.format = Format.BINARY
+    return cursor
+
+
+def rows_of(
+    conn: psycopg.Connection[Any], query: LiteralString | bytes | sql.Composed, parameters: Sequence[Any] | None = None
+) -> list[tuple[Any, ...]]:
+    """Return the rows of a query as tuples, whatever the connection's factories are."""
+    return psycopg.Cursor(conn, row_factory=tuple_row).execute(query, parameters).fetchall()

@@ -9,7 +9,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import dict_row
 
-from pgq.connection import check_connection
+from pgq.connection import binary_cursor, check_connection
 from pgq.convert import Interval, interval, qualifier
 from pgq.errors import JobNotFound, translated
 
@@ -205,7 +205,5 @@ class Views:
         return bool(rows[0]["may"])
 
     def _rows(self, query: str, params: dict[str, Any], privilege: str = "reader") -> list[dict[str, Any]]:
-        # Binary, because the text form of times and intervals depends on DateStyle and IntervalStyle.
-        with translated(self.conn, query, privilege), self.conn.cursor(binary=True, row_factory=dict_row) as cursor:
-            cursor.execute(query, params)
-            return cursor.fetchall()
+        with translated(self.conn, query, privilege):
+            return binary_cursor(self.conn, dict_row).execute(query, params).fetchall()

@@ -17,7 +17,7 @@ from support.database import Connection, one
 from support.database import jobs as all_jobs
 
 import pgq
-from pgq import Handlers, NewJob, Queue, WorkerQueue
+from pgq import Handlers, NewJob, Queue, WorkerQueue, doctor, overview
 from pgq.calls import TYPES, Calls
 from pgq.views import Views
 
@@ -352,10 +352,13 @@ def test_a_missing_schema_raises_not_installed(conn: Connection) -> None:
 
 @pytest.mark.parametrize("factory", [psycopg.ClientCursor, psycopg.RawCursor])
 def test_a_queue_works_with_any_cursor_and_row_factory(conn: Connection, factory: Any) -> None:
-    """The queue uses cursors of its own, whatever the connection's factories are."""
+    """The queue, the views and the readings use cursors of their own, whatever the connection's factories are."""
     conn.cursor_factory, conn.row_factory = factory, psycopg.rows.dict_row  # type: ignore[assignment]
     queue = WorkerQueue(conn)
     enqueued = queue.enqueue("k", {"to": "ann"}, delay="0")
+    assert [row["id"] for row in Views(conn).jobs("waiting")] == [enqueued.id]
+    assert overview.read(conn).ids == enqueued.id
+    assert doctor.examine(conn, checks=()).findings == ()
     (job,) = queue.claim()
     queue.complete(job)
     assert (job.id, job.args, enqueued.created) == (enqueued.id, {"to": "ann"}, True)

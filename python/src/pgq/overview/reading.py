@@ -12,7 +12,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import class_row, scalar_row
 
-from pgq.connection import check_connection
+from pgq.connection import binary_cursor, check_connection
 from pgq.convert import qualifier
 from pgq.errors import translated
 from pgq.overview.snapshot import Cause, Counters, KindNumbers, Place, Snapshot, Wait, Worker
@@ -65,8 +65,8 @@ def read(
     unknown: dict[str, str] = {}
     with conn.transaction():
         query = f"SELECT {prefix}pgq_now()"
-        with translated(conn, query, "reader"), conn.cursor(binary=True, row_factory=scalar_row) as cursor:
-            at: datetime = cursor.execute(query).fetchall()[0]
+        with translated(conn, query, "reader"):
+            at: datetime = binary_cursor(conn, scalar_row).execute(query).fetchall()[0]
         for part in (part for part in SOURCES if part in parts):
             left = max(timeout - (monotonic() - begun_at), LEAST * timeout)
             try:
@@ -81,10 +81,8 @@ def read(
 
 def _rows(conn: psycopg.Connection[Any], prefix: str, part: Part, seconds: float) -> Any:
     """Return the rows of a part, or its number."""
-    conn.execute("SELECT set_config('statement_timeout', %s, true)", [f"{seconds * 1000:.0f}"])
-    # Binary, because the text form of times and intervals depends on DateStyle and IntervalStyle.
+    timeout = "SELECT set_config('statement_timeout', %s, true)"
+    binary_cursor(conn, scalar_row).execute(timeout, [f"{seconds * 1000:.0f}"])
     if part.row is None:
-        with conn.cursor(binary=True, row_factory=scalar_row) as scalars:
-            return scalars.execute(f"SELECT {prefix}{part.source}").fetchall()[0]
-    with conn.cursor(binary=True, row_factory=class_row(part.row)) as cursor:
-        return tuple(cursor.execute(f"SELECT * FROM {prefix}{part.source}").fetchall())
+        return binary_cursor(conn, scalar_row).execute(f"SELECT {prefix}{part.source}").fetchall()[0]
+    return tuple(binary_cursor(conn, class_row(part.row)).execute(f"SELECT * FROM {prefix}{part.source}").fetchall())

@@ -12,7 +12,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from pgq.connection import check_connection
+from pgq.connection import check_connection, rows_of
 from pgq.errors import AlreadyInstalled, JobsRemain, LockTimeout, NotInstalled
 from pgq.queue import Queue
 from pgq.version import driver_version, parse_version
@@ -43,14 +43,15 @@ def script() -> str:
 def installed_version(conn: psycopg.Connection[Any], schema: str | None) -> str | None:
     """Return the version of the pgq in ``schema``, or in the first schema of the search path; None: it has none."""
     # Read, not called: another role that may create functions there could have planted it.
-    row = conn.execute(
+    rows = rows_of(
+        conn,
         "SELECT substring(pg_get_function_sqlbody(p.oid) FROM %s) FROM pg_proc AS p "
         "JOIN pg_class AS c ON c.relnamespace = p.pronamespace AND c.relname = 'pgq_waiting' "
         "WHERE p.proname = 'pgq_version' AND p.pronargs = 0 "
         "AND p.pronamespace = to_regnamespace(quote_ident(coalesce(%s::text, current_schema())))",
         ["'(.*)'", schema],
-    ).fetchone()
-    return row[0] if row else None
+    )
+    return rows[0][0] if rows else None
 
 
 def install(conn: psycopg.Connection[Any], *, schema: str | None = None) -> str:
@@ -64,7 +65,7 @@ def install(conn: psycopg.Connection[Any], *, schema: str | None = None) -> str:
     if schema is not None:
         name = sql.Identifier(schema)
         # IF NOT EXISTS alone would require the right to create schemas even where the schema exists.
-        if conn.execute("SELECT to_regnamespace(%s) IS NOT NULL", [name.as_string(conn)]).fetchone() != (True,):
+        if rows_of(conn, "SELECT to_regnamespace(%s) IS NOT NULL", [name.as_string(conn)]) != [(True,)]:
             conn.execute(sql.SQL("CREATE SCHEMA {}").format(name))
         with search_path(conn, schema):
             return install(conn)
@@ -98,13 +99,13 @@ def _remove(conn: psycopg.Connection[Any], schema: str, objects: Sequence[tuple[
     with conn.transaction():
         conn.execute("SELECT set_config('lock_timeout', '500ms', true)")
         # Up to 0.2.0, all running jobs were rows of pgq_running.
-        packs = conn.execute("SELECT to_regclass(%s)", [f"{name.as_string()}._pgq_running"]).fetchone() != (None,)
+        packs = rows_of(conn, "SELECT to_regclass(%s)", [f"{name.as_string()}._pgq_running"]) != [(None,)]
         running = "_pgq_running" if packs else "pgq_running"
         tables = [sql.Identifier(schema, table) for table in ("pgq_waiting", running)]
         # No job may come between the count and the removal. To lock a view locks what it reads.
         conn.execute(sql.SQL("LOCK TABLE {}, {}").format(*tables))
         live = sql.SQL("SELECT (SELECT count(*) FROM {}) + (SELECT count(*) FROM {})")
-        (jobs,) = conn.execute(live.format(*tables)).fetchone() or (0,)
+        ((jobs,),) = rows_of(conn, live.format(*tables))
         if jobs and not force:
             raise JobsRemain(f"{jobs} jobs wait or run", hint="Let them be done, or give --force to lose them.")
         if objects is None:
@@ -138,11 +139,12 @@ def _drop_one(conn: psycopg.Connection[Any], schema: str, kind: str, name: str) 
         conn.execute(sql.SQL(f"DROP {kind} IF EXISTS {{}}.{{}}").format(sql.Identifier(schema), sql.Identifier(name)))
         return
     # By name, because another release may have given the function other arguments.
-    for (function,) in conn.execute(
+    for (function,) in rows_of(
+        conn,
         "SELECT oid::regprocedure::text FROM pg_proc "
         "WHERE pronamespace = to_regnamespace(quote_ident(%s)) AND proname = %s",
         [schema, name],
-    ).fetchall():
+    ):
         conn.execute(f"DROP FUNCTION {function}".encode())
 
 
@@ -154,28 +156,29 @@ def locate(conn: psycopg.Connection[Any], schema: str | None) -> tuple[str, bool
     """
     check_connection(conn)
     name = "pgq_waiting" if schema is None else f"{sql.Identifier(schema).as_string(conn)}.pgq_waiting"
-    row = conn.execute(
+    rows = rows_of(
+        conn,
         "SELECT n.nspname, EXISTS (SELECT FROM pg_depend AS d "
         "WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') "
         "FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%s)",
         [name],
-    ).fetchone()
-    if row is None:
+    )
+    if not rows:
         where = "on the search path" if schema is None else f'in the schema "{schema}"'
         raise NotInstalled(f"there is no pgq {where}", hint="Run pgq install, or name the schema with --schema.")
-    return row[0], row[1]
+    return rows[0][0], rows[0][1]
 
 
 @contextmanager
 def search_path(conn: psycopg.Connection[Any], schema: str) -> Iterator[None]:
     """Make a schema the search path of a connection in autocommit mode, and restore the search path at the end."""
-    (before,) = conn.execute("SELECT current_setting('search_path')").fetchone() or ("",)
-    conn.execute("SELECT set_config('search_path', quote_ident(%s), false)", [schema])
+    ((before,),) = rows_of(conn, "SELECT current_setting('search_path')")
+    rows_of(conn, "SELECT set_config('search_path', quote_ident(%s), false)", [schema])
     try:
         yield
     finally:
         if not conn.closed:
-            conn.execute("SELECT set_config('search_path', %s, false)", [before])
+            rows_of(conn, "SELECT set_config('search_path', %s, false)", [before])
 
 
 def run(conn: psycopg.Connection[Any], text: str) -> None:

@@ -10,7 +10,8 @@ from typing import Any, Final
 import psycopg
 from freezegun import freeze_time
 from freezegun.api import FrozenDateTimeFactory
-from psycopg.rows import tuple_row
+
+from pgq.connection import rows_of
 
 # The key of the lock by which the test kit knows the session that keeps the time of a database.
 CLOCK: Final = int.from_bytes(b"pgqclock", "big")
@@ -124,8 +125,7 @@ def time_travel(*connections: psycopg.Connection[Any], to: datetime | str) -> It
         clock = Clock(frozen, list(databases.values()))
         for conn in connections:
             query = "SELECT pgq_now() = %s::timestamptz"
-            row = conn.cursor(row_factory=tuple_row).execute(query, [f"{frozen().isoformat()}Z"]).fetchone()
-            if row != (True,):
+            if rows_of(conn, query, [f"{frozen().isoformat()}Z"]) != [(True,)]:
                 raise RuntimeError("the database does not follow: load pgq.testing.testkit() after pgq's SQL")
         yield clock
         for database in databases.values():

@@ -6,8 +6,10 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from psycopg.rows import dict_row, tuple_row
+import psycopg
+from psycopg.rows import dict_row
 
+from pgq.connection import rows_of
 from pgq.convert import dumps
 from pgq.testing.clock import Clock, time_travel
 from pgq.worker.inline import InlineWorker
@@ -81,9 +83,8 @@ class Jobs:
         """
         conn = self.worker.conn
         query = "SELECT %s::timestamptz + %s::interval"
-        row = conn.cursor(row_factory=tuple_row).execute(query, [datetime.now(UTC), by]).fetchone()
-        assert row is not None
-        to: datetime = row[0].astimezone(UTC)
+        ((moved,),) = rows_of(conn, query, [datetime.now(UTC), by])
+        to: datetime = moved.astimezone(UTC)
         if self._clock is None:
             self._clock = self._clocks.enter_context(time_travel(conn, to=to.replace(tzinfo=None)))
         else:
@@ -93,7 +94,7 @@ class Jobs:
     def _waiting(self, args: Any, queue: str | None) -> list[dict[str, Any]]:
         """Return all that waits in a queue, or in all; ``same`` is whether it contains these args."""
         text = None if args is ANY else dumps(args, self.worker.handlers.json_hook)
-        return self.worker.conn.cursor(row_factory=dict_row).execute(FIND, [text, queue, queue]).fetchall()
+        return psycopg.Cursor(self.worker.conn, row_factory=dict_row).execute(FIND, [text, queue, queue]).fetchall()
 
 
 def differences(expected: Any, found: Any, path: str = "args") -> list[str]:
