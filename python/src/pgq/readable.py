@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from select import select
 from typing import Any
 
 import psycopg
 
+from pgq.process.polling import readable
+
 
 def wait_readable(seconds: float, conn: psycopg.Connection[Any] | None) -> None:
     """Sleep for a time, or until there is something to read from a connection."""
-    select([] if conn is None else [conn.fileno()], [], [], seconds)
+    readable(seconds, *([] if conn is None else [conn.fileno()]))
 
 
 async def wait_readable_async(seconds: float, conn: psycopg.AsyncConnection[Any] | None) -> None:
@@ -20,11 +21,11 @@ async def wait_readable_async(seconds: float, conn: psycopg.AsyncConnection[Any]
     if conn is None:
         await asyncio.sleep(seconds)
         return
-    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    loop, is_readable = asyncio.get_running_loop(), asyncio.Event()
     fileno = conn.fileno()
-    loop.add_reader(fileno, readable.set)
+    loop.add_reader(fileno, is_readable.set)
     try:
         with suppress(TimeoutError):
-            await asyncio.wait_for(readable.wait(), seconds)
+            await asyncio.wait_for(is_readable.wait(), seconds)
     finally:
         loop.remove_reader(fileno)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import sys
@@ -14,6 +13,7 @@ from types import TracebackType
 from typing import Any, ClassVar
 
 from pgq.process.forks import set_handler, withhold
+from pgq.process.polling import readable
 
 STOP = (signal.SIGTERM, signal.SIGINT)
 # A handler that is quicker than this many seconds cannot have run an event loop, which takes the wake-up descriptor.
@@ -126,14 +126,14 @@ class StopSignals:
         lifeline = [self._lifeline] if self._lifeline is not None else []
         while True:
             timeout = None if first is None else max(0.0, abort_at - monotonic())
-            ready, _, _ = select.select([self._reader, *lifeline], [], [], timeout)
+            ready = readable(timeout, self._reader.fileno(), *(file.fileno() for file in lifeline))
             stops: list[int] = []
-            if self._reader in ready:
+            if self._reader.fileno() in ready:
                 numbers = self._reader.recv(4096)
                 if not numbers:
                     return
                 stops += [number for number in numbers if number in STOP]
-            if any(file in ready for file in lifeline):
+            if any(file.fileno() in ready for file in lifeline):
                 # The supervisor never writes: the lifeline has ended, and with it the supervisor.
                 lifeline = []
                 stops.append(signal.SIGTERM)

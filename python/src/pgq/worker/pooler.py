@@ -10,12 +10,12 @@ however busy the pooler is.
 from __future__ import annotations
 
 from contextlib import ExitStack, closing, suppress
-from select import select
 from typing import Any, Final
 
 import psycopg
 
 from pgq.errors import TransactionPooler
+from pgq.process.polling import readable
 from pgq.worker.server import Server
 
 # Processes of two servers may have the same number, but not since the same time.
@@ -66,7 +66,7 @@ def _process(conn: psycopg.Connection[Any]) -> bytes | None:
     pgconn.send_query(PROCESS)
     pgconn.flush()
     while pgconn.is_busy():
-        if not select([pgconn.socket], [], [], ANSWERED_WITHIN)[0]:
+        if not readable(ANSWERED_WITHIN, pgconn.socket):
             return None
         pgconn.consume_input()
     found = None

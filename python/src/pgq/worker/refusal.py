@@ -78,8 +78,9 @@ def _connect(pgconn: Any) -> PollingStatus:
     give_up_at = monotonic() + PROBE_WITHIN
     status = PollingStatus(pgconn.connect_poll())
     while status in (PollingStatus.READING, PollingStatus.WRITING) and monotonic() < give_up_at:
-        files = [pgconn.socket]
-        select.select(*((files, []) if status == PollingStatus.READING else ([], files)), [], 0.1)
+        poll = select.poll()
+        poll.register(pgconn.socket, select.POLLIN if status == PollingStatus.READING else select.POLLOUT)
+        poll.poll(100)
         status = PollingStatus(pgconn.connect_poll())
     return status
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 
 from pgq.process.forks import withhold
+from pgq.process.polling import readable
 
 
 class Wakeup:
@@ -24,11 +24,11 @@ class Wakeup:
 
     def wait(self, seconds: float | None, *files: int) -> list[int]:
         """Sleep until ``set`` is called, a file is readable, or the time is over; return the readable files."""
-        readable, _, _ = select.select([self._reader.fileno(), *files], [], [], seconds)
+        found = readable(seconds, self._reader.fileno(), *files)
         with contextlib.suppress(BlockingIOError):
             while self._reader.recv(4096):
                 pass
-        return [file for file in readable if file in files]
+        return [file for file in found if file in files]
 
     def close(self) -> None:
         """Close the sockets."""
