@@ -15,6 +15,7 @@ from support.web import HOSTILE, TRACEBACK, Client, Filled, addresses, fill, pag
 
 import pgq.web
 from pgq import WorkerQueue
+from pgq.web.pages.job import LONGEST
 from pgq.web.security import HEADERS
 
 SHOWN = HOSTILE.replace("\u202e", "\ufffd").replace("\x07", "\ufffd")
@@ -202,6 +203,15 @@ def test_numbers_keep_all_their_digits(client: Client, conn: Connection) -> None
     number = "12345678901234567890.1234567890123456789000"
     job = one(conn, f"SELECT id FROM pgq_enqueue('precise', '[{number}]')")
     assert number in client.get(f"/jobs/{job}").text
+
+
+def test_a_value_that_is_nested_deep_is_not_laid_out(client: Client, conn: Connection) -> None:
+    """Before each of the thousand numbers there would be as many spaces."""
+    text = "[" * 200 + ", ".join(["1"] * 10_000) + "]" * 200
+    job = one(conn, "SELECT id FROM pgq_enqueue('deep', %s::jsonb)", text)
+    page = client.get(f"/jobs/{job}").text
+    assert "[[[[[" in page
+    assert f"and {len(text) - LONGEST:,} characters more" in page
 
 
 def test_without_actions_there_is_none(client: Client, conn: Connection, filled: Filled) -> None:

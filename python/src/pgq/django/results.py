@@ -36,6 +36,8 @@ STATUS: Final = {
 TRACEBACK: Final = "Traceback (most recent call last):\n"
 # An exception as Python writes it: the path of its class, and a message.
 EXCEPTION: Final = re.compile(r"(?P<path>[^\W\d][\w.<>]*)(?::\s|\s*\Z)")
+# Characters of JSON that are laid out for people. The spaces in longer JSON, nested deep, could fill the memory.
+LAID_OUT: Final = 20_000
 # The class of an error that is no exception of a task, such as that of a worker that is gone.
 NO_EXCEPTION: Final = "pgq.Error"
 
@@ -135,4 +137,7 @@ def local(at: datetime | None) -> datetime | None:
 
 def shown(value: Any) -> str:
     """Return a value of JSON as text for people."""
-    return "" if value is None else json.dumps(value, indent=2, ensure_ascii=False)
+    if value is None:
+        return ""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) > LAID_OUT else json.dumps(value, indent=2, ensure_ascii=False)

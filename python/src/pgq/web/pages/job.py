@@ -18,11 +18,25 @@ COLUMNS: Final = (
     "id, state, queue, kind, priority, ripe_at, attempt, max_retries, backoff, backoff_cap, dedup, enqueued_at, "
     "worker, claimed_at, lease_until, ended_at, losses, cancel_requested_at, after, waits_for_signal, sensitive"
 )
-PRIVATE: Final = ("dedup_key", "args", "errors", "result", "context", "group_key", "saved")
-# Laid out by PostgreSQL: Python would read numbers with less than all their digits.
-PRETTY: Final = {name: f"jsonb_pretty({name})" for name in ("args", "result", "context", "saved")}
 # Text that is shown of one value: more would make a page that no browser likes.
 LONGEST: Final = 20_000
+# Values from this level on are not laid out: the spaces before them could be a thousand times as long as the text.
+DEEPEST: Final = 16
+# In the form that is read; the begin and the length of JSON, which is laid out by PostgreSQL: Python would read numbers
+# with less than all their digits.
+JSON: Final = ("args", "result", "context", "saved")
+PRIVATE: Final = {
+    **{name: f"{name}::text" for name in ("dedup_key", "errors", "group_key")},
+    **{
+        name: f"(SELECT ARRAY[left(t, {LONGEST}), length(t)::text] FROM (SELECT CASE "
+        f"WHEN jsonb_path_exists({name}, '$.**{{{DEEPEST}}}') THEN {name}::text ELSE jsonb_pretty({name}) END "
+        "OFFSET 0) AS one (t))"
+        for name in JSON
+    },
+    "progress": "(saved->'progress')::text",
+}
+# Of the note that a handler has told with its progress.
+LONGEST_NOTE: Final = 1000
 CAN_CANCEL: Final = ("waiting", "blocked", "running")
 CAN_RETRY: Final = ("dead", "cancelled")
 
@@ -55,8 +69,8 @@ def read(reader: Reader, job_id: int, *, show_sensitive: bool) -> dict[str, Any]
     may_read = reader.may_read("pgq_jobs", "args")
     shown = "true" if show_sensitive else "NOT sensitive"
     private = ", ".join(
-        f"CASE WHEN {shown} THEN {PRETTY.get(name, name)}::text END AS {name}" if may_read else f"NULL::text AS {name}"
-        for name in PRIVATE
+        f"CASE WHEN {shown} THEN {text} END AS {name}" if may_read else f"NULL::text AS {name}"
+        for name, text in PRIVATE.items()
     )
     # Arguments are never NULL: where they are, an admin of other queues looks.
     is_admin = "args IS NOT NULL" if may_read else "false"
@@ -69,10 +83,12 @@ def read(reader: Reader, job_id: int, *, show_sensitive: bool) -> dict[str, Any]
         raise not_found(job_id)
     job["hidden"] = "role" if not job["is_admin"] else "sensitive" if job["args"] is None else ""
     job["errors"] = [parsed(error) for error in json.loads(job["errors"] or "[]")]
-    job["progress"] = progress_of(job["saved"])
-    for name in ("args", "result", "context", "saved"):
-        if job[name] is not None and len(job[name]) > LONGEST:
-            job[name] = f"{job[name][:LONGEST]}\n… and {len(job[name]) - LONGEST:,} characters more: pgq show {job_id}"
+    job["progress"] = progress_of(job["progress"])
+    for name in JSON:
+        text, length = job[name] or (None, None)
+        if text is not None and int(length) > LONGEST:
+            text += f"\n… and {int(length) - LONGEST:,} characters more: pgq show {job_id}"
+        job[name] = text
     return job
 
 
@@ -89,10 +105,11 @@ def parsed(error: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def progress_of(saved: str | None) -> dict[str, Any] | None:
+def progress_of(text: str | None) -> dict[str, Any] | None:
     """Return the progress that a handler in Python has told, as ``done`` and ``note``; None: none."""
     try:
-        progress = json.loads(saved or "null")["progress"]
-        return {"done": min(max(float(progress["done"]), 0.0), 1.0), "note": str(progress.get("note") or "")}
+        progress = json.loads(text or "null")
+        note = str(progress.get("note") or "")[:LONGEST_NOTE]
+        return {"done": min(max(float(progress["done"]), 0.0), 1.0), "note": note}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
