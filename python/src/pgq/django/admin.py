@@ -13,6 +13,8 @@ from pgq.django.results import STATUS, shown
 
 # So many jobs can be paged through; to count more would take seconds.
 MOST = 10_000
+# What is not shown of a sensitive queue.
+HIDDEN = ("args", "result", "errors", "context", "group_key")
 
 
 class FirstPages(Paginator):
@@ -65,8 +67,13 @@ class JobAdmin(admin.ModelAdmin):
         """Return a job; of a sensitive queue, without what a reader does not see."""
         job: Job | None = super().get_object(request, object_id, from_field)
         if job is not None and job.sensitive:
-            job.args = job.result = job.errors = job.context = job.group_key = None
+            for name in HIDDEN:
+                setattr(job, name, None)
         return job
+
+    def lookup_allowed(self, lookup: str, value: Any, request: Any) -> bool:
+        """Refuse filters in the address by what is not shown: they would be a way to guess it."""
+        return lookup.partition("__")[0] not in HIDDEN and bool(super().lookup_allowed(lookup, value, request))
 
     def has_add_permission(self, request: Any) -> bool:
         """Refuse."""

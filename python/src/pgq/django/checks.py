@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
@@ -93,5 +94,6 @@ def check_kinds(alias: str) -> Iterator[CheckMessage]:
         return
     for queue, kind in waiting:
         if handlers.default.get(kind) is None:
-            hint = "Deploy the code that has this task, or cancel the jobs: pgq cancel --all --kind KIND."
+            command = f"pgq cancel --queue {quote(queue)} --kind {quote(kind)}"
+            hint = f"Deploy the code that has this task, or cancel the jobs: {command}"
             yield Caution(f'jobs of kind "{kind}" wait in queue "{queue}": no task has this path', hint, id="pgq.W003")

@@ -58,6 +58,15 @@ class Admin(TestCase):
         self.assertIn("LookupError", page)
         self.assertNotIn('name="_save"', page)
 
+    def test_arguments_that_are_nested_deep_are_not_laid_out(self) -> None:
+        """Before each number there would be hundreds of spaces."""
+        args: list[object] = [1] * 10_000
+        for _ in range(200):
+            args = [args]
+        job = pgq.Queue(connection.connection).enqueue("deep", args)
+        page = self.client.get(reverse("admin:pgq_job_change", args=[job.id])).content.decode()
+        self.assertIn("1, 1, 1", page)
+
     def test_a_page_of_a_job_in_a_sensitive_queue_shows_no_arguments_and_errors(self) -> None:
         """Django has no way to ask for them."""
         result = tasks.write_and_fail.enqueue("a secret")
@@ -68,6 +77,15 @@ class Admin(TestCase):
         self.assertIn("shop.tasks.write_and_fail", page)
         self.assertNotIn("a secret", page)
         self.assertNotIn("LookupError", page)
+
+    def test_the_list_is_not_filtered_by_arguments(self) -> None:
+        """Those of a sensitive queue could be guessed, letter by letter."""
+        tasks.write_and_fail.enqueue("a secret")
+        pgq.Queue(connection.connection).configure("default", {"sensitive": True})
+        for lookup in ("args__icontains=secret", "args__args__0__startswith=a", "errors__icontains=a", "group_key=a"):
+            with self.assertLogs("django.security", "ERROR"):
+                self.assertEqual(self.client.get(f"{LIST}?{lookup}").status_code, 400, lookup)
+        self.assertEqual(self.client.get(f"{LIST}?enqueued_at__gte=2020-01-01").status_code, 200)
 
     def test_nothing_can_be_changed(self) -> None:
         """Not even by a superuser."""

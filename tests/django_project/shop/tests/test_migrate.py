@@ -14,6 +14,7 @@ from django.db.migrations.loader import MigrationLoader
 from django.test import SimpleTestCase, TestCase, TransactionTestCase, override_settings, tag
 
 import pgq
+from pgq.cli.change import cancel
 from pgq.django.schema import InstallPgq, conninfo
 from pgq.schema.install import installed_version
 from pgq.version import driver_version
@@ -162,6 +163,8 @@ class Checks(TestCase):
         (warning,) = checks.run_checks(databases=["default"])
         self.assertEqual(warning.id, "pgq.W003")
         self.assertIn('"shop.tasks.renamed" wait in queue "default"', warning.msg)
+        options = warning.hint.partition("cancel the jobs: pgq cancel ")[2].split()
+        self.assertEqual(cancel.make_context("cancel", options).params["kind"], "shop.tasks.renamed")
 
 
 class Connections(SimpleTestCase):
