@@ -30,8 +30,9 @@ a psycopg.DataError with a hint.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -69,6 +70,10 @@ class JobFailed(Error):
         super().__init__(message)
         self.state = state
         self.error = error
+
+    def __reduce__(self) -> tuple[Callable[..., JobFailed], tuple[Any, ...], dict[str, Any]]:
+        # A process pool pickles what its workers raise. By default __init__(*args) would rebuild it, and fail here.
+        return partial(type(self), state=self.state, error=self.error), self.args, self.__dict__
 
 
 class NotEnded(Error):

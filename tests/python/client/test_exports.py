@@ -88,6 +88,7 @@ def test_the_exported_names_are_sorted_and_unique() -> None:
     "error",
     [
         pgq.LeaseLost("gone", hint="Stop.", sqlstate="PGQ02"),
+        pgq.JobFailed("job 1 is dead: no", state="dead", error="no"),
         pgq.TimedOut(),
         pgq.Snooze(until=NOON),
         pgq.Snooze(delay=timedelta(hours=1)),
