@@ -297,6 +297,38 @@ def test_a_child_without_a_connection_is_replaced_if_any_has_worked(said: bytes,
     assert supervisor.on_exit(place, place.process.wait()) == code
 
 
+def test_a_successor_that_cannot_be_started_leaves_the_others_alone() -> None:
+    """It is tried again: the machine may be out of processes for a moment."""
+    supervisor = Supervisor([sys.executable, "-c", "import signal; signal.pause()"], 2, grace=1)
+    supervisor._any_was_ready = True
+    first, second = supervisor.children
+    supervisor.start(first)
+    command, supervisor.command = supervisor.command, ["/no/such/program"]
+    try:
+        assert supervisor.turn() is None
+        assert first.process is not None
+        assert second.process is None
+        second.start_at, supervisor.command = 0.0, command
+        assert supervisor.turn() is None
+        assert second.process is not None
+    finally:
+        supervisor.kill()
+
+
+def test_a_program_that_is_not_there_ends_the_supervisor() -> None:
+    """At once if none has worked, and otherwise when it was tried three times in each place."""
+    with pytest.raises(FileNotFoundError):
+        Supervisor(["/no/such/program"], 1, grace=1).turn()
+    supervisor = Supervisor(["/no/such/program"], 1, grace=1)
+    supervisor._any_was_ready = True
+    (place,) = supervisor.children
+    for _ in range(2):
+        assert supervisor.turn() is None
+        place.start_at = 0.0
+    with pytest.raises(FileNotFoundError):
+        supervisor.turn()
+
+
 def in_a_pid_namespace() -> bool:
     """Return whether a process can be the first one of a PID namespace here."""
     unshare = shutil.which("unshare")

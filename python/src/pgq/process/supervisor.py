@@ -134,8 +134,21 @@ class Supervisor:
             if code is not None:
                 return code
         if child.process is None and not self.is_ending and not child.is_drained and monotonic() >= child.start_at:
-            self.start(child)
+            try:
+                self.start(child)
+            except OSError as error:
+                child.failed_starts += 1
+                if not self._any_was_ready or self.none_starts:
+                    raise
+                # The machine may be out of processes for a moment, or Python be replaced; the other children go on.
+                logger.error("a worker process does not start, next try in %.1f s: %s", child.pause, error)
+                self.delay(child)
         return None
+
+    @property
+    def none_starts(self) -> bool:
+        """Whether so many processes in a row have ended in every place before they worked."""
+        return all(child.failed_starts >= FAILED_STARTS for child in self.children)
 
     @property
     def is_ending(self) -> bool:
@@ -147,14 +160,18 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         env = {name: value for name, value in os.environ.items() if name not in SERVICE_MANAGER}
-        with theirs:
-            child.process = subprocess.Popen(
-                self.command,
-                env=env | {LIFELINE: str(theirs.fileno())},
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+        try:
+            with theirs:
+                child.process = subprocess.Popen(
+                    self.command,
+                    env=env | {LIFELINE: str(theirs.fileno())},
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+        except OSError:
+            ours.close()
+            raise
         child.lifeline, child.messages, child.started_at = ours, b"", monotonic()
 
     def read(self, child: Child) -> None:
@@ -208,15 +225,19 @@ class Supervisor:
             child.failed_starts = 0
         elif status != NO_CONNECTION:
             child.failed_starts += 1
-        if all(one.failed_starts >= FAILED_STARTS for one in self.children):
+        if self.none_starts:
             logger.error("worker process %d %s before it worked, as those before it: none is started again", pid, how)
             return max(1, status)
         if monotonic() - child.started_at > LONG_LIFE:
             child.pause = FIRST_PAUSE
-        child.start_at = monotonic() + child.pause
         logger.error("worker process %d %s, the next one starts in %.1f s", pid, how, child.pause)
-        child.pause = min(2 * child.pause, LONGEST_PAUSE)
+        self.delay(child)
         return None
+
+    def delay(self, child: Child) -> None:
+        """Let the next process in this place start after a pause, which doubles each time."""
+        child.start_at = monotonic() + child.pause
+        child.pause = min(2 * child.pause, LONGEST_PAUSE)
 
     def end(self, code: int) -> None:
         """Stop all children, and let the supervisor end with this exit code once they have ended."""
