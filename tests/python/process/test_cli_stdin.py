@@ -66,6 +66,7 @@ def test_a_batch_is_a_transaction(enqueue: Enqueue, conn: Connection) -> None:
      ({"kind": "k", "kin": 1}, 'unknown key "kin"'), ({"kind": "k", "priority": 11}, "priority 11"),
      ({"args": 1}, "kind"), ({"kind": "k", "args": "\0"}, "unsupported Unicode"),
      ('{"kind": "k", "args": NaN}', "JSON"), ({"kind": "k", "after": [10**12]}, "has been no job"),
+     ({"kind": "k", "after": 5}, "after"), ({"kind": "k", "after": True}, "after"),
      ({"kind": "k", "args": 2, "on_duplicate": "error"}, "is waiting already")],
     ids=str,
 )  # fmt: skip

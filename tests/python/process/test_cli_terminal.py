@@ -40,6 +40,17 @@ def test_lines_are_as_wide_as_the_terminal(dsn: str, dead: list[int], columns: i
     assert max(map(width_of, text.splitlines())) <= columns
 
 
+def test_characters_that_a_terminal_lacks_are_question_marks(
+    dsn: str, queue: WorkerQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take as many columns."""
+    queue.enqueue("→→")
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    done = installed("--dsn", dsn, "list")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "??" in done.stdout
+
+
 def test_a_bulk_retry_has_a_bar_beside_its_lines(dsn: str, dead: list[int]) -> None:
     """Where these go elsewhere: on a terminal they show how far it is."""
     done = on_terminal("--dsn", dsn, "retry", "--kind", "k", streams="stderr")

@@ -76,7 +76,7 @@ def change_each_of(
     rows: list[dict[str, Any]],
 ) -> int:
     """
-    Change the jobs of one database, and add a row for each; return how many of the ids that were given are refused.
+    Change the jobs of one database; return how many of the ids that were given are refused. For JSON, add a row for each.
 
     Lines begin with the name of the database, where there are several.
     """
@@ -111,7 +111,8 @@ def change_each_of(
                     progress.leave_line()
                     CommandError(label + message, None if hint in hints else hint).show()
                     hints.add(hint)
-                rows.append(row)
+                if operation.json_:
+                    rows.append(row)
                 progress.add(1)
     if not job_ids:
         asked = f", {requested} requested" if requested else ""

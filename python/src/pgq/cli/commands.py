@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
+
 import click
 
 from pgq.cli import (
@@ -47,6 +50,9 @@ def main(ctx: click.Context, dsns: tuple[str, ...], schema_: str | None) -> None
 
     --dsn and --schema may also follow the command.
     """
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        # What the encoding of the terminal lacks becomes a question mark, in as many columns.
+        sys.stdout.reconfigure(errors="replace")
     warn_of_password(ctx, "dsns", dsns)
     ctx.obj = Target(dsns or ("",), schema_)
 

@@ -53,7 +53,8 @@ def job_of(number: int, text: bytes) -> NewJob:
         raise bad_line(number, error.message) from error
     if not isinstance(job, dict):
         raise bad_line(number, "not an object", 'Make each line an object such as {"kind": "mail", "args": 1}.')
-    if any(isinstance(one, str) for one in job.get("after") or ()):
+    after = job.get("after")
+    if isinstance(after, list) and any(isinstance(one, str) for one in after):
         raise bad_line(
             number,
             "after names the position of another job, which may be in another batch",
