@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
@@ -68,6 +68,30 @@ def test_whatever_an_async_handler_raises_fails_its_own_job(
     drain(loop)
     assert rows(queue.conn) == [("k", "waiting", 1, said)]
     assert ran == [1]
+
+
+def test_an_async_handler_whose_task_is_cancelled_before_it_begins_has_failed(
+    queue: Queue, loop: Loop, handlers: Handlers
+) -> None:
+    """Another one may cancel all tasks of the event loop, and another job have come in just then."""
+
+    def cancelled(of: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
+        of.set_task_factory(None)
+        task = asyncio.Task(work, loop=of, **options)
+        task.cancel()
+        return task
+
+    @handlers.handler("first")
+    async def first(job: AsyncJob) -> None:
+        asyncio.get_running_loop().set_task_factory(cancelled)
+
+    @handlers.handler("k")
+    async def never(job: AsyncJob) -> None:
+        raise AssertionError
+
+    queue.enqueue_many([{"kind": "first"}, {"kind": "k"}])
+    drain(loop)
+    assert rows(queue.conn) == [("k", "waiting", 1, "asyncio.exceptions.CancelledError")]
 
 
 @pytest.mark.happens("raises `Snooze`, `Cancel`, `Retry`")

@@ -147,7 +147,14 @@ class AsyncHandlers:
             self._end(call, [call.judge(call.handler, job, error) for job in call.jobs])
 
     def _begin(self, call: AsyncCall) -> None:
+        def end(_: asyncio.Task[None]) -> None:
+            # Of a task that is cancelled before it has begun, as by a handler that cancels all tasks, nothing runs.
+            if call in self._calls:
+                error = asyncio.CancelledError()
+                self._end(call, [call.judge(call.handler, job, error) for job in call.jobs])
+
         call.task = asyncio.get_running_loop().create_task(self._run(call))
+        call.task.add_done_callback(end)
 
     async def _run(self, call: AsyncCall) -> None:
         try:
