@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import timedelta
 
 from support.database import Connect, Connection, expire, one
@@ -230,4 +231,8 @@ def test_jobs_that_are_kept_for_ever(conn: Connection, queue: WorkerQueue) -> No
     found = finding(conn, "kept-for-ever", ended_bytes=0)
     assert found.title.startswith("jobs of all queues are kept for 36500 days")
     queue.configure("", {"keep_dead": "90 days"})
+    queue.configure("it's kept", {"keep_done": "100 years"})
+    command = shlex.split(finding(conn, "kept-for-ever", ended_bytes=0).remedy.partition(", or")[0])
+    assert command[:3] == ["pgq", "configure", "it's kept"]
+    queue.configure("it's kept", {"keep_done": None})
     assert findings(conn, "kept-for-ever", ended_bytes=0) == []

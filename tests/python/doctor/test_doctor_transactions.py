@@ -122,13 +122,13 @@ def own(server: Server) -> Iterator[Connection]:
 
 @pytest.mark.slow
 def test_a_prepared_transaction_that_nobody_ends(own: Connection) -> None:
-    """It keeps rows and locks. The remedy ends it."""
+    """It keeps rows and locks. The remedy ends it, whatever its name is."""
     own.execute("BEGIN")
     own.execute("CREATE TABLE made (n integer)")
-    own.execute("PREPARE TRANSACTION 'lost'")
+    own.execute("PREPARE TRANSACTION 'it''s lost'")
     assert findings(own, "prepared-transaction") == []
     found = finding(own, "prepared-transaction", snapshot=NOW)
-    assert found.title.startswith('transaction "lost" was prepared')
+    assert found.title.startswith('transaction "it\'s lost" was prepared')
     own.execute(found.remedy.split("or: ")[1].encode())
     assert findings(own, "prepared-transaction", snapshot=NOW) == []
 

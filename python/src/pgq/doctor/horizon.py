@@ -8,7 +8,7 @@ from typing import Final
 from pgq.doctor.finding import Finding
 from pgq.doctor.reading import Check, Needs, Reading, check
 from pgq.doctor.transactions import end_of, last_statement, named
-from pgq.doctor.words import number, size, span
+from pgq.doctor.words import literal, number, size, span
 
 # A snapshot of another database holds nothing here.
 SESSIONS: Final = """
@@ -102,7 +102,7 @@ def prepared_transaction(reading: Reading) -> Iterator[Finding]:
             "warning",
             f'transaction "{row["gid"]}" was prepared {span(row["age"])} ago and has not ended',
             f"It keeps its locks, and what it has enqueued or claimed, also across a restart. {cost(reading)}",
-            f"Let its transaction manager end it, or: ROLLBACK PREPARED '{row['gid']}';",
+            f"Let its transaction manager end it, or: ROLLBACK PREPARED {literal(row['gid'])};",
             {**row, "dead_rows": reading.dead_rows},
         )
 
