@@ -12,6 +12,7 @@ from support.threads import Thread
 from support.workers import MakeWorker, drain
 
 from pgq import Drain, Handlers, Queue, Worker, WorkerQueue
+from pgq.process.logs import TEXT, TextFormatter
 from pgq.worker.loop import Loop
 from pgq.worker.settings import Timing
 
@@ -143,6 +144,19 @@ def test_the_log_warns_once_for_each_kind_and_minute(
     now[0] += 2
     meet("a")
     assert warned() == ["a", "b"]
+
+
+def test_no_kind_begins_a_line_of_the_log(
+    queue: Queue, make_worker: MakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor does it reach a terminal as anything but text."""
+    (loop,) = make_worker().loops
+    queue.enqueue("a\n2030-01-01 12:00:00 ERROR forged\x1b[31m")
+    drain(loop)
+    (record,) = (one for one in caplog.records if one.__dict__.get("action") == "unhandled")
+    line = TextFormatter(TEXT).format(record)
+    assert 'kind "a 2030-01-01 12:00:00 ERROR forged [31m"' in line
+    assert line.isprintable()
 
 
 def test_a_worker_tells_its_kinds(queue: Queue, dsn: str, handlers: Handlers) -> None:

@@ -72,7 +72,9 @@ class TextFormatter(logging.Formatter):
     """A line for people; where a process serves several databases, the message begins with the name of one."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is Python's
-        """Return the line."""
+        """Return the line. The kinds in those of pgq are chosen by producers, and may have line ends in them."""
+        if record.name == logger.name:
+            record.message = "".join(one if one.isprintable() else " " for one in record.message)
         if (database := getattr(record, "database", None)) is not None:
             record.message = f"{database}: {record.message}"
         return super().formatMessage(record)
