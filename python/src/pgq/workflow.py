@@ -260,7 +260,9 @@ class Steps:
                 return queue.encode_saved({**run.saved, **others, "steps": {**run.steps, **steps}})
             except (TypeError, ValueError, RecursionError) as error:
                 what = f'the result of step "{next(iter(steps))}"' if steps else "what is to be saved"
-                raise type(error)(f"{what} is not JSON: {error}") from error
+                # A class of the hook's own may take other arguments.
+                kind = next(one for one in (TypeError, ValueError, RecursionError) if isinstance(error, one))
+                raise kind(f"{what} is not JSON: {error}") from error
 
         run.saved = decode(self._require_steps().save(text, writes=writes))
         run.steps = run.saved["steps"]

@@ -170,6 +170,28 @@ def test_a_mistake_is_said_in_words(
     assert words in row(queue.conn)["errors"][0]["error"]
 
 
+def test_a_step_is_named_whatever_a_hook_raises(
+    queue: WorkerQueue, loop: Loop, handlers: Handlers, transaction: bool
+) -> None:
+    """Such as an exception that is made of more than a message."""
+
+    class Invalid(ValueError):
+        def __init__(self, value: Any, why: str) -> None:
+            super().__init__(why)
+
+    @handlers.json_default
+    def refuse(value: Any) -> Any:
+        raise Invalid(value, "no such thing")
+
+    @handlers.handler("k", transaction=transaction)
+    def work(job: Job, *conn: Connection) -> None:
+        job.step("a", object)
+
+    queue.enqueue("k")
+    drain(loop)
+    assert errors(queue.conn).startswith('ValueError: the result of step "a" is not JSON: no such thing')
+
+
 def test_a_batch_has_no_steps(queue: WorkerQueue, loop: Loop, handlers: Handlers, transaction: bool) -> None:
     """Its jobs share a transaction, or one call."""
 
