@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from pgq.job import Job
 
@@ -17,15 +17,27 @@ else:
     AVAILABLE = True
 
 
+# Characters of JSON. The SQL takes a context of 8,192 bytes, of which Django's tasks need some.
+LARGEST: Final = 8000
+# The names of W3C, by which a trace goes on.
+TRACE: Final = frozenset(("traceparent", "tracestate"))
+
+
 def is_on() -> bool:
     """Return whether this process has set up a tracer provider."""
     return AVAILABLE and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 def current() -> dict[str, str] | None:
-    """Return the context of the current trace, for a job to carry; None when there is no trace."""
+    """
+    Return the context of the current trace, for a job to carry; None when there is no trace.
+
+    Baggage that is too large for a job stays behind: it may come with a request from anywhere.
+    """
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
+    if len(json.dumps(carrier)) > LARGEST:
+        carrier = {name: value for name, value in carrier.items() if name in TRACE}
     return carrier or None
 
 

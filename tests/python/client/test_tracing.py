@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from opentelemetry import trace
+from opentelemetry import baggage, trace
+from opentelemetry.context import attach, detach
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -47,6 +48,19 @@ def parent_of(span: ReadableSpan) -> tuple[int, int]:
     """Return the ids of the parent's trace and span."""
     assert span.parent is not None
     return span.parent.trace_id, span.parent.span_id
+
+
+def test_large_baggage_stays_behind(queue: Queue, exported: InMemorySpanExporter) -> None:
+    """The trace goes on all the same."""
+    tracer = trace.get_tracer("test")
+    for size in (10, 8000):
+        token = attach(baggage.set_baggage("from", "x" * size))
+        with tracer.start_as_current_span("request"):
+            queue.enqueue("k", size)
+        detach(token)
+    (small,), (large,) = queue.conn.execute(CONTEXTS).fetchall()
+    assert small.keys() == {"traceparent", "baggage"}
+    assert large.keys() == {"traceparent"}
 
 
 def test_a_trace_continues_in_the_worker(
