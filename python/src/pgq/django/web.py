@@ -37,12 +37,14 @@ def beside(
     prefix = path.rstrip("/")
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not f"{scope['path']}/".startswith(f"{prefix}/"):
+        root = scope.get("root_path", "").rstrip("/")
+        # The path begins with that below which a proxy serves the project.
+        if scope["type"] != "http" or not f"{scope['path'].removeprefix(root)}/".startswith(f"{prefix}/"):
             await django(scope, receive, send)
             return
         refusal = await sync_to_async(_refusal, thread_sensitive=True)(dict(scope), may_see)
         if refusal is None:
-            await pages({**scope, "root_path": scope.get("root_path", "") + prefix}, receive, send)
+            await pages({**scope, "root_path": root + prefix}, receive, send)
             return
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in refusal.items()]
         await send({"type": "http.response.start", "status": refusal.status_code, "headers": headers})

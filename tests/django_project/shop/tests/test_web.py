@@ -31,12 +31,13 @@ class Web(TestCase):
         """Keep the connection in which the test's transaction is open, as Django's own client does."""
         self.enterContext(mock.patch("pgq.django.web.close_old_connections"))
 
-    def get(self, path: str, **options: Any) -> tuple[int, dict[bytes, bytes], str]:
+    def get(self, path: str, root_path: str = "", **options: Any) -> tuple[int, dict[bytes, bytes], str]:
         """Return the status, the headers and the text of a reply, to a client with the cookies of the test's."""
         cookies = "; ".join(f"{name}={morsel.value}" for name, morsel in self.client.cookies.items())
         scope = {
-            "type": "http", "method": "GET", "scheme": "http", "path": path, "query_string": b"a=1", "root_path": "",
-            "headers": [(b"host", b"testserver"), (b"cookie", cookies.encode())], "http_version": "1.1",
+            "type": "http", "method": "GET", "scheme": "http", "path": path, "query_string": b"a=1",
+            "root_path": root_path, "headers": [(b"host", b"testserver"), (b"cookie", cookies.encode())],
+            "http_version": "1.1",
         }  # fmt: skip
         sent: list[Any] = []
 
@@ -57,6 +58,13 @@ class Web(TestCase):
         status, _, text = self.get("/jobs/queues")
         self.assertEqual((status, text), (200, "/jobs /jobs/queues"))
         self.assertEqual(self.get("/jobs")[0], 200)
+
+    def test_a_project_below_a_path_of_a_proxy(self) -> None:
+        """The server is told the path, and so are the pages."""
+        self.client.force_login(User.objects.create_user("ann", is_staff=True))
+        status, _, text = self.get("/app/jobs/queues", root_path="/app")
+        self.assertEqual((status, text), (200, "/app/jobs /app/jobs/queues"))
+        self.assertEqual(self.get("/app/admin/", root_path="/app")[0], 204)
 
     def test_another_user_is_refused(self) -> None:
         """Unless the project says otherwise."""
