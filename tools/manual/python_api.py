@@ -52,9 +52,9 @@ WORDS: Final[Mapping[str, Any]] = {
 INTRODUCTION: Final = """\
 # Python reference
 
-Every public name of the module `pgq`, with its docstring. This page is generated from the code. [Handlers and
-workers](handlers.md) and [Any connection](connections.md) show how they are used, and [Tests](testing.md) the fixtures
-of `pgq.testing`.
+Every public name of the module `pgq`, with its docstring. This page is generated from the code. [Enqueue](enqueue.md),
+[Handlers](handlers.md) and [Workers](workers.md) show how they are used, and [Tests](testing.md) the fixtures of
+`pgq.testing`.
 """
 
 

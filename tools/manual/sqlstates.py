@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from psycopg import errors
 
+import pgq
 from manual.contents import ROOT
+from pgq.errors import BY_SQLSTATE
 
 # What each code means, and what a caller does about it in general. One that is missing here is an error.
 MEANINGS: Final[Mapping[str, str]] = {
@@ -55,7 +58,7 @@ OTHERS: Final[Mapping[str, tuple[str, str]]] = {
     "40001": ("a transaction in REPEATABLE READ or SERIALIZABLE has met a change of another one", "Try it again."),
     "40P01": (
         "two transactions wait for each other, as when both enqueue the same jobs in opposite order",
-        "Try it again; enqueue in one order, or in one call: see [Enqueue](handlers.md#enqueue).",
+        "Try it again; enqueue in one order, or in one call: see [Enqueue](enqueue.md#duplicates).",
     ),
     "42883": (
         "no function of this name takes these types: pgq is not on the search path, or a parameter needs a cast",
@@ -70,8 +73,8 @@ INTRODUCTION: Final = """\
 
 What each SQLSTATE means, why it is raised, and what to do. The tables are generated from the SQL: a row is a message
 that pgq raises, in which `…` stands for a value, and its hint. Recognize an error by its SQLSTATE, never by its text,
-which may change. [Handlers and workers](handlers.md#errors) has the classes of the Python driver, and
-[Any connection](connections.md#errors) says where other drivers keep the SQLSTATE.
+which may change. The Python driver raises [classes of its own](#classes-of-the-python-driver), and [Any
+connection](connections.md#errors) says where other drivers keep the SQLSTATE.
 """
 TOKEN: Final = re.compile(r"'(?:[^']|'')*'|--[^\n]*|;|[^';-]+|-", re.DOTALL)
 LITERAL: Final = re.compile(r"'((?:[^']|'')*)'")
@@ -95,8 +98,9 @@ def page() -> str:
     titles = {code: f"{code} {_condition(code)}".strip() for code in MEANINGS}
     contents = "".join(f"- [{title}](#{title.lower().replace(' ', '-')})\n" for title in titles.values())
     contents += "- [Errors of PostgreSQL](#errors-of-postgresql)\n"
+    contents += "- [Classes of the Python driver](#classes-of-the-python-driver)\n"
     sections = [_section(titles[code], code, list(by_code[code])) for code in MEANINGS]
-    return "\n".join([INTRODUCTION, contents, *sections, _others()])
+    return "\n".join([INTRODUCTION, contents, *sections, _others(), _classes()])
 
 
 def raised() -> Iterator[Raised]:
@@ -190,6 +194,31 @@ def _others() -> str:
             "What PostgreSQL itself raises in calls of pgq, and 55006, which an upgrade raises:",
             "",
             "| SQLSTATE | why | what to do |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _classes() -> str:
+    """Return the classes of the driver, with their docstrings."""
+    rows = []
+    for one in pgq.Error.__subclasses__():
+        if one.__name__ in pgq.__all__:
+            codes = ", ".join(code for code, error in BY_SQLSTATE.items() if error is one)
+            about = inspect.cleandoc(one.__doc__ or "").replace("``", "`")
+            rows.append(f"| `pgq.{one.__name__}` | {codes} | {about} |".replace("|  |", "| |"))
+    return "\n".join(
+        [
+            "## Classes of the Python driver",
+            "",
+            "The driver chooses a class by the SQLSTATE, never by the text of a message. All of them derive from",
+            "`pgq.Error`, whose `hint` says what to do. A bad argument raises the class that psycopg has for its SQLSTATE,",
+            "mostly `psycopg.DataError`, with a hint. `pgq.TimedOut` and `pgq.Cancelled`, which interrupt a handler, are",
+            "`KeyboardInterrupt`s: `except Exception` does not catch them.",
+            "",
+            "| class | SQLSTATE | when |",
             "|---|---|---|",
             *rows,
             "",

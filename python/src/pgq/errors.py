@@ -48,7 +48,7 @@ class Error(Exception):
 
 
 class JobNotFound(Error):
-    """The job does not exist, or does not exist any longer."""
+    """There is no such job, or none any longer, or none in a queue that the role may use."""
 
 
 class LeaseLost(Error):
@@ -60,7 +60,7 @@ class WrongState(Error):
 
 
 class DuplicateJob(Error):
-    """A job with the same signature waits, and ``on_duplicate`` was ``"error"``."""
+    """A job with the same signature waits, or its window is open, and ``on_duplicate`` was ``"error"``."""
 
 
 class JobFailed(Error):

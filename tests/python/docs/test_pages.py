@@ -21,7 +21,7 @@ from pgq.cli import main
 from pgq.errors import BY_SQLSTATE
 from pgq.metrics.families import empty_families
 
-README, HANDLERS, FAILURES = Page("README.md"), Page("docs/handlers.md"), Page("docs/failures.md")
+README, WORKERS, FAILURES = Page("README.md"), Page("docs/workers.md"), Page("docs/failures.md")
 CONTRIBUTING, DESIGN = Page("CONTRIBUTING.md"), Page("docs/design.md")
 # What users of queues search for.
 WORDS = (
@@ -192,7 +192,7 @@ def test_the_readme_names_every_command() -> None:
     assert named | set(also[1].split(", ")) == {name for name, command in main.commands.items() if not command.hidden}
 
 
-def test_the_page_of_handlers_names_every_option_of_the_worker() -> None:
+def test_the_page_of_workers_names_every_option() -> None:
     """It names no other option, and their defaults are those of the program."""
     worker = main.commands["worker"]
     options = {
@@ -200,7 +200,7 @@ def test_the_page_of_handlers_names_every_option_of_the_worker() -> None:
         for option in worker.params
         if isinstance(option, click.Option) and not option.hidden and option.opts[0] != "--help"
     }
-    table = HANDLERS.section("The worker")
+    table = WORKERS.section("Options")
     assert [name.strip("`") for name in cells(table)] == list(options)
     for name, default in zip(cells(table), cells(table, 1), strict=True):
         option = options[name.strip("`")]
@@ -209,9 +209,9 @@ def test_the_page_of_handlers_names_every_option_of_the_worker() -> None:
             assert default.strip("`") == str(shown), name
 
 
-def test_the_page_of_handlers_names_every_error() -> None:
-    """A class stands beside the SQLSTATEs that raise it."""
-    table = HANDLERS.section("Errors")
+def test_the_page_of_errors_names_every_class() -> None:
+    """It stands beside the SQLSTATEs that raise it."""
+    table = Page("docs/errors.md").section("Classes of the Python driver")
     told = dict(zip(cells(table), cells(table, 1), strict=True))
     raised: dict[str, list[str]] = {
         f"`pgq.{name}`": []
