@@ -110,12 +110,20 @@ FIGURES = {
             ("pgq", "graphile", "", "pgqueuer", "procrastinate"),
         ),
         row("the same beside pgmq, jobs/s", "bulk", BULK, ("pgq", "", "pgmq", "", "")),
+        row("enqueue one by one, one client, jobs/s", "enqueue", "1 client", ("pgq", "", "pgmq.send", "", "")),
+        row(f"{STEADY}, two minutes, jobs/s", "steady", STEADY, ("pgq", "graphile", "", "", "")),
         row(
-            "enqueue to start of the handler, median, ms",
-            "latency",
-            "p50",
-            ("pgq", "graphile", "pgmq", "pgqueuer", "procrastinate"),
-            1,
+            "a handler that inserts a row, eight at a time, jobs/s",
+            "transactional",
+            f"{TRANSACTION}, --concurrency 8",
+            ("pgq", "graphile", "", "", ""),
+        ),
+        *(
+            row(title, "latency", percent, ("pgq", "graphile", "pgmq", "pgqueuer", "procrastinate"), 1)
+            for title, percent in (
+                ("enqueue to start of the handler, median, ms", "p50"),
+                ("the same, the slowest of a hundred, ms", "p99"),
+            )
         ),
         row(
             "under a held snapshot, the last sixth of the time over the first",
