@@ -206,7 +206,7 @@ dist: $(VENV)/ready all ## what is published, in build/dist, of the committed so
 	@cd python && $(abspath $(BIN))/python -m hatchling build -d $(abspath $(DIST)) 2>/dev/null
 	@ls $(DIST)
 
-bench: $(BENCH)/ready all ## the benchmarks, 40 minutes on durable servers; QUICK=1, ONLY="drain bulk", ROUNDS=5, UPDATE=1
+bench: $(BENCH)/ready all ## the benchmarks, over an hour on durable servers; QUICK=1, ONLY="drain bulk", ROUNDS=5, UPDATE=1
 	@PYTHONPATH=tools $(BENCH)/bin/python tools/devpg.py run --durable -- $(BENCH)/bin/python bench/run.py \
 	    $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY)) \
 	    $(if $(UPDATE),--update)
