@@ -181,6 +181,9 @@ FIGURES = {
         "20 s |",
         f"| claim from 1,000 queues, empty / with jobs | {unit('queues', 'pgq_claim, 1,000 empty queues')} / "
         f"{unit('queues', 'pgq_claim of 100 jobs, 1,000 queues with jobs')} ms |",
+        "| a producer and a worker, a minute under a held snapshot: no groups / 10 groups / 1,000 groups | "
+        + " / ".join(jobs("groups_held", HELD, one) for one in ("pgq", "10 groups", "1,000 groups"))
+        + " jobs/s |",
     ],
 }
 
