@@ -227,7 +227,7 @@ FROM (
 ) AS j;
 
 COMMENT ON VIEW pgq_stats IS
-    'Numbers of jobs by queue and kind. A query counts all jobs; pgq_overview_kinds() does not. A role sees those of '
+    'Numbers of jobs by queue and kind. A query counts all jobs; pgq_overview_kinds does not. A role sees those of '
     'the queues that it may use as admin or reader.';
 COMMENT ON COLUMN pgq_stats.queue IS 'Queue of the jobs.';
 COMMENT ON COLUMN pgq_stats.kind IS 'Kind of the jobs.';

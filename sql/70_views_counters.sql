@@ -58,7 +58,7 @@ COMMENT ON VIEW pgq_counters IS
     'What has happened to the jobs of each queue and kind since pgq was installed, or upgraded from 0.2.0: numbers '
     'that only grow, for metrics. They are those of committed transactions: a call that is rolled back, or lost in a '
     'crash, is not counted, and neither is it doubled. The two sums of times are estimates in part. A query counts '
-    'all jobs that wait, for enqueued; pgq_overview_counters() does not. A role sees the counters of the queues that '
+    'all jobs that wait, for enqueued; pgq_overview_counters does not. A role sees the counters of the queues that '
     'it may use as admin or reader.';
 COMMENT ON COLUMN pgq_counters.queue IS 'Queue of the jobs.';
 COMMENT ON COLUMN pgq_counters.kind IS 'Kind of the jobs.';

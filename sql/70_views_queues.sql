@@ -53,7 +53,7 @@ WHERE visible.sees_all OR q.queue = ANY (visible.sees);
 
 COMMENT ON VIEW pgq_queues IS
     'Queues that have settings, are paused, or have jobs that wait or run. A role sees those that it may use as admin '
-    'or reader. NULL for a setting means that it is not set. A query counts all jobs that wait; pgq_overview_queues() '
+    'or reader. NULL for a setting means that it is not set. A query counts all jobs that wait; pgq_overview_queues '
     'does not.';
 COMMENT ON COLUMN pgq_queues.queue IS 'Name of the queue.';
 COMMENT ON COLUMN pgq_queues.paused IS 'Whether the queue is paused: no job of it is claimed.';

@@ -60,10 +60,10 @@ class Worker:
     those of the first of the ``queues`` are claimed first, so a queue that never runs dry keeps back the ones after it.
     With ``queue_order="rotate"``, the default for queues that are not named, each queue comes first in turn.
 
-    Other workers take the jobs of a killed worker within two seconds. The leases of running handlers are extended. With
-    ``transaction_pooler`` nothing is kept in a session, as a pooler in transaction mode demands: the worker polls, and
-    the jobs of a killed one wait for the end of their leases. ``name`` is a label; the process id and a random part
-    make it unique.
+    Other workers take the jobs of a killed worker within about two seconds. The leases of running handlers are
+    extended. With ``transaction_pooler`` nothing is kept in a session, as a pooler in transaction mode demands: the
+    worker polls, and the jobs of a killed one wait for the end of their leases. ``name`` is a label; the process id and
+    a random part make it unique.
 
     The worker ends on its own after ``max_jobs``, or as ``drain`` says. A stop gives running handlers ``grace``
     seconds; then, or at a second signal, their jobs are released where that is possible, and the process ends with the
