@@ -74,6 +74,12 @@ def cells(table: str, column: int = 0) -> list[str]:
     return [row.split("|")[column + 1].strip() for n, row in enumerate(rows) if n not in headings]
 
 
+def matches(shown: list[str], printed: list[str]) -> bool:
+    """Return whether an output is what a page shows, where … stands for anything."""
+    pattern = re.escape("\n".join(shown)).replace("…", ".*")
+    return re.fullmatch(pattern, "\n".join(printed), flags=re.DOTALL) is not None
+
+
 def pages() -> list[Page]:
     """Return the README, the pages of docs/, and those for contributors."""
     names = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "python/README.md"]

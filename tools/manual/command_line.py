@@ -15,7 +15,8 @@ INTRODUCTION: Final = """\
 # Command line
 
 Every command of `pgq`, with its arguments and options. This page is generated from the program; `pgq COMMAND --help`
-shows the same. [Operations](operations.md) says when to use which, and has the [exit codes](operations.md#exit-codes).
+shows the same. [Work with the commands](commands.md) says when to use which, and has the [exit
+codes](commands.md#exit-codes).
 
 `--dsn` and `--schema` may stand before or after each command; below they are left out. A DURATION is a number with a
 unit, such as `30s`, `5m` or `'10 minutes'`, and a SIZE one such as `16MiB`.

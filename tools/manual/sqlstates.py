@@ -32,7 +32,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "2BP01": "An object of yours depends on one that is to be removed or replaced.",
     "3F000": "No schema is found. In Python `pgq.NotInstalled`.",
     "42501": "The role lacks a privilege. The owner of pgq grants it with `pgq_grant`, see "
-    "[Grants](operations.md#grants).",
+    "[Grants](grants.md).",
     "42704": "An object that is named does not exist.",
     "42710": "What is to be made is there already.",
     "42809": "The installation is of another kind than the script is for.",

@@ -15,7 +15,7 @@ from support.paths import ROOT
 
 RESULTS = json.loads((ROOT / "bench/results/results.json").read_text(encoding="utf-8"))
 README, PERFORMANCE, SCALE = Page("README.md"), Page("docs/performance.md"), Page("docs/scale.md")
-OPERATIONS, COMPARISON = Page("docs/operations.md"), Page("docs/comparison.md")
+SIZING, COMPARISON = Page("docs/sizing.md"), Page("docs/comparison.md")
 TRANSACTION, GROUPED, BULK = "one job in a transaction", "batch=100", "1,000 jobs a call"
 STEADY, HELD = "a producer and two workers", "a producer and a worker, snapshot held"
 
@@ -90,7 +90,7 @@ FIGURES = {
         f"| one client enqueues, one by one | {jobs('enqueue', '1 client')} |",
         f"| one client enqueues, a thousand in a call | {jobs('bulk', BULK)} |",
     ],
-    OPERATIONS: [
+    SIZING: [
         *(
             f"{text} | {jobs('batches', f'batches of {size}')} jobs/s |"
             for text, size in (("one job at a time", 1), ("ten at a time", 10), ("a hundred at a time", 100))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from postgres.server import bare_environ
-from support.pages import Block, Page
+from support.pages import Block, Page, matches
 from support.paths import ROOT
 
 TUTORIAL = Page("docs/tutorial.md")
@@ -67,12 +66,6 @@ def typed(block: Block) -> list[tuple[str, list[str]]]:
         else:
             commands.append((line, []))
     return commands
-
-
-def matches(shown: list[str], printed: list[str]) -> bool:
-    """Return whether the output is what the page shows, where … stands for anything."""
-    pattern = re.escape("\n".join(shown)).replace("…", ".*")
-    return re.fullmatch(pattern, "\n".join(printed), flags=re.DOTALL) is not None
 
 
 def write(block: Block) -> None:

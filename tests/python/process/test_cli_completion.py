@@ -16,7 +16,7 @@ from support.processes import COMMAND
 
 from pgq import WorkerQueue
 
-OPERATIONS = Page("docs/operations.md")
+COMMANDS = Page("docs/commands.md")
 
 
 def complete(*words: str, shell: str = "bash", dsn: str | None = None) -> list[str]:
@@ -99,7 +99,7 @@ def test_commands_and_options_are_completed_without_a_database() -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_page_shows_what_each_shell_is_to_run(shell: str) -> None:
     """A shell that is there accepts the script."""
-    (line,) = (cell for cell in cells(OPERATIONS.section("Complete by the shell"), 1) if f"{shell}_source" in cell)
+    (line,) = (cell for cell in cells(COMMANDS.section("Complete by the shell"), 1) if f"{shell}_source" in cell)
     assert f"_PGQ_COMPLETE={shell}_source pgq" in line
     done = subprocess.run(
         [COMMAND], env=os.environ | {"_PGQ_COMPLETE": f"{shell}_source"}, capture_output=True, text=True, check=True
