@@ -15,6 +15,9 @@ CREATE TABLE pgq_batch (
 
 CREATE INDEX pgq_batch_id ON pgq_batch (id);
 
+-- The table has no key. Without an identity its rows could not be deleted once a publication has the table.
+ALTER TABLE pgq_batch REPLICA IDENTITY FULL;
+
 COMMENT ON TABLE pgq_batch IS
     'What was put into batches, and what of it has failed: the sums count, by id. Kept for 7 days, and for as long as '
     'the batch is a job.';

@@ -25,6 +25,9 @@ WITH (
     autovacuum_vacuum_cost_delay = 0
 );
 
+-- The table has no key. Without an identity its rows could not be deleted once a publication has the table.
+ALTER TABLE pgq_count REPLICA IDENTITY FULL;
+
 COMMENT ON TABLE pgq_count IS
     'What has happened to jobs. Maintenance folds the rows: the sums count, by queue, kind and event.';
 COMMENT ON COLUMN pgq_count.queue IS 'Queue of the jobs.';

@@ -15,6 +15,9 @@ CREATE TABLE pgq_uncounted (
 
 CREATE INDEX pgq_uncounted_queue ON pgq_uncounted (queue);
 
+-- The table has no key. Without an identity its rows could not be deleted once a publication has the table.
+ALTER TABLE pgq_uncounted REPLICA IDENTITY FULL;
+
 COMMENT ON TABLE pgq_uncounted IS
     'Jobs that were running, and locked, when their queue got its first limit: they are counted here while they run.';
 COMMENT ON COLUMN pgq_uncounted.queue IS 'The queue.';

@@ -16,6 +16,9 @@ CREATE TABLE pgq_rate (
 
 CREATE INDEX pgq_rate_spent ON pgq_rate (queue, group_id, all_spent);
 
+-- The table has no key. Without an identity its rows could not be deleted once a publication has the table.
+ALTER TABLE pgq_rate REPLICA IDENTITY FULL;
+
 COMMENT ON TABLE pgq_rate IS 'How far the jobs that have started have used the rates of their queues and groups.';
 COMMENT ON COLUMN pgq_rate.queue IS 'The queue.';
 COMMENT ON COLUMN pgq_rate.group_id IS 'Number of the group, as in pgq_waiting; 0: the queue.';

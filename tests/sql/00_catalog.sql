@@ -1,6 +1,6 @@
 -- What holds for every object of pgq, read from the catalogue.
 BEGIN;
-SELECT plan(27);
+SELECT plan(28);
 
 CREATE TEMP VIEW func AS
 SELECT p.oid, p.oid::regprocedure::text AS name, p.proname, p.prosecdef, p.proconfig, p.prosqlbody, p.prorettype,
@@ -234,6 +234,14 @@ SELECT is_empty($$
     JOIN pg_collation AS l ON l.oid = c.oid
     WHERE i.indrelid IN (SELECT oid FROM rel) AND (l.collname, l.collnamespace) IS DISTINCT FROM ('C', 'pg_catalog'::regnamespace)
 $$, 'the order of no index depends on the collation of the database');
+
+SELECT is_empty($$
+    SELECT c.relname
+    FROM pg_class AS c
+    WHERE c.oid IN (SELECT oid FROM rel WHERE relkind = 'r')
+      AND c.relpersistence = 'p'
+      AND NOT (c.relreplident = 'f' OR EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = c.oid AND i.indisprimary))
+$$, 'rows of every table can be deleted when a publication has it');
 
 CREATE ROLE tap_reader;
 SELECT pgq_grant('tap_reader', 'reader');
