@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from datetime import timedelta
 
@@ -79,7 +80,7 @@ def test_a_rate_that_is_used_up_for_long(conn: Connection, queue: WorkerQueue, c
 
 
 def test_a_group_that_a_dead_job_stops(conn: Connection, queue: WorkerQueue) -> None:
-    """The jobs after it wait until it is retried."""
+    """The jobs after it wait until it is retried or deleted."""
     queue.configure("default", {"ordered": True, "on_dead": "stop"})
     dead = queue.enqueue("k", 1, group_key="g", max_retries=0)
     after = queue.enqueue("k", 2, group_key="g")
@@ -92,6 +93,11 @@ def test_a_group_that_a_dead_job_stops(conn: Connection, queue: WorkerQueue) -> 
     assert (found.details["dead"], found.details["waits"]) == (dead.id, after.id)
     queue.retry(dead.id)
     assert findings(conn, "stopped-group") == []
+    (job,) = queue.claim()
+    queue.fail(job, "no")
+    (purge,) = re.findall(r"SELECT .*?;", finding(conn, "stopped-group").remedy)
+    conn.execute(purge.encode())
+    assert [job.id for job in queue.claim()] == [after.id]
 
 
 def test_a_group_whose_dead_job_comes_later_goes_on(conn: Connection, queue: WorkerQueue) -> None:

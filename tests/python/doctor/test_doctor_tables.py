@@ -75,6 +75,7 @@ def test_an_index_that_is_missing(conn: Connection) -> None:
     assert (
         "CREATE INDEX CONCURRENTLY pgq_running_lease ON pgq_running (lease_until);" in found["pgq_running_lease"].remedy
     )
+    assert "CREATE UNIQUE INDEX CONCURRENTLY pgq_saved_pkey ON pgq_saved (id);" in found["pgq_saved_pkey"].remedy
     for one in found.values():
         mend(conn, one)
     assert findings(conn, "missing-index") == []

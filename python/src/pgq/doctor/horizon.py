@@ -55,8 +55,8 @@ STANDBYS: Final = """
 def cost(reading: Reading) -> str:
     """Return what a held horizon costs."""
     return (
-        "Vacuum removes no row that has become dead since, and each claim reads around the dead entries of the jobs "
-        f"that are done: the tables of pgq have {number(reading.dead_rows, 'dead row')} now."
+        "Vacuum removes no row that has become dead since, in any table of the database: those of pgq have "
+        f"{number(reading.dead_rows, 'dead row')} now. Claims stay fast, but the tables and their indexes grow."
     )
 
 
@@ -87,8 +87,8 @@ def replication_slot(reading: Reading) -> Iterator[Finding]:
             f"{number(max(row['xids'], row['catalog_xids']), 'transaction')}, and {size(row['wal_bytes'])} of WAL",
             (cost(reading) if row["xids"] > thresholds.xids else "It keeps old rows of the catalogs, and WAL.")
             + " A slot that nobody reads fills the disk until the server stops.",
-            "Let its reader catch up, or remove the slot if it has none: "
-            f"SELECT pg_drop_replication_slot('{row['slot']}'); max_slot_wal_keep_size bounds what a slot may keep.",
+            "Let its reader catch up, or remove the slot if it has none; a reader that comes back must then be built "
+            f"anew: SELECT pg_drop_replication_slot('{row['slot']}'); max_slot_wal_keep_size bounds what a slot keeps.",
             {**row, "dead_rows": reading.dead_rows},
         )
 

@@ -172,8 +172,8 @@ def stopped_group(reading: Reading) -> Iterator[Finding]:
             f'"{row["kind"]}" died {span(row["age"])} ago',
             "The queue is ordered and has on_dead = stop: the jobs after a dead one wait until it is retried or "
             f"deleted. Job {row['waits']} is the next.",
-            f"pgq show {row['dead']} shows why. pgq retry {row['dead']} runs it again; pgq purge deletes dead jobs, "
-            "and lets the others go on.",
+            f"pgq show {row['dead']} shows why. pgq retry {row['dead']} runs it again. To leave it out: "
+            f"SELECT {reading.schema}.pgq_purge_jobs('{{{row['dead']}}}'); deletes it, and lets the others go on.",
             row,
         )
 

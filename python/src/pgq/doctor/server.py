@@ -106,8 +106,9 @@ def connections(reading: Reading) -> Iterator[Finding]:
             f"{row['used']} of the {number(row['most'], 'connection')} that {row['of']} allows are in use",
             "At the limit, workers and producers that connect are refused. A worker that has lost its connection then "
             "cannot come back, and loses its jobs.",
-            "Close connections that nobody needs (pg_stat_activity), let fewer threads share more of them, put a "
-            "pooler before producers, or raise the limit: max_connections, or the CONNECTION LIMIT of the "
+            "See who has them: SELECT usename, application_name, state, count(*) FROM pg_stat_activity GROUP BY 1, 2, "
+            "3 ORDER BY 4 DESC; Close those that nobody needs, start fewer workers or threads, put a pooler before "
+            "producers, or raise the limit: max_connections, which takes a restart, or the CONNECTION LIMIT of the "
             "database or role.",
             row,
         )

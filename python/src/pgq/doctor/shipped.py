@@ -10,7 +10,7 @@ from pgq.schema.install import CREATED, script
 
 TABLE: Final = re.compile(r"^CREATE (?:UNLOGGED )?TABLE (\w+) \((.*?)^\)(.*?);$", re.MULTILINE | re.DOTALL)
 OPTIONS: Final = re.compile(r"^WITH \((.*?)\)", re.MULTILINE | re.DOTALL)
-CONSTRAINT: Final = re.compile(r"^ *CONSTRAINT (\w+) ((?:PRIMARY KEY|UNIQUE) \([^)]*\))", re.MULTILINE)
+CONSTRAINT: Final = re.compile(r"^ *CONSTRAINT (\w+) (PRIMARY KEY|UNIQUE) (\([^)]*\))", re.MULTILINE)
 INDEX: Final = re.compile(r"^CREATE (?:UNIQUE )?INDEX (\w+) ON (\w+)\b.*?;$", re.MULTILINE | re.DOTALL)
 
 
@@ -27,11 +27,15 @@ def tables() -> dict[str, dict[str, str]]:
 
 @cache
 def indexes() -> dict[str, tuple[str, str]]:
-    """Return for each index its table, and the statement that creates it again without keeping others waiting."""
+    """Return for each index its table, and the statements that create it again without keeping others waiting."""
     found = {}
     for name, body, _ in TABLE.findall(script()):
-        for constraint, what in CONSTRAINT.findall(body):
-            found[constraint] = (name, f"ALTER TABLE {name} ADD CONSTRAINT {constraint} {what};")
+        for constraint, what, columns in CONSTRAINT.findall(body):
+            found[constraint] = (
+                name,
+                f"CREATE UNIQUE INDEX CONCURRENTLY {constraint} ON {name} {columns}; "
+                f"ALTER TABLE {name} ADD CONSTRAINT {constraint} {what} USING INDEX {constraint};",
+            )
     for match in INDEX.finditer(script()):
         statement = " ".join(match[0].split()).replace(" INDEX ", " INDEX CONCURRENTLY ", 1)
         found[match[1]] = (match[2], statement)

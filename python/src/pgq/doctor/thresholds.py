@@ -31,7 +31,7 @@ class Thresholds:
     # Dead rows of a table, and the size from which on it counts whether most of it is empty.
     dead_rows: int = 100_000
     bloat_bytes: int = 256 << 20
-    # Of the 2,147 million transactions after which PostgreSQL stops.
+    # Of the 2,144 million transactions after which PostgreSQL refuses to write.
     wraparound: int = 1_000_000_000
     # Parts of what there is: of the connections, of the queue of notifications, of a sequence.
     connections: float = 0.9

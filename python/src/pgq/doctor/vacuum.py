@@ -92,8 +92,8 @@ def autovacuum_off(reading: Reading) -> Iterator[Finding]:
     """Yield that autovacuum does not run, here or for some of the tables."""
     (row,) = reading.rows(OFF, schema=reading.schema, tables=list(tables()))
     meaning = (
-        "Each job leaves dead rows and index entries behind. Without autovacuum they stay: the tables grow, and in the "
-        "end the server stops to prevent a wraparound of transaction ids."
+        "Each job leaves dead rows and index entries behind. Without autovacuum they stay, and the tables grow. Only "
+        "against a wraparound of transaction ids does PostgreSQL vacuum such a table all the same."
     )
     if row["autovacuum_off"] or row["uncounted"]:
         name = "autovacuum" if row["autovacuum_off"] else "track_counts"
@@ -128,11 +128,12 @@ def wraparound(reading: Reading) -> Iterator[Finding]:
     yield Finding(
         "wraparound",
         "error",
-        f"the oldest row of this database is {number(max(row.values()), 'transaction')} old; at 2,147,000,000 the "
+        f"the oldest row of this database is {number(max(row.values()), 'transaction')} old; at 2,144,000,000 the "
         "server refuses to write",
         "No job is enqueued or claimed once the server refuses. Something keeps vacuum from freezing rows: a snapshot, "
         "a slot, a prepared transaction, or a vacuum that is cancelled each time.",
-        "Mend what the other findings name, then, as a superuser: VACUUM (FREEZE); in this database.",
+        "Mend what the other findings name, then, as a superuser in this database: VACUUM; neither FULL nor FREEZE, "
+        "which do more than is needed.",
         row,
     )
 
