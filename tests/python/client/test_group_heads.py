@@ -9,6 +9,7 @@ from support.groups import ENTRIES, fill
 
 @pytest.mark.parametrize("limit", [None, 1], ids=["", "with a limit"])
 @pytest.mark.parametrize("groups", [4, 300])
+@pytest.mark.happens("a report holds a snapshot for hours")
 def test_claims_from_groups_stay_short_while_a_snapshot_is_held(
     conn: Connection, connect: Connect, groups: int, limit: int | None
 ) -> None:

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("rationed")
 MANY, FEW = 200, 5
 
 
+@pytest.mark.happens("a report holds a snapshot for hours")
 def test_a_session_scans_dead_entries_once(conn: Connection, queue: WorkerQueue, past: None) -> None:
     """The first claim of a session finds where the live jobs begin, and later claims start there."""
     queue.enqueue_many({"kind": "k", "args": n} for n in range(500))
