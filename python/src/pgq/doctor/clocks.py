@@ -65,8 +65,8 @@ def clock_went_back(reading: Reading) -> Iterator[Finding]:
             "clock-went-back",
             "warning",
             f"the clock of the server was set back: {row['what']} is {span(row['ahead'])} ahead of it",
-            "Jobs that were delayed wait for longer by this time, and leases last longer. No job is lost, no slot of a "
-            "schedule is fired twice, and tokens go on growing.",
+            "Jobs that were enqueued within this time, or delayed, wait until it has passed again, and leases last "
+            "longer by it. No job is lost, no slot of a schedule is fired twice, and tokens go on growing.",
             "Let the server follow a time server that slews the clock (chronyd). Jobs that wait too long can be made "
             "ripe: pgq update ID --at TIME",
             row,
