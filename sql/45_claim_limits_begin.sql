@@ -30,7 +30,8 @@ BEGIN
     END LOOP;
     RAISE EXCEPTION 'transactions that have claimed jobs stay open'
         USING ERRCODE = 'lock_not_available',
-              HINT = 'End them, or try again later: a limit counts what they claim.';
+              HINT = 'Try again later, or end those that pg_stat_activity shows as open for long: a limit counts what '
+                     'they claim.';
 END
 $_pgq_await_claims$;
 
@@ -56,7 +57,8 @@ BEGIN
     END LOOP;
     RAISE EXCEPTION 'transactions that have looked for the settings of queues stay open'
         USING ERRCODE = 'lock_not_available',
-              HINT = 'End them, or try again later: a limit counts what they claim.';
+              HINT = 'Try again later, or end those that pg_stat_activity shows as open for long: a limit counts what '
+                     'they claim.';
 END
 $_pgq_lock_settings$;
 

@@ -44,12 +44,20 @@ MEANINGS: Final[Mapping[str, str]] = {
 }
 # What PostgreSQL itself raises in calls of pgq, and what single upgrades raise.
 OTHERS: Final[Mapping[str, tuple[str, str]]] = {
+    "08000, 08003, 08006, 57P01, 57P02, 57P03": (
+        "the connection is lost, or the server stops, crashes or starts",
+        "Connect again, as workers do. Whether a COMMIT whose reply is lost has counted, only the database knows.",
+    ),
     "0A000": ("a claim on a standby server", "Connect to the primary."),
     "22007, 22008, 22003, 22P02": (
         "a text in the array of `pgq_enqueue_many`, or in settings, is no time, interval or number",
         "Correct the value.",
     ),
     "25006": ("an enqueue in a read-only transaction, or on a standby", "Connect to the primary, with writes allowed."),
+    "25P03, 25P04, 57P05": (
+        "a timeout of the server has ended the session: idle in a transaction, a long transaction, or idle",
+        "Raise it for the role: see [short-timeout](doctor.md#short-timeout).",
+    ),
     "26000, 42P05": (
         "a prepared statement is missing or there already: a pooler in transaction mode",
         "See [PgBouncer](pgbouncer.md).",
@@ -65,8 +73,21 @@ OTHERS: Final[Mapping[str, tuple[str, str]]] = {
         "Set the search path, or see [Casts](clients.md#casts).",
     ),
     "42P01": ("no view of this name: pgq is not on the search path", "Set the search path, or run `pgq install`."),
+    "53100": ("the disk is full", "Make room: see [The database grows](operations.md#the-database-grows)."),
+    "53300": (
+        "the server, the database or the role has no connection left",
+        "Close some: see [connections](doctor.md#connections).",
+    ),
+    "54000": (
+        "besides what is said above: the database has used up its transaction ids",
+        "See [wraparound](doctor.md#wraparound).",
+    ),
     "55006": ("an upgrade to a release that is a clean break, while workers are present", "Stop the workers it names."),
     "57014": ("`statement_timeout`, or a request to cancel the statement", "Try it again, with more time."),
+    "XX001, XX002": (
+        "a table or an index is damaged",
+        "Stop the workers, copy the files of the server, then restore; REINDEX mends an index, not a table.",
+    ),
 }
 INTRODUCTION: Final = """\
 # Errors

@@ -161,6 +161,7 @@ def test_an_enqueue_that_waits_for_another_transaction_says_so(dsn: str, connect
     assert output == f"{held.id} (waiting already)\n"
     assert told.splitlines() == [
         f"pgq: waiting for the transaction of process {other.info.backend_pid} (reports)",
-        "hint: It has enqueued or locked the same job; this goes on when it ends.",
+        "hint: It has enqueued or locked the same job; this goes on when it ends. To end its session: SELECT "
+        f"pg_terminate_backend({other.info.backend_pid});",
     ]
     assert rest == ""

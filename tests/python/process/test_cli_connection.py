@@ -15,8 +15,9 @@ from pgq import Queue
 def test_an_unreachable_database_is_exit_code_3(tmp_path: Path) -> None:
     for command in (["stats"], ["enqueue", "k"], ["install"]):
         done = invoke("--dsn", f"host={tmp_path} port=5432", *command)
-        assert (done.returncode, len(done.stderr.splitlines())) == (3, 1)
+        assert (done.returncode, len(done.stderr.splitlines())) == (3, 2)
         assert done.stderr.startswith("pgq: cannot reach the database")
+        assert "\nhint: " in done.stderr
 
 
 @pytest.mark.parametrize(

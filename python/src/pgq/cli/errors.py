@@ -45,6 +45,11 @@ PRIVILEGES: Final = {
     **dict.fromkeys(("set", "remove", "run", "sync"), "admin"),
     **dict.fromkeys(("upgrade", "uninstall", "grant", "revoke"), "owner"),
 }
+REACH_HINT: Final = (
+    "See whether the server runs and takes this connection: psql with the same DSN, which is that of --dsn, PGQ_DSN or "
+    "libpq's environment (PGHOST, PGDATABASE, …), tells the same."
+)
+DSN_HINT: Final = "Write it as host=db dbname=shop user=web, or as postgresql://web@db/shop."
 INSTALL_HINT: Final = "Connect as the owner of the database or schema, or let it grant CREATE to this role."
 
 
@@ -74,10 +79,10 @@ def command_errors(conn: psycopg.Connection[Any] | None = None) -> Iterator[None
         hint = hint_of(error, conn.info.user if conn is not None and not conn.closed else None)
         if isinstance(error, psycopg.OperationalError) and not error.sqlstate:
             first_line = (str(error).strip() or "no reason given").splitlines()[0]
-            raise ConnectionFailed(f"cannot reach the database: {first_line}") from error
+            raise ConnectionFailed(f"cannot reach the database: {first_line}", REACH_HINT) from error
         if isinstance(error, psycopg.ProgrammingError) and not error.sqlstate:
             # libpq quotes a DSN that it cannot read, password and all.
-            raise CommandError("the DSN is not one that libpq can read") from error
+            raise CommandError("the DSN is not one that libpq can read", DSN_HINT) from error
         raise CommandError(error.diag.message_primary or "the database refused", hint) from error
     except (TypeError, ValueError) as error:
         raise CommandError(str(error)) from error

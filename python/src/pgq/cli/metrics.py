@@ -79,7 +79,9 @@ def metrics(target: Target, listen: tuple[str, int], max_series: int, timeout: t
     try:
         server, thread = start_http_server(port, addr=host, registry=registry)
     except OSError as error:
-        raise CommandError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        raise CommandError(
+            f"cannot listen on {host}:{port}: {error.strerror}", "Choose another address by --listen HOST:PORT."
+        ) from error
     names, bound = ", ".join(one.name for one in sources), f"[{host}]" if ":" in host else host
     logger.info("pgq serves metrics of %s at http://%s:%d/metrics", names, bound, server.server_port)
     ended.wait()

@@ -41,7 +41,12 @@ def waits_are_told(dsn: str, conn: psycopg.Connection[Any]) -> Iterator[None]:
                         told = blockers
                         names = [f"{other} ({shown(name)})" if name else f"{other}" for other, name in blockers]
                         click.echo(f"pgq: waiting for the transaction of process {', '.join(names)}", err=True)
-                        click.echo("hint: It has enqueued or locked the same job; this goes on when it ends.", err=True)
+                        ends = " ".join(f"SELECT pg_terminate_backend({other});" for other, _ in blockers)
+                        click.echo(
+                            "hint: It has enqueued or locked the same job; this goes on when it ends. To end its session: "
+                            f"{ends}",
+                            err=True,
+                        )
                     before = blockers
                     if done.wait(LOOK_EVERY):
                         return
