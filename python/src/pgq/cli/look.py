@@ -105,7 +105,12 @@ def show(target: Target, job_id: int, tree: bool, show_args: bool | None, json_:
 @as_json
 @pass_target
 def stats(target: Target, ever: bool, json_: bool) -> None:
-    """Count the jobs by queue and kind."""
+    """
+    Count the jobs by queue and kind.
+
+    ripe: may be claimed now; oldest ripe age: how long the first of these has been ripe; handled: whether a present
+    worker of the queue has a handler. It reads all jobs: where millions wait, pgq top is faster.
+    """
     if ever:
         print_rows(target, Views.counters, COUNTERS_COLUMNS, json_)
     else:
@@ -116,5 +121,10 @@ def stats(target: Target, ever: bool, json_: bool) -> None:
 @as_json
 @pass_target
 def ps(target: Target, json_: bool) -> None:
-    """Show the workers and what they run."""
+    """
+    Show the workers and what they run.
+
+    present: the session of the worker lives; overdue: jobs whose lease is over and which nobody else has got. A worker
+    with --transaction-pooler is shown only while it runs jobs, with - instead.
+    """
     print_rows(target, Views.workers, WORKER_COLUMNS, json_)

@@ -83,7 +83,11 @@ def configure(target: Target, queue_: str, settings: tuple[tuple[str, Any], ...]
 @as_json
 @pass_target
 def queues(target: Target, json_: bool) -> None:
-    """Show the queues: their settings, whether they are paused, and how many jobs wait and run."""
+    """
+    Show the queues: their settings, whether they are paused, and how many jobs wait and run.
+
+    It reads all jobs that wait: where there are millions, pgq top is faster.
+    """
     print_rows(target, Views.queues, QUEUE_COLUMNS, json_, lambda row: row | {"settings": summary(row)})
 
 

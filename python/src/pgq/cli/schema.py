@@ -46,6 +46,7 @@ def upgrade(target: Target, json_: bool) -> None:
     Upgrade the SQL in the database to the version of this program.
 
     Upgrade the SQL first, the drivers afterwards. From 0.2.0 or older to 0.3.0, stop all workers and producers first.
+    Each version on the way is one transaction: a step that fails has changed nothing.
     """
 
     def notice(message: str) -> None:
@@ -70,7 +71,11 @@ def upgrade(target: Target, json_: bool) -> None:
 @as_json
 @pass_target
 def uninstall(target: Target, force: bool, json_: bool) -> None:
-    """Remove the tables and functions of pgq."""
+    """
+    Remove the tables and functions of pgq, and with them all jobs that have ended.
+
+    While jobs wait or run, nothing is removed unless --force is given.
+    """
     with target.connection() as conn:
         version = installation.uninstall(conn, schema=target.schema, force=force)
     show_done(f"pgq {version} removed", {"version": version}, json_)
@@ -94,7 +99,12 @@ QUEUES = click.option(
 @as_json
 @pass_target
 def grant(target: Target, role: str, privilege: str, queues: tuple[str, ...], json_: bool) -> None:
-    """Grant PRIVILEGE to a database role."""
+    """
+    Grant PRIVILEGE to a database role.
+
+    A producer enqueues and reads results; a worker claims jobs and ends them; an admin cancels, retries, configures and
+    sees everything; a reader sees numbers and states. None includes another.
+    """
     with target.queue() as queue:
         queue.grant(role, privilege, queues or None)
     if json_:
@@ -108,7 +118,11 @@ def grant(target: Target, role: str, privilege: str, queues: tuple[str, ...], js
 @as_json
 @pass_target
 def revoke(target: Target, role: str, privilege: str, queues: tuple[str, ...], json_: bool) -> None:
-    """Revoke PRIVILEGE from a database role."""
+    """
+    Revoke PRIVILEGE from a database role.
+
+    A worker that may no longer claim from its queues ends.
+    """
     with target.queue() as queue:
         queue.revoke(role, privilege, queues or None)
     if json_:
