@@ -40,7 +40,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "[Large payloads](payloads.md).",
     "55000": "The database, or the schema, is not in the state that the call needs.",
     "55P03": "Another transaction has locked what the call needs, for longer than the call waits. Nothing has changed: "
-    "try again.",
+    "try again. `pgq doctor` names [transactions that stay open](doctor.md#open-transaction).",
 }
 # What PostgreSQL itself raises in calls of pgq, and what single upgrades raise.
 OTHERS: Final[Mapping[str, tuple[str, str]]] = {
@@ -62,7 +62,10 @@ OTHERS: Final[Mapping[str, tuple[str, str]]] = {
         "a prepared statement is missing or there already: a pooler in transaction mode",
         "See [PgBouncer](pgbouncer.md).",
     ),
-    "28000, 28P01, 3D000": ("the server refuses the role, the password or the database", "Correct the DSN."),
+    "28000, 28P01, 3D000": (
+        "the server refuses the role, the password or the database",
+        "Correct the DSN, or at the server the password, its VALID UNTIL or pg_hba.conf.",
+    ),
     "40001": ("a transaction in REPEATABLE READ or SERIALIZABLE has met a change of another one", "Try it again."),
     "40P01": (
         "two transactions wait for each other, as when both enqueue the same jobs in opposite order",
