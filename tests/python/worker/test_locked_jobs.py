@@ -169,6 +169,28 @@ def test_a_job_that_is_locked_for_longer_than_its_lease_is_left_to_it(
     assert [(job.id, job.attempt) for job in queue.claim()] == [(job_id, 2)]
 
 
+def test_what_was_left_to_its_lease_is_forgotten_after_the_rescue(
+    queue: Queue, connect: Connect, handlers: Handlers, make_worker: MakeWorker
+) -> None:
+    """It keeps the arguments of all jobs of its claim."""
+    now = [0.0]
+    worker = make_worker(timing=Timing(look=60, lock_timeout="50ms", clock=lambda: now[0]))
+    (loop,) = worker.loops
+    handlers.handler("bad")(lambda job: 1 / 0)
+    handlers.handler("good")(lambda job: None)
+    queue.enqueue("bad")
+    loop.turn()
+    producer = connect()
+    with producer.transaction():
+        Queue(producer).enqueue("bad")
+        loop.turn()
+    assert len(loop.settler._left) == 1
+    now[0] += 2 * worker.settings.lease.total_seconds() + 1
+    queue.enqueue("good")
+    drain(loop)
+    assert loop.settler._left == []
+
+
 @pytest.mark.happens("leaves its job locked")
 def test_a_worker_that_stops_leaves_a_locked_job_to_its_lease(
     conn: Connection,

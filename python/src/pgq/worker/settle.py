@@ -91,9 +91,12 @@ class Settler:
         Until a claim rescues them, a reconcile must know them: it takes the rest for jobs that did not arrive here, and
         does not count their attempts. They are forgotten after two leases, one for the rescue to come.
         """
+        self._forget_left()
+        return [job for _, job in self._left]
+
+    def _forget_left(self) -> None:
         now = self.settings.timing.clock()
         self._left = [(until, job) for until, job in self._left if until > now]
-        return [job for _, job in self._left]
 
     def add(self, results: Iterable[Outcome | Settlement]) -> None:
         """Take what became of jobs: outcomes to be recorded, and settlements that a transaction has recorded."""
@@ -198,6 +201,9 @@ class Settler:
         self.add(settlements)
         self.settled_at = self.settings.timing.clock()
         self._log.flush()
+        if self._left:
+            # Each keeps the arguments of all jobs of its claim.
+            self._forget_left()
 
 
 def _outcomes(done: Iterable[Done]) -> list[Completed]:
