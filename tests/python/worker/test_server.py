@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from pgq import Worker
+from pgq.cli.target import Target
 from pgq.worker.server import Server
 
 
@@ -67,6 +69,8 @@ def test_what_has_no_value_gets_none_later(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPASSWORD", "secret")
     assert "secret" not in repr(Server.resolve(""))
+    assert "secret" not in repr(Worker("password=secret"))
+    assert "secret" not in repr(Target(("password=secret",), None))
 
 
 @pytest.mark.parametrize("conninfo", ["nonsense", "service=missing"])

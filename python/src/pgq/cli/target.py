@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import click
@@ -27,7 +27,8 @@ class Target:
     Most commands use one database.
     """
 
-    dsns: tuple[str, ...]
+    # They may hold passwords.
+    dsns: tuple[str, ...] = field(repr=False)
     schema: str | None
 
     @property

@@ -71,7 +71,8 @@ class Worker:
     work, or could not do it for less than a minute.
     """
 
-    conninfo: str = ""
+    # It may hold a password.
+    conninfo: str = field(default="", repr=False)
     handlers: registry.Handlers = registry.default
     _: KW_ONLY
     queues: Sequence[str] | None = None
