@@ -5,19 +5,20 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import pytest
-from support.database import Connection, jobs, one
+from support.database import Connect, Connection, jobs, one
 from support.interrupted import LONG, compute, sleep, swallow, wait
 from support.threads import Thread, eventually
 from support.workers import MakeWorker, drain
 
-from pgq import Handlers, Job, Queue, Worker
+from pgq import Handlers, Job, Queue, TimedOut, Worker
 from pgq.process.signals import StopSignals
 from pgq.views import Views
 from pgq.worker.loop import Loop
+from pgq.worker.settle import Settler
 
 
 # Longer than any test waits.
@@ -120,6 +121,27 @@ def test_a_handler_in_another_thread_is_interrupted_when_python_runs(
     assert all(seconds > 0.9 for seconds in waited.values())
     assert threads
     assert main not in threads
+
+
+def test_a_session_that_a_timeout_leaves_in_a_transaction_is_closed(
+    queue: Queue, loop: Loop, handlers: Handlers, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handler was about to complete its job. What the worker does in its session later is committed."""
+    own, unpack = connect(), Settler.unpack
+
+    def interrupted(settler: Settler, _: Sequence[Job]) -> None:
+        monkeypatch.setattr(Settler, "unpack", unpack)
+        settler.session.queue().conn.execute("BEGIN")
+        raise TimedOut
+
+    monkeypatch.setattr(Settler, "unpack", interrupted)
+    handlers.handler("completes")(lambda job: job.complete(own))
+    handlers.handler("next")(lambda job: None)
+    late = queue.enqueue("completes").id
+    loop.turn()
+    queue.enqueue("next")
+    drain(loop)
+    assert jobs(queue.conn) == [(late, "waiting", 1)]
 
 
 def test_a_handler_that_returns_in_time_is_not_interrupted(queue: Queue, loop: Loop, handlers: Handlers) -> None:

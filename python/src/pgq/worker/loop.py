@@ -143,7 +143,7 @@ class Loop:
     def _unpack(self, job: Job) -> None:
         """Let the server keep a job of this loop in a row of its own."""
         # Where the wait is too long, the transaction of the handler has locked the job already.
-        with self.session.lock, suppress(psycopg.errors.LockNotAvailable):
+        with self.session.lock, suppress(psycopg.errors.LockNotAvailable), self.session.left_idle():
             self.settler.unpack([job])
 
     def _wake(self) -> None:

@@ -125,14 +125,14 @@ class Presence:
 
     def extend(self, job: Job, lease: timedelta) -> datetime:
         """Extend the lease of a job, and return its end. Raises LeaseLost."""
-        with self.session.lock:
+        with self.session.lock, self.session.left_idle():
             until = self._queue().extend(job, lease)
         self._extended[job.id, job.token] = self._clock()
         return until
 
     def batch(self, job: Job) -> BatchProgress:
         """Return the numbers of the batch whose last job this is. Raises JobNotFound."""
-        with self.session.lock:
+        with self.session.lock, self.session.left_idle():
             return self._queue().batch_progress(job.id)
 
     def tick(self) -> None:

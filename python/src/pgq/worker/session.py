@@ -188,6 +188,22 @@ class Session:
             with self._interrupting:
                 self._interruptible = False
 
+    @contextmanager
+    def left_idle(self) -> Iterator[None]:
+        """
+        Close a connection that an exception in this context leaves in a transaction.
+
+        A handler makes the calls in it, and may be interrupted while the transaction begins. What its worker did in
+        that transaction later would never be committed.
+        """
+        try:
+            yield
+        except BaseException:
+            pgconn = None if self._queue is None else self._queue.conn.pgconn
+            if pgconn is not None and pgconn.transaction_status != TransactionStatus.IDLE:
+                self.close()
+            raise
+
     def interrupt(self) -> bool:
         """
         Cancel the statement that runs in an interruptible context, and let no further context be entered.
