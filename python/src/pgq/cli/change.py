@@ -76,9 +76,9 @@ def change_each_of(
     rows: list[dict[str, Any]],
 ) -> int:
     """
-    Change the jobs of one database; return how many of the ids that were given are refused. For JSON, add a row for each.
+    Change the jobs of one database; return how many of the ids that were given are refused.
 
-    Lines begin with the name of the database, where there are several.
+    For JSON, a row is added for each. Lines begin with the name of the database, where there are several.
     """
     label, database = ("", {}) if name is None else (f"{name}: ", {"database": name})
     changed, requested, refused, hints = 0, 0, 0, set()

@@ -100,8 +100,8 @@ def kept_for_ever(reading: Reading) -> Iterator[Finding]:
             f"jobs of {row['queue']} are kept for {span(row['keep'])} after their end, and those of all queues take "
             f"{size(row['bytes'])}",
             "Nothing deletes them but pgq purge. The disk fills, and the views that count them take longer.",
-            f"pgq configure {quote(row['name'])} keep_done='7 days' keep_dead='30 days' keep_cancelled='30 days', or from "
-            "time to time: pgq purge --older-than 90d",
+            f"pgq configure {quote(row['name'])} keep_done='7 days' keep_dead='30 days' keep_cancelled='30 days', or "
+            "from time to time: pgq purge --older-than 90d",
             row,
         )
 

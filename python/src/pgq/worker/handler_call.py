@@ -61,7 +61,7 @@ class Call:
         if inspect.iscoroutine(result) and inspect.getcoroutinestate(result) == inspect.CORO_CREATED:
             result.close()
             raise TypeError(
-                "the handler has returned a coroutine, of which nothing has run: what is registered is no async function"
+                "the handler has returned a coroutine, of which nothing has run: await it, or register its function"
             )
         try:
             return Completed(job, as_result(result, self._handlers.json_hook), self.seconds())

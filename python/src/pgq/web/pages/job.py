@@ -22,8 +22,8 @@ COLUMNS: Final = (
 LONGEST: Final = 20_000
 # Values from this level on are not laid out: the spaces before them could be a thousand times as long as the text.
 DEEPEST: Final = 16
-# In the form that is read; the begin and the length of JSON, which is laid out by PostgreSQL: Python would read numbers
-# with less than all their digits.
+# What is read of them. Of JSON it is the begin and the length. PostgreSQL lays it out, because Python would read
+# numbers with less than all their digits.
 JSON: Final = ("args", "result", "context", "saved")
 PRIVATE: Final = {
     **{name: f"{name}::text" for name in ("dedup_key", "errors", "group_key")},
