@@ -267,6 +267,11 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[min(len(ordered) - 1, max(0, round(percent / 100 * len(ordered) + 0.5) - 1))]
 
 
+def quantiles(values: Sequence[float]) -> list[float]:
+    """Return 101 percentiles of values, from the lowest to the highest: what is kept of thousands of samples."""
+    return [percentile(values, percent) for percent in range(101)]
+
+
 def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

@@ -9,7 +9,7 @@ from statistics import mean
 from claims import Session, enqueue, sample
 from contenders import by_name
 from databases import Connection, connect, fresh, held_snapshot, value
-from harness import BenchError, Harness, percentile
+from harness import BenchError, Harness, percentile, quantiles
 
 NAME = "purge"
 BASE = "pgq, none is old"
@@ -63,7 +63,7 @@ def claims(harness: Harness, ended: int) -> None:
         if not deleted:
             raise BenchError("no claim has deleted an old job")
     for name, values in taken.items():
-        harness.record(NAME, CLAIM, name, "ms", values)
+        harness.record(NAME, CLAIM, name, "ms", quantiles(values))
         harness.record(NAME, CLAIM_P99, name, "ms", [percentile(values, 99)])
         harness.record(NAME, CLAIM_MEAN, name, "ms", [mean(values)])
     harness.record(NAME, "jobs deleted meanwhile", "pgq", "jobs", [deleted])
@@ -89,7 +89,7 @@ def steps(harness: Harness, ended: int, held: bool) -> None:
             # A minute apart.
             after = [step(conn, len(jobs) + 30 * number)[0] for number in range(1, 101)]
     tenth = len(took) // 10
-    harness.record(NAME, STEP, contender, "ms", took)
+    harness.record(NAME, STEP, contender, "ms", quantiles(took))
     harness.record(NAME, STEP_LAST, contender, "x", [min(took[-tenth:]) / min(took[:tenth])])
     harness.record(NAME, FEWEST, contender, "jobs", [min(jobs)])
     harness.record(NAME, AFTER, contender, "ms", [max(after)])
