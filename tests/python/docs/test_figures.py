@@ -17,6 +17,11 @@ RESULTS = json.loads((ROOT / "bench/results/results.json").read_text(encoding="u
 README, PERFORMANCE, SCALE = Page("README.md"), Page("docs/performance.md"), Page("docs/scale.md")
 SIZING, COMPARISON = Page("docs/sizing.md"), Page("docs/comparison.md")
 TRANSACTION, GROUPED, BULK = "one job in a transaction", "batch=100", "1,000 jobs a call"
+ONE_PROCESS = ("1 process, 1 server", "1 process, 2 servers", "1 process, 4 servers")
+TWO_PROCESSES = ("2 processes, 1 server", "2 processes, 2 servers", "2 processes, 4 servers")
+ONE_EACH = ("1 process, 1 server", "1 process for each of 2 servers", "1 process for each of 4 servers")
+SLOWER = "1 process, 2 servers: jobs of the slower one when half are done"
+BESIDE_IDLE = "1 process, 2 servers, one of them idle"
 STEADY, HELD = "a producer and two workers", "a producer and a worker, snapshot held"
 
 
@@ -79,6 +84,17 @@ def shown(scenario: str, what: str, contender: str, digits: int | None) -> str:
     return f"{measured(scenario, what, contender)['median']:,.{digits}f}"
 
 
+def databases(title: str, *whats: str) -> str:
+    """Return a row of jobs per second, with one, two and four servers."""
+    return f"| {title}, jobs/s | {' | '.join(jobs('databases', what) for what in whats)} |"
+
+
+def cpu(what: str) -> str:
+    """Return the CPU time of a job on all sides, in microseconds."""
+    costs = measured("databases", what)["costs"]
+    return f"{costs['server CPU'] + costs['client CPU']:.1f}"
+
+
 FIGURES = {
     SCALE: [
         f"| one worker process, jobs that do nothing | {jobs('drain', '1 process')} |",
@@ -89,6 +105,12 @@ FIGURES = {
         f"| the same, in batches of 100 | {jobs('transactional', GROUPED)} |",
         f"| one client enqueues, one by one | {jobs('enqueue', '1 client')} |",
         f"| one client enqueues, a thousand in a call | {jobs('bulk', BULK)} |",
+        databases("one worker process", *ONE_PROCESS),
+        f"| CPU time of a job, µs | {' | '.join(cpu(what) for what in ONE_PROCESS)} |",
+        databases("two worker processes", *TWO_PROCESSES),
+        databases("a worker process for each server", *ONE_EACH),
+        f"the slower one had {unit('databases', SLOWER)} % of the jobs done",
+        f"a second database that was idle, one process ran {jobs('databases', BESIDE_IDLE)} jobs/s",
     ],
     SIZING: [
         *(
@@ -153,9 +175,9 @@ FIGURES = {
         f"one `pgq worker` runs {jobs('drain', '1 process')} jobs/s that do nothing, "
         f"{ratio('drain', '1 process', 'graphile')} times graphile-worker with its fastest settings; two run "
         f"{jobs('drain', '2 processes')}.",
-        f"One client enqueues {jobs('enqueue', '1 client')} jobs/s one by one, and {jobs('bulk', BULK)} in calls of a "
-        f"thousand: less than pgmq ({ratio('enqueue', '1 client', 'pgmq.send')} and {ratio('bulk', BULK, 'pgmq')} "
-        "times).",
+        f"One client enqueues {jobs('enqueue', '1 client')} jobs/s one by one, "
+        f"{ratio('enqueue', '1 client', 'pgmq.send')} times pgmq, and {jobs('bulk', BULK)} in "
+        f"calls of a thousand, {ratio('bulk', BULK, 'pgmq')} times.",
         f"{unit('latency', 'p50')} ms after the commit of its enqueue (median)",
         f"{jobs('transactional', TRANSACTION)} jobs/s, and {jobs('transactional', GROUPED)} in batches of 100",
     ],
