@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from support.database import Connection
-
 from pgq import WorkerQueue
+from support.database import Connection
 
 WORKER = "web-1.4711"
 

@@ -243,7 +243,7 @@ def test_commands_print_what_the_page_shows(
 
 
 def run_command(command: str, directory: Path) -> str:
-    """Run a command of a page and return what it prints. Fails unless its exit code is 0, or 1 for what doctor finds."""
+    """Run a command of a page and return what it prints. Its exit code must be 0, or 1 for what doctor finds."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     environment["PATH"] = f"{PROGRAMS}{os.pathsep}{environment['PATH']}"
     # The environment of the tests may be another one than .venv.

@@ -43,8 +43,8 @@ def waits_are_told(dsn: str, conn: psycopg.Connection[Any]) -> Iterator[None]:
                         click.echo(f"pgq: waiting for the transaction of process {', '.join(names)}", err=True)
                         ends = " ".join(f"SELECT pg_terminate_backend({other});" for other, _ in blockers)
                         click.echo(
-                            "hint: It has enqueued or locked the same job; this goes on when it ends. To end its session: "
-                            f"{ends}",
+                            "hint: It has enqueued or locked the same job; this goes on when it ends. To end its "
+                            f"session: {ends}",
                             err=True,
                         )
                     before = blockers

@@ -203,7 +203,7 @@ def retry_until_locked(step: Callable[..., Any], *arguments: Any) -> None:
             if time.monotonic() > give_up_at:
                 raise LockTimeout(
                     f"could not get the locks within {PATIENCE:.0f} s",
-                    hint="End the transaction that has been open for long, which pgq doctor or pg_stat_activity shows, and "
-                    "try again.",
+                    hint="End the transaction that has been open for long, which pgq doctor or pg_stat_activity shows, "
+                    "and try again.",
                 ) from error
         time.sleep(PAUSE)
