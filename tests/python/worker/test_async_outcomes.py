@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -75,7 +75,7 @@ def test_an_async_handler_whose_task_is_cancelled_before_it_begins_has_failed(
 ) -> None:
     """Another one may cancel all tasks of the event loop, and another job have come in just then."""
 
-    def cancelled(of: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
+    def cancelled(of: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
         of.set_task_factory(None)
         task = asyncio.Task(work, loop=of, **options)
         task.cancel()

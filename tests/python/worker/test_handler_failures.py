@@ -169,7 +169,7 @@ def decorated(*arguments: Any) -> Any:
 
 def test_a_plain_handler_that_returns_a_coroutine_has_failed(queue: Queue, loop: Loop, handlers: Handlers) -> None:
     """It is the work of an async function, of which nothing has run."""
-    cases = {"decorated": decorated, "object": Caller()}
+    cases: dict[str, Callable[..., Any]] = {"decorated": decorated, "object": Caller()}
     found = try_all(queue, loop, handlers, cases, retry_on=OSError)
     assert states(found) == all_of(cases, ("waiting", 1))
     for job in found.values():

@@ -86,8 +86,8 @@ def read(reader: Reader, job_id: int, *, show_sensitive: bool) -> dict[str, Any]
     job["progress"] = progress_of(job["progress"])
     for name in JSON:
         text, length = job[name] or (None, None)
-        if text is not None and int(length) > LONGEST:
-            text += f"\n… and {int(length) - LONGEST:,} characters more: pgq show {job_id}"
+        if text is not None and (more := int(length or 0) - LONGEST) > 0:
+            text += f"\n… and {more:,} characters more: pgq show {job_id}"
         job[name] = text
     return job
 
