@@ -199,6 +199,8 @@ FIGURES = {
         f"by itself writes {wal('one by one'):,.0f} bytes, of which its enqueue writes "
         f"{wal('one by one') - wal('one by one, without enqueue'):,.0f}. In packed batches of 100 it writes "
         f"{wal('100 by pgq_claim_batch'):,.0f} bytes.",
+        f"the last sixth of the time has {unit('held_snapshot', 'last sixth over first', 2)} of the jobs of the first.",
+        f"without one, the last quarter has {unit('steady', 'last quarter over first', 2)} of the first.",
         f"| last 20 of 120 s under a held snapshot | {unit('held_snapshot', 'last sixth over first', 2)} × the first "
         "20 s |",
         f"| claim from 1,000 queues, empty / with jobs | {unit('queues', 'pgq_claim, 1,000 empty queues')} / "
