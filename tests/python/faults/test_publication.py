@@ -13,7 +13,7 @@ from support.pages import Page
 from support.servers import Place
 from support.threads import eventually
 
-from pgq import WorkerQueue
+from pgq import Job, WorkerQueue
 from pgq.schema.install import install
 
 PAGE = Page("docs/backup.md")
@@ -95,7 +95,9 @@ def test_a_subscriber_has_all_jobs_and_takes_over(place: Place) -> None:
             assert queue.claim() == []
             queue.resume("default")
             assert len(queue.claim(["default", "limited"], max_jobs=100)) == 21
+            # Maintenance unblocks the second one, in a later claim.
             for kind in ("first", "second"):
-                (job,) = queue.claim(["chain"])
-                assert job.kind == kind
-                queue.complete(job)
+                chain: list[Job] = []
+                eventually(lambda chain=chain: chain.extend(queue.claim(["chain"])) or chain)  # type: ignore[misc]
+                assert [job.kind for job in chain] == [kind]
+                queue.complete(chain[0])
