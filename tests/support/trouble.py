@@ -25,7 +25,11 @@ def go_wrong(conn: Connection, session: Connection) -> None:
     for n in range(2):
         queue.enqueue("pay", {"order": n}, queue="orders", max_retries=0)
     queue.enqueue("export", queue="orders", priority=9)
-    WorkerQueue(session).register(WORKER, ["mail", "orders"], kinds=["mail", "pay", "export"])
+    WorkerQueue(session).register(
+        WORKER,
+        ["orders", "mail", "images", "bulk", "reports"],
+        kinds=["mail", "pay", "export", "sum", "thumbnail", "newsletter"],
+    )
     for job in queue.claim(["orders"], max_jobs=2, worker=WORKER):
         queue.fail(job, "ConnectionError: the bank is away")
     queue.claim(["orders"], worker=WORKER, lease="1 hour")
