@@ -5,6 +5,18 @@
 -- in twenty begins at the first page. The row of pgq_head with the queue of this file has the page (here), and how many
 -- rows the last step has left (next).
 
+-- sum() of intervals raises an error at 2^31 days. 100,000 jobs with a ripe_at in 1970 have waited for longer, and the
+-- claims that are to fold their rows would all fail. So times are added up as seconds.
+CREATE FUNCTION _pgq_total_time(seconds numeric) RETURNS interval
+    LANGUAGE sql
+    IMMUTABLE
+    RETURN make_interval(
+        days => least(div(seconds, 86400), 2147483647)::integer, secs => mod(seconds, 86400)::double precision);
+
+COMMENT ON FUNCTION _pgq_total_time(numeric) IS
+    'Return a number of seconds as an interval of days and seconds, 2147483647 days at most.';
+
+
 CREATE FUNCTION _pgq_fold_counts(at timestamptz) RETURNS void
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -45,7 +57,8 @@ BEGIN
             RETURNING c.*
         ), folded AS (
             INSERT INTO pgq_count (queue, kind, event, jobs, waited, ran)
-            SELECT d.queue, d.kind, d.event, sum(d.jobs), sum(d.waited), sum(d.ran)
+            SELECT d.queue, d.kind, d.event, sum(d.jobs),
+                   _pgq_total_time(sum(extract(epoch FROM d.waited))), _pgq_total_time(sum(extract(epoch FROM d.ran)))
             FROM deleted AS d
             GROUP BY d.queue, d.kind, d.event
             RETURNING 1

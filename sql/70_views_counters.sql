@@ -12,9 +12,9 @@ SELECT e.queue, e.kind, coalesce(sum(e.jobs) FILTER (WHERE e.event IN ('row', 'p
        coalesce(sum(e.jobs) FILTER (WHERE e.event IN ('stopped', 'cancelled')), 0)::bigint AS cancelled,
        coalesce(sum(e.jobs) FILTER (WHERE e.event = 'merged'), 0)::bigint AS merged,
        coalesce(sum(e.jobs) FILTER (WHERE e.event = 'retried'), 0)::bigint AS retried,
-       extract(epoch FROM coalesce(sum(e.waited), '0'))::double precision AS waited_seconds,
+       coalesce(sum(extract(epoch FROM e.waited)), 0)::double precision AS waited_seconds,
        coalesce(sum(e.jobs) FILTER (WHERE e.event IN ('timed', 'packed')), 0)::bigint AS timed,
-       extract(epoch FROM coalesce(sum(e.ran), '0'))::double precision AS ran_seconds
+       coalesce(sum(extract(epoch FROM e.ran)), 0)::double precision AS ran_seconds
 FROM (
     SELECT o.queue, o.kind, o.event, o.jobs, o.waited, o.ran FROM pgq_count AS o
     UNION ALL

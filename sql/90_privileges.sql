@@ -78,7 +78,7 @@ REVOKE ALL ON FUNCTION
     _pgq_wake_places,
     pgq_register, pgq_unregister, pgq_reconcile,
     _pgq_expire_leases, _pgq_workers_reconnect, _pgq_sweep_workers,
-    _pgq_is_timed, _pgq_count_batch, _pgq_fold_counts,
+    _pgq_is_timed, _pgq_count_batch, _pgq_total_time, _pgq_fold_counts,
     _pgq_late_slots, _pgq_enqueue_scheduled, _pgq_fire, _pgq_fire_due, _pgq_mend_schedules, _pgq_fire_schedules,
     _pgq_kept_setting, _pgq_keep_lanes, _pgq_is_old, _pgq_delete_old, _pgq_delete_seen,
     _pgq_maintain,

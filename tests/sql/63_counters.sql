@@ -1,6 +1,6 @@
 -- The counters: each step in the life of a job is counted once, whether the job runs packed or alone.
 BEGIN;
-SELECT plan(28);
+SELECT plan(31);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -98,6 +98,13 @@ SELECT count(*) AS rows FROM pgq_count \gset
 SELECT _pgq_fold_counts(pgq_now() + interval '2 minutes');
 SELECT is(count(*), :rows::bigint, 'few rows are left alone') FROM pgq_count;
 SELECT is(sum(done), 5944::numeric, 'what was claimed and has not ended otherwise is done') FROM pgq_counters;
+
+-- Times of jobs whose ripe_at lay far back: their sum is more than an interval can have.
+DELETE FROM pgq_count;
+INSERT INTO pgq_count (queue, kind, event, jobs, waited) SELECT 'default', 'old', 'claimed', 1, '1000000 days' FROM generate_series(1, 6000);
+SELECT is(waited_seconds, 6000 * 86400000000::float8, 'times are added up beyond the longest interval') FROM pgq_counters WHERE kind = 'old';
+SELECT lives_ok($$ SELECT _pgq_fold_counts(pgq_now() + interval '3 minutes') $$, 'rows with such times are folded');
+SELECT results_eq('SELECT count(*), sum(jobs) FROM pgq_count', 'VALUES (1001::bigint, 6000::numeric)', 'and no job is missing');
 
 SELECT * FROM finish();
 ROLLBACK;
