@@ -41,6 +41,8 @@ BEGIN
     WHERE w.signature = _pgq_merge.signature
     RETURNING w.id, w.newest_error INTO v_twin;
     IF NOT FOUND THEN
+        -- The job waits after all, and its signals are its own.
+        DELETE FROM pgq_merged AS m WHERE m.id = _pgq_merge.id;
         RETURN false;
     END IF;
     IF newest_error > 0 THEN

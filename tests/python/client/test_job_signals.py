@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import psycopg
 import pytest
-from support.database import Connect, Connection, one
+from support.database import Connect, Connection, one, waits_for_lock
 from support.threads import Thread, eventually
 
 import pgq
@@ -218,3 +218,21 @@ def test_a_merge_into_a_twin_that_has_the_signal_already_wakes_it(connect: Conne
     assert not one(queue.conn, "SELECT unseen FROM pgq_job_signal")
     assert queue.wait_signal(job, "go", HOUR).outcome == "merged"
     assert [again.id for again in queue.claim()] == [twin.id]
+
+
+def test_a_job_whose_twin_is_claimed_meanwhile_gets_its_own_signals(connect: Connect, queue: WorkerQueue) -> None:
+    """It waits after all, so nothing may say that it has merged."""
+    job = claimed(queue)
+    queue.signal(job.id, "first")
+    queue.enqueue("job", dedup_key="x")
+    other, worker = connect(), connect()
+    with other.transaction():
+        # A row lock lets the insert meet the twin, and stops the update.
+        other.execute("SELECT FROM pgq_waiting FOR UPDATE")
+        thread = Thread(WorkerQueue(worker).wait_signal, job, "go", HOUR)
+        eventually(lambda: waits_for_lock(queue.conn, worker), "the merge waits for the claim of the twin")
+        (twin,) = WorkerQueue(other).claim()
+    assert thread.result().outcome == "waiting"
+    queue.complete(twin)
+    assert queue.signal(job.id, "go")
+    assert [again.id for again in queue.claim()] == [job.id]
