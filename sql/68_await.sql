@@ -100,17 +100,18 @@ BEGIN
         IF pg_try_advisory_lock(c_class, 0) THEN
             PERFORM setval('pgq_awaited', 1, false);
             PERFORM pg_advisory_unlock(c_class, 0);
-            -- An enqueue sets that one first.
-            IF _pgq_has_needs() THEN
-                PERFORM setval('pgq_awaited', 1);
-            END IF;
         END IF;
+    END IF;
+    -- An enqueue sets that one first. The dump of an extension has that one only.
+    IF _pgq_has_needs() AND NOT _pgq_is_awaited() THEN
+        PERFORM setval('pgq_awaited', 1);
     END IF;
 END
 $_pgq_settle_awaited$;
 
 COMMENT ON FUNCTION _pgq_settle_awaited() IS
-    'Let _pgq_is_awaited return false again if no session waits for the end of a job. Returns nothing.';
+    'Let _pgq_is_awaited return false again if no session waits for the end of a job, and true if any job may be '
+    'blocked. Returns nothing.';
 
 
 CREATE FUNCTION pgq_await(id bigint, waiting boolean DEFAULT true) RETURNS text

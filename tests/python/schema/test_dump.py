@@ -147,6 +147,17 @@ def test_a_running_job_is_rescued_after_a_restore(filled: Connection, restore: R
     assert caught.value.sqlstate == "PGQ02"
 
 
+@pytest.mark.parametrize("filled", FORMS, indirect=True)
+def test_the_end_of_a_job_unblocks_another_one_after_a_restore(filled: Connection, restore: Restore) -> None:
+    """It does so at once, and does not leave it to maintenance, which takes long for many jobs."""
+    ((job_id, token),) = filled.execute("SELECT id, token FROM pgq_running").fetchall()
+    last = one(filled, "SELECT id FROM pgq_enqueue('last', after => %s::bigint[])", [job_id])
+    owner = restore("psql")("owner")
+    WorkerQueue(owner).claim(["none"])
+    owner.execute("SELECT pgq_complete(%s::bigint, %s::bigint)", [job_id, token])
+    assert one(owner, "SELECT state FROM pgq_jobs WHERE id = %s", last) == "waiting"
+
+
 @pytest.mark.parametrize(("filled", "kept"), [("plain", True), ("extension", False)], indirect=["filled"])
 def test_triggers_do_not_fire_during_a_restore(filled: Connection, restore: Restore, kept: bool) -> None:
     """
