@@ -47,6 +47,7 @@ COMMENT ON COLUMN pgq_signal_wait.id IS 'Number of the job.';
 COMMENT ON COLUMN pgq_signal_wait.name IS 'Name of the signal.';
 COMMENT ON COLUMN pgq_signal_wait.until IS 'When the wait is over without the signal.';
 COMMENT ON TABLE pgq_merged IS
-    'Jobs that have merged, so that signals for them reach the job that has survived, while that is there.';
+    'Jobs that have merged, so that signals for them reach the job that has survived, and jobs that are to run after '
+    'them wait for it, while that is there.';
 COMMENT ON COLUMN pgq_merged.id IS 'Number of the job that has merged.';
 COMMENT ON COLUMN pgq_merged.twin IS 'Number of the twin that has survived.';

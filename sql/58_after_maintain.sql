@@ -13,10 +13,12 @@ CREATE FUNCTION _pgq_settle_over(ids bigint[], at timestamptz) RETURNS void
     SET enable_seqscan = off
     SET jit = off
     SET plan_cache_mode = force_generic_plan
+    SET lock_timeout = '100ms'
 AS $_pgq_settle_over$
 DECLARE
     c_most CONSTANT integer := 500;
     v_failed bigint[];
+    v_merged bigint;
 BEGIN
     ids := ARRAY(
         SELECT i.id
@@ -41,6 +43,11 @@ BEGIN
         PERFORM _pgq_settle_needs(v_failed, 'failed', at, c_most);
         ids := ARRAY(SELECT i.id FROM unnest(ids) AS i (id) WHERE i.id <> ALL (v_failed));
     END IF;
+    -- A job that merged while one that is to run after it was enqueued: the twin takes its place.
+    FOR v_merged IN SELECT m.id FROM pgq_merged AS m WHERE m.id = ANY (ids) LOOP
+        PERFORM _pgq_hand_over_needs(v_merged, _pgq_survivor(v_merged));
+        ids := array_remove(ids, v_merged);
+    END LOOP;
     IF ids <> '{}' THEN
         PERFORM _pgq_settle_needs(ids, 'done', at, c_most);
     END IF;
@@ -48,8 +55,8 @@ END
 $_pgq_settle_over$;
 
 COMMENT ON FUNCTION _pgq_settle_over(bigint[], timestamptz) IS
-    'Unblock or cancel blocked jobs that wait for those of these jobs that have ended. Returns nothing. Raises what '
-    '_pgq_settle_needs does.';
+    'Unblock or cancel blocked jobs that wait for those of these jobs that have ended, and let those that wait for one '
+    'that has merged wait for its twin. Returns nothing. Raises what _pgq_settle_needs does.';
 
 
 CREATE FUNCTION _pgq_needs_setting() RETURNS text

@@ -91,7 +91,8 @@ COMMENT ON FUNCTION _pgq_wake_waiting(bigint, text) IS
     'lock.';
 
 
--- A signal may not be committed yet, or may be sent later. Where none was ever sent, none is looked for either.
+-- A signal, or a job that is to run after this one, may not be committed yet, and a signal may be sent later. Where none
+-- was ever sent, this looks for none.
 CREATE FUNCTION _pgq_note_merge(id bigint, signature uuid) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path FROM CURRENT
@@ -100,7 +101,7 @@ CREATE FUNCTION _pgq_note_merge(id bigint, signature uuid) RETURNS boolean
     SET plan_cache_mode = force_generic_plan
 AS $_pgq_note_merge$
 BEGIN
-    IF pg_relation_size('pgq_job_signal') = 0 THEN
+    IF pg_relation_size('pgq_job_signal') = 0 AND NOT _pgq_has_needs() THEN
         RETURN false;
     END IF;
     INSERT INTO pgq_merged (id, twin)
@@ -113,7 +114,8 @@ END
 $_pgq_note_merge$;
 
 COMMENT ON FUNCTION _pgq_note_merge(bigint, uuid) IS
-    'Note with which waiting twin a job merges, if signals are in use. Returns whether it has got any signal.';
+    'Note with which waiting twin a job merges, if signals are in use or any job may be blocked. Returns whether it has '
+    'got any signal.';
 
 
 CREATE FUNCTION _pgq_hand_over_signals(id bigint, twin bigint) RETURNS void

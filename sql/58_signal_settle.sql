@@ -94,6 +94,8 @@ BEGIN
             ORDER BY s.id
             LIMIT c_step
         );
+    END IF;
+    IF pg_relation_size('pgq_merged') > 0 THEN
         v_merged := ARRAY(
             SELECT m.id
             FROM pgq_merged AS m

@@ -121,6 +121,25 @@ def test_a_job_may_end_before_the_one_after_it_is_committed(conn: Connection, co
     assert one(conn, STATES, last) == "waiting"
 
 
+def test_a_job_may_merge_before_the_one_after_it_is_committed(conn: Connection, connect: Connect) -> None:
+    """The one after it then waits for the twin, and not only until the merge."""
+    queue = WorkerQueue(conn)
+    first = queue.enqueue("k", queue="q", dedup_key="x")
+    (job,) = claim(conn, 1)
+    queue.enqueue("k", queue="q", dedup_key="x")
+    producer = connect(autocommit=False)
+    last = add(producer, first.id)
+    assert queue.release(job) == "merged"
+    producer.commit()
+    maintain(conn)
+    assert one(conn, STATES, last) == "blocked"
+    (twin,) = claim(conn, 1)
+    queue.complete(twin)
+    assert one(conn, STATES, last) == "waiting"
+    conn.execute("SELECT _pgq_delete_lost_signals()")
+    assert one(conn, "SELECT count(*) FROM pgq_merged") == 0
+
+
 @pytest.mark.happens("a job ends while another is enqueued after it")
 def test_a_job_may_be_enqueued_before_the_end_of_the_first_is_committed(conn: Connection, connect: Connect) -> None:
     """Maintenance does not take what is not committed for an end."""
