@@ -35,13 +35,16 @@ COMMENT ON FUNCTION _pgq_rate_steps(interval, integer, interval) IS
     'Return how many steps of a rate a span takes, rounded up; 0 if it is negative.';
 
 
--- Rounded up to a microsecond, so that the sum of many steps is no smaller than that of the rate.
+-- Rounded up to a microsecond, so that the sum of many steps is no smaller than that of the rate. 3155760000000000 are a
+-- hundred years: burst steps of a slow rate may take longer than a timestamp can have.
 CREATE FUNCTION _pgq_span(steps bigint, rate integer, per interval) RETURNS interval
     LANGUAGE sql
     IMMUTABLE
-    RETURN ceil(steps * extract(epoch FROM per)::numeric * 1000000 / rate)::bigint * interval '1 microsecond';
+    RETURN least(ceil(steps * extract(epoch FROM per)::numeric * 1000000 / rate), 3155760000000000)::bigint
+        * interval '1 microsecond';
 
-COMMENT ON FUNCTION _pgq_span(bigint, integer, interval) IS 'Return how long so many steps of a rate are.';
+COMMENT ON FUNCTION _pgq_span(bigint, integer, interval) IS
+    'Return how long so many steps of a rate are, a hundred years at most.';
 
 
 CREATE FUNCTION _pgq_may_start(all_spent timestamptz, rate integer, setting pgq_queue_setting, at timestamptz)

@@ -19,8 +19,12 @@ SELECT q.queue, p.queue IS NOT NULL AS paused, nullif(p.until, 'infinity') AS pa
            ) AS g
        ) AS groups_at_limit,
        (
+           -- A hundred years at most, as in _pgq_span, which the reading role may not execute.
            SELECT nullif(greatest(
-                      q.now, r.all_spent - s.per * ((coalesce(s.burst, 1) - 1)::double precision / s.rate)), q.now)
+                      q.now,
+                      r.all_spent - make_interval(secs => least(
+                          extract(epoch FROM s.per)::double precision * (coalesce(s.burst, 1) - 1) / s.rate,
+                          3155760000))), q.now)
            FROM pgq_rate AS r
            WHERE r.queue = s.queue AND r.group_id = 0
            ORDER BY r.all_spent DESC

@@ -1,6 +1,6 @@
 -- Rates: how many jobs of a queue, and of each group, start in an interval.
 BEGIN;
-SELECT plan(38);
+SELECT plan(41);
 SET LOCAL pgq.now = '2030-01-01 12:00Z';
 SET LOCAL pgq.jitter = '0';
 
@@ -95,6 +95,13 @@ SELECT is(count(*), 1::bigint, 'a job starts') FROM pgq_claim('{t}');
 SELECT results_eq(
     $$SELECT count(*), count(*) FILTER (WHERE all_spent > pgq_now()) FROM pgq_rate WHERE queue = 't'$$,
     'VALUES (22::bigint, 2::bigint)', 'with it, twenty rows are looked at, and those are removed whose time has passed');
+
+-- A burst of so many steps takes longer than a timestamp can have.
+SELECT pgq_configure('slow', '{"rate": 1, "per": "1 year", "burst": 2147483647}');
+SELECT pgq_enqueue('k', to_jsonb(n), 'slow') FROM generate_series(1, 3) AS n;
+SELECT is(count(*), 1::bigint, 'a job of a queue with a slow rate and the greatest burst starts') FROM pgq_claim('{slow}');
+SELECT is(count(*), 2::bigint, 'and so do others') FROM pgq_claim('{slow}', 10);
+SELECT is(next_start_at, NULL, 'the view shows that the next one may start now') FROM pgq_queues WHERE queue = 'slow';
 
 SELECT * FROM finish();
 ROLLBACK;
