@@ -35,9 +35,10 @@ CREATE INDEX pgq_head_due ON pgq_head (queue, due);
 
 COMMENT ON TABLE pgq_head IS 'Where the live jobs of a queue begin, as the last long scan of its lanes found it.';
 COMMENT ON COLUMN pgq_head.queue IS
-    'The queue. Empty for the search for expired leases, and U+001F for the tokens; neither has lanes. U+001F and '
-    '"kept" before the name of a queue: a claim has found the lock of its long scan taken. U+001F and "ended", or '
-    '"seen": how far the deletion of old jobs, or of windows, has come.';
+    'The queue, or with U+001F and a number after it, a group of it. Empty for the search for expired leases, and '
+    'U+001F for the tokens; neither has lanes. U+001F and "kept" before the name of a queue: a claim has found the lock '
+    'of its long scan taken. U+001F and "ended", "seen", "batches" or "count": how far the deletion of old jobs, of '
+    'windows and of batches, and the folding of counts, have come.';
 COMMENT ON COLUMN pgq_head.due IS
     'From when on a claim may scan the lanes from their start again; for the tokens, from when on a worker may count '
     'as gone.';

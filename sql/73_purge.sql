@@ -1,4 +1,4 @@
--- Purge: delete jobs that ended long ago, which nothing else does.
+-- Purge: delete jobs that have ended, before claims do (64_retention.sql).
 
 CREATE FUNCTION pgq_purge(
     older_than interval DEFAULT '30 days',
