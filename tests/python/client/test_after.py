@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 from psycopg import sql
-from support.database import Connect, Connection, one, waits_for_lock
+from support.database import Connect, Connection, one, read, waits_for_lock
 from support.threads import Thread, eventually
 
 from pgq import Job, NewJob, Queue, WorkerQueue
@@ -419,3 +419,28 @@ def test_ten_thousand_jobs_are_unblocked_by_one_and_unblock_one(
         worked += len(jobs)
         maintain(conn)
     assert [job.id for job in worker.claim(queues=["q"], max_jobs=10)] == [last.id]
+
+
+def test_maintenance_does_not_read_all_jobs_that_wait_for_a_retry(conn: Connection) -> None:
+    """They may be many, and stay until an operator comes: most looks read some of them."""
+    graph: list[NewJob] = [{"kind": "first", "queue": "q", "max_retries": 0}]
+    graph += [{"kind": "k", "queue": "q", "args": n, "after": ["#1"], "after_failed": "wait"} for n in range(3000)]
+    first, *_ = Queue(conn).enqueue_many(graph)
+    (job,) = claim(conn, 1)
+    WorkerQueue(conn).fail(job, "no")
+    maintain(conn)
+    before = read("pgq_need_needs", conn)
+    # No look of these is one of the few that read all.
+    conn.execute("SELECT setseed(0.5)")
+    for _ in range(10):
+        conn.execute("SELECT _pgq_settle_over(ARRAY[%s::bigint], pgq_now())", [first.id])
+    assert read("pgq_need_needs", conn) - before < 10 * 1000
+
+    late = one(conn, "SELECT id FROM pgq_blocked ORDER BY id DESC LIMIT 1")
+    conn.execute("UPDATE pgq_blocked SET after_failed = 'cancel' WHERE id = %s", [late])
+
+    def is_cancelled() -> bool:
+        conn.execute("SELECT _pgq_settle_over(ARRAY[%s::bigint], pgq_now())", [first.id])
+        return bool(one(conn, STATES, late) == "cancelled")
+
+    eventually(is_cancelled, "one of the looks finds the job that does not wait")
