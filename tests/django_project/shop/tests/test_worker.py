@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from django.core.management import CommandError, call_command, get_commands
+import click
+from django.core.management import CommandError, call_command, get_commands, load_command_class
 from django.db import connection, connections
 from django.test import SimpleTestCase, TransactionTestCase, tag
 from django.utils import autoreload
@@ -101,6 +102,14 @@ class Worker(TransactionTestCase):
             work(queues=["a"], all_queues=True)
         with self.assertRaisesMessage(CommandError, "not a duration"):
             work(lease="soon")
+
+
+    def test_its_help_needs_no_new_click(self) -> None:
+        """In 8.1 the method that names the values of an option takes no argument."""
+        with mock.patch.object(click.Option, "make_metavar", side_effect=TypeError):
+            text = load_command_class("pgq.django", "pgq_worker").create_parser("manage.py", "pgq_worker").format_help()
+        for part in ("--log-level [debug|info|warning|error]", "--lease DURATION", "--name TEXT"):
+            self.assertIn(part, text)
 
 
 class Signals(SimpleTestCase):

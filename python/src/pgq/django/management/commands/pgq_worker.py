@@ -53,7 +53,7 @@ class Command(BaseCommand):
         parser.add_argument("--no-reload", dest="reload", action="store_false", help="do not restart")
         for one in OPTIONS:
             action = "store_true" if one.is_flag else "append" if one.multiple else "store"
-            given = {} if one.is_flag else {"metavar": one.make_metavar(click.Context(worker))}
+            given = {} if one.is_flag else {"metavar": metavar(one)}
             parser.add_argument(
                 *one.opts, dest=one.name, action=action, default=None, help=(one.help or "").replace("%", "%%"), **given
             )
@@ -126,6 +126,13 @@ def watch_apps(sender: autoreload.BaseReloader, **kwargs: Any) -> None:
     for app in apps.get_app_configs():
         if "site-packages" not in app.path:
             sender.watch_dir(Path(app.path), "**/*.py")
+
+
+def metavar(option: click.Option) -> str:
+    """Return what stands for the value of an option. Click's own method takes other arguments in 8.1 than in 8.2."""
+    if isinstance(option.type, click.Choice):
+        return f"[{'|'.join(option.type.choices)}]"
+    return option.metavar or option.type.name.upper()
 
 
 def given(options: dict[str, Any]) -> list[str]:
