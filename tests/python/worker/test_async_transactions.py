@@ -168,11 +168,12 @@ def test_a_handler_that_uses_job_and_connection_at_once(queue: Queue, loop: Loop
 
     @handlers.handler("k", transaction=True)
     async def work(job: AsyncJob, conn: AsyncConnection) -> None:
-        await asyncio.gather(
-            *(conn.execute("INSERT INTO effect VALUES (%s)", [n]) for n in range(5)),
-            *(job.step(f"{n}", asyncio.sleep, 0) if n == 0 else job.save(n) for n in range(3)),
-            return_exceptions=False,
-        )
+        def insert(numbers: range) -> list[Awaitable[object]]:
+            return [conn.execute("INSERT INTO effect VALUES (%s)", [n]) for n in numbers]
+
+        # While a step runs, saving is refused.
+        await asyncio.gather(*insert(range(3)), job.step("a", asyncio.sleep, 0))
+        await asyncio.gather(*insert(range(3, 5)), job.save(1), job.save(2))
 
     queue.enqueue("k")
     drain(loop)
