@@ -103,7 +103,6 @@ class Worker(TransactionTestCase):
         with self.assertRaisesMessage(CommandError, "not a duration"):
             work(lease="soon")
 
-
     def test_its_help_needs_no_new_click(self) -> None:
         """In 8.1 the method that names the values of an option takes no argument."""
         with mock.patch.object(click.Option, "make_metavar", side_effect=TypeError):
