@@ -135,7 +135,8 @@ def test_names_are_those_of_services_and_databases(
     done = invoke("--dsn", "service=orders", "--dsn", other_dsn, "stats")
     assert (done.returncode, "lead to the same database" in done.stderr) == (2, True)
     done = invoke("--dsn", "dbname=a host=/x port=1", "--dsn", "dbname=a host=/y port=1", "stats")
-    assert [line.split(": ")[1] for line in done.stderr.splitlines()] == ["a@/x:1", "a@/y:1"]
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("hint: ")]
+    assert [line.split(": ")[1] for line in errors] == ["a@/x:1", "a@/y:1"]
     done = invoke("--dsn", "password=s3cret nonsense", "--dsn", dsn, "stats")
     assert done.returncode == 1
     assert "s3cret" not in done.stderr

@@ -220,6 +220,19 @@ def test_run_serves_its_queues_until_stopped(queue: Queue, make_worker: MakeWork
     assert first.id < second.id
 
 
+def test_threads_that_ask_at_once_get_the_same_parts(make_worker: MakeWorker) -> None:
+    """Whichever thread is first: a worker has one presence and one list of loops."""
+    for _ in range(20):
+        worker, together = make_worker(), Barrier(4)
+
+        def ask(worker: Worker = worker, together: Barrier = together) -> tuple[int, int]:
+            together.wait(30)
+            return id(worker.loops), id(worker.presence)
+
+        threads = [Thread(ask) for _ in range(4)]
+        assert len({thread.result(30) for thread in threads}) == 1
+
+
 def test_a_stop_wakes_an_idle_worker(queue: Queue, worker: Worker) -> None:
     """Its poll interval is a minute."""
     thread = Thread(worker.run)

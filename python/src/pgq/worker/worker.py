@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import timedelta
-from functools import cached_property
 from pathlib import Path
 from time import sleep
 
@@ -120,6 +119,10 @@ class Worker:
         self.drained = False
         # Whether the loops are made, and other threads may use them.
         self._begun = False
+        # Under this lock they are made, by one thread. A cached_property has none from Python 3.12 on.
+        self._making = threading.RLock()
+        self._loops: list[Loop] | None = None
+        self._presence: Presence | None = None
 
     def share(self, database: str, budget: JobBudget, gate: Gate) -> None:
         """
@@ -130,13 +133,19 @@ class Worker:
         self.settings = replace(self.settings, database=database)
         self.state = RunState.start(budget, gate, self.timing.clock)
 
-    @cached_property
+    @property
     def loops(self) -> list[Loop]:
         """
         The loops, made at the first use, because they open sockets.
 
         One loop serves all async handlers. Where there are others, each loop runs one handler at a time, of any sort.
         """
+        with self._making:
+            if self._loops is None:
+                self._loops = self._make_loops()
+            return self._loops
+
+    def _make_loops(self) -> list[Loop]:
         loops, most_async = (1, self.concurrency) if self.handlers.all_async else (self.concurrency, 1)
         return [
             Loop(
@@ -155,18 +164,21 @@ class Worker:
             for _ in range(loops)
         ]
 
-    @cached_property
+    @property
     def presence(self) -> Presence:
         """The presence, also made at the first use."""
-        return Presence(
-            self.settings,
-            self._executions,
-            self._claims_paused,
-            lambda: self.handlers.kinds,
-            self._held_jobs,
-            self._served,
-            self.state.done,
-        )
+        with self._making:
+            if self._presence is None:
+                self._presence = Presence(
+                    self.settings,
+                    self._executions,
+                    self._claims_paused,
+                    lambda: self.handlers.kinds,
+                    self._held_jobs,
+                    self._served,
+                    self.state.done,
+                )
+            return self._presence
 
     def run(self, lifeline: socket.socket | None = None) -> None:
         """
