@@ -22,6 +22,8 @@ from typing import Final
 
 from matrix import Python, find_python
 from postgres.children import Terminated, raise_on_signals, restore, run
+from postgres.programs import find_bindir
+from postgres.versions import full_version
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 BUILD: Final = ROOT / "build" / "django"
@@ -40,11 +42,12 @@ class Cell:
     pythons: tuple[str, ...]
     packages: tuple[str, ...]
     backport: bool = False
+    oldest_server: int = 14
 
 
 CELLS: Final = (
     Cell("django5", ("3.11",), ("django>=5.2,<6", "django-tasks>=0.12,<0.13"), backport=True),
-    Cell("django6", ("3.12", "3.13", "3.14"), ("django>=6,<7",)),
+    Cell("django6", ("3.12", "3.13", "3.14"), ("django>=6,<7",), oldest_server=15),
 )
 
 
@@ -99,6 +102,7 @@ def main() -> int:
     """Run all combinations; return 0 if those that were run passed, or 128 plus a signal's number."""
     BUILD.mkdir(parents=True, exist_ok=True)
     failed = []
+    server = full_version(find_bindir())
     handlers = raise_on_signals()
     try:
         for cell in CELLS:
@@ -107,6 +111,9 @@ def main() -> int:
                 print(
                     f"notice: {cell.name} was not tested, because Python {' or '.join(cell.pythons)} is not installed"
                 )
+                continue
+            if int(server.partition(".")[0]) < cell.oldest_server:
+                print(f"notice: {cell.name} was not tested, because it refuses PostgreSQL {server}")
                 continue
             program = prepare(cell, python)
             print(f"{cell.name}, Python {python.version}", flush=True)

@@ -29,8 +29,8 @@ ODD = 'my "Jobs", and %I'
 
 
 def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run make, without the variables of an outer make."""
-    environ = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")}
+    """Run make, without the variables of an outer make, which passes on PYTHON if its command line has it."""
+    environ = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "PYTHON", "VENV")}
     return subprocess.run(
         ["make", *arguments], cwd=cwd, env=environ, capture_output=True, text=True, check=False, timeout=120
     )
