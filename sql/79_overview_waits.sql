@@ -54,6 +54,8 @@ COMMENT ON FUNCTION _pgq_longest_ripe(text, timestamptz) IS
     'first 10,000 jobs with groups tell; NULL: none is ripe.';
 
 
+-- The queues are looked up before the query: a scan of an empty table would not call _pgq_seen_queues, which refuses. And
+-- a session keeps a plan that was made for an empty table.
 CREATE FUNCTION pgq_overview_waits() RETURNS TABLE (
     id bigint,
     queue text,
@@ -66,17 +68,19 @@ CREATE FUNCTION pgq_overview_waits() RETURNS TABLE (
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path FROM CURRENT
+    SET enable_seqscan = off
     SET jit = off
 AS $pgq_overview_waits$
 DECLARE
     v_now timestamptz := pgq_now();
+    v_seen text[] := _pgq_seen_queues();
 BEGIN
     RETURN QUERY
     SELECT w.id, w.queue, w.kind, w.priority::integer, w.attempt, w.ripe_at, v_now - w.ripe_at
     FROM pgq_waiting AS w
     WHERE w.id = ANY (ARRAY(
         SELECT _pgq_longest_ripe(q.name, v_now)
-        FROM _pgq_queues_to_count(_pgq_seen_queues()) AS q (name)
+        FROM _pgq_queues_to_count(v_seen) AS q (name)
     ))
     ORDER BY w.ripe_at, w.id
     LIMIT 100;

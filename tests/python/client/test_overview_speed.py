@@ -45,6 +45,21 @@ def test_many_waiting_jobs_are_not_read(conn: Connection, call: str) -> None:
 
 
 @pytest.mark.parametrize("call", ["pgq_overview_kinds()", "pgq_overview_waits()"])
+def test_jobs_that_come_after_many_calls_are_not_read(conn: Connection, call: str) -> None:
+    """A session keeps the plans that it has made while the tables were small."""
+    conn.execute("ANALYZE pgq_waiting, pgq_ended, pgq_blocked")
+    for _ in range(10):
+        conn.execute(f"SELECT * FROM {call}".encode())
+    conn.execute(
+        "INSERT INTO pgq_waiting (queue, kind, args, priority, ripe_at, attempt, dedup, enqueued_at) "
+        "SELECT 'q' || n % 3, 'k', '{}', 5, now(), 0, false, now() FROM generate_series(1, 300000) AS n"
+    )
+    pages, entries = touched(conn, [call])
+    assert pages < PAGES / 2
+    assert entries < ENTRIES
+
+
+@pytest.mark.parametrize("call", ["pgq_overview_kinds()", "pgq_overview_waits()"])
 def test_a_queue_that_was_worked_off_under_a_held_snapshot_is_not_walked(
     conn: Connection, queue: WorkerQueue, rationed: None, snapshot: None, call: str
 ) -> None:
