@@ -133,19 +133,16 @@ class Worker:
         self.settings = replace(self.settings, database=database)
         self.state = RunState.start(budget, gate, self.timing.clock)
 
+    # Not for users, so without docstrings. They are made at the first use, because they open sockets.
     @property
     def loops(self) -> list[Loop]:
-        """
-        The loops, made at the first use, because they open sockets.
-
-        One loop serves all async handlers. Where there are others, each loop runs one handler at a time, of any sort.
-        """
         with self._making:
             if self._loops is None:
                 self._loops = self._make_loops()
             return self._loops
 
     def _make_loops(self) -> list[Loop]:
+        """Return one loop for all async handlers; where there are others, loops of one handler each, of any sort."""
         loops, most_async = (1, self.concurrency) if self.handlers.all_async else (self.concurrency, 1)
         return [
             Loop(
@@ -166,7 +163,6 @@ class Worker:
 
     @property
     def presence(self) -> Presence:
-        """The presence, also made at the first use."""
         with self._making:
             if self._presence is None:
                 self._presence = Presence(
