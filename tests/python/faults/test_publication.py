@@ -27,6 +27,12 @@ def publish(conn: Connection) -> None:
     conn.execute(one(conn, statement).encode())
 
 
+def to_copy(conn: Connection) -> int:
+    """Return how many tables the subscriber has still to copy, by the statement of the page."""
+    (statement,) = re.findall(r"^SELECT count\(\*\) AS to_copy .*;$", PAGE.text, re.MULTILINE)
+    return int(one(conn, statement))
+
+
 def take_over(conn: Connection) -> None:
     """Run the statement of the page that sets the sequences."""
     (statement,) = re.findall(r"^SELECT setval\('pgq_job_id'.*?;$", PAGE.text, re.DOTALL | re.MULTILINE)
@@ -87,6 +93,7 @@ def test_a_subscriber_has_all_jobs_and_takes_over(place: Place) -> None:
             eventually(lambda: one(there, KEPT) == kept, "the jobs arrive", 30)
             here.execute("SELECT pgq_pause('default')")
             eventually(lambda: one(there, "SELECT count(*) FROM pgq_paused") == 1, "the pause arrives", 30)
+            eventually(lambda: to_copy(there) == 0, "all tables are copied", 30)
             there.execute("DROP SUBSCRIPTION pgq")
 
             take_over(there)
