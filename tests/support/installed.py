@@ -25,6 +25,8 @@ NOISE = re.compile(r"^(?:\\(?:un)?restrict .*|SET transaction_timeout = 0;)\n", 
 CONTROL = (ROOT / "pgq.control").read_text()
 VERSION = re.findall(r"^default_version = '(.*)'$", CONTROL, re.MULTILINE)[0]
 RELEASED = sorted(path.stem.removeprefix("pgq--") for path in (ROOT / "sql/released").glob("pgq--*.sql"))
+# Between a release and the begin of the next one, the newest release is the version of the build.
+OLDER = [release for release in RELEASED if release != VERSION]
 PLAIN = (ROOT / "build/pgq.sql").read_bytes()
 
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 from support.database import As, Connection, expire, jobs, one, record, seen
-from support.installed import NOISE, PLAIN, RELEASED, VERSION, call, program, run
+from support.installed import NOISE, OLDER, PLAIN, VERSION, call, program, run
 from support.releases import CHANGELOG, QueueOfAny, is_clean_break, jobs_of_any
 from support.servers import Place
 
@@ -173,7 +173,6 @@ def test_triggers_do_not_fire_during_a_restore(filled: Connection, restore: Rest
     assert len(seen(owner)) == (2 if kept else 1)
 
 
-OLDER = [release for release in RELEASED if release != VERSION]
 # From the last clean break on, dumps fit into the files of later releases.
 BREAK = max((version for version, _ in CHANGELOG if is_clean_break(version)), key=parse_version)
 

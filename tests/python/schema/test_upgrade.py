@@ -14,8 +14,8 @@ from psycopg.conninfo import make_conninfo
 from support.database import As, Connection, one
 from support.errors import astray
 from support.installed import (
+    OLDER,
     PLAIN,
-    RELEASED,
     VERSION,
     call,
     detach,
@@ -41,7 +41,7 @@ from pgq.schema import upgrade as upgrading
 from pgq.schema.upgrade import steps_left, upgrade
 from pgq.version import driver_version
 
-OLD = RELEASED[0]
+OLD = OLDER[0]
 FORMS = ("plain", "extension")
 
 
@@ -75,7 +75,7 @@ WAYS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("release", RELEASED)
+@pytest.mark.parametrize("release", OLDER)
 @pytest.mark.parametrize(("form", "way"), WAYS)
 def test_an_upgraded_installation_equals_a_new_one(
     as_: As, place: Place, dsn: str, psql: Path, extension: Path,
@@ -105,7 +105,7 @@ def test_an_upgraded_installation_equals_a_new_one(
     assert old[1:] == new[1:]
 
 
-@pytest.mark.parametrize("release", RELEASED)
+@pytest.mark.parametrize("release", OLDER)
 def test_the_steps_that_are_left_are_counted(as_: As, release: str) -> None:
     """For the bar of the command."""
     owner = as_("owner")
@@ -126,7 +126,7 @@ SESSIONS = "SELECT name, number, queues, host, pid, registered_at, gone_at FROM 
 SIGNATURES = "SELECT id, signature FROM pgq_waiting ORDER BY id"
 
 
-@pytest.mark.parametrize("release", RELEASED)
+@pytest.mark.parametrize("release", OLDER)
 @pytest.mark.parametrize("form", FORMS)
 def test_jobs_settings_and_grants_survive(
     as_: As, conn: Connection, extension: Path, dsn: str, psql: Path, form: str, release: str
@@ -215,7 +215,7 @@ ON CONFLICT DO NOTHING
 """
 
 
-@pytest.mark.parametrize("release", RELEASED)
+@pytest.mark.parametrize("release", OLDER)
 def test_signatures_stay(as_: As, dsn: str, psql: Path, release: str) -> None:
     """The function returns what that of each release returned, and the column keeps what that stored."""
     owner = as_("owner")
@@ -270,7 +270,7 @@ def grant(owner: Connection, *, queues: bool) -> None:
             owner.execute("SELECT pgq_grant(%s, %s, %s)", [f"{role}_some", role.removeprefix("t_"), ["a", "b"]])
 
 
-@pytest.mark.parametrize("release", RELEASED)
+@pytest.mark.parametrize("release", OLDER)
 @pytest.mark.parametrize("form", FORMS)
 def test_grants_are_those_of_a_new_installation(
     as_: As, conn: Connection, grantees: None, extension: Path, dsn: str, form: str, release: str

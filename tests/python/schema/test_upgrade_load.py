@@ -18,8 +18,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from support.database import As, Connection, one, waits_for_lock
 from support.installed import (
+    OLDER,
     PLAIN,
-    RELEASED,
     VERSION,
     detach,
     extended,
@@ -41,7 +41,7 @@ from pgq import Handlers, LockTimeout, Worker, WorkerQueue
 from pgq.schema import install as installation
 from pgq.schema import upgrade as upgrading
 
-OLD = RELEASED[0]
+OLD = OLDER[0]
 BEFORE = next(before for before, (after, _) in upgrading.scripts().items() if after == VERSION)
 LONGEST = 2.0
 # A change for which an upgrade must lock a table.
@@ -350,7 +350,7 @@ def catalogue(conn: Connection) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("ended", ["pg_terminate_backend", "pg_cancel_backend"])
-@pytest.mark.parametrize("release", RELEASED)
+@pytest.mark.parametrize("release", OLDER)
 @pytest.mark.parametrize("form", ["plain", "extension"])
 def test_an_interrupted_upgrade_changes_nothing(
     as_: As, conn: Connection, extension: Path, form: str, release: str, ended: str
