@@ -258,11 +258,11 @@ def test_a_reconcile_leaves_a_failed_job_to_its_lease(
 def test_the_loops_exist_before_the_thread_of_presence_reads_them(
     present: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two threads that read a cached property for the first time would each make the loops."""
+    """No other thread has to wait for them, or to make them."""
     existed = []
 
     def start(presence: Presence) -> None:
-        existed.append("loops" in vars(present))
+        existed.append(vars(present)["_loops"] is not None)
         present.stop()
 
     monkeypatch.setattr(Presence, "start", start)
