@@ -171,10 +171,12 @@ def test_the_watcher_catches_a_broken_build(conn: Connection, dsn: str, build: B
     ids=["", "token before the lock", "and old places", "count before the lock"],
 )
 def test_a_claim_that_waits_for_the_queue_is_counted(
-    conn: Connection, connect: Connect, build: Build | None, most: int, running: int
+    conn: Connection, connect: Connect, clock: Clock, build: Build | None, most: int, running: int
 ) -> None:
     """
     It counts what the claim has taken that it waits for, and is counted by the next one; other builds break the limit.
+
+    The clock stands still: a token that is older than a second would be moved to it.
 
     A claim with an older token than a claim before it breaks no limit, as long as each claim lets the next count begin
     no later than at its own token.
