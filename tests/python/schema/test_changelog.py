@@ -74,7 +74,7 @@ def test_other_objects_that_use_what_has_changed_are_found(before: Connection, c
 
 
 def test_jobs_and_roles_for_which_something_changes_are_found(before: Connection, as_: As) -> None:
-    """Ended jobs whose time is over, jobs that died for want of a handler, and producers."""
+    """Ended jobs whose time is over, jobs that died because no worker had a handler, and producers."""
     as_("web")
     before.execute("SELECT pgq_grant('web', 'producer', '{orders}'), pgq_grant('web', 'worker')")
     queue = QueueOfAny(before)

@@ -20,6 +20,7 @@ from support.paths import ROOT
 from support.processes import COMMAND
 from support.servers import Place
 from support.skytools import pgq3
+from support.sources import commit_sources
 
 from pgq.version import driver_version
 
@@ -155,18 +156,10 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("git") is None:
         pytest.skip("make dist reads the sources from git")
     copy = tmp_path_factory.mktemp("dist") / "pgq"
-    shutil.copytree(
-        ROOT,
-        copy,
-        ignore=shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", "upgrades", "pgq.sql", "results"),
-    )
+    commit_sources(copy)
     (copy / ".venv").mkdir()
-    shutil.copytree(ROOT / "sql", copy / "sql", dirs_exist_ok=True)
     (copy / ".venv/ready").touch()
     os.utime(copy / ".venv/ready", (2**32, 2**32))
-    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
-    for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "x"]):
-        subprocess.run([*git, *command], cwd=copy, check=True, capture_output=True)
     done = make("dist", f"BIN={Path(sys.executable).parent}", cwd=copy)
     assert done.returncode == 0, done.stderr
     return copy / "build/dist"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import textwrap
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.installed import RELEASED, VERSION
 from support.pages import Page
-from support.paths import ROOT
+from support.sources import commit_sources
 
 from pgq.version import parse_version
 
@@ -26,12 +25,8 @@ FREEZE, _, BEGIN = (
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A repository with the sources as they are now, committed or not."""
-    there = tmp_path / "pgq"
-    ignored = shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", "upgrades", "pgq.sql", "results")
-    shutil.copytree(ROOT, there, ignore=ignored)
-    shutil.copytree(ROOT / "sql", there / "sql", dirs_exist_ok=True)
-    type_(there, "git init --quiet && git add --all && git commit --quiet --message All")
-    return there
+    commit_sources(tmp_path / "pgq")
+    return tmp_path / "pgq"
 
 
 def type_(directory: Path, commands: str, **versions: str) -> None:
